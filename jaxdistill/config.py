@@ -1,0 +1,365 @@
+"""The whole configuration: what may be set, what it means, and how a file and overrides become one.
+
+A YAML file holds only what differs from the file that it `extends`; overrides such as
+`training.epochs=3` come last. Unknown keys, wrong types and impossible values are refused with the
+key's full path.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jaxdistill.errors import UserError
+
+Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Rgb = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class MeanStd(Section):
+    mean: Rgb
+    """Per channel (red, green, blue), for pixels in [0, 1]."""
+    std: tuple[Positive, Positive, Positive]
+    """Per channel, for pixels in [0, 1]."""
+
+
+Normalization = Literal["imagenet", "unit", "half"] | MeanStd
+
+
+class Split(Section):
+    images: Path
+    """Folder of the pictures, relative to `data.root`."""
+    annotations: Path
+    """COCO instances file, relative to `data.root`."""
+
+
+class Data(Section):
+    root: Path
+    """Folder in COCO layout."""
+    train: Split = Split(
+        images=Path("images/train2017"),
+        annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),
+    )
+    """The pictures to learn from."""
+    validation: Split = Split(
+        images=Path("images/val2017"),
+        annotations=Path("annotations/instances_val2017_person_only_no_crowd.json"),
+    )
+    """The pictures to measure on, after every epoch."""
+    prepared: Path = Path("~/.cache/jaxdistill")
+    """Where the data sets built from COCO folders are kept; each is built once."""
+    image_size: Size = (640, 640)
+    """Height and width that pictures and masks are resized to; multiples of 32."""
+    augment: Literal["none", "light", "heavy"] = "light"
+    """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, and more."""
+    workers: Annotated[int, Field(ge=1)] = 2
+    """Threads that decode pictures."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Data":
+        if any(side % 32 for side in self.image_size):
+            height, width = self.image_size
+            raise ValueError(
+                f"height and width must be multiples of 32, the encoder's largest stride; "
+                f"got {height} x {width}"
+            )
+        return self
+
+
+class Student(Section):
+    encoder: str = "timm-efficientnet-b0"
+    """`timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ... `_b3`, or `tf_efficientnet_lite0`."""
+    encoder_weights: Path | None = None
+    """Safetensors file written by `tools/convert_weights.py`; null starts from random weights."""
+    normalization: Normalization | None = None
+    """What the student's encoder expects; null: what the weights file says, else `imagenet`."""
+    decoder_channels: tuple[
+        Annotated[int, Field(gt=0)],
+        Annotated[int, Field(gt=0)],
+        Annotated[int, Field(gt=0)],
+        Annotated[int, Field(gt=0)],
+        Annotated[int, Field(gt=0)],
+    ] = (256, 128, 64, 32, 16)
+    """Channels of the five decoder blocks, from stride 16 down to stride 1."""
+    frozen: tuple[str, ...] = ("encoder",)
+    """Parameter paths that are not trained; a path stands for everything below it."""
+
+
+class FrozenNetwork(Section):
+    onnx: Path
+    """Any ONNX file with one picture input (N, 3, H, W)."""
+    normalization: Normalization = "imagenet"
+    """What the network expects of pixels in [0, 1]."""
+    size: Size | None = None
+    """Input height and width; null: the file's own if fixed, else `data.image_size`."""
+
+
+class Teacher(FrozenNetwork):
+    tensor: str | None = None
+    """The mask tensor, an output or an inner one; null: the first output."""
+    gives: Literal["logits", "probabilities"] = "logits"
+    """What the mask tensor holds."""
+
+
+class Detector(FrozenNetwork):
+    normalization: Normalization = "unit"
+    """What the network expects of pixels in [0, 1]."""
+
+
+class Feature(Section):
+    tensor: str
+    """A tensor of the detector, an output or an inner one, of shape (N, C, h, w)."""
+    tap: str = "encoder.3"
+    """The student's feature map to align: `encoder.1` ... `encoder.5` (stride 2 ... 32) or
+    `decoder.0` ... `decoder.4` (stride 16 ... 1)."""
+    hidden_channels: Annotated[int, Field(gt=0)] | None = 768
+    """Width of the projector's hidden layer; null: a single 1x1 convolution."""
+    loss: Literal["mse", "cosine"] = "mse"
+    """How projected and target features are compared."""
+    weight: Weight = 1.0
+    """Of this pair within `losses.feature`."""
+
+
+class Temperature(Section):
+    initial: Positive = 3.0
+    """In the first epoch."""
+    final: Positive = 3.0
+    """In the last epoch."""
+    schedule: Literal["linear", "cosine", "exponential"] = "linear"
+    """The way from initial to final."""
+
+
+class Losses(Section):
+    kl: Weight = 1.0
+    """Weight of the divergence between teacher and student at the temperature."""
+    mse: Weight = 0.5
+    """Weight of the squared distance between teacher and student logits."""
+    bce: Weight = 0.5
+    """Weight of the binary cross-entropy with the mask."""
+    dice: Weight = 1.0
+    """Weight of the Dice loss with the mask."""
+    feature: Weight = 0.5
+    """Weight of the feature losses together."""
+    temperature: Temperature = Temperature()
+    """Softens teacher and student in the KL loss."""
+    kl_scale: Literal["none", "t", "t2"] = "t"
+    """Factor of the KL loss: 1, T (the PyTorch original), or T squared (Hinton's)."""
+
+
+class Clip(Section):
+    norm: Positive | None = 0.5
+    """Largest gradient norm; null: no clipping."""
+    per: Literal["all", "group"] = "all"
+    """One norm over all parameters, or one each for decoder, head and projectors."""
+
+
+class Training(Section):
+    epochs: Annotated[int, Field(ge=1)] = 50
+    """Passes over the training split."""
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Pictures per step."""
+    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    """Ends an epoch early, for rehearsals; null: the whole split."""
+    learning_rate: Positive = 1e-4
+    """AdamW's, in the first epoch."""
+    final_learning_rate: Weight = 1e-6
+    """Where the cosine over the epochs ends."""
+    weight_decay: Weight = 1e-4
+    """AdamW's."""
+    clip: Clip = Clip()
+    """Bounds the gradient."""
+
+
+class Config(Section):
+    run: Path
+    """The run's folder: configuration, metrics, checkpoints, pictures."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """All randomness comes from it and the step."""
+    data: Data
+    """Pictures and masks."""
+    student: Student = Student()
+    """The network that is trained."""
+    teacher: Teacher | None = None
+    """The frozen segmentation network that is imitated; null: learn from masks alone."""
+    detector: Detector | None = None
+    """The frozen network whose inner tensors the features are."""
+    features: tuple[Feature, ...] = ()
+    """Pairs of a detector tensor and a student tap."""
+    losses: Losses = Losses()
+    """Weights and temperature."""
+    training: Training = Training()
+    """Steps and optimizer."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.teacher is None and (self.losses.kl > 0 or self.losses.mse > 0):
+            raise ValueError(
+                "losses.kl and losses.mse need a teacher: give teacher.onnx, or set both to 0"
+            )
+        if self.features and self.detector is None:
+            raise ValueError("features need a network to take them from: give detector.onnx")
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and whatever it extends, applies `key.path=value` overrides, and checks it.
+
+    Raises:
+      UserError: names the file, the key's full path, and what was expected.
+    """
+    tree = _read_extended(path, ())
+    for override in overrides:
+        _apply(tree, override)
+    return check(tree, source=str(path))
+
+
+def check(tree: dict[str, Any], source: str) -> Config:
+    """Turns nested dictionaries into a `Config`, or raises a `UserError` of one line."""
+    try:
+        # Through JSON, strictly: a list is a tuple there, and nothing else is converted.
+        return Config.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from None
+    except (TypeError, ValueError) as error:  # a date, say, which JSON cannot hold
+        raise UserError(f"{source}: {error}") from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML, readable by `load`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Safe YAML; unlike YAML 1.1, 1e-4 is a number.
+
+    Raises:
+      UserError: names the line that cannot be read.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{source}{where}: not valid YAML: {what}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+# The first resolver that matches wins, and int's and float's own come before an appended one.
+_Loader.yaml_implicit_resolvers = {
+    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: extends itself, by way of {seen[-1]}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise UserError(f"cannot read the configuration {path.absolute()}: {reason}") from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected keys and values at the top, such as `seed: 0`")
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends: expected a file name, got {base!r}")
+    return _merge(_read_extended(path.parent / base, (*seen, path.resolve())), tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r}: expected KEY=VALUE, such as training.epochs=3")
+    value = parse_yaml(text, f"override {key}")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
+            node = node[int(parent)]
+        elif isinstance(node, dict):
+            if not isinstance(node.get(parent), dict | list):
+                node[parent] = {}
+            node = node[parent]
+        else:
+            raise UserError(f"override {key}: there is no {parent!r} to set something in")
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            raise UserError(f"override {key}: {last!r} is not one of 0 ... {len(node) - 1}")
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first complaint, in the words of someone who wrote the YAML file."""
+    first, *rest = error.errors(include_url=False)
+    # A union reports every branch; the branch's own name is not part of the key.
+    location = [str(part) for part in first["loc"] if not str(part)[:1].isupper()]
+    location = [part for part in location if not part.startswith(("literal[", "function-"))]
+    key = ".".join(location)
+    match first["type"]:
+        case "extra_forbidden":
+            known = _keys_beside(location)
+            near = difflib.get_close_matches(location[-1], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            message = f"unknown key {key!r}; {hint}"
+        case "missing":
+            message = f"{key!r} is missing"
+        case "value_error":
+            message = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
+        case _:
+            text = first["msg"].replace("Input should", "should")
+            message = f"{key}: {text}, got {first['input']!r}"
+    others = {part["loc"][:1] for part in rest} - {first["loc"][:1]}
+    return message + (f" (and more, at {', '.join(str(o[0]) for o in others if o)})" if others else "")
+
+
+def _keys_beside(location: Sequence[str]) -> list[str]:
+    section: type[Section] = Config
+    for part in location[:-1]:
+        if part.isdigit():
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next(iter(_sections(annotation)), section)
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    inner = getattr(annotation, "__args__", ())
+    return [section for part in inner for section in _sections(part)]
