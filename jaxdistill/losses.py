@@ -1,0 +1,67 @@
+"""The losses of distillation, each as one value per picture.
+
+Shapes: logits and masks (B, H, W, 1); features (B, h, w, C); results (B,). The mean over pictures
+is the caller's, so that padded pictures can be left out. Formulas: specification, "Loss Functions".
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jax.nn import log_sigmoid, sigmoid
+from jaxtyping import Array, Float
+
+Map = Float[Array, "b h w 1"]
+Features = Float[Array, "b h w c"]
+PerPicture = Float[Array, " b"]
+
+
+def kl(
+    student: Map,
+    teacher: Map,
+    temperature: float | Array,
+    scale: Literal["none", "t", "t2"] = "t",
+) -> PerPicture:
+    """Divergence of the student's Bernoulli distribution from the teacher's, per pixel.
+
+    Both are softened by the temperature T; the mean is multiplied by 1, T (the PyTorch original) or
+    T squared (Hinton et al. 2015, arXiv:1503.02531: the gradient then does not fade with T). From
+    log-sigmoids, so exact for any logit.
+    """
+    t, s = teacher / temperature, student / temperature
+    p = sigmoid(t)
+    divergence = p * (log_sigmoid(t) - log_sigmoid(s)) + (1 - p) * (
+        log_sigmoid(-t) - log_sigmoid(-s)
+    )
+    return _mean(divergence) * temperature ** {"none": 0, "t": 1, "t2": 2}[scale]
+
+
+def mse(a: Features, b: Features) -> PerPicture:
+    """Mean squared difference."""
+    return _mean(jnp.square(a - b))
+
+
+def bce(student: Map, mask: Map) -> PerPicture:
+    """Binary cross-entropy of the logits with the mask."""
+    return _mean(-mask * log_sigmoid(student) - (1 - mask) * log_sigmoid(-student))
+
+
+def dice(student: Map, mask: Map, smooth: float = 1e-5) -> PerPicture:
+    """One minus the soft Dice coefficient of each picture."""
+    p = sigmoid(student)
+    axes = (1, 2, 3)
+    overlap = (p * mask).sum(axes)
+    return 1 - (2 * overlap + smooth) / (p.sum(axes) + mask.sum(axes) + smooth)
+
+
+def cosine(a: Features, b: Features, eps: float = 1e-8) -> PerPicture:
+    """One minus the mean cosine similarity over channels."""
+    # As torch's cosine_similarity: each norm is at least eps.
+    dot = (a * b).sum(-1)
+    squares = jnp.maximum(jnp.square(a).sum(-1), eps**2) * jnp.maximum(
+        jnp.square(b).sum(-1), eps**2
+    )
+    return 1 - _mean(dot / jnp.sqrt(squares))
+
+
+def _mean(values: Array) -> PerPicture:
+    return values.mean(tuple(range(1, values.ndim)))

@@ -1,0 +1,115 @@
+"""Convolution and batch normalisation with PyTorch's numbers, and the two folded into one."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxdistill.ops.depthwise import Padding, depthwise
+
+PaddingKind = Literal["symmetric", "same"]
+
+
+class Conv(nnx.Module):
+    """A square convolution, NHWC. `symmetric` pads as PyTorch does, `same` as TensorFlow does.
+
+    Args:
+      groups: 1, or the number of channels (depthwise).
+      init: of the kernel; Kaiming's normal over the fan-out (per group) by default.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: PaddingKind = "symmetric",
+        groups: int = 1,
+        bias: bool = False,
+        init: nnx.Initializer | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.size, self.stride, self.padding, self.groups = size, stride, padding, groups
+        init = init or nnx.initializers.variance_scaling(2.0 * groups, "fan_out", "normal")
+        shape = (size, size, inputs // groups, outputs)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
+        y = self.convolve(x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def convolve(self, x: Array, kernel: Array) -> Array:
+        kernel = kernel.astype(x.dtype)
+        padding = self._pad(x.shape[1]), self._pad(x.shape[2])
+        if self.groups > 1:
+            return depthwise(x, kernel, self.stride, padding)
+        return lax.conv_general_dilated(
+            x, kernel, (self.stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def _pad(self, length: int) -> tuple[int, int]:
+        if self.padding == "symmetric":
+            return (self.size // 2, self.size // 2)
+        total = max((-(-length // self.stride) - 1) * self.stride + self.size - length, 0)
+        return (total // 2, total - total // 2)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over N, H, W with PyTorch's running statistics.
+
+    The running variance is the unbiased one, which `nnx.BatchNorm` does not keep. A `frozen` one
+    always uses its running statistics and never changes them.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        self.eps, self.momentum, self.frozen = eps, momentum, False
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        if train and not self.frozen:
+            mean, var = self._measure(x)
+        else:
+            mean, var = self.mean[...], self.var[...]
+        factor = self.scale[...] * lax.rsqrt(var + self.eps)
+        shift = self.bias[...] - mean * factor
+        return x * factor.astype(x.dtype) + shift.astype(x.dtype)
+
+    def factor_and_shift(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """What the running statistics make of this layer: y = x * factor + shift."""
+        factor = self.scale[...] * lax.rsqrt(self.var[...] + self.eps)
+        return factor, self.bias[...] - self.mean[...] * factor
+
+    def _measure(self, x: Array) -> tuple[Array, Array]:
+        wide = x.astype(jnp.float32)
+        mean = wide.mean((0, 1, 2))
+        var = jnp.square(wide - mean).mean((0, 1, 2))
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        for running, new in ((self.mean, mean), (self.var, unbiased)):
+            old = running[...]
+            running[...] = old + self.momentum * (lax.stop_gradient(new) - old)
+        return mean, var
+
+
+def conv_norm(conv: Conv, norm: BatchNorm, x: Array, *, train: bool) -> Array:
+    """Convolution, then normalisation; in one pass where the statistics are not being measured."""
+    if train and not norm.frozen:
+        return norm(conv(x), train=True)
+    factor, shift = norm.factor_and_shift()
+    return conv.convolve(x, conv.kernel[...] * factor) + shift.astype(x.dtype)
+
+
+Activation = Callable[[Array], Array]
+relu6: Activation = jax.nn.relu6
+silu: Activation = jax.nn.silu
+relu: Activation = jax.nn.relu

@@ -1,0 +1,206 @@
+"""The student: encoder, decoder, head, and the projectors that only training needs.
+
+Variables are known by their dotted path, such as `decoder.blocks.0.conv1.conv.kernel`. One rule over
+these paths, `student.frozen`, says what is trained; gradients, optimizer state, BatchNorm mode and
+checkpoints all follow from it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxdistill import config
+from jaxdistill.data import pixels
+from jaxdistill.errors import UserError
+from jaxdistill.models.efficientnet import EfficientNet, variant
+from jaxdistill.models.layers import BatchNorm, Conv
+from jaxdistill.models.projector import Projector
+from jaxdistill.models.unet import UnetDecoder
+
+Variables = dict[str, Array]
+GROUPS = ("encoder", "decoder", "head", "projectors")
+
+
+class Outputs(NamedTuple):
+    logits: Float[Array, "b h w 1"]
+    projected: tuple[Float[Array, "b _ _ _"], ...]  # one per feature pair
+
+
+class Pair(NamedTuple):
+    """One projector: from a tap of the student to so many channels."""
+
+    tap: str
+    channels: int
+    hidden: int | None
+
+
+class Student(nnx.Module):
+    """Pictures in [0, 1] to mask logits, and projected features for the pairs it was built with.
+
+    Args:
+      settings: architecture and what is frozen.
+      normalization: what the encoder expects.
+      pairs: the projectors to build; none for inference.
+    """
+
+    def __init__(
+        self,
+        settings: config.Student,
+        normalization: pixels.Normalization,
+        pairs: Sequence[Pair] = (),
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.normalization = normalization
+        channels = settings.decoder_channels
+        self.encoder = EfficientNet(variant(settings.encoder), rngs=rngs)
+        self.decoder = UnetDecoder(self.encoder.channels, channels, rngs=rngs)
+        self.head = Conv(
+            channels[-1], 1, 3, bias=True, init=nnx.initializers.xavier_uniform(), rngs=rngs
+        )
+        self.tap_channels = {
+            **{f"encoder.{i}": c for i, c in enumerate(self.encoder.channels, start=1)},
+            **{f"decoder.{i}": c for i, c in enumerate(channels)},
+        }
+        self.pairs = tuple(pairs)
+        self.projectors = nnx.List(
+            [Projector(self.tap_channels[p.tap], p.channels, p.hidden, rngs=rngs) for p in pairs]
+        )
+
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Outputs:
+        taps = self.taps(images, train=train)
+        projected = tuple(
+            projector(taps[pair.tap], train=train)
+            for pair, projector in zip(self.pairs, self.projectors, strict=True)
+        )
+        return Outputs(self.head(taps["decoder.4"]), projected)
+
+    def taps(
+        self, images: Float[Array, "b h w 3"], *, train: bool
+    ) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Feature maps by name: `encoder.1` ... `encoder.5`, `decoder.0` ... `decoder.4`."""
+        encoded = self.encoder(pixels.normalize(images, self.normalization), train=train)
+        decoded = self.decoder(encoded, train=train)
+        return {
+            **{f"encoder.{i}": tap for i, tap in enumerate(encoded, start=1)},
+            **{f"decoder.{i}": tap for i, tap in enumerate(decoded)},
+        }
+
+
+def tap_stride(tap: str) -> int:
+    """Of `encoder.N` and `decoder.N`, in pixels of the input.
+
+    Raises:
+      UserError: for any other name, listing those there are.
+    """
+    strides = {f"encoder.{i}": 2**i for i in range(1, 6)}
+    strides |= {f"decoder.{i}": 2 ** (4 - i) for i in range(5)}
+    if tap not in strides:
+        raise UserError(f"features: no tap {tap!r} in the student; there are {', '.join(strides)}")
+    return strides[tap]
+
+
+def pair_up(
+    features: Sequence[config.Feature],
+    shapes: Sequence[tuple[int, int, int]],
+    image_size: tuple[int, int],
+) -> list[Pair]:
+    """Checks every detector tensor (height, width, channels) against the student's tap.
+
+    Raises:
+      UserError: where the two maps differ in size; it shows both and the tap that would fit.
+    """
+    pairs = []
+    for feature, (height, width, channels) in zip(features, shapes, strict=True):
+        stride = tap_stride(feature.tap)
+        own = (image_size[0] // stride, image_size[1] // stride)
+        if own != (height, width):
+            raise UserError(
+                f"features: {feature.tensor!r} is {height}x{width} ({channels} channels), but the "
+                f"student's {feature.tap!r} is {own[0]}x{own[1]} (stride {stride}); "
+                + _fitting_taps((height, width), image_size)
+            )
+        pairs.append(Pair(feature.tap, channels, feature.hidden_channels))
+    return pairs
+
+
+def _fitting_taps(size: tuple[int, int], image_size: tuple[int, int]) -> str:
+    names = [f"encoder.{i}" for i in range(1, 6)] + [f"decoder.{i}" for i in range(5)]
+    fitting = [
+        name for name in names if tuple(side // tap_stride(name) for side in image_size) == size
+    ]
+    if fitting:
+        return f"taps of that size: {', '.join(fitting)}"
+    return f"no tap has that size for pictures of {image_size[0]}x{image_size[1]}"
+
+
+def is_frozen(path: str, frozen: Sequence[str]) -> bool:
+    """The one rule: a frozen path stands for itself and everything below it."""
+    return any(path == prefix or path.startswith(prefix + ".") for prefix in frozen)
+
+
+def group_of(path: str) -> str:
+    """The parameter group: `encoder`, `decoder`, `head` or `projectors`."""
+    return path.partition(".")[0]
+
+
+class Split(NamedTuple):
+    """A student taken apart: the program, and its variables by what training does to them."""
+
+    graph: nnx.GraphDef
+    parameters: Variables  # trained
+    statistics: Variables  # BatchNorm's, measured while training
+    frozen: Variables  # neither
+
+    def student(self) -> Student:
+        return assemble(self.graph, {**self.parameters, **self.statistics, **self.frozen})
+
+
+def freeze(student: Student, frozen: Sequence[str]) -> Split:
+    """Marks what the rule freezes and takes the student apart.
+
+    Raises:
+      UserError: names an entry of the rule that no parameter matches.
+    """
+    for path, module in nnx.iter_modules(student):
+        if isinstance(module, BatchNorm):
+            module.frozen = is_frozen(_dotted(path), frozen)
+    graph, state = nnx.split(student)
+    split = Split(graph, {}, {}, {})
+    for path, variable in nnx.to_flat_state(state):
+        name = _dotted(path)
+        if is_frozen(name, frozen):
+            split.frozen[name] = variable[...]
+        elif isinstance(variable, nnx.BatchStat):
+            split.statistics[name] = variable[...]
+        else:
+            split.parameters[name] = variable[...]
+    for prefix in frozen:
+        if not any(is_frozen(name, [prefix]) for name in split.frozen):
+            raise UserError(
+                f"student.frozen: {prefix!r} matches no parameter; the groups are {', '.join(GROUPS)}"
+            )
+    if not split.parameters:
+        raise UserError("student.frozen: everything is frozen, nothing is left to train")
+    return split
+
+
+def assemble(graph: nnx.GraphDef, variables: Variables) -> Student:
+    """The student whose variables, by dotted path, these are."""
+    leaves = [(_parts(name), value) for name, value in variables.items()]
+    return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+
+def variables_of(module: nnx.Module) -> Variables:
+    """All parameters and statistics of a module by dotted path."""
+    return {_dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module))}
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    return ".".join(map(str, path))
+
+
+def _parts(name: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in name.split("."))

@@ -1,0 +1,58 @@
+"""Depthwise convolution.
+
+XLA's CPU back end runs a grouped convolution channel by channel, 20 to 60 times slower than the sum
+of shifted, scaled slices that it is. On other platforms the grouped convolution is the fast one.
+"""
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: Padding
+) -> Float[Array, "b oh ow c"]:
+    """Convolves every channel with its own kernel, by the form that is fast on the platform."""
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: shifted(x, kernel, stride, padding),
+        default=lambda x, kernel: plain(x, kernel, stride, padding),
+    )
+
+
+def plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """The reference: a convolution with as many groups as channels."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def shifted(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """The same numbers as a sum over the kernel's positions."""
+    batch, height, width, channels = x.shape
+    rows, columns = kernel.shape[:2]
+    (top, bottom), (left, right) = padding
+    out_height = (height + top + bottom - rows) // stride + 1
+    out_width = (width + left + right - columns) // stride + 1
+    padded = jax.numpy.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+
+    def term(row: int, column: int) -> Array:
+        end = (row + (out_height - 1) * stride + 1, column + (out_width - 1) * stride + 1)
+        window = lax.slice(
+            padded,
+            (0, row, column, 0),
+            (batch, *end, channels),
+            (1, stride, stride, 1),
+        )
+        return window * kernel[row, column, 0]
+
+    terms = [term(row, column) for row in range(rows) for column in range(columns)]
+    return sum(terms[1:], start=terms[0])

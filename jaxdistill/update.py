@@ -1,0 +1,181 @@
+"""One step of training and one of validation, each a single jitted program."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxdistill import config, losses, metrics, schedules
+from jaxdistill.data.batches import Batch
+from jaxdistill.models.student import (
+    GROUPS,
+    Outputs,
+    Split,
+    Variables,
+    group_of,
+    variables_of,
+)
+from jaxdistill.targets.frozen import Targets
+
+Scalars = dict[str, Float[Array, ""]]
+LOSSES = ("kl", "mse", "bce", "dice", "feature")
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    step: Int[Array, ""]
+    parameters: Variables
+    statistics: Variables
+    optimizer: optax.OptState
+
+
+TrainStep = Callable[[TrainState, Variables, Batch, Targets], tuple[TrainState, Scalars]]
+EvalStep = Callable[
+    [Variables, Variables, Variables, Batch, Targets], tuple[Scalars, Float[Array, "b h w 1"]]
+]
+
+
+def start(settings: config.Config, split: Split) -> TrainState:
+    """The state before the first step."""
+    moments = optimizer(settings.training).init(split.parameters)
+    return TrainState(jnp.zeros((), jnp.int32), split.parameters, split.statistics, moments)
+
+
+def optimizer(training: config.Training) -> optax.GradientTransformation:
+    """AdamW up to the learning rate, which the step supplies, after clipping."""
+    return optax.chain(
+        _clip(training.clip),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(training.weight_decay),
+    )
+
+
+def _clip(clip: config.Clip) -> optax.GradientTransformation:
+    if clip.norm is None:
+        return optax.identity()
+    if clip.per == "all":
+        return optax.clip_by_global_norm(clip.norm)
+    each = {group: optax.clip_by_global_norm(clip.norm) for group in GROUPS}
+    return optax.partition(each, lambda tree: {path: group_of(path) for path in tree})
+
+
+def make_train_step(settings: config.Config, graph: nnx.GraphDef, steps_per_epoch: int) -> TrainStep:
+    """The jitted step: (state, frozen, batch, targets) to the next state and what was measured.
+
+    Measured are the mean of every loss, their weighted `total`, the gradient's norm before
+    clipping, the temperature and the learning rate. Where the total or the gradient is not finite
+    the state is left as it was, but for the step's number: nothing is learnt, and nothing lost.
+
+    The state's buffers are donated.
+    """
+    update = optimizer(settings.training).update
+
+    def step(
+        state: TrainState, frozen: Variables, batch: Batch, targets: Targets
+    ) -> tuple[TrainState, Scalars]:
+        epoch = state.step // steps_per_epoch
+        temperature = schedules.temperature(
+            settings.losses.temperature, epoch, settings.training.epochs
+        )
+        rate = schedules.learning_rate(settings.training, epoch)
+
+        def objective(parameters: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
+            student = Split(graph, parameters, state.statistics, frozen).student()
+            outputs = student(batch.images, train=True)
+            after = variables_of(student)
+            terms = _means(loss_terms(settings, outputs, batch, targets, temperature), batch)
+            statistics = {path: after[path] for path in state.statistics}
+            return total(settings.losses, terms), (terms, statistics)
+
+        (value, (terms, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(
+            state.parameters
+        )
+        norm = optax.global_norm(gradients)
+        updates, moments = update(gradients, state.optimizer, state.parameters)
+        updates = jax.tree.map(lambda u: -rate * u, updates)
+        parameters = optax.apply_updates(state.parameters, updates)
+
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        learnt = (parameters, statistics, moments)
+        kept = jax.tree.map(partial(jnp.where, finite), learnt, state[1:])
+        measured = {
+            **terms,
+            "total": value,
+            "gradient_norm": norm,
+            "temperature": temperature,
+            "learning_rate": rate,
+        }
+        return TrainState(state.step + 1, *kept), measured
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_eval_step(settings: config.Config, graph: nnx.GraphDef, temperature: float) -> EvalStep:
+    """The jitted validation step: sums over the batch's pictures, their `count`, and the logits."""
+
+    def step(
+        parameters: Variables,
+        statistics: Variables,
+        frozen: Variables,
+        batch: Batch,
+        targets: Targets,
+    ) -> tuple[Scalars, Float[Array, "b h w 1"]]:
+        student = Split(graph, parameters, statistics, frozen).student()
+        outputs = student(batch.images, train=False)
+        values = loss_terms(settings, outputs, batch, targets, temperature)
+        mask = batch.masks > 0.5
+        predicted = metrics.predict(outputs.logits)
+        values["student_miou"] = metrics.mean_iou(predicted, mask)
+        if targets.logits is not None:
+            teacher = metrics.predict(targets.logits)
+            values["teacher_miou"] = metrics.mean_iou(teacher, mask)
+            values["agreement"] = metrics.agreement(predicted, teacher)
+        sums = {name: (value * batch.weights).sum() for name, value in values.items()}
+        return {**sums, "count": batch.weights.sum()}, outputs.logits
+
+    return jax.jit(step)
+
+
+def loss_terms(
+    settings: config.Config,
+    outputs: Outputs,
+    batch: Batch,
+    targets: Targets,
+    temperature: float | Array,
+) -> dict[str, Float[Array, " b"]]:
+    """Every loss that has a weight, per picture."""
+    weights = settings.losses
+    logits = outputs.logits.astype(jnp.float32)
+    terms = {}
+    if targets.logits is not None and weights.kl > 0:
+        terms["kl"] = losses.kl(logits, targets.logits, temperature, weights.kl_scale)
+    if targets.logits is not None and weights.mse > 0:
+        terms["mse"] = losses.mse(logits, targets.logits)
+    if weights.bce > 0:
+        terms["bce"] = losses.bce(logits, batch.masks)
+    if weights.dice > 0:
+        terms["dice"] = losses.dice(logits, batch.masks)
+    if settings.features and weights.feature > 0:
+        compared = {"mse": losses.mse, "cosine": losses.cosine}
+        pairs = zip(settings.features, outputs.projected, targets.features, strict=True)
+        terms["feature"] = sum(
+            (pair.weight * compared[pair.loss](own, target) for pair, own, target in pairs),
+            start=jnp.zeros(()),
+        )
+    return terms
+
+
+def total(weights: config.Losses, terms: Scalars) -> Array:
+    """The weighted sum that training minimises."""
+    return sum((getattr(weights, name) * term for name, term in terms.items()), jnp.zeros(()))
+
+
+def _means(terms: dict[str, Float[Array, " b"]], batch: Batch) -> Scalars:
+    count = batch.weights.sum()
+    return {name: (values * batch.weights).sum() / count for name, values in terms.items()}
