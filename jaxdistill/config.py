@@ -345,7 +345,9 @@ def _explain(error: ValidationError) -> str:
             text = first["msg"].replace("Input should", "should")
             message = f"{key}: {text}, got {first['input']!r}"
     others = {part["loc"][:1] for part in rest} - {first["loc"][:1]}
-    return message + (f" (and more, at {', '.join(str(o[0]) for o in others if o)})" if others else "")
+    return message + (
+        f" (and more, at {', '.join(str(o[0]) for o in others if o)})" if others else ""
+    )
 
 
 def _keys_beside(location: Sequence[str]) -> list[str]:

@@ -65,7 +65,9 @@ def _clip(clip: config.Clip) -> optax.GradientTransformation:
     return optax.partition(each, lambda tree: {path: group_of(path) for path in tree})
 
 
-def make_train_step(settings: config.Config, graph: nnx.GraphDef, steps_per_epoch: int) -> TrainStep:
+def make_train_step(
+    settings: config.Config, graph: nnx.GraphDef, steps_per_epoch: int
+) -> TrainStep:
     """The jitted step: (state, frozen, batch, targets) to the next state and what was measured.
 
     Measured are the mean of every loss, their weighted `total`, the gradient's norm before

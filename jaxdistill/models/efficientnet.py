@@ -37,7 +37,13 @@ class Variant(NamedTuple):
     @property
     def stages(self) -> list["Stage"]:
         return [
-            Stage(math.ceil(s.blocks * self.depth), s.size, s.stride, s.expansion, self.round(s.channels))
+            Stage(
+                math.ceil(s.blocks * self.depth),
+                s.size,
+                s.stride,
+                s.expansion,
+                self.round(s.channels),
+            )
             for s in _STAGES
         ]
 
