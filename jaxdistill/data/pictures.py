@@ -1,0 +1,67 @@
+"""Encoded pictures to pixels, whatever a user's folder holds, and however hostile the bytes."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+# Named, since Pillow would otherwise try every format it knows, some by starting other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+
+
+class PictureError(Exception):
+    """Bytes that are no usable picture. The message says why; the caller knows which file."""
+
+
+def decode(data: bytes, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels of an encoded picture; grey, transparent, CMYK and 16-bit ones are converted.
+
+    Args:
+      data: the file's bytes.
+      upright: turn the picture as its EXIF orientation says. COCO's sizes and segmentations refer
+        to the pixels as stored, so the default leaves them.
+
+    Raises:
+      PictureError: not a picture, cut off, of 32-bit values, or so large (more than 178 million
+        pixels declared) that decoding it could exhaust the memory.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            stored = ImageOps.exif_transpose(image) if upright else image
+            return np.asarray(_eight_bits(stored).convert("RGB"))
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise PictureError(_reason(error)) from None
+
+
+def encode_mask(mask: UInt8[np.ndarray, "h w"]) -> bytes:
+    """A mask of {0, 1} as a PNG of one bit per pixel, which every viewer shows black and white."""
+    encoded = io.BytesIO()
+    Image.fromarray(mask.astype(bool)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
+    """Grey levels of an encoded mask; 255 is a person.
+
+    Raises:
+      PictureError: see `decode`.
+    """
+    return decode(data)[..., 0]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow would clip 16 bits at 255 rather than scale them."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise PictureError("its pixels are 32-bit values, of a range that nothing tells")
+    return image
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not a picture in one of the formats {', '.join(FORMATS)}"
+    return str(error) or type(error).__name__
