@@ -1,0 +1,160 @@
+"""One frozen network in onnxruntime: what it eats, what it gives.
+
+NHWC outside, NCHW only between here and onnxruntime. Arrays pass both ways by DLPack, without a
+copy, on the CPU and on a GPU alike.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import onnxruntime
+from jaxtyping import Array, Float
+
+from jaxdistill.config import Size
+from jaxdistill.errors import UserError
+from jaxdistill.targets.onnx_graph import OnnxGraph
+
+log = logging.getLogger(__name__)
+
+FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+FATAL_ONLY = 4  # onnxruntime's log severity: whatever else it has to say, it raises as well
+
+
+class OnnxNetwork:
+    """Some tensors of an ONNX file, computed for pictures of one size.
+
+    `size` is the input's (height, width) as the user wants it; where that is None, the file's own
+    counts if it is fixed, else `image_size`. `threads` bounds onnxruntime's threads on the CPU.
+
+    Raises:
+      UserError: beside what `OnnxGraph.cut` raises: the file's fixed size is not `size`;
+        onnxruntime cannot run the graph; a tensor is not of shape (N, C, h, w).
+    """
+
+    def __init__(
+        self,
+        graph: OnnxGraph,
+        tensors: Sequence[str],
+        size: Size | None,
+        image_size: Size,
+        threads: int | None = None,
+    ) -> None:
+        self.path = graph.path
+        self.tensors = tuple(tensors)
+        cut = graph.cut(tensors)
+        self._picture = cut.picture
+        self.size = self._input_size(size, image_size)
+        """Height and width of the pictures that it eats."""
+        self._session = self._open(cut.model, threads)
+        self.provider: str = self._session.get_providers()[0]
+        """The onnxruntime execution provider that does the work."""
+        on_gpu = self.provider == "CUDAExecutionProvider"
+        self._device = "cuda" if on_gpu and jax.default_backend() == "gpu" else "cpu"
+        # One picture at a time is faster on a CPU: its working set stays in the cache.
+        self._chunk = self._picture.batch or (None if on_gpu else 1)
+        self.shapes = self._try()
+        """(h, w, C) of each tensor."""
+        log.info("%s: %s on %s", self.path.name, ", ".join(self.tensors), self.provider)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """The tensors, (B, h, w, C) in float32, for normalised pictures of `self.size`."""
+        home = images.sharding
+        chunks = _feed(images, self._chunk or len(images), self._picture.dtype)
+        results = [self._run(chunk) for chunk in chunks]
+        gathered = tuple(_gather(parts, len(images)) for parts in zip(*results, strict=True))
+        return jax.device_put(gathered, home)
+
+    def _input_size(self, size: Size | None, image_size: Size) -> Size:
+        """Side by side, what the file fixes, else what is configured, else `image_size`."""
+        own = (self._picture.height, self._picture.width)
+        height, width = (fixed or side for fixed, side in zip(own, size or image_size, strict=True))
+        if size and size != (height, width):
+            shown = " x ".join(str(side or "any") for side in own)
+            raise UserError(
+                f"{self.path}: its input is fixed to {shown}, but the configured size is "
+                f"{size[0]} x {size[1]}; leave the size out, or export the network at that size"
+            )
+        return height, width
+
+    def _open(self, model: bytes, threads: int | None) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL_ONLY
+        options.intra_op_num_threads = threads or 0
+        folder = str(self.path.parent.resolve())
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", folder
+        )
+        # The training step computes at the same time: a thread that waits must not burn a core.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = _providers()
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=providers)
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            raise UserError(f"{self.path}: onnxruntime cannot open it: {_line(error)}") from None
+        for tensor, output in zip(self.tensors, session.get_outputs(), strict=True):
+            if output.type not in FLOATS:
+                raise UserError(f"{self.path}: {tensor!r} is a {output.type}, not of floats")
+        if session.get_providers()[0] != providers[0]:
+            log.warning("%s: %s cannot be used, see above", self.path.name, providers[0])
+        return session
+
+    def _try(self) -> tuple[tuple[int, int, int], ...]:
+        """Runs one chunk of black pictures: shapes in files are often incomplete, or wrong."""
+        batch = self._chunk or 1
+        height, width = self.size
+        try:
+            results = self._run(jnp.zeros((batch, 3, height, width), self._picture.dtype))
+        except Exception as error:  # as above
+            raise UserError(
+                f"{self.path}: onnxruntime cannot run it on pictures of {height} x {width}: "
+                f"{_line(error)}"
+            ) from None
+        for tensor, result in zip(self.tensors, results, strict=True):
+            if result.ndim != 4 or result.shape[0] != batch or 0 in result.shape:
+                raise UserError(
+                    f"{self.path}: expected {tensor!r} to have the shape (N, C, h, w); for a "
+                    f"picture of {height} x {width} it has {result.shape}"
+                )
+        return tuple((h, w, channels) for _, channels, h, w in (r.shape for r in results))
+
+    def _run(self, images: Float[Array, "n 3 h w"]) -> tuple[Float[Array, "n c _ _"], ...]:
+        """One call of onnxruntime, input and outputs shared by DLPack on the device at hand."""
+        images = jax.device_put(images, jax.local_devices(backend=self._device)[0])
+        images.block_until_ready()  # onnxruntime works on a stream of its own
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._picture.name, onnxruntime.OrtValue.from_dlpack(images))
+        for tensor in self.tensors:
+            binding.bind_output(tensor, self._device)
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return tuple(jax.dlpack.from_dlpack(output) for output in binding.get_outputs())
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _feed(images: Float[Array, "b h w 3"], chunk: int, dtype: str) -> list[Float[Array, "n 3 h w"]]:
+    """Pictures as onnxruntime wants them, in chunks, the last one filled up with black ones."""
+    missing = -len(images) % chunk
+    images = jnp.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
+    images = images.transpose(0, 3, 1, 2).astype(dtype)
+    return jnp.split(images, len(images) // chunk)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _gather(parts: Sequence[Float[Array, "n c h w"]], batch: int) -> Float[Array, "b h w c"]:
+    # Transposed before they are joined: five times faster in XLA than the other way round.
+    joined = jnp.concatenate([part.transpose(0, 2, 3, 1) for part in parts])
+    return joined[:batch].astype(jnp.float32)
+
+
+def _providers() -> list[str]:
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # else CUDA's libraries from PyPI are not found, silently
+    available = onnxruntime.get_available_providers()
+    return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
