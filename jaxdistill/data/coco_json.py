@@ -1,7 +1,8 @@
 """COCO annotation files: untrusted JSON to pictures and masks of people, or to a clear error."""
 
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,33 +16,38 @@ _Side = Annotated[int, Field(gt=0, lt=2**31)]
 _Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Rle(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Rle:
     """Run lengths down the columns, beginning with background; a string is COCO's compression."""
 
     size: tuple[_Side, _Side]  # height, width
     counts: str | list[Annotated[int, Field(ge=0, lt=2**32)]]
 
 
-class _Category(TypedDict):
+@dataclass(frozen=True, slots=True)
+class _Category:
     id: _Id
     name: str
 
 
-class _Image(TypedDict):
+@dataclass(frozen=True, slots=True)
+class _Image:
     id: _Id
     file_name: str
     height: _Side
     width: _Side
 
 
-class _Annotation(TypedDict):
+@dataclass(frozen=True, slots=True)
+class _Annotation:
     image_id: _Id
     category_id: _Id
-    iscrowd: NotRequired[int]
-    segmentation: NotRequired[list[list[_Coordinate]] | Rle]
+    iscrowd: int = 0
+    segmentation: list[list[_Coordinate]] | Rle | None = None
 
 
-class _Instances(TypedDict):
+@dataclass(frozen=True, slots=True)
+class _Instances:
     categories: Annotated[list[_Category], FailFast()]
     images: Annotated[list[_Image], FailFast()]
     annotations: Annotated[list[_Annotation], FailFast()]
@@ -73,35 +79,35 @@ def pictures_with_people(annotations: Path, data: bytes) -> list[Picture]:
       UserError: names the place in the file and what was expected there.
     """
     instances = _parse(annotations, data)
-    person = {category["id"] for category in instances["categories"] if _is_person(category)}
+    person = {category.id for category in instances.categories if _is_person(category)}
     if not person:
-        names = ", ".join(sorted(category["name"] for category in instances["categories"])[:10])
+        names = ", ".join(sorted(category.name for category in instances.categories)[:10])
         raise UserError(f"{annotations}: no category is named 'person'; there are: {names or '-'}")
 
     people: dict[int, list[list[list[float]] | Rle]] = {}
-    for image in instances["images"]:
-        if image["id"] in people:
-            raise UserError(f"{annotations}: two images have the id {image['id']}")
-        people[image["id"]] = []
-    for index, annotation in enumerate(instances["annotations"]):
-        if annotation["category_id"] not in person or annotation.get("iscrowd", 0):
+    for image in instances.images:
+        if image.id in people:
+            raise UserError(f"{annotations}: two images have the id {image.id}")
+        people[image.id] = []
+    for index, annotation in enumerate(instances.annotations):
+        if annotation.category_id not in person or annotation.iscrowd:
             continue
         where = f"{annotations}: annotations[{index}]"
-        if annotation["image_id"] not in people:
-            raise UserError(f"{where}: there is no image with the id {annotation['image_id']}")
-        if "segmentation" not in annotation:
+        if annotation.image_id not in people:
+            raise UserError(f"{where}: there is no image with the id {annotation.image_id}")
+        if annotation.segmentation is None:
             raise UserError(f"{where}: a person without 'segmentation'; masks cannot be made")
-        people[annotation["image_id"]].append(annotation["segmentation"])
+        people[annotation.image_id].append(annotation.segmentation)
     return [
         Picture(
-            image["id"],
-            _inside(annotations, image["file_name"]),
-            image["height"],
-            image["width"],
-            tuple(people[image["id"]]),
+            image.id,
+            _inside(annotations, image.file_name),
+            image.height,
+            image.width,
+            tuple(people[image.id]),
         )
-        for image in instances["images"]
-        if people[image["id"]]
+        for image in instances.images
+        if people[image.id]
     ]
 
 
@@ -113,7 +119,7 @@ def draw(picture: Picture) -> UInt8[np.ndarray, "h w"]:
     """
     mask = np.zeros((picture.height, picture.width), np.uint8)
     for segmentation in picture.people:
-        if isinstance(segmentation, dict):
+        if isinstance(segmentation, Rle):
             mask |= _decode_rle(picture, segmentation)
         else:
             mask |= _fill_polygons(picture, segmentation)
@@ -128,18 +134,19 @@ def _parse(annotations: Path, data: bytes) -> _Instances:
         if first["type"] == "json_invalid":
             reason = first["ctx"]["error"]
             raise UserError(f"{annotations}: not a JSON file: {reason}") from None
-        place = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
-        ).lstrip(".")
-        got = f", got {str(first['input'])[:60]!r}" if first["type"] != "missing" else ""
+        # The branches of a union are parts of the location too; their names say nothing here.
+        parts = [part for part in first["loc"] if not str(part).startswith(("list[", "Rle"))]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+        place = place.lstrip(".") or "top level"
+        got = f", got {first['input']!r:.60}" if first["type"] != "missing" else ""
         raise UserError(
-            f"{annotations}: not a COCO instances file: {place or 'top level'}: "
+            f"{annotations}: not a COCO instances file: {place}: "
             f"{first['msg'].replace('Input should', 'should')}{got}"
         ) from None
 
 
 def _is_person(category: _Category) -> bool:
-    return category["name"].strip().lower() == "person"
+    return category.name.strip().lower() == "person"
 
 
 def _inside(annotations: Path, name: str) -> str:
@@ -153,13 +160,13 @@ def _inside(annotations: Path, name: str) -> str:
 
 def _decode_rle(picture: Picture, rle: Rle) -> UInt8[np.ndarray, "h w"]:
     """In Python rather than pycocotools, whose C code trusts the counts and writes past the end."""
-    if tuple(rle["size"]) != (picture.height, picture.width):
+    if tuple(rle.size) != (picture.height, picture.width):
         raise UserError(
             f"mask and image of different size: a segmentation of {picture.name} is "
-            f"{rle['size'][0]} x {rle['size'][1]} (height x width), the image is "
+            f"{rle.size[0]} x {rle.size[1]} (height x width), the image is "
             f"{picture.height} x {picture.width}"
         )
-    counts = rle["counts"]
+    counts = rle.counts
     runs = _decompress(picture, counts) if isinstance(counts, str) else counts
     if any(run < 0 for run in runs) or sum(runs) != picture.height * picture.width:
         raise UserError(

@@ -26,14 +26,7 @@ def decode(data: bytes, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
       PictureError: not a picture, cut off, of 32-bit values, or so large (more than 178 million
         pixels declared) that decoding it could exhaust the memory.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            stored = ImageOps.exif_transpose(image) if upright else image
-            return np.asarray(_eight_bits(stored).convert("RGB"))
-    except PictureError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise PictureError(_reason(error)) from None
+    return _decode(data, "RGB", upright)
 
 
 def encode_mask(mask: UInt8[np.ndarray, "h w"]) -> bytes:
@@ -49,7 +42,18 @@ def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
     Raises:
       PictureError: see `decode`.
     """
-    return decode(data)[..., 0]
+    return _decode(data, "L", upright=False)
+
+
+def _decode(data: bytes, mode: str, upright: bool) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            turned = ImageOps.exif_transpose(image) if upright else image
+            return np.asarray(_eight_bits(turned).convert(mode))
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise PictureError(_reason(error)) from None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

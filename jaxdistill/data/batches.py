@@ -1,0 +1,169 @@
+"""Splits as batches: shuffled, decoded in threads, and each a function of (seed, step) alone."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, Int, UInt8
+
+from jaxdistill import config
+from jaxdistill.data import coco_person, pictures, pixels
+from jaxdistill.errors import UserError
+
+
+class Batch(NamedTuple):
+    """Examples side by side, on the host."""
+
+    images: UInt8[np.ndarray, "b h w 3"]
+    masks: UInt8[np.ndarray, "b h w 1"]
+    """1 is a person, 0 is not."""
+    weights: Float[np.ndarray, " b"]
+    """1 for an example, 0 for the padding of a last batch."""
+    ids: Int[np.ndarray, " b"]
+    """COCO's image ids; 0 in the padding."""
+
+
+class Photograph(NamedTuple):
+    """An example as it was found, before resizing."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w"]
+    """Grey levels; 255 is a person."""
+
+
+class Examples:
+    """The examples of a split, in the annotation file's order; any of them can be had at once."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder) -> None:
+        metadata = builder.info.metadata
+        self.ids: Int[np.ndarray, " n"] = np.asarray(metadata["ids"], np.int64)
+        self.names: Sequence[str] = metadata["names"]
+        self.fingerprint: str = metadata["fingerprint"]
+        """Of all pictures and masks, wherever they lie: equal data, equal fingerprint."""
+        self._folder = builder.data_path
+        undecoded = tfds.decode.SkipDecoding()
+        self._source = builder.as_data_source(
+            "+".join(metadata["parts"]), decoders={"image": undecoded, "mask": undecoded}
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Photograph:
+        """Decodes one example.
+
+        Raises:
+          UserError: the prepared data set is damaged.
+        """
+        try:
+            record = self._source[index]
+            image = pictures.decode(record["image"], bool(record["upright"]))
+            mask = pictures.decode_mask(record["mask"])
+        except Exception as error:  # array_record has no exceptions of its own
+            raise UserError(
+                f"the prepared data set {self._folder} is damaged at {self.names[index]} "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+                "delete that folder, and it is built anew"
+            ) from None
+        return Photograph(image, mask)
+
+
+def open_split(data: config.Data, split: Literal["train", "validation"]) -> Examples:
+    """The examples of a configured split; the first time, this builds its data set.
+
+    Raises:
+      UserError: see `coco_person.prepare`.
+    """
+    return Examples(coco_person.prepare(data, getattr(data, split), title=split))
+
+
+def steps_per_epoch(examples: Examples, batch_size: int) -> int:
+    """Whole batches in one pass over a split.
+
+    Raises:
+      UserError: there is not one.
+    """
+    if len(examples) < batch_size:
+        raise UserError(
+            f"training.batch_size is {batch_size}, but the split has only {len(examples)} pictures"
+        )
+    return len(examples) // batch_size
+
+
+def train_batches(
+    examples: Examples,
+    data: config.Data,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Batches without end, newly shuffled for each epoch; `close()` ends its threads.
+
+    The batch of a step depends on (seed, step) alone, so a run that resumes starts at its step at
+    no cost. An epoch has `steps_per_epoch` batches and shows no example twice; which ones are left
+    over changes with the shuffle.
+
+    Args:
+      batch_size: examples per step over all processes; each process gets its own slice of them.
+      seed: of the order.
+      start_step: the first step whose batch is wanted.
+      process_index, process_count: this process among those that share the batch.
+    """
+    steps = steps_per_epoch(examples, batch_size)
+    indices = grain.MapDataset.range(len(examples)).seed(seed).shuffle()
+    indices = indices[: steps * batch_size].repeat()
+    return _read(examples, data, indices, batch_size, start_step, process_index, process_count)
+
+
+def validation_batches(
+    examples: Examples,
+    data: config.Data,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """All examples once and in order; the last batch is filled up with padding of weight 0."""
+    steps = -(-len(examples) // batch_size)
+    indices = grain.MapDataset.range(steps * batch_size)
+    return _read(examples, data, indices, batch_size, 0, process_index, process_count)
+
+
+def _read(
+    examples: Examples,
+    data: config.Data,
+    indices: grain.MapDataset[int],
+    batch_size: int,
+    start_step: int,
+    process_index: int,
+    process_count: int,
+) -> grain.DatasetIterator[Batch]:
+    if batch_size % process_count:
+        raise UserError(
+            f"training.batch_size {batch_size} does not divide among {process_count} processes"
+        )
+    # Every global batch is `process_count` local ones in a row, and this process reads its own.
+    local = indices.map(lambda index: _example(examples, index, data.image_size)).batch(
+        batch_size // process_count
+    )[process_index::process_count][start_step:]
+    ahead = 2 * data.workers
+    return iter(local.to_iter_dataset(grain.ReadOptions(data.workers, prefetch_buffer_size=ahead)))
+
+
+def _example(examples: Examples, index: int, size: tuple[int, int]) -> Batch:
+    """One example, or padding for an index past the end."""
+    if index >= len(examples):
+        blank = np.zeros((*size, 4), np.uint8)
+        return Batch(
+            blank[..., :3], blank[..., 3:], np.zeros((), np.float32), np.zeros((), np.int64)
+        )
+    image, mask = examples[index]
+    return Batch(
+        pixels.resize_photograph(image, size),
+        pixels.resize_mask(mask, size)[..., None],
+        np.ones((), np.float32),
+        examples.ids[index],
+    )
