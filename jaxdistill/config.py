@@ -64,7 +64,7 @@ class Data(Section):
     image_size: Size = (640, 640)
     """Height and width that pictures and masks are resized to; multiples of 32."""
     augment: Literal["none", "light", "heavy"] = "light"
-    """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, and more."""
+    """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, ..."""
     workers: Annotated[int, Field(ge=1)] = 2
     """Threads that decode pictures."""
 
@@ -81,7 +81,7 @@ class Data(Section):
 
 class Student(Section):
     encoder: str = "timm-efficientnet-b0"
-    """`timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ... `_b3`, or `tf_efficientnet_lite0`."""
+    """`timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ... `_b3`, `tf_efficientnet_lite0`."""
     encoder_weights: Path | None = None
     """Safetensors file written by `tools/convert_weights.py`; null starts from random weights."""
     normalization: Normalization | None = None

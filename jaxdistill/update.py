@@ -37,7 +37,8 @@ class TrainState(NamedTuple):
 
 TrainStep = Callable[[TrainState, Variables, Batch, Targets], tuple[TrainState, Scalars]]
 EvalStep = Callable[
-    [Variables, Variables, Variables, Batch, Targets], tuple[Scalars, Float[Array, "b h w 1"]]
+    [Variables, Variables, Variables, Batch, Targets, Array],
+    tuple[Scalars, Float[Array, "b h w 1"]],
 ]
 
 
@@ -118,8 +119,11 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_eval_step(settings: config.Config, graph: nnx.GraphDef, temperature: float) -> EvalStep:
-    """The jitted validation step: sums over the batch's pictures, their `count`, and the logits."""
+def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
+    """The jitted validation step: sums over the batch's pictures, their `count`, and the logits.
+
+    Its arguments: parameters, statistics, frozen, batch, targets, temperature of the KL loss.
+    """
 
     def step(
         parameters: Variables,
@@ -127,6 +131,7 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef, temperature: fl
         frozen: Variables,
         batch: Batch,
         targets: Targets,
+        temperature: Array,
     ) -> tuple[Scalars, Float[Array, "b h w 1"]]:
         student = Split(graph, parameters, statistics, frozen).student()
         outputs = student(batch.images, train=False)

@@ -1,4 +1,4 @@
-"""EfficientNet encoders (Tan and Le 2019, arXiv:1905.11946), in three variants that share names with timm.
+"""EfficientNet encoders (Tan and Le 2019, arXiv:1905.11946), in three variants.
 
 `timm-efficientnet-b0` ... `-b3` are segmentation_models_pytorch's: symmetric padding, eps 1e-5.
 `tf_efficientnet_b0` ... `_b3` and `tf_efficientnet_lite0` are timm's ports from TensorFlow: SAME

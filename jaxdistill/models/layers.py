@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdistill.ops.depthwise import Padding, depthwise
+from jaxdistill.ops.depthwise import depthwise
 
 PaddingKind = Literal["symmetric", "same"]
 

@@ -7,7 +7,7 @@ from jaxdistill.models.layers import BatchNorm, Conv, relu
 
 
 class Projector(nnx.Module):
-    """1x1 convolution, or conv1x1-BN-ReLU-conv1x1 with a hidden layer (specification, component 4)."""
+    """conv1x1-BN-ReLU-conv1x1, or a single conv1x1 (specification, component 4)."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int | None, *, rngs: nnx.Rngs) -> None:
         self.hidden = Conv(inputs, hidden, 1, bias=True, rngs=rngs) if hidden else None

@@ -1,8 +1,8 @@
 """The student: encoder, decoder, head, and the projectors that only training needs.
 
-Variables are known by their dotted path, such as `decoder.blocks.0.conv1.conv.kernel`. One rule over
-these paths, `student.frozen`, says what is trained; gradients, optimizer state, BatchNorm mode and
-checkpoints all follow from it.
+Variables are known by their dotted path, such as `decoder.blocks.0.conv1.conv.kernel`. One rule
+over these paths, `student.frozen`, says what is trained; gradients, optimizer state, BatchNorm mode
+and checkpoints all follow from it.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxdistill import config
 from jaxdistill.data import pixels
 from jaxdistill.errors import UserError
+from jaxdistill.models import weights
 from jaxdistill.models.efficientnet import EfficientNet, variant
 from jaxdistill.models.layers import BatchNorm, Conv
 from jaxdistill.models.projector import Projector
@@ -87,6 +88,27 @@ class Student(nnx.Module):
             **{f"encoder.{i}": tap for i, tap in enumerate(encoded, start=1)},
             **{f"decoder.{i}": tap for i, tap in enumerate(decoded)},
         }
+
+
+def build(settings: config.Student, pairs: Sequence[Pair] = (), *, seed: int = 0) -> Student:
+    """The student before training: its encoder from the weights file, the rest random.
+
+    Raises:
+      UserError: the weights file cannot be read, or is another encoder's.
+    """
+    if settings.encoder_weights is None:
+        normalization = pixels.resolve(settings.normalization or "imagenet")
+        return Student(settings, normalization, pairs, rngs=nnx.Rngs(seed))
+    variant(settings.encoder)  # a misspelt name is the likelier reason why a file does not fit
+    path = settings.encoder_weights
+    loaded, theirs = weights.load_encoder(path, settings.encoder)
+    normalization = theirs or pixels.resolve("imagenet")
+    if settings.normalization is not None:
+        normalization = pixels.resolve(settings.normalization)
+    student = Student(settings, normalization, pairs, rngs=nnx.Rngs(seed))
+    own = variables_of(student)
+    encoder = {name: own[name] for name in own if group_of(name) == "encoder"}
+    return assemble(nnx.graphdef(student), {**own, **weights.fill(encoder, loaded, path)})
 
 
 def tap_stride(tap: str) -> int:
@@ -180,7 +202,8 @@ def freeze(student: Student, frozen: Sequence[str]) -> Split:
     for prefix in frozen:
         if not any(is_frozen(name, [prefix]) for name in split.frozen):
             raise UserError(
-                f"student.frozen: {prefix!r} matches no parameter; the groups are {', '.join(GROUPS)}"
+                f"student.frozen: {prefix!r} matches no parameter; "
+                f"the groups are {', '.join(GROUPS)}"
             )
     if not split.parameters:
         raise UserError("student.frozen: everything is frozen, nothing is left to train")

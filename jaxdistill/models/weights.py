@@ -5,7 +5,6 @@ and std as JSON, for pixels in [0, 1]), `source` (where they come from).
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, st
     partial = path.with_name(path.name + ".partial")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     save_file(contiguous, partial, metadata=dict(metadata))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load(path: Path) -> tuple[Arrays, dict[str, str]]:

@@ -1,0 +1,153 @@
+"""What a run leaves for people to read: metrics, curves, sample pictures, and a closing table."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+from jaxdistill.models.student import Variables, group_of
+
+Map = Float[np.ndarray, "b h w 1"]
+SAMPLES = 4
+_COLUMNS = ("picture", "ground truth", "teacher", "student", "difference")
+_GAP, _HEADER, _LONGEST = 6, 18, 320
+
+
+class Report:
+    """Writes into the run's folder: `metrics.jsonl`, `tensorboard/`, `samples/`."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        (run / "samples").mkdir(parents=True, exist_ok=True)
+        self._board = SummaryWriter(str(run / "tensorboard"))
+
+    def epoch(self, number: int, values: Mapping[str, Any]) -> None:
+        """One line of JSON, and a point on each curve. Epochs count from 1 here."""
+        with (self._run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": number, **values}) + "\n")
+        for name, value in _flat(values):
+            self._board.add_scalar(name, value, number)
+        self._board.flush()
+
+    def samples(self, number: int, sheet: Image.Image) -> Path:
+        """Saves an epoch's sample pictures."""
+        path = self._run / "samples" / f"epoch_{number:03d}.png"
+        sheet.save(path)
+        self._board.add_image("samples", np.asarray(sheet), number, dataformats="HWC")
+        return path
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def forget_after(run: Path, epoch: int) -> None:
+    """Drops the lines of epochs that a resumed run will do again."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)
+
+
+def sample_sheet(
+    images: Float[np.ndarray, "b h w 3"], masks: Map, teacher: Map | None, student: Map
+) -> Image.Image:
+    """A row per picture: itself, ground truth, teacher, student, and where those two differ.
+
+    Images and masks in [0, 1]; teacher and student as logits. In the last column red is what the
+    student adds to the teacher's mask (to the ground truth without a teacher), blue what it misses.
+    """
+    rows = []
+    for index in range(len(images)):
+        image, mask = images[index], masks[index]
+        own = _probability(student[index])
+        theirs = None if teacher is None else _probability(teacher[index])
+        reference = mask if theirs is None else theirs
+        cells = [image, mask, np.zeros_like(mask) if theirs is None else theirs, own]
+        rows.append([*cells, _difference(image, own > 0.5, reference > 0.5)])
+    return _draw(rows)
+
+
+def _probability(logits: Float[np.ndarray, "h w 1"]) -> Float[np.ndarray, "h w 1"]:
+    return 0.5 * (1 + np.tanh(0.5 * logits))
+
+
+def _difference(image: np.ndarray, own: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    grey = np.repeat(image.mean(-1, keepdims=True), 3, -1) * 0.5 + 0.25
+    added, missed = own & ~reference, reference & ~own
+    return np.where(added, (0.9, 0.1, 0.1), np.where(missed, (0.1, 0.3, 0.95), grey))
+
+
+def _draw(rows: list[list[np.ndarray]]) -> Image.Image:
+    tiles = [[_tile(cell) for cell in row] for row in rows]
+    width, height = tiles[0][0].size
+    sheet = Image.new(
+        "RGB",
+        (
+            len(_COLUMNS) * (width + _GAP) - _GAP,
+            _HEADER + len(rows) * (height + _GAP) - _GAP,
+        ),
+        "white",
+    )
+    pen = ImageDraw.Draw(sheet)
+    for column, title in enumerate(_COLUMNS):
+        pen.text((column * (width + _GAP) + 2, 3), title, fill="black")
+        for row, cells in enumerate(tiles):
+            sheet.paste(cells[column], (column * (width + _GAP), _HEADER + row * (height + _GAP)))
+    return sheet
+
+
+def _tile(cell: np.ndarray) -> Image.Image:
+    values = (np.clip(cell, 0, 1) * 255).round().astype(np.uint8)
+    tile = Image.fromarray(np.repeat(values, 3, -1) if values.shape[-1] == 1 else values)
+    tile.thumbnail((_LONGEST, _LONGEST))
+    return tile
+
+
+def sizes(variables: Variables) -> dict[str, tuple[int, int]]:
+    """Parameters and float32 bytes of the student with and without projectors."""
+    with_projectors = sum(value.size for value in variables.values())
+    without = sum(v.size for k, v in variables.items() if group_of(k) != "projectors")
+    return {
+        "student": (without, 4 * without),
+        "student with projectors": (with_projectors, 4 * with_projectors),
+    }
+
+
+def print_summary(
+    console: Console,
+    validation: Mapping[str, float],
+    variables: Variables,
+    images_per_second: float,
+    run: Path,
+) -> None:
+    """The table at the end of a run."""
+    table = Table(show_header=False, title="Result")
+    for name in ("student_miou", "teacher_miou", "agreement"):
+        if name in validation:
+            table.add_row(name.replace("_", " ").replace("miou", "mIoU"), f"{validation[name]:.4f}")
+    for name, (count, size) in sizes(variables).items():
+        table.add_row(name, f"{count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB in float32")
+    table.add_row("training speed", f"{images_per_second:.2f} images/s")
+    table.add_row("run", str(run))
+    console.print(table)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    scalars = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            scalars += _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            scalars.append((f"{prefix}{name}", float(value)))
+    return scalars

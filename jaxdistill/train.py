@@ -1,0 +1,287 @@
+"""Trains a student: `python -m jaxdistill.train --config configs/my.yaml [KEY=VALUE ...]`."""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# onnxruntime needs a share of the GPU's memory; JAX would take most of it at once.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from jaxdistill import config, report, schedules, update
+from jaxdistill.checkpoints import Checkpoints
+from jaxdistill.data.augment import augment
+from jaxdistill.data.batches import (
+    Batch,
+    open_split,
+    steps_per_epoch,
+    train_batches,
+    validation_batches,
+)
+from jaxdistill.errors import UserError, command
+from jaxdistill.models.student import Split, build, freeze, pair_up
+from jaxdistill.reach import explain, reach
+from jaxdistill.targets.ahead import ahead
+from jaxdistill.targets.frozen import FrozenNetworks, Targets
+from jaxdistill.update import Scalars, TrainState
+
+Fed = tuple[Batch, Targets]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jaxdistill.train", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="a YAML file, as in configs/")
+    parser.add_argument("--epochs", help="training.epochs")
+    parser.add_argument("--batch_size", help="training.batch_size")
+    parser.add_argument("--feature_weight", help="losses.feature")
+    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="any key of the configuration"
+    )
+    given, dotted = parser.parse_known_args(arguments)
+    short = {
+        "training.epochs": given.epochs,
+        "training.batch_size": given.batch_size,
+        "losses.feature": given.feature_weight,
+    }
+    overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
+    overrides += given.overrides + [argument.removeprefix("--") for argument in dotted]
+    train(config.load(given.config, overrides), resume=given.resume)
+
+
+def train(settings: config.Config, *, resume: bool = False) -> None:
+    """Trains from the configuration's data, networks and seed, into its run folder."""
+    console = Console(soft_wrap=True, highlight=False)
+    job = prepare(settings, console)
+    state = update.start(settings, job.split)
+    with (
+        Checkpoints(_claim(settings, resume), job.split.frozen) as checkpoints,
+        closing(report.Report(settings.run)) as written,
+    ):
+        if resume:
+            state = _resume(checkpoints, state, job, console)
+        first = int(state.step) // job.steps
+        with closing(job.training(first_step=int(state.step))) as batches:
+            for epoch in range(first, settings.training.epochs):
+                began = time.perf_counter()
+                state, learnt = _learn(job, state, batches, epoch, console)
+                trained = time.perf_counter()
+                measured, sheet = _validate(job, state, epoch)
+                ended = time.perf_counter()
+                record = {
+                    "train": learnt,
+                    "validation": measured,
+                    "seconds": {"train": trained - began, "validation": ended - trained},
+                }
+                checkpoints.save(state, {**record, "steps_per_epoch": job.steps})
+                written.epoch(epoch + 1, record)
+                written.samples(epoch + 1, sheet)
+                console.print(_line(epoch, settings.training.epochs, record))
+    if first < settings.training.epochs:
+        pictures = job.steps * settings.training.batch_size
+        variables = {**state.parameters, **state.statistics, **job.split.frozen}
+        speed = pictures / record["seconds"]["train"]
+        report.print_summary(console, measured, variables, speed, settings.run)
+    else:
+        console.print(f"{settings.run} has all of its {settings.training.epochs} epochs already")
+
+
+class Job(NamedTuple):
+    """All that stays the same during a run."""
+
+    settings: config.Config
+    split: Split
+    networks: FrozenNetworks
+    examples: Any
+    validation_examples: Any
+    steps: int
+    train_step: update.TrainStep
+    eval_step: update.EvalStep
+
+    def training(self, first_step: int) -> Iterator[Fed]:
+        """Endless batches with their targets, prepared ahead of the step that needs them."""
+        data, training = self.settings.data, self.settings.training
+        batches = train_batches(
+            self.examples, data, training.batch_size, self.settings.seed, first_step
+        )
+        return ahead(self._feed(batches, first_step, data.augment))
+
+    def validation(self) -> Iterator[Fed]:
+        """Once over the validation split."""
+        batch_size = self.settings.training.batch_size
+        batches = validation_batches(self.validation_examples, self.settings.data, batch_size)
+        return ahead(self._feed(batches, 0, "none"))
+
+    def _feed(self, batches: Iterable[Batch], first_step: int, kind: str) -> Iterator[Fed]:
+        for step, batch in enumerate(batches, start=first_step):
+            batch = _augmented(self.settings.seed, step, batch, kind)
+            yield batch, self.networks.targets(batch.images)
+
+
+def prepare(settings: config.Config, console: Console) -> Job:
+    """Opens data and networks, builds the student, checks that they fit, and says what it found."""
+    examples = open_split(settings.data, "train")
+    validation = open_split(settings.data, "validation")
+    console.print(f"data: {len(examples)} pictures to learn from, {len(validation)} to measure on")
+    networks = FrozenNetworks(settings)
+    for line in networks.describe():
+        console.print(line)
+    pairs = pair_up(settings.features, networks.feature_shapes, settings.data.image_size)
+    split = freeze(build(settings.student, pairs, seed=settings.seed), settings.student.frozen)
+    console.print(f"student: {settings.student.encoder} on {jax.devices()[0].device_kind}")
+    for line in explain(reach(settings, split, pairs)):
+        console.print(line)
+    natural = steps_per_epoch(examples, settings.training.batch_size)
+    steps = min(natural, settings.training.steps_per_epoch or natural)
+    return Job(
+        settings,
+        split,
+        networks,
+        examples,
+        validation,
+        steps,
+        update.make_train_step(settings, split.graph, steps),
+        update.make_eval_step(settings, split.graph),
+    )
+
+
+@partial(jax.jit, static_argnames="kind")
+def _augmented(seed: int, step: int, batch: Batch, kind: str) -> Batch:
+    """Bytes to [0, 1], then augmentation; all randomness comes from (seed, step)."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    images = batch.images.astype(jnp.float32) / 255
+    masks = batch.masks.astype(jnp.float32)
+    images, masks = augment(key, images, masks, kind)
+    return batch._replace(images=images, masks=masks)
+
+
+def _learn(
+    job: Job, state: TrainState, batches: Iterator[Fed], epoch: int, console: Console
+) -> tuple[TrainState, dict[str, float]]:
+    """One epoch of steps; the mean of what they measured."""
+    seen: list[dict[str, float]] = []
+    pending: tuple[int, Batch, Scalars] | None = None
+    steps = range(epoch * job.steps, (epoch + 1) * job.steps)
+    bar = f"epoch {epoch + 1}/{job.settings.training.epochs}"
+    for step in track(steps, bar, console=console, transient=True, disable=not console.is_terminal):
+        batch, targets = next(batches)
+        state, scalars = job.train_step(state, job.split.frozen, batch, targets)
+        # Read a step late, so that the device never waits to be asked.
+        if pending:
+            seen.append(_read(*pending))
+        pending = (step, batch, scalars)
+    if pending:
+        seen.append(_read(*pending))
+    return state, {name: float(np.mean([values[name] for values in seen])) for name in seen[0]}
+
+
+def _read(step: int, batch: Batch, scalars: Scalars) -> dict[str, float]:
+    values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {step}: {name} is {value} (learning rate {values['learning_rate']:.2g}, "
+                f"pictures {batch.ids.tolist()}); nothing was learnt from it, and the last "
+                f"checkpoint stands; look at these pictures, or lower training.learning_rate"
+            )
+    return values
+
+
+def _validate(job: Job, state: TrainState, epoch: int) -> tuple[dict[str, float], Any]:
+    """Means over the validation split, and the sheet of sample pictures."""
+    temperature = schedules.temperature(
+        job.settings.losses.temperature, epoch, job.settings.training.epochs
+    )
+    sums: dict[str, float] = {}
+    shown: list[tuple[np.ndarray, ...]] = []
+    with closing(job.validation()) as batches:
+        for batch, targets in batches:
+            scalars, logits = job.eval_step(
+                state.parameters,
+                state.statistics,
+                job.split.frozen,
+                batch,
+                targets,
+                temperature,
+            )
+            if len(shown) < report.SAMPLES:
+                maps = [batch.images, batch.masks, targets.logits, logits]
+                arrays = [np.asarray(m) if m is not None else [None] * len(logits) for m in maps]
+                real = int(batch.weights.sum())
+                shown += list(zip(*(a[:real] for a in arrays), strict=True))
+            for name, value in jax.device_get(scalars).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+    count = sums.pop("count")
+    means = {name: value / count for name, value in sums.items()}
+    terms = {name: jnp.asarray(means[name]) for name in update.LOSSES if name in means}
+    means["total"] = float(update.total(job.settings.losses, terms))
+    images, masks, teacher, own = zip(*shown[: report.SAMPLES], strict=True)
+    theirs = None if teacher[0] is None else np.stack(teacher)
+    return means, report.sample_sheet(np.stack(images), np.stack(masks), theirs, np.stack(own))
+
+
+def _claim(settings: config.Config, resume: bool) -> Path:
+    """The run's folder, with the resolved configuration in it."""
+    run = settings.run
+    if (run / "config.yaml").exists() and not resume:
+        raise UserError(
+            f"{run} holds a run already: --resume goes on with it, run=OTHER starts another"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text(config.dump(settings), encoding="utf-8")
+    return run
+
+
+def _resume(checkpoints: Checkpoints, fresh: TrainState, job: Job, console: Console) -> TrainState:
+    """The latest checkpoint's state, or the fresh one where the run ended before its first.
+
+    Parameters, statistics, moments and the position in the data come from the checkpoint;
+    everything else from the configuration as given now.
+    """
+    found = checkpoints.latest(fresh)
+    if found is None:
+        console.print("nothing to resume from yet: starting at the first step")
+        return fresh
+    state, record = found
+    if record["steps_per_epoch"] != job.steps:
+        raise UserError(
+            f"{job.settings.run}: an epoch had {record['steps_per_epoch']} steps and now has "
+            f"{job.steps}; resume with the same data and batch size, or start another run"
+        )
+    epoch = int(state.step) // job.steps
+    report.forget_after(job.settings.run, epoch)
+    console.print(f"resuming after epoch {epoch}, step {int(state.step)}")
+    return state
+
+
+def _line(epoch: int, epochs: int, record: dict[str, Any]) -> str:
+    train, validation = record["train"], record["validation"]
+    terms = " ".join(f"{name} {train[name]:.3f}" for name in update.LOSSES if name in train)
+    scores = " ".join(
+        f"{label} {validation[name]:.4f}"
+        for name, label in (
+            ("student_miou", "mIoU"),
+            ("teacher_miou", "teacher"),
+            ("agreement", "agreement"),
+        )
+        if name in validation
+    )
+    seconds = sum(record["seconds"].values())
+    return f"epoch {epoch + 1}/{epochs}: {terms} | validation: {scores} | {seconds:.1f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))
