@@ -115,8 +115,9 @@ def train_batches(
     """
     steps = steps_per_epoch(examples, batch_size)
     indices = grain.MapDataset.range(len(examples)).seed(seed).shuffle()
-    indices = indices[: steps * batch_size].repeat()
-    return _read(examples, data, indices, batch_size, start_step, process_index, process_count)
+    indices = indices[: steps * batch_size]
+    epoch = _local(examples, data, indices, batch_size, process_index, process_count)
+    return _read(epoch.repeat()[start_step:], data.workers)
 
 
 def validation_batches(
@@ -129,28 +130,30 @@ def validation_batches(
     """All examples once and in order; the last batch is filled up with padding of weight 0."""
     steps = -(-len(examples) // batch_size)
     indices = grain.MapDataset.range(steps * batch_size)
-    return _read(examples, data, indices, batch_size, 0, process_index, process_count)
+    local = _local(examples, data, indices, batch_size, process_index, process_count)
+    return _read(local, data.workers)
 
 
-def _read(
+def _local(
     examples: Examples,
     data: config.Data,
     indices: grain.MapDataset[int],
     batch_size: int,
-    start_step: int,
     process_index: int,
     process_count: int,
-) -> grain.DatasetIterator[Batch]:
+) -> grain.MapDataset[Batch]:
+    """One pass over `indices` in batches, of each of which a process gets its own slice."""
     if batch_size % process_count:
         raise UserError(
             f"training.batch_size {batch_size} does not divide among {process_count} processes"
         )
-    # Every global batch is `process_count` local ones in a row, and this process reads its own.
-    local = indices.map(lambda index: _example(examples, index, data.image_size)).batch(
-        batch_size // process_count
-    )[process_index::process_count][start_step:]
-    ahead = 2 * data.workers
-    return iter(local.to_iter_dataset(grain.ReadOptions(data.workers, prefetch_buffer_size=ahead)))
+    # Every global batch is `process_count` local ones in a row.
+    loaded = indices.map(lambda index: _example(examples, index, data.image_size))
+    return loaded.batch(batch_size // process_count)[process_index::process_count]
+
+
+def _read(local: grain.MapDataset[Batch], workers: int) -> grain.DatasetIterator[Batch]:
+    return iter(local.to_iter_dataset(grain.ReadOptions(workers, prefetch_buffer_size=2 * workers)))
 
 
 def _example(examples: Examples, index: int, size: tuple[int, int]) -> Batch:

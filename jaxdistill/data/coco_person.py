@@ -132,10 +132,10 @@ class CocoPerson(tfds.core.GeneratorBasedBuilder):
             raise UserError(self._too_many_skipped())
 
     def _too_many_skipped(self) -> str:
-        names = ", ".join(self.info.metadata["skipped"][:3])
+        names = "; ".join(self.info.metadata["skipped"][:3])
         return (
             f"{self._people.images}: more than {_SKIPPED_SHARE:.0%} of the pictures cannot "
-            f"be decoded: {names}, ...; mend them or take them out of the annotations"
+            f"be decoded: {names}; mend them, or take them out of {self._people.annotations.name}"
         )
 
 
@@ -150,20 +150,34 @@ def prepare(data: config.Data, split: config.Split, title: str) -> CocoPerson:
     """
     source = _source(data, split, title)
     folder = data.prepared.expanduser().absolute() / _fingerprint(source)
+    if (prepared := _open_prepared(source, folder)) is not None:
+        return prepared
     builder = CocoPerson(source, folder)
-    if builder.data_path.exists():
-        return builder
     try:
         builder.download_and_prepare()
     except OSError as error:
         # Another process may have finished the same data set first; then its folder stands there.
-        finished = CocoPerson(source, folder)
-        if not finished.data_path.exists():
-            raise UserError(f"cannot write the prepared data set to {folder}: {error}") from None
-        return finished
+        if (prepared := _open_prepared(source, folder)) is not None:
+            return prepared
+        raise UserError(f"cannot write the prepared data set to {folder}: {error}") from None
     skipped = builder.info.metadata["skipped"]
     if skipped:
-        print(f"{title}: {len(skipped)} pictures cannot be decoded, skipped: {', '.join(skipped)}")
+        print(f"{title}: skipped {len(skipped)} undecodable pictures: {'; '.join(skipped)}")
+    return builder
+
+
+def _open_prepared(source: Source, folder: Path) -> CocoPerson | None:
+    if not folder.joinpath(CocoPerson.name, str(CocoPerson.VERSION)).exists():
+        return None
+    try:
+        builder = CocoPerson(source, folder)
+        builder.info.metadata["fingerprint"]
+    except Exception as error:  # whatever TFDS stumbles over in its own files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the prepared data set {folder} is damaged ({reason}); "
+            "delete that folder, and it is built anew"
+        ) from None
     return builder
 
 

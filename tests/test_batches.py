@@ -1,0 +1,182 @@
+"""Batches: order, shards, resuming, padding, and no thread left behind."""
+
+import io
+import itertools
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdistill import config
+from jaxdistill.data import batches
+from jaxdistill.errors import UserError
+
+COUNT = 14
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of small pictures; each is of one grey level, its id; the left half is a person."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "images").mkdir()
+    instances = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+    for index in range(COUNT):
+        number, height, width = 10 + index, 20 + index, 30 - index
+        file = io.BytesIO()
+        Image.fromarray(np.full((height, width, 3), number, np.uint8)).save(file, "PNG")
+        (root / f"images/{number}.png").write_bytes(file.getvalue())
+        instances["images"].append(
+            {"id": number, "file_name": f"{number}.png", "height": height, "width": width}
+        )
+        polygon = [0, 0, width / 2, 0, width / 2, height, 0, height]
+        instances["annotations"].append(
+            {"image_id": number, "category_id": 1, "segmentation": [polygon]}
+        )
+    (root / "people.json").write_text(json.dumps(instances))
+    split = config.Split(images="images", annotations="people.json")
+    return config.Data(
+        root=root, train=split, validation=split, prepared=root / "prepared", image_size=(32, 64)
+    )
+
+
+@pytest.fixture(scope="module")
+def examples(data):
+    return batches.open_split(data, "train")
+
+
+def take(count, iterator):
+    taken = list(itertools.islice(iterator, count))
+    iterator.close()
+    return taken
+
+
+def ids(taken):
+    return [batch.ids.tolist() for batch in taken]
+
+
+def flat(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def test_a_batch_holds_resized_pictures_and_their_masks(data, examples):
+    (batch,) = take(1, batches.train_batches(examples, data, 4, seed=0))
+    assert (batch.images.shape, batch.images.dtype) == ((4, 32, 64, 3), np.uint8)
+    assert (batch.masks.shape, batch.masks.dtype) == ((4, 32, 64, 1), np.uint8)
+    assert (batch.weights.dtype, batch.ids.dtype) == (np.float32, np.int64)
+    assert batch.weights.tolist() == [1, 1, 1, 1]
+    for image, mask, number in zip(batch.images, batch.masks, batch.ids, strict=True):
+        assert (image == number).all()
+        assert mask[:, :30].all()
+        assert not mask[:, 35:].any()
+
+
+def test_an_epoch_shows_no_example_twice_and_each_has_its_own_order(data, examples):
+    taken = ids(take(30, batches.train_batches(examples, data, 4, seed=0)))
+    epochs = [flat(taken[start : start + 3]) for start in range(0, 30, 3)]
+    assert all(len(set(epoch)) == 12 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+    # What is left over changes, so every example gets its turn.
+    assert {number for epoch in epochs for number in epoch} == set(examples.ids.tolist())
+
+
+def test_an_epoch_shows_every_example_when_batches_divide_them(data, examples):
+    for epoch in range(3):
+        iterator = batches.train_batches(examples, data, 7, seed=1, start_step=2 * epoch)
+        assert sorted(flat(ids(take(2, iterator)))) == sorted(examples.ids)
+
+
+def test_the_order_depends_on_the_seed_and_seeds_do_not_repeat_each_other_an_epoch_later(
+    data, examples
+):
+    orders = {
+        tuple(flat(ids(take(10, batches.train_batches(examples, data, 7, seed))))[start:][:14])
+        for seed in range(4)
+        for start in (0, 14, 28)
+    }
+    assert len(orders) == 12
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 7])
+def test_a_resumed_run_sees_the_batches_of_an_untouched_one(data, examples, start):
+    untouched = take(9, batches.train_batches(examples, data, 4, seed=3))[start:]
+    resumed = take(9 - start, batches.train_batches(examples, data, 4, seed=3, start_step=start))
+    for one, other in zip(untouched, resumed, strict=True):
+        for left, right in zip(one, other, strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def test_resuming_late_reads_no_more_than_resuming_early(data, examples, monkeypatch):
+    read = []
+    original = batches.Examples.__getitem__
+    monkeypatch.setattr(
+        batches.Examples, "__getitem__", lambda self, i: read.append(i) or original(self, i)
+    )
+    take(1, batches.train_batches(examples, data, 4, seed=0, start_step=10**12))
+    time.sleep(0.2)
+    assert len(read) <= 4 * (1 + 2 * data.workers)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("start", [0, 5])
+def test_processes_share_each_batch_in_order(data, examples, count, start):
+    whole = ids(take(7, batches.train_batches(examples, data, 4, 5, start)))
+    shares = [
+        ids(take(7, batches.train_batches(examples, data, 4, 5, start, process, count)))
+        for process in range(count)
+    ]
+    assert [flat(together) for together in zip(*shares, strict=True)] == whole
+
+
+def test_a_batch_must_divide_among_processes(data, examples):
+    with pytest.raises(UserError, match="batch_size 4 does not divide among 3 processes"):
+        batches.train_batches(examples, data, 4, 0, 0, 0, 3)
+
+
+def test_validation_shows_everything_once_in_order_and_pads_the_end(data, examples):
+    taken = list(batches.validation_batches(examples, data, 4))
+    assert [batch.images.shape for batch in taken] == [(4, 32, 64, 3)] * 4
+    assert flat(ids(taken)) == [*examples.ids, 0, 0]
+    assert np.concatenate([batch.weights for batch in taken]).tolist() == [1] * COUNT + [0] * 2
+    assert not taken[-1].images[2:].any()
+    assert not taken[-1].masks[2:].any()
+
+
+def test_validation_is_shared_among_processes_with_equally_many_batches(data, examples):
+    whole = ids(batches.validation_batches(examples, data, 4))
+    shares = [ids(batches.validation_batches(examples, data, 4, p, 2)) for p in range(2)]
+    assert [flat(together) for together in zip(*shares, strict=True)] == whole
+
+
+def test_a_split_smaller_than_a_batch_is_refused(data, examples):
+    assert batches.steps_per_epoch(examples, 4) == 3
+    assert batches.steps_per_epoch(examples, COUNT) == 1
+    with pytest.raises(UserError, match="batch_size is 15, but the split has only 14 pictures"):
+        batches.train_batches(examples, data, COUNT + 1, seed=0)
+    assert len(list(batches.validation_batches(examples, data, COUNT + 1))) == 1
+
+
+def test_a_closed_iterator_leaves_no_thread_behind(data, examples):
+    before = set(threading.enumerate())
+    iterator = batches.train_batches(examples, data, 4, seed=0)
+    next(iterator)
+    started = set(threading.enumerate()) - before
+    assert len(started) == data.workers
+    iterator.close()
+    for thread in started:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_an_error_while_reading_reaches_the_reader(data, examples, monkeypatch):
+    def damaged(self, index):
+        raise UserError("damaged")
+
+    monkeypatch.setattr(batches.Examples, "__getitem__", damaged)
+    iterator = batches.train_batches(examples, data, 4, seed=0)
+    with pytest.raises(UserError, match="damaged") as raised:
+        next(iterator)
+    assert str(raised.value) == "damaged"
+    iterator.close()
