@@ -2,14 +2,14 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(iterable: Iterable[T], depth: int = 2) -> Iterator[T]:
+def ahead(iterable: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """The same items in the same order, up to `depth` of them made before they are asked for.
 
     The iterable runs in one background thread, from the moment its first item is asked for. What
@@ -24,7 +24,7 @@ def ahead(iterable: Iterable[T], depth: int = 2) -> Iterator[T]:
     return _ahead(iterable, depth)
 
 
-def _ahead(iterable: Iterable[T], depth: int) -> Iterator[T]:
+def _ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
     iterator = iter(iterable)
 
     def produce() -> list[T]:

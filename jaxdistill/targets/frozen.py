@@ -102,9 +102,9 @@ class FrozenNetworks:
         """A line for each network: file, tensors with their shapes, input, provider."""
         lines = []
         for role, part in self._roles.items():
+            shapes = dict(zip(part.tensors, part.shapes, strict=True))
             tensors = ", ".join(
-                f"{tensor} ({h} x {w} x {channels})"
-                for tensor, (h, w, channels) in zip(part.tensors, part.shapes, strict=True)
+                f"{tensor} ({h} x {w} x {c})" for tensor, (h, w, c) in shapes.items()
             )
             height, width = part.network.size
             kind = f" as {self._gives}" if role == "teacher" else ""

@@ -80,9 +80,10 @@ class OnnxGraph:
         model = helper.make_model(
             helper.make_graph(
                 nodes,
-                graph.name or "cut",
+                "cut",
                 inputs,
-                [helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in tensors],
+                # Without types: onnxruntime infers them.
+                [helper.make_empty_tensor_value_info(name) for name in tensors],
                 initializer=initializers,
                 sparse_initializer=sparse,
                 value_info=[value for value in graph.value_info if value.name in needed],
@@ -91,21 +92,19 @@ class OnnxGraph:
             opset_imports=self._model.opset_import,
             functions=self._model.functions,
         )
+        content = model.SerializeToString()
         self._check(model)
-        for output in model.graph.output:
-            # The checker wants a type and a shape, whichever; onnxruntime infers the true ones.
-            output.ClearField("type")
-        return Cut(model.SerializeToString(), picture)
+        return Cut(content, picture)
 
     def _find(self, tensor: str) -> None:
         computed = [name for node in self._model.graph.node for name in node.output if name]
         if tensor in computed:
             return
         near = difflib.get_close_matches(tensor, computed, n=3, cutoff=0.4)
-        hint = f"the nearest names are {', '.join(near)}" if near else "no name is like it"
+        hint = f"the nearest names are {_quote(near)}" if near else "no name is like it"
         raise UserError(
             f"{self.path}: no tensor is named {tensor!r}; {hint}; "
-            f"the outputs are {', '.join(self.outputs[:8])}"
+            f"the outputs are {_quote(self.outputs[:8])}"
         )
 
     def _picture(self, inputs: Sequence[ValueInfoProto]) -> Picture:
@@ -118,7 +117,15 @@ class OnnxGraph:
         )
 
     def _check(self, model: ModelProto) -> None:
-        """onnxruntime trusts its input more than is wise: nothing unchecked gets there."""
+        """onnxruntime trusts its input more than is wise: nothing unchecked gets there.
+
+        The checker wants types of outputs, whichever, and looks for weights outside the file in
+        the working directory; so the model is filled in, and is of no other use afterwards.
+        """
+        for output in model.graph.output:
+            output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, []))
+        for tensor in filter(uses_external_data, _tensors(model)):
+            tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
         try:
             onnx.checker.check_model(model)
         except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
@@ -145,7 +152,9 @@ def _parse(content: bytes, path: Path) -> ModelProto:
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError):
         model = ModelProto()
-    if not model.graph.node:
+    outputs = [output.name for output in model.graph.output]
+    # protobuf gives bytes where a damaged name is not UTF-8
+    if not model.graph.node or not outputs or not all(isinstance(name, str) for name in outputs):
         raise UserError(
             f"{path}: not an ONNX file, or a truncated or damaged one; export or download it again"
         )
@@ -161,7 +170,7 @@ def _weights_beside(model: ModelProto, path: Path) -> list[Path]:
             info = ExternalDataInfo(tensor)
         except ValueError as error:
             raise UserError(f"{path}: {error}; export it again") from None
-        file = (folder / info.location).resolve()
+        file = (folder / str(info.location)).resolve()  # str: see _parse
         if not file.is_relative_to(folder):
             raise UserError(
                 f"{path}: the weights {tensor.name!r} would be read from {info.location!r}, which "
@@ -242,10 +251,14 @@ def _as_picture(value: ValueInfoProto) -> Picture | None:
     tensor = value.type.tensor_type
     sides = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
     dtype = PICTURE_TYPES.get(tensor.elem_type)
-    if dtype is None or len(sides) != 4 or sides[1] not in (3, None):
+    if dtype is None or len(sides) != 4 or sides[1] != 3:
         return None
     batch, _, height, width = sides
     return Picture(value.name, dtype, batch, height, width)
+
+
+def _quote(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
 
 
 def _describe(value: ValueInfoProto) -> str:

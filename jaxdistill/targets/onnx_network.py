@@ -91,7 +91,10 @@ class OnnxNetwork:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = _providers()
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=providers)
+            # Its own fallback prints a banner and goes on without the GPU.
+            session = onnxruntime.InferenceSession(
+                model, options, providers=providers, enable_fallback=0
+            )
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise UserError(f"{self.path}: onnxruntime cannot open it: {_line(error)}") from None
         for tensor, output in zip(self.tensors, session.get_outputs(), strict=True):
