@@ -1,7 +1,7 @@
 """One frozen network in onnxruntime: what it eats, what it gives.
 
-NHWC outside, NCHW only between here and onnxruntime. Arrays pass both ways by DLPack, without a
-copy, on the CPU and on a GPU alike.
+NHWC outside, NCHW only between here and onnxruntime. Both share the arrays' memory, so nothing is
+copied between them, on the CPU and on a GPU alike.
 """
 
 import functools
@@ -124,16 +124,28 @@ class OnnxNetwork:
         return tuple((h, w, channels) for _, channels, h, w in (r.shape for r in results))
 
     def _run(self, images: Float[Array, "n 3 h w"]) -> tuple[Float[Array, "n c _ _"], ...]:
-        """One call of onnxruntime, input and outputs shared by DLPack on the device at hand."""
+        """One call of onnxruntime, in memory shared with JAX.
+
+        Outputs are taken by DLPack, the input is given by address: onnxruntime 1.22, which we
+        support, takes no DLPack in its public interface.
+        """
         images = jax.device_put(images, jax.local_devices(backend=self._device)[0])
         images.block_until_ready()  # onnxruntime works on a stream of its own
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(self._picture.name, onnxruntime.OrtValue.from_dlpack(images))
+        binding.bind_input(
+            self._picture.name,
+            self._device,
+            0,
+            images.dtype.type,
+            images.shape,
+            images.unsafe_buffer_pointer(),
+        )
         for tensor in self.tensors:
             binding.bind_output(tensor, self._device)
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return tuple(jax.dlpack.from_dlpack(output) for output in binding.get_outputs())
+        outputs = binding.get_outputs_as_ortvaluevector()
+        return tuple(jax.dlpack.from_dlpack(output) for output in outputs)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -153,10 +165,10 @@ def _gather(parts: Sequence[Float[Array, "n c h w"]], batch: int) -> Float[Array
 
 
 def _providers() -> list[str]:
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # else CUDA's libraries from PyPI are not found, silently
-    available = onnxruntime.get_available_providers()
-    return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return ["CPUExecutionProvider"]
+    onnxruntime.preload_dlls()  # else CUDA's libraries from PyPI are not found, silently
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 def _line(error: Exception) -> str:
