@@ -1,0 +1,73 @@
+"""The model card: what someone who has only the ONNX file must know to use it rightly."""
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ValueInfoProto
+
+from jaxdistill.checkpoints import Best
+from jaxdistill.deploy.student_graph import Form, Input
+
+_RANGES: dict[Input, str] = {
+    "normalized": "(pixels in [0, 1] - mean) / std, per channel",
+    "unit": "pixels in [0, 1]",
+    "uint8": "pixels in 0 ... 255",
+}
+_PACKAGES = ("jaxdistill", "jax", "flax", "onnx", "onnxruntime")
+
+
+def card(
+    model: onnx.ModelProto, form: Form, best: Best, fingerprints: dict[str, str | None]
+) -> dict[str, Any]:
+    """Of one float32 graph or what was made from it; plain values, ready for JSON.
+
+    Args:
+      fingerprints: of the `training_data` and the `teacher`; None where they are no longer there.
+    """
+    epoch = best.step // best.record["steps_per_epoch"]
+    student = best.settings.student
+    return {
+        "task": "human segmentation: a person where the output is above "
+        + ("0.5" if form.sigmoid else "0"),
+        "input": {
+            **_describe(model.graph.input[0]),
+            "layout": "NHWC" if form.input == "uint8" else "NCHW",
+            "channels": "RGB",
+            "range": _RANGES[form.input],
+            "height and width": "fixed" if form.size else "any multiples of 32",
+        },
+        "output": {
+            **_describe(model.graph.output[0]),
+            "layout": "NCHW",
+            "range": "probabilities in [0, 1]" if form.sigmoid else "logits",
+        },
+        "normalization": {
+            **best.student.normalization._asdict(),
+            "done by": "the caller" if form.input == "normalized" else "the graph",
+        },
+        "student": {
+            "encoder": student.encoder,
+            "decoder_channels": student.decoder_channels,
+            "weights": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
+        },
+        "training": {
+            "run": str(best.settings.run),
+            "epoch": epoch,
+            "step": best.step,
+            "image_size": best.settings.data.image_size,
+            "validation": best.record["validation"],
+            "fingerprints": fingerprints,
+        },
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _describe(value: ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    return {
+        "name": value.name,
+        "dtype": np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name,
+        "shape": [dim.dim_param or dim.dim_value for dim in tensor.shape.dim],
+    }

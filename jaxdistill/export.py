@@ -1,0 +1,226 @@
+"""Takes a run's best student home: `python -m jaxdistill.export RUN OUTPUT.onnx [options]`.
+
+The ONNX file is written only after onnxruntime has given the same masks with it as the student
+itself; a model card stands beside it as OUTPUT.json. A name that ends in `.orbax` gets a
+params-only Orbax checkpoint instead.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+from jaxdistill import checkpoints
+from jaxdistill.checkpoints import Best
+from jaxdistill.config import Size
+from jaxdistill.data.batches import open_split
+from jaxdistill.deploy import measure, orbax_folder
+from jaxdistill.deploy.card import card
+from jaxdistill.deploy.measure import Cost, Row, Sample
+from jaxdistill.deploy.quantize import to_int8
+from jaxdistill.deploy.student_graph import Form, Input, student_graph
+from jaxdistill.errors import UserError, command
+from jaxdistill.targets.onnx_graph import OnnxGraph
+
+Precision = Literal["float32", "float16", "int8"]
+
+LARGEST_DIFFERENCE = {"float32": 1e-4, "float16": 5e-2}
+"""Between the graph's output and the student's, as a share of the largest output. Eight bits have
+none: what counts there is what becomes of the masks."""
+LARGEST_LOSS = 0.02
+"""Of mean IoU from float32 to int8."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jaxdistill.export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "output", type=Path, metavar="OUTPUT", help="the file NAME.onnx, or the folder NAME.orbax"
+    )
+    parser.add_argument(
+        "--input",
+        choices=get_args(Input),
+        default="normalized",
+        help="what the graph eats, always RGB: normalized: float32 (N, 3, H, W), mean and std "
+        "applied by the caller (the default, and what the teacher eats); unit: float32 "
+        "(N, 3, H, W) in [0, 1]; uint8: (N, H, W, 3), as pictures are decoded",
+    )
+    parser.add_argument(
+        "--sigmoid", action="store_true", help="give probabilities, `mask`, in place of `logits`"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="fix height and width; else both free"
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=get_args(Precision),
+        default=["float32"],
+        help="of weights and arithmetic; several write NAME.PRECISION.onnx each",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=100,
+        metavar="N",
+        help="how many of the run's own pictures to measure on, and to calibrate int8 on "
+        "(default: 100)",
+    )
+    given = parser.parse_args(arguments)
+    _check(given)
+    best = checkpoints.best(given.run)
+    if given.output.suffix == ".orbax":
+        orbax_folder.save(given.output, best.settings.student, best.student)
+        return
+    form = Form(given.input, given.sigmoid, tuple(given.size) if given.size else None)
+    export(best, form, _outputs(given.output, given.precision), given.pictures)
+
+
+def export(best: Best, form: Form, outputs: dict[Precision, Path], pictures: int) -> None:
+    """Builds a graph per precision, compares and measures them, and writes them with their cards.
+
+    Raises:
+      UserError: a graph strays further from the student than its precision may; then nothing is
+        written.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    size = form.size or best.settings.data.image_size
+    sample = _validation_sample(best, outputs, pictures, size, console)
+    graphs: dict[str, onnx.ModelProto] = {"float32": student_graph(best.student, form)}
+    if "float16" in outputs:
+        graphs["float16"] = student_graph(best.student, form, "float16")
+    if "int8" in outputs:
+        seen = measure.sample(open_split(best.settings.data, "train"), pictures, size)
+        fed = measure.feed(seen.images, form, best.student.normalization)
+        graphs["int8"] = to_int8(graphs["float32"], fed)
+    teacher = best.settings.teacher
+    if teacher and not teacher.onnx.is_file():
+        console.print(f"the teacher is not measured: {teacher.onnx} is not there")
+        teacher = None
+    rows, teachers = measure.compare(best.student, form, graphs, sample, teacher)
+    console.print(_table(rows, teachers, sample))
+    for precision in outputs:
+        _accept(precision, rows[precision], rows["float32"])
+    fingerprints = _fingerprints(best)
+    for precision, path in outputs.items():
+        about = card(graphs["float32"], form, best, fingerprints)
+        written = graphs[precision].SerializeToString()
+        about["file"] = {
+            "name": path.name,
+            "precision": precision,
+            "bytes": len(written),
+            "sha256": hashlib.sha256(written).hexdigest(),
+        }
+        about["measured"] = {**rows[precision]._asdict(), "pictures": len(sample.images)}
+        _write(path, written)
+        _write(path.with_suffix(".json"), json.dumps(about, indent=2).encode())
+        console.print(f"{path}, and its card {path.with_suffix('.json').name}")
+
+
+def _check(given: argparse.Namespace) -> None:
+    """What can be known to fail before the work begins."""
+    if given.output.suffix not in (".onnx", ".orbax"):
+        raise UserError(f"{given.output}: expected a name that ends in .onnx or .orbax")
+    if given.output.suffix == ".orbax" and given.output.exists():
+        raise UserError(f"{given.output} exists already; choose another name")
+    if given.size and any(side <= 0 or side % 32 for side in given.size):
+        height, width = given.size
+        raise UserError(f"--size {height} {width}: expected multiples of 32, such as 640 640")
+    if given.pictures < 1:
+        raise UserError(f"--pictures {given.pictures}: expected at least one")
+    folder = given.output.parent
+    if not folder.is_dir():
+        raise UserError(f"{folder.absolute()} is not a folder; create it, or choose another output")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write into {folder.absolute()}: {error.strerror}") from None
+
+
+def _outputs(output: Path, precisions: Sequence[Precision]) -> dict[Precision, Path]:
+    if len(precisions) == 1:
+        return {precisions[0]: output}
+    return {precision: output.with_suffix(f".{precision}.onnx") for precision in precisions}
+
+
+def _validation_sample(
+    best: Best, outputs: Collection[Precision], count: int, size: Size, console: Console
+) -> Sample:
+    try:
+        return measure.sample(open_split(best.settings.data, "validation"), count, size)
+    except UserError as error:
+        if "int8" in outputs:  # which is calibrated and judged on pictures
+            raise
+        console.print(f"compared on noise, for there are no pictures: {error}")
+        return measure.noise(measure.COMPARED, size)
+
+
+def _accept(precision: Precision, row: Row, reference: Row) -> None:
+    """Holds a graph against the student, and eight bits against the float32 graph's masks."""
+    if precision == "int8":
+        assert row.mean_iou is not None
+        assert reference.mean_iou is not None
+        what, value, limit = "mean IoU lost", reference.mean_iou - row.mean_iou, LARGEST_LOSS
+    else:
+        what, value, limit = "difference", row.difference, LARGEST_DIFFERENCE[precision]
+    if not value <= limit:  # NaN is refused too
+        raise UserError(
+            f"the {precision} graph does not do what the student does, and was not written: "
+            f"{what} {value:.2g}, allowed {limit:.2g}"
+        )
+
+
+def _fingerprints(best: Best) -> dict[str, str | None]:
+    """Of what the student learnt from; None for what is no longer there."""
+    found: dict[str, str | None] = {"training_data": None, "teacher": None}
+    with contextlib.suppress(UserError):
+        found["training_data"] = open_split(best.settings.data, "train").fingerprint
+    if best.settings.teacher:
+        with contextlib.suppress(UserError):
+            found["teacher"] = OnnxGraph(best.settings.teacher.onnx).fingerprint
+    return found
+
+
+def _table(rows: Mapping[str, Row], teacher: Cost | None, sample: Sample) -> Table:
+    count, height, width, _ = sample.images.shape
+    table = Table(title=f"{count} pictures of {height} x {width}; batch 1, on the CPU")
+    for heading in ("", "MB", "ms", "faster", "difference", "pixels changed", "mIoU"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    if teacher:
+        table.add_row("teacher", f"{teacher.bytes / 1e6:.1f}", f"{teacher.seconds * 1e3:.1f}")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"{row.bytes / 1e6:.1f}",
+            f"{row.seconds * 1e3:.1f}",
+            f"{teacher.seconds / row.seconds:.2f} x" if teacher else "",
+            f"{row.difference:.1e}",
+            f"{row.changed:.3%}",
+            "" if row.mean_iou is None else f"{row.mean_iou:.4f}",
+        )
+    return table
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))
