@@ -101,7 +101,10 @@ class OnnxNetwork:
             if output.type not in FLOATS:
                 raise UserError(f"{self.path}: {tensor!r} is a {output.type}, not of floats")
         if session.get_providers()[0] != providers[0]:
-            log.warning("%s: %s cannot be used, see above", self.path.name, providers[0])
+            log.warning(
+                "%s: onnxruntime fell back to the CPU; see that its CUDA version is JAX's",
+                self.path.name,
+            )
         return session
 
     def _try(self) -> tuple[tuple[int, int, int], ...]:
