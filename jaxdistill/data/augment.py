@@ -1,0 +1,102 @@
+"""Augmentation: none, light, heavy; pure functions of (key, images, masks).
+
+Only the flip moves anything, and it moves picture and mask together. All else changes the picture's
+pixels alone; what it does stands in `colour`, `weather` and `camera`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxdistill.data import camera, colour, weather
+
+Image = Float[Array, "h w 3"]
+Operation = Callable[[Key[Array, ""], Image], Image]
+
+# Each stage: how often it does something, and what; one of its operations is drawn then.
+_STAGES: dict[str, tuple[tuple[float, tuple[Operation, ...]], ...]] = {
+    "none": (),
+    "light": (
+        (0.5, (colour.brightness_contrast, colour.hue_saturation_value)),
+        (0.1, (camera.gaussian_blur,)),
+    ),
+    "heavy": (
+        (
+            0.8,
+            (
+                colour.brightness_contrast,
+                colour.hue_saturation_value,
+                colour.jitter,
+                colour.rgb_shift,
+                colour.clahe,
+                colour.gamma,
+            ),
+        ),
+        (0.2, (weather.rain, weather.fog, weather.flare)),
+        (0.2, (camera.motion_blur, camera.gaussian_blur, camera.median_blur)),
+        (0.2, (camera.sensor_noise,)),
+        (0.3, (camera.jpeg, camera.downscale)),
+    ),
+}
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def augment(
+    key: Key[Array, ""],
+    images: Float[Array, "b h w 3"],
+    masks: Float[Array, "b h w 1"],
+    kind: Literal["none", "light", "heavy"],
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 1"]]:
+    """Changes each example in its own way; a flipped picture has a flipped mask.
+
+    Args:
+      key: all randomness; an example's depends on it and the example's place in the batch.
+      images: pixels in [0, 1]; height and width are multiples of 16.
+      masks: 1 is a person, 0 is not.
+      kind: `none` gives back what came; `light`: flip, brightness and contrast or hue, saturation
+        and value, rarely blur; `heavy`: also more colour, weather, motion, noise, compression.
+
+    Returns:
+      Images in [0, 1] and masks of {0, 1}, of the same shapes.
+    """
+    if kind == "none":
+        return images, masks
+    one = functools.partial(_augment_one, stages=_STAGES[kind])
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(images)))
+    # Side by side, every operation is computed for every example, and most results are dropped:
+    # nothing to a GPU, but a CPU is better off with one example after the other.
+    return jax.lax.platform_dependent(
+        keys,
+        images,
+        masks,
+        cpu=lambda *examples: jax.lax.map(lambda example: one(*example), examples),
+        default=jax.vmap(one),
+    )
+
+
+def _augment_one(
+    key: Key[Array, ""],
+    image: Image,
+    mask: Float[Array, "h w 1"],
+    stages: tuple[tuple[float, tuple[Operation, ...]], ...],
+) -> tuple[Image, Float[Array, "h w 1"]]:
+    flip_key, *stage_keys = jax.random.split(key, 1 + len(stages))
+    flip = jax.random.bernoulli(flip_key)
+    image, mask = (jnp.where(flip, pixels[:, ::-1], pixels) for pixels in (image, mask))
+    for stage_key, (probability, operations) in zip(stage_keys, stages, strict=True):
+        image = _maybe_one_of(stage_key, image, probability, operations)
+    return image, mask
+
+
+def _maybe_one_of(
+    key: Key[Array, ""], image: Image, probability: float, operations: tuple[Operation, ...]
+) -> Image:
+    chance_key, choice_key, own_key = jax.random.split(key, 3)
+    acts = jax.random.bernoulli(chance_key, probability)
+    choice = jax.random.randint(choice_key, (), 1, 1 + len(operations))
+    branches = [lambda _, image: image, *operations]
+    return jnp.clip(jax.lax.switch(jnp.where(acts, choice, 0), branches, own_key, image), 0, 1)
