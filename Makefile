@@ -3,7 +3,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: setup test test-all lint
+.PHONY: setup test test-slow lint
 
 setup: .venv/ready-$(EXTRA)
 
@@ -15,8 +15,8 @@ setup: .venv/ready-$(EXTRA)
 test: setup
 	$(BIN)/pytest -m "not slow"
 
-test-all: setup
-	$(BIN)/pytest
+test-slow: setup
+	$(BIN)/pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .

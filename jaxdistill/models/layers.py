@@ -1,10 +1,12 @@
 """Convolution and batch normalisation with PyTorch's numbers, and the two folded into one."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxdistill.ops.depthwise import depthwise
 
 PaddingKind = Literal["symmetric", "same"]
+Init = Literal["kaiming_normal", "he_uniform", "xavier_uniform"]
 
 
 class Conv(nnx.Module):
@@ -19,7 +22,8 @@ class Conv(nnx.Module):
 
     Args:
       groups: 1, or the number of channels (depthwise).
-      init: of the kernel; Kaiming's normal over the fan-out (per group) by default.
+      init: of the kernel; `kaiming_normal` is over the fan-out per group, `he_uniform` over the
+        fan-in.
     """
 
     def __init__(
@@ -32,14 +36,13 @@ class Conv(nnx.Module):
         padding: PaddingKind = "symmetric",
         groups: int = 1,
         bias: bool = False,
-        init: nnx.Initializer | None = None,
+        init: Init = "kaiming_normal",
         rngs: nnx.Rngs,
     ) -> None:
         self.size, self.stride, self.padding, self.groups = size, stride, padding, groups
-        init = init or nnx.initializers.variance_scaling(2.0 * groups, "fan_out", "normal")
         shape = (size, size, inputs // groups, outputs)
-        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.kernel = nnx.Param(_draw(init, shape, groups, rngs))
+        self.bias = nnx.Param(_constant(0, outputs)) if bias else None
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
         y = self.convolve(x, self.kernel[...])
@@ -61,6 +64,25 @@ class Conv(nnx.Module):
         return (total // 2, total - total // 2)
 
 
+def _constant(value: float, length: int) -> Array:
+    return jnp.asarray(np.full(length, value, np.float32))
+
+
+def _draw(init: Init, shape: tuple[int, ...], groups: int, rngs: nnx.Rngs) -> Array:
+    # By NumPy: JAX would compile a program for every shape, half a minute for an encoder.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())))
+    size, _, inputs, outputs = shape
+    fan_in, fan_out = size * size * inputs, size * size * outputs
+    match init:
+        case "kaiming_normal":
+            values = rng.normal(0, math.sqrt(2 * groups / fan_out), shape)
+        case "he_uniform":
+            values = rng.uniform(-1, 1, shape) * math.sqrt(6 / fan_in)
+        case "xavier_uniform":
+            values = rng.uniform(-1, 1, shape) * math.sqrt(6 / (fan_in + fan_out))
+    return jnp.asarray(values, jnp.float32)
+
+
 class BatchNorm(nnx.Module):
     """Batch normalisation over N, H, W with PyTorch's running statistics.
 
@@ -70,10 +92,10 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         self.eps, self.momentum, self.frozen = eps, momentum, False
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.var = nnx.BatchStat(jnp.ones(channels))
+        self.scale = nnx.Param(_constant(1, channels))
+        self.bias = nnx.Param(_constant(0, channels))
+        self.mean = nnx.BatchStat(_constant(0, channels))
+        self.var = nnx.BatchStat(_constant(1, channels))
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         if train and not self.frozen:

@@ -58,9 +58,7 @@ class Student(nnx.Module):
         channels = settings.decoder_channels
         self.encoder = EfficientNet(variant(settings.encoder), rngs=rngs)
         self.decoder = UnetDecoder(self.encoder.channels, channels, rngs=rngs)
-        self.head = Conv(
-            channels[-1], 1, 3, bias=True, init=nnx.initializers.xavier_uniform(), rngs=rngs
-        )
+        self.head = Conv(channels[-1], 1, 3, bias=True, init="xavier_uniform", rngs=rngs)
         self.tap_channels = {
             **{f"encoder.{i}": c for i, c in enumerate(self.encoder.channels, start=1)},
             **{f"decoder.{i}": c for i, c in enumerate(channels)},

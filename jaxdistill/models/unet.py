@@ -57,8 +57,7 @@ class UpBlock(nnx.Module):
 
 class ConvNormRelu(nnx.Module):
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
-        init = nnx.initializers.he_uniform()
-        self.conv = Conv(inputs, outputs, 3, init=init, rngs=rngs)
+        self.conv = Conv(inputs, outputs, 3, init="he_uniform", rngs=rngs)
         self.norm = BatchNorm(outputs)
 
     def __call__(self, x: Array, *, train: bool) -> Array:

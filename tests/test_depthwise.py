@@ -1,0 +1,34 @@
+"""The fast form of a depthwise convolution against the plain one, forward and backward."""
+
+import jax
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdistill.ops.depthwise import plain, shifted
+
+PADS = st.tuples(st.integers(0, 3), st.integers(0, 3))
+
+
+@settings(max_examples=8)  # each compiles anew
+@given(
+    st.integers(1, 2),
+    st.integers(5, 11),
+    st.integers(5, 11),
+    st.integers(1, 4),
+    st.sampled_from([1, 3, 5]),
+    st.sampled_from([1, 2]),
+    st.tuples(PADS, PADS),
+)
+def test_shifted_equals_plain(batch, height, width, channels, size, stride, padding) -> None:
+    keys = jax.random.split(jax.random.key(height * 16 + width), 3)
+    x = jax.random.normal(keys[0], (batch, height, width, channels))
+    kernel = jax.random.normal(keys[1], (size, size, 1, channels))
+
+    def both_ways(form, x, kernel):
+        y, pull = jax.vjp(lambda x, kernel: form(x, kernel, stride, padding), x, kernel)
+        return y, *pull(jax.random.normal(keys[2], y.shape))
+
+    forms = [jax.jit(both_ways, static_argnums=0)(form, x, kernel) for form in (shifted, plain)]
+    for one, other in zip(*forms, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

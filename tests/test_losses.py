@@ -1,0 +1,86 @@
+"""Losses on values worked out by hand, and the properties that they must have."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdistill import losses
+
+LOGITS = st.floats(-50, 50, width=32)
+
+
+def pixel(value: float) -> jax.Array:
+    return jnp.full((1, 1, 1, 1), value, jnp.float32)
+
+
+def test_bce_of_one_pixel() -> None:
+    # -log(sigmoid(2)) = log(1 + e^-2)
+    np.testing.assert_allclose(losses.bce(pixel(2), pixel(1)), [np.log1p(np.exp(-2))], rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.bce(pixel(2), pixel(0)), [2 + np.log1p(np.exp(-2))], rtol=1e-6
+    )
+
+
+def test_dice_is_per_picture() -> None:
+    # Half of each picture is person; the first prediction is right, the second its opposite.
+    mask = jnp.stack([jnp.asarray([[1.0], [0.0]])[None]] * 2)
+    logits = jnp.stack([jnp.asarray([[40.0], [-40.0]])[None], jnp.asarray([[-40.0], [40.0]])[None]])
+    right, wrong = losses.dice(logits, mask)
+    assert right == pytest.approx(0, abs=1e-6)
+    # 1 - (0 + 1e-5) / (1 + 1 + 1e-5)
+    assert wrong == pytest.approx(1 - 1e-5 / (2 + 1e-5), abs=1e-6)
+
+
+def test_dice_of_an_empty_mask_rewards_an_empty_prediction() -> None:
+    empty = jnp.zeros((1, 4, 4, 1))
+    assert losses.dice(jnp.full((1, 4, 4, 1), -60.0), empty)[0] == pytest.approx(0, abs=1e-6)
+    assert losses.dice(jnp.full((1, 4, 4, 1), 60.0), empty)[0] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("none", 1.0), ("t", 3.0), ("t2", 9.0)])
+def test_kl_by_hand(scale: str, factor: float) -> None:
+    # t = 3 log 3 and s = 0 at T = 3: p = 3/4, q = 1/2.
+    expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    actual = losses.kl(pixel(0), pixel(3 * np.log(3)), 3.0, scale)  # type: ignore[arg-type]
+    np.testing.assert_allclose(actual, [factor * expected], rtol=1e-5)
+
+
+def test_mse_and_cosine_by_hand() -> None:
+    a = jnp.asarray([3.0, 4.0]).reshape(1, 1, 1, 2)
+    b = jnp.asarray([4.0, 3.0]).reshape(1, 1, 1, 2)
+    assert losses.mse(a, b)[0] == pytest.approx(1.0)
+    assert losses.cosine(a, b)[0] == pytest.approx(1 - 24 / 25)
+    assert losses.cosine(a, 7 * a)[0] == pytest.approx(0, abs=1e-6)
+
+
+@given(LOGITS, LOGITS, st.floats(0.5, 10))
+def test_kl_is_a_divergence(student: float, teacher: float, temperature: float) -> None:
+    value = float(losses.kl(pixel(student), pixel(teacher), temperature)[0])
+    assert np.isfinite(value)
+    assert value >= -1e-5
+    itself = float(losses.kl(pixel(teacher), pixel(teacher), temperature)[0])
+    assert itself == pytest.approx(0, abs=1e-6)
+
+
+@given(LOGITS, LOGITS, st.floats(0.5, 10))
+def test_the_gradient_of_kl_is_the_difference_of_probabilities(
+    student: float, teacher: float, temperature: float
+) -> None:
+    # d/ds of T * KL is q - p, for any logits: nothing is clamped away.
+    gradient = jax.grad(lambda s: losses.kl(s, pixel(teacher), temperature).sum())(pixel(student))
+    q, p = (1 / (1 + np.exp(-np.float64(x) / temperature)) for x in (student, teacher))
+    assert float(gradient.squeeze()) == pytest.approx(q - p, abs=2e-5)
+
+
+def test_a_picture_s_loss_does_not_depend_on_its_batch() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    logits = 5 * jax.random.normal(keys[0], (3, 8, 6, 1))
+    mask = (jax.random.uniform(keys[1], logits.shape) > 0.5).astype(jnp.float32)
+    for loss in (losses.bce, losses.dice, losses.mse, losses.cosine):
+        whole = loss(logits, mask)
+        assert whole.shape == (3,)
+        alone = jnp.concatenate([loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)])
+        np.testing.assert_allclose(whole, alone, rtol=1e-6)
