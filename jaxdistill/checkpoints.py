@@ -114,19 +114,18 @@ def best(run: Path) -> Best:
     if step is None:
         raise UserError(f"{run.absolute()} has no checkpoint yet: train for an epoch first")
     record = _record(manager, step)
-    state = manager.restore(step, args=ocp.args.Composite(state=_as_numpy(manager, step)))["state"]
-    trained = {**state["parameters"], **state["statistics"]}
-    trained = {k: v for k, v in trained.items() if student.group_of(k) != "projectors"}
-
-    fresh = student.build(settings.student, seed=settings.seed)
-    split = student.freeze(fresh, settings.student.frozen)
+    split = student.freeze(
+        student.build(settings.student, seed=settings.seed), settings.student.frozen
+    )
     if fingerprint(split.frozen) != record["frozen"]:
         raise UserError(
             f"{run}: the frozen encoder is not the one it was trained on; restore "
             f"{settings.student.encoder_weights or 'student.encoder_weights'}"
         )
-    whole = student.assemble(split.graph, {**split.frozen, **trained})
-    return Best(settings, whole, step, record)
+    wanted = {"parameters": split.parameters, "statistics": split.statistics}
+    trained = manager.restore(step, args=ocp.args.Composite(state=_as_numpy(wanted)))["state"]
+    variables = {**split.frozen, **trained["parameters"], **trained["statistics"]}
+    return Best(settings, student.assemble(split.graph, variables), step, record)
 
 
 def fingerprint(variables: Variables) -> str:
@@ -154,11 +153,10 @@ def _record(manager: ocp.CheckpointManager, step: int) -> Record:
     return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
 
 
-def _as_numpy(manager: ocp.CheckpointManager, step: int) -> ocp.args.PyTreeRestore:
-    """Restores on any machine: not onto the devices that it was saved from."""
-    tree = manager.item_metadata(step)["state"]
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return ocp.args.PyTreeRestore(restore_args=arguments)
+def _as_numpy(wanted: dict[str, Variables]) -> ocp.args.PyTreeRestore:
+    """A part of a checkpoint, on any machine: not onto the devices that it was saved from."""
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    return ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=True)
 
 
 def _folder(manager: ocp.CheckpointManager, step: int) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
@@ -17,7 +17,7 @@ from jaxdistill.models.student import Variables, group_of
 Map = Float[np.ndarray, "b h w 1"]
 SAMPLES = 4
 _COLUMNS = ("picture", "ground truth", "teacher", "student", "difference")
-_GAP, _HEADER, _LONGEST = 6, 18, 320
+_GAP, _HEADER, _LONGEST = 6, 24, 320
 
 
 class Report:
@@ -101,7 +101,8 @@ def _draw(rows: list[list[np.ndarray]]) -> Image.Image:
     )
     pen = ImageDraw.Draw(sheet)
     for column, title in enumerate(_COLUMNS):
-        pen.text((column * (width + _GAP) + 2, 3), title, fill="black")
+        place = (column * (width + _GAP) + 2, 3)
+        pen.text(place, title, fill="black", font=ImageFont.load_default(15))
         for row, cells in enumerate(tiles):
             sheet.paste(cells[column], (column * (width + _GAP), _HEADER + row * (height + _GAP)))
     return sheet
@@ -132,7 +133,8 @@ def print_summary(
     run: Path,
 ) -> None:
     """The table at the end of a run."""
-    table = Table(show_header=False, title="Result")
+    table = Table("", "", show_header=False, title="Result")
+    table.columns[1].overflow = "fold"
     for name in ("student_miou", "teacher_miou", "agreement"):
         if name in validation:
             table.add_row(name.replace("_", " ").replace("miou", "mIoU"), f"{validation[name]:.4f}")

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -49,17 +49,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--feature_weight", help="losses.feature")
     parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="any key of the configuration"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as training.clip.norm=1"
     )
-    given, dotted = parser.parse_known_args(arguments)
+    given = parser.parse_intermixed_args(
+        _as_overrides(sys.argv[1:] if arguments is None else arguments)
+    )
     short = {
         "training.epochs": given.epochs,
         "training.batch_size": given.batch_size,
         "losses.feature": given.feature_weight,
     }
-    overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
-    overrides += given.overrides + [argument.removeprefix("--") for argument in dotted]
+    overrides = given.overrides + [f"{key}={value}" for key, value in short.items() if value]
     train(config.load(given.config, overrides), resume=given.resume)
+
+
+def _as_overrides(arguments: Sequence[str]) -> list[str]:
+    """Dotted options, `--training.epochs 3` or `--training.epochs=3`, as `training.epochs=3`."""
+    rest, remaining = [], iter(arguments)
+    for argument in remaining:
+        key, equals, value = argument.partition("=")
+        if key.startswith("--") and "." in key:
+            argument = f"{key[2:]}={value if equals else next(remaining, '')}"
+        rest.append(argument)
+    return rest
 
 
 def train(settings: config.Config, *, resume: bool = False) -> None:
@@ -111,7 +123,7 @@ class Job(NamedTuple):
     train_step: update.TrainStep
     eval_step: update.EvalStep
 
-    def training(self, first_step: int) -> Iterator[Fed]:
+    def training(self, first_step: int) -> Generator[Fed]:
         """Endless batches with their targets, prepared ahead of the step that needs them."""
         data, training = self.settings.data, self.settings.training
         batches = train_batches(
@@ -119,7 +131,7 @@ class Job(NamedTuple):
         )
         return ahead(self._feed(batches, first_step, data.augment))
 
-    def validation(self) -> Iterator[Fed]:
+    def validation(self) -> Generator[Fed]:
         """Once over the validation split."""
         batch_size = self.settings.training.batch_size
         batches = validation_batches(self.validation_examples, self.settings.data, batch_size)
