@@ -5,6 +5,7 @@ want TensorFlow's padding and eps 1e-3, which SMP's network of the same shape la
 timm's layers instead. Whoever loads such a student elsewhere does the same (`give_layers`).
 """
 
+import difflib
 import logging
 import re
 import warnings
@@ -25,20 +26,31 @@ _TAPPED_STAGES = (1, 2, 4, 6)
 _TENSORFLOW = "tf_efficientnet_"
 
 
-def unet(encoder: str, decoder_channels: Sequence[int], classes: int = 1) -> smp.Unet:
+def unet(encoder: str, decoder_channels: Sequence[int]) -> smp.Unet:
     """SMP's UNet with random weights, in eval mode; equal to our student of that encoder.
 
     Args:
       encoder: a name of ours or, for a teacher, any name of SMP's.
+
+    Raises:
+      UserError: SMP has no such encoder.
     """
     ours = encoder in VARIANTS
-    with quiet():
-        network = smp.Unet(
-            _smp_name(encoder) if ours else encoder,
-            encoder_weights=None,
-            decoder_channels=list(decoder_channels),
-            classes=classes,
-        )
+    try:
+        with quiet():
+            network = smp.Unet(
+                _smp_name(encoder) if ours else encoder,
+                encoder_weights=None,
+                encoder_depth=len(decoder_channels),
+                decoder_channels=list(decoder_channels),
+                classes=1,
+            )
+    except (KeyError, RuntimeError, ValueError):
+        near = difflib.get_close_matches(encoder, smp.encoders.get_encoder_names(), n=3)
+        raise UserError(
+            f"segmentation_models_pytorch has no encoder {encoder!r} for {len(decoder_channels)} "
+            f"decoder blocks" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        ) from None
     if ours and encoder.startswith(_TENSORFLOW):
         give_layers(network, timm.create_model(encoder))
     return network.eval()
