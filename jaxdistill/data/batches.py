@@ -1,12 +1,12 @@
 """Splits as batches: shuffled, decoded in threads, and each a function of (seed, step) alone."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 
 from jaxdistill import config
 from jaxdistill.data import coco_person, pictures, pixels
@@ -14,14 +14,15 @@ from jaxdistill.errors import UserError
 
 
 class Batch(NamedTuple):
-    """Examples side by side, on the host."""
+    """Examples side by side: NumPy's arrays as they are read, JAX's inside of a step."""
 
-    images: UInt8[np.ndarray, "b h w 3"]
-    masks: UInt8[np.ndarray, "b h w 1"]
-    """1 is a person, 0 is not."""
-    weights: Float[np.ndarray, " b"]
+    images: Num[Any, "b h w 3"]
+    """uint8 as read; the augmentation's and the networks' are float32 in [0, 1]."""
+    masks: Num[Any, "b h w 1"]
+    """1 is a person, 0 is not; uint8 as read, then float32."""
+    weights: Float[Any, " b"]
     """1 for an example, 0 for the padding of a last batch."""
-    ids: Int[np.ndarray, " b"]
+    ids: Int[Any, " b"]
     """COCO's image ids; 0 in the padding."""
 
 
