@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill import config
@@ -61,15 +61,24 @@ def test_photographs_are_resized_as_torch_does_within_a_grey_level(old, new):
     assert np.abs(resized - expected.numpy()).max() <= 1
 
 
-@settings(deadline=None)
-@given(sides, sides, sides, sides, st.integers(0, 2**32 - 1))
-def test_a_resized_mask_is_binary_and_takes_its_values_from_the_nearest_pixels(h, w, th, tw, seed):
+@given(sides, sides, st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_a_mask_grows_by_repeating_its_pixels_and_shrinks_back_to_itself(h, w, down, across, seed):
     mask = np.random.default_rng(seed).integers(0, 256, (h, w), np.uint8)
-    resized = pixels.resize_mask(mask, (th, tw))
-    # In whole numbers: the pixel under each output pixel's upper left corner, as torch's "nearest".
-    rows, columns = np.arange(th) * h // th, np.arange(tw) * w // tw
-    np.testing.assert_array_equal(resized, mask[rows][:, columns] >= 128)
-    assert resized.dtype == np.uint8
+    binary = (mask >= 128).astype(np.uint8)
+    grown = pixels.resize_mask(mask, (h * down, w * across))
+    np.testing.assert_array_equal(grown, np.kron(binary, np.ones((down, across), np.uint8)))
+    np.testing.assert_array_equal(pixels.resize_mask(grown * 255, (h, w)), binary)
+    assert grown.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_masks_are_resized_as_torch_does(old, new):
+    torch = pytest.importorskip("torch")
+    mask = np.random.default_rng(3).integers(0, 256, old, np.uint8)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(mask).float()[None, None], new, mode="nearest"
+    )[0, 0]
+    np.testing.assert_array_equal(pixels.resize_mask(mask, new), expected.numpy() > 127.5)
 
 
 @given(sides, sides, st.sampled_from([0, 255]))

@@ -67,7 +67,9 @@ def resize_photograph(
 def resize_mask(
     mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "{*size}"]:
-    """Nearest neighbour, on the host, from grey levels to {0, 1}, cut half way up at 127.5."""
-    height, width = size
-    resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    return (resized > 127).astype(np.uint8)
+    """Nearest neighbour, on the host, from grey levels to {0, 1}, cut half way up at 127.5.
+
+    As torch and OpenCV choose the neighbour, but in whole numbers: those two round differently.
+    """
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
+    return (mask[rows][:, columns] > 127).astype(np.uint8)
