@@ -331,7 +331,7 @@ def test_values_of_32_bits_are_refused():
         pictures.decode(encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # Pillow's
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"]), st.data())
 def test_no_damaged_picture_does_harm(kind, draw):
