@@ -5,9 +5,11 @@ over these paths, `student.frozen`, says what is trained; gradients, optimizer s
 and checkpoints all follow from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -105,8 +107,9 @@ def build(settings: config.Student, pairs: Sequence[Pair] = (), *, seed: int = 0
         normalization = pixels.resolve(settings.normalization)
     student = Student(settings, normalization, pairs, rngs=nnx.Rngs(seed))
     own = variables_of(student)
-    encoder = {name: own[name] for name in own if group_of(name) == "encoder"}
-    return assemble(nnx.graphdef(student), {**own, **weights.fill(encoder, loaded, path)})
+    encoder = {name: np.asarray(own[name]) for name in own if group_of(name) == "encoder"}
+    filled = {name: jnp.asarray(v) for name, v in weights.fill(encoder, loaded, path).items()}
+    return assemble(nnx.graphdef(student), {**own, **filled})
 
 
 def tap_stride(tap: str) -> int:
@@ -219,7 +222,7 @@ def variables_of(module: nnx.Module) -> Variables:
     return {_dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module))}
 
 
-def _dotted(path: Sequence[str | int]) -> str:
+def _dotted(path: Iterable[object]) -> str:
     return ".".join(map(str, path))
 
 
