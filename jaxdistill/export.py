@@ -24,7 +24,7 @@ from jaxdistill.checkpoints import Best
 from jaxdistill.config import Size
 from jaxdistill.data.batches import open_split
 from jaxdistill.deploy import measure, orbax_folder
-from jaxdistill.deploy.card import card
+from jaxdistill.deploy.card import card, stamp
 from jaxdistill.deploy.measure import Cost, Row, Sample
 from jaxdistill.deploy.quantize import to_int8
 from jaxdistill.deploy.student_graph import Form, Input, student_graph
@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     best = checkpoints.best(given.run)
     if given.output.suffix == ".orbax":
         orbax_folder.save(given.output, best.settings.student, best.student)
+        print(f"{given.output}: the student's variables, without projectors")
         return
     form = Form(given.input, given.sigmoid, tuple(given.size) if given.size else None)
     export(best, form, _outputs(given.output, given.precision), given.pictures)
@@ -107,23 +108,29 @@ def export(best: Best, form: Form, outputs: dict[Precision, Path], pictures: int
     if teacher and not teacher.onnx.is_file():
         console.print(f"the teacher is not measured: {teacher.onnx} is not there")
         teacher = None
+    about = card(graphs["float32"], form, best, _fingerprints(best))
+    for graph in graphs.values():
+        stamp(graph, about)
     rows, teachers = measure.compare(best.student, form, graphs, sample, teacher)
     console.print(_table(rows, teachers, sample))
     for precision in outputs:
         _accept(precision, rows[precision], rows["float32"])
-    fingerprints = _fingerprints(best)
     for precision, path in outputs.items():
-        about = card(graphs["float32"], form, best, fingerprints)
-        written = graphs[precision].SerializeToString()
-        about["file"] = {
+        content = graphs[precision].SerializeToString()
+        file = {
             "name": path.name,
             "precision": precision,
-            "bytes": len(written),
-            "sha256": hashlib.sha256(written).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
         }
-        about["measured"] = {**rows[precision]._asdict(), "pictures": len(sample.images)}
-        _write(path, written)
-        _write(path.with_suffix(".json"), json.dumps(about, indent=2).encode())
+        measured = {
+            "pictures": len(sample.images),
+            "size": size,
+            **rows[precision]._asdict(),
+            "teacher": teachers and teachers._asdict(),
+        }
+        whole = {"file": file, **about, "measured": measured}
+        _write(path, content)
+        _write(path.with_suffix(".json"), json.dumps(whole, indent=2).encode())
         console.print(f"{path}, and its card {path.with_suffix('.json').name}")
 
 
@@ -131,7 +138,7 @@ def _check(given: argparse.Namespace) -> None:
     """What can be known to fail before the work begins."""
     if given.output.suffix not in (".onnx", ".orbax"):
         raise UserError(f"{given.output}: expected a name that ends in .onnx or .orbax")
-    if given.output.suffix == ".orbax" and given.output.exists():
+    if given.output.is_dir() or (given.output.suffix == ".orbax" and given.output.exists()):
         raise UserError(f"{given.output} exists already; choose another name")
     if given.size and any(side <= 0 or side % 32 for side in given.size):
         height, width = given.size
@@ -194,9 +201,14 @@ def _fingerprints(best: Best) -> dict[str, str | None]:
 def _table(rows: Mapping[str, Row], teacher: Cost | None, sample: Sample) -> Table:
     count, height, width, _ = sample.images.shape
     table = Table(title=f"{count} pictures of {height} x {width}; batch 1, on the CPU")
-    for heading in ("", "MB", "ms", "faster", "difference", "pixels changed", "mIoU"):
+    for heading in ("", "MB", "ms", "faster", "error", "changed", "mIoU"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table.caption = (
+        "error: the largest difference to the student's output, as a share of the largest output; "
+        "changed: pixels that become or cease to be a person"
+    )
     if teacher:
+        table.caption += "; the teacher's picture is {} x {}".format(*teacher.size)
         table.add_row("teacher", f"{teacher.bytes / 1e6:.1f}", f"{teacher.seconds * 1e3:.1f}")
     for name, row in rows.items():
         table.add_row(
@@ -205,7 +217,7 @@ def _table(rows: Mapping[str, Row], teacher: Cost | None, sample: Sample) -> Tab
             f"{row.seconds * 1e3:.1f}",
             f"{teacher.seconds / row.seconds:.2f} x" if teacher else "",
             f"{row.difference:.1e}",
-            f"{row.changed:.3%}",
+            f"{row.changed:.2%}",
             "" if row.mean_iou is None else f"{row.mean_iou:.4f}",
         )
     return table

@@ -214,7 +214,11 @@ def test_a_run_becomes_verified_files_with_cards(
         }
         assert re.fullmatch("[0-9a-f]{64}", about["training"]["fingerprints"]["training_data"])
         assert about["training"]["epoch"] == 2
+        assert about["measured"]["bytes"] == len(content)
         assert 0 <= about["measured"]["mean_iou"] <= 1
+        stamped = {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
+        assert stamped == {key: about[key] for key in stamped}
+        assert stamped["student"]["encoder"] == SMALL.encoder
         onnx.checker.check_model(path, full_check=True)
         masks = run(onnx.load(path), pictures(2, 96, 64))
         assert masks.shape == (2, 96, 64, 1)
@@ -226,12 +230,12 @@ def test_a_graph_that_strays_is_refused_and_nothing_is_written(
 ) -> None:
     def wrong(network: Student, form: Form) -> onnx.ModelProto:
         variables = student.variables_of(network)
-        variables["head.bias"] += 0.01
+        variables["head.kernel"] = 1.001 * variables["head.kernel"]
         return student_graph(student.assemble(nnx.graphdef(network), variables), form)
 
     monkeypatch.setattr(export, "student_graph", wrong)
     arguments = [str(trained), str(tmp_path / "person.onnx")]
-    with pytest.raises(UserError, match=r"float32 graph does not do .* difference 0.0"):
+    with pytest.raises(UserError, match=r"float32 graph does not do .* difference 0.00"):
         export.main(arguments)
     assert list(tmp_path.iterdir()) == []
 

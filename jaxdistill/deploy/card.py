@@ -1,5 +1,6 @@
 """The model card: what someone who has only the ONNX file must know to use it rightly."""
 
+import json
 from importlib.metadata import version
 from typing import Any
 
@@ -21,9 +22,10 @@ _PACKAGES = ("jaxdistill", "jax", "flax", "onnx", "onnxruntime")
 def card(
     model: onnx.ModelProto, form: Form, best: Best, fingerprints: dict[str, str | None]
 ) -> dict[str, Any]:
-    """Of one float32 graph or what was made from it; plain values, ready for JSON.
+    """What all precisions have in common; plain values, ready for JSON.
 
     Args:
+      model: the float32 graph.
       fingerprints: of the `training_data` and the `teacher`; None where they are no longer there.
     """
     epoch = best.step // best.record["steps_per_epoch"]
@@ -50,7 +52,11 @@ def card(
         "student": {
             "encoder": student.encoder,
             "decoder_channels": student.decoder_channels,
-            "weights": sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
+            "weights": sum(
+                int(np.prod(tensor.dims))
+                for tensor in model.graph.initializer
+                if tensor.name.endswith((".weight", ".bias"))
+            ),
         },
         "training": {
             "run": str(best.settings.run),
@@ -62,6 +68,15 @@ def card(
         },
         "versions": {name: version(name) for name in _PACKAGES},
     }
+
+
+def stamp(model: onnx.ModelProto, about: dict[str, Any]) -> None:
+    """Writes into the file itself what one cannot do without if its card gets lost."""
+    model.producer_name, model.producer_version = "jaxdistill", version("jaxdistill")
+    model.doc_string = about["task"]
+    helpful = {name: about[name] for name in ("input", "output", "normalization", "student")}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {name: json.dumps(v) for name, v in helpful.items()})
 
 
 def _describe(value: ValueInfoProto) -> dict[str, Any]:

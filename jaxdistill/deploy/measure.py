@@ -33,6 +33,8 @@ class Cost(NamedTuple):
     bytes: int
     seconds: float
     """Per picture, batch 1, on the CPU."""
+    size: Size
+    """Height and width of that picture."""
 
 
 class Row(NamedTuple):
@@ -76,7 +78,7 @@ def compare(
     }
     probes = {name: own.probe(size) for name, own in students.items()}
     if teacher is not None:
-        probes["teacher"] = teacher_probe(teacher, size)
+        probes["teacher"], teachers_size = teacher_probe(teacher, size)
     seconds = latencies(probes)
     few = sample.images[:COMPARED]
     expected = flax_outputs(student, few, form)
@@ -92,7 +94,7 @@ def compare(
         )
     if teacher is None:
         return rows, None
-    return rows, Cost(teacher.onnx.stat().st_size, seconds["teacher"])
+    return rows, Cost(teacher.onnx.stat().st_size, seconds["teacher"], teachers_size)
 
 
 def sample(examples: Examples, count: int, size: Size) -> Sample:
@@ -185,8 +187,8 @@ def mean_iou(output: Output, masks: UInt8[np.ndarray, "n h w 1"], form: Form) ->
     )
 
 
-def teacher_probe(teacher: config.Teacher, size: Size) -> Callable[[], object]:
-    """Computes the teacher's mask of one picture of that size, or of its own where that is fixed.
+def teacher_probe(teacher: config.Teacher, size: Size) -> tuple[Callable[[], object], Size]:
+    """What computes the teacher's mask of one picture of that size, or of its own if it has one.
 
     Raises:
       UserError: the file is missing or damaged; see `OnnxGraph`.
@@ -196,7 +198,7 @@ def teacher_probe(teacher: config.Teacher, size: Size) -> Callable[[], object]:
     session = _open(model, graph.path.parent)
     height, width = picture.height or size[0], picture.width or size[1]
     image = np.zeros((picture.batch or 1, 3, height, width), picture.dtype)
-    return lambda: session.run(None, {picture.name: image})
+    return lambda: session.run(None, {picture.name: image}), (height, width)
 
 
 def latencies(probes: Mapping[str, Callable[[], object]]) -> dict[str, float]:
