@@ -13,13 +13,13 @@ import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import onnx
 from rich.console import Console
 from rich.table import Table
 
-from jaxdistill import checkpoints
+from jaxdistill import checkpoints, config
 from jaxdistill.checkpoints import Best
 from jaxdistill.config import Size
 from jaxdistill.data.batches import open_split
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=get_args(Input),
         default="normalized",
         help="what the graph eats, always RGB: normalized: float32 (N, 3, H, W), mean and std "
-        "applied by the caller (the default, and what the teacher eats); unit: float32 "
-        "(N, 3, H, W) in [0, 1]; uint8: (N, H, W, 3), as pictures are decoded",
+        "applied by the caller (the default); unit: float32 (N, 3, H, W) in [0, 1]; uint8: "
+        "(N, H, W, 3), as pictures are decoded",
     )
     parser.add_argument(
         "--sigmoid", action="store_true", help="give probabilities, `mask`, in place of `logits`"
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     export(best, form, _outputs(given.output, given.precision), given.pictures)
 
 
-def export(best: Best, form: Form, outputs: dict[Precision, Path], pictures: int) -> None:
+def export(best: Best, form: Form, outputs: Mapping[Precision, Path], pictures: int) -> None:
     """Builds a graph per precision, compares and measures them, and writes them with their cards.
 
     Raises:
@@ -97,41 +97,46 @@ def export(best: Best, form: Form, outputs: dict[Precision, Path], pictures: int
     console = Console(soft_wrap=True, highlight=False)
     size = form.size or best.settings.data.image_size
     sample = _validation_sample(best, outputs, pictures, size, console)
-    graphs: dict[str, onnx.ModelProto] = {"float32": student_graph(best.student, form)}
-    if "float16" in outputs:
-        graphs["float16"] = student_graph(best.student, form, "float16")
-    if "int8" in outputs:
-        seen = measure.sample(open_split(best.settings.data, "train"), pictures, size)
-        fed = measure.feed(seen.images, form, best.student.normalization)
-        graphs["int8"] = to_int8(graphs["float32"], fed)
-    teacher = best.settings.teacher
-    if teacher and not teacher.onnx.is_file():
-        console.print(f"the teacher is not measured: {teacher.onnx} is not there")
-        teacher = None
+    graphs = _graphs(best, form, outputs, pictures, size)
     about = card(graphs["float32"], form, best, _fingerprints(best))
     for graph in graphs.values():
         stamp(graph, about)
-    rows, teachers = measure.compare(best.student, form, graphs, sample, teacher)
-    console.print(_table(rows, teachers, sample))
+    rows, teacher = measure.compare(best.student, form, graphs, sample, _teacher(best, console))
+    console.print(_table(rows, teacher, sample))
     for precision in outputs:
         _accept(precision, rows[precision], rows["float32"])
     for precision, path in outputs.items():
-        content = graphs[precision].SerializeToString()
-        file = {
-            "name": path.name,
-            "precision": precision,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
         measured = {
             "pictures": len(sample.images),
             "size": size,
             **rows[precision]._asdict(),
-            "teacher": teachers and teachers._asdict(),
+            "teacher": teacher and teacher._asdict(),
         }
-        whole = {"file": file, **about, "measured": measured}
-        _write(path, content)
-        _write(path.with_suffix(".json"), json.dumps(whole, indent=2).encode())
+        _write(path, precision, graphs[precision], {**about, "measured": measured})
         console.print(f"{path}, and its card {path.with_suffix('.json').name}")
+
+
+def _graphs(
+    best: Best, form: Form, wanted: Collection[Precision], pictures: int, size: Size
+) -> dict[str, onnx.ModelProto]:
+    """Those wanted, and the float32 one, against which the others are judged."""
+    graphs = {"float32": student_graph(best.student, form)}
+    if "float16" in wanted:
+        graphs["float16"] = student_graph(best.student, form, "float16")
+    if "int8" in wanted:
+        seen = measure.sample(open_split(best.settings.data, "train"), pictures, size)
+        fed = measure.feed(seen.images, form, best.student.normalization)
+        graphs["int8"] = to_int8(graphs["float32"], fed)
+    return graphs
+
+
+def _teacher(best: Best, console: Console) -> config.Teacher | None:
+    """The run's teacher, if its file is still there."""
+    teacher = best.settings.teacher
+    if teacher is None or teacher.onnx.is_file():
+        return teacher
+    console.print(f"the teacher is not measured: {teacher.onnx} is not there")
+    return None
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -223,7 +228,18 @@ def _table(rows: Mapping[str, Row], teacher: Cost | None, sample: Sample) -> Tab
     return table
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, precision: Precision, graph: onnx.ModelProto, about: dict[str, Any]) -> None:
+    content = graph.SerializeToString()
+    file = {
+        "name": path.name,
+        "precision": precision,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    _write_whole(path, content)
+    _write_whole(path.with_suffix(".json"), json.dumps({"file": file, **about}, indent=2).encode())
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     """Whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     try:
