@@ -26,7 +26,7 @@ from jaxdistill.data.batches import open_split
 from jaxdistill.deploy import measure, orbax_folder
 from jaxdistill.deploy.card import card, stamp
 from jaxdistill.deploy.measure import Cost, Row, Sample
-from jaxdistill.deploy.quantize import to_int8
+from jaxdistill.deploy.quantize import CALIBRATION_PICTURES, to_int8
 from jaxdistill.deploy.student_graph import Form, Input, student_graph
 from jaxdistill.errors import UserError, command
 from jaxdistill.targets.onnx_graph import OnnxGraph
@@ -73,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="how many of the run's own pictures to measure on, and to calibrate int8 on "
-        "(default: 100)",
+        help="how many of the run's validation pictures to measure on (default: 100)",
     )
     given = parser.parse_args(arguments)
     _check(given)
@@ -97,7 +96,7 @@ def export(best: Best, form: Form, outputs: Mapping[Precision, Path], pictures: 
     console = Console(soft_wrap=True, highlight=False)
     size = form.size or best.settings.data.image_size
     sample = _validation_sample(best, outputs, pictures, size, console)
-    graphs = _graphs(best, form, outputs, pictures, size)
+    graphs = _graphs(best, form, outputs, size)
     about = card(graphs["float32"], form, best, _fingerprints(best))
     for graph in graphs.values():
         stamp(graph, about)
@@ -117,14 +116,15 @@ def export(best: Best, form: Form, outputs: Mapping[Precision, Path], pictures: 
 
 
 def _graphs(
-    best: Best, form: Form, wanted: Collection[Precision], pictures: int, size: Size
+    best: Best, form: Form, wanted: Collection[Precision], size: Size
 ) -> dict[str, onnx.ModelProto]:
     """Those wanted, and the float32 one, against which the others are judged."""
     graphs = {"float32": student_graph(best.student, form)}
     if "float16" in wanted:
         graphs["float16"] = student_graph(best.student, form, "float16")
     if "int8" in wanted:
-        seen = measure.sample(open_split(best.settings.data, "train"), pictures, size)
+        examples = open_split(best.settings.data, "train")
+        seen = measure.sample(examples, CALIBRATION_PICTURES, size)
         fed = measure.feed(seen.images, form, best.student.normalization)
         graphs["int8"] = to_int8(graphs["float32"], fed)
     return graphs

@@ -14,6 +14,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 # first and the last layer are also where rounding shows most.
 KEPT_IN_FLOAT = ("encoder/conv_stem", "decoder/blocks.4", "head")
 
+# The ranges span the extremes: with more pictures they only widen, and the rounding grows with them.
+CALIBRATION_PICTURES = 32
+
 
 def to_int8(
     model: onnx.ModelProto, pictures: Iterable[Shaped[np.ndarray, "1 ..."]]
