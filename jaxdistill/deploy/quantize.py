@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 # first and the last layer are also where rounding shows most.
 KEPT_IN_FLOAT = ("encoder/conv_stem", "decoder/blocks.4", "head")
 
-# The ranges span the extremes: with more pictures they only widen, and the rounding grows with them.
+# The ranges span the extremes: more pictures only widen them, and the rounding grows with them.
 CALIBRATION_PICTURES = 32
 
 
