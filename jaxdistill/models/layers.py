@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdistill.ops.conv3x3 import conv3x3
 from jaxdistill.ops.depthwise import depthwise
 
 PaddingKind = Literal["symmetric", "same"]
@@ -53,6 +54,8 @@ class Conv(nnx.Module):
         padding = self._pad(x.shape[1]), self._pad(x.shape[2])
         if self.groups > 1:
             return depthwise(x, kernel, self.stride, padding)
+        if self.size == 3 and self.stride == 1:
+            return conv3x3(x, kernel)
         return lax.conv_general_dilated(
             x, kernel, (self.stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )

@@ -1,0 +1,49 @@
+"""The fast weight gradient of a 3x3 convolution against XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from jaxdistill.ops import conv3x3 as ops
+
+
+def arrays(batch, height, width, inputs, outputs, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(height * 64 + width), 3)
+    x = jax.random.normal(keys[0], (batch, height, width, inputs), dtype)
+    kernel = jax.random.normal(keys[1], (3, 3, inputs, outputs), dtype)
+    return x, kernel, jax.random.normal(keys[2], (batch, height, width, outputs), dtype)
+
+
+@settings(max_examples=10)  # each compiles anew
+@given(*(st.integers(1, most) for most in (2, 11, 11, 4, 4)), st.integers(1, 600))
+def test_rows_at_a_time_equal_the_whole(batch, height, width, inputs, outputs, cache) -> None:
+    x, _, dy = arrays(batch, height, width, inputs, outputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "_PATCH_FLOATS", cache)  # from one row at a time to all of them
+        found = ops.gradient_by_rows(x, dy)
+    np.testing.assert_allclose(found, ops.plain_gradient(x, dy), rtol=1e-4, atol=1e-4)
+
+
+def test_both_gradients_are_those_of_the_plain_form() -> None:
+    x, kernel, dy = arrays(2, 6, 8, 3, 5)
+    y, pull = jax.vjp(ops.conv3x3, x, kernel)
+    expected, pull_plain = jax.vjp(ops.plain, x, kernel)
+    np.testing.assert_array_equal(y, expected)
+    for found, wanted in zip(pull(dy), pull_plain(dy), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_is_the_numerical_one() -> None:
+    x, kernel, _ = arrays(1, 4, 5, 2, 2)
+    check_grads(ops.conv3x3, (x, kernel), order=1, modes=["rev"], rtol=1e-2)
+
+
+def test_sums_of_bfloat16_are_kept_in_float32() -> None:
+    x, _, dy = arrays(1, 64, 64, 2, 2, jnp.bfloat16)
+    exact = ops.plain_gradient(x.astype(jnp.float32), dy.astype(jnp.float32))
+    found = ops.gradient_by_rows(x, dy).astype(jnp.float32)
+    np.testing.assert_allclose(found, exact, rtol=1e-2, atol=0.3)
