@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from jaxdistill.config import Size
 from jaxdistill.data.pixels import Normalization
 from jaxdistill.models.efficientnet import (
-    _TAPPED_STAGES,
+    TAPPED_STAGES,
     DepthwiseSeparable,
     EfficientNet,
     InvertedResidual,
@@ -185,7 +185,7 @@ def _encode(graph: Graph, encoder: EfficientNet, x: str) -> list[str]:
     for index, stage in enumerate(encoder.blocks):
         for position, block in enumerate(stage):
             x = _block(graph, f"encoder/blocks.{index}.{position}", block, x)
-        if index in _TAPPED_STAGES:
+        if index in TAPPED_STAGES:
             taps.append(x)
     return taps
 

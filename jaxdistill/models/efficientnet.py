@@ -71,7 +71,7 @@ _STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-_TAPPED_STAGES = (1, 2, 4, 6)  # the last ones at strides 4, 8, 16, 32
+TAPPED_STAGES = (1, 2, 4, 6)  # the last ones at strides 4, 8, 16, 32
 _SCALES = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
 
 VARIANTS = {
@@ -109,7 +109,7 @@ class EfficientNet(nnx.Module):
                 blocks.append(block(v, stage, channels, stride, rngs=rngs))
                 channels = stage.channels
             stages.append(nnx.List(blocks))
-            if index in _TAPPED_STAGES:
+            if index in TAPPED_STAGES:
                 taps.append(channels)
         self.blocks = nnx.List(stages)
         self.channels = tuple(taps)
@@ -127,7 +127,7 @@ class EfficientNet(nnx.Module):
         for index, stage in enumerate(self.blocks):
             for block in stage:
                 x = block(x, train=train)
-            if index in _TAPPED_STAGES:
+            if index in TAPPED_STAGES:
                 taps.append(x)
         return tuple(taps)
 
