@@ -13,7 +13,7 @@ setup: .venv/ready-$(EXTRA)
 	touch $@
 
 test: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2
 
 test-slow: setup
 	$(BIN)/pytest -m slow
