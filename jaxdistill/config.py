@@ -84,6 +84,8 @@ class Student(Section):
     """`timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ... `_b3`, `tf_efficientnet_lite0`."""
     encoder_weights: Path | None = None
     """Safetensors file written by `tools/convert_weights.py`; null starts from random weights."""
+    weights: Path | None = None
+    """Such a file of a whole student to start from, instead of `encoder_weights` alone."""
     normalization: Normalization | None = None
     """What the student's encoder expects; null: what the weights file says, else `imagenet`."""
     decoder_channels: tuple[
@@ -96,6 +98,12 @@ class Student(Section):
     """Channels of the five decoder blocks, from stride 16 down to stride 1."""
     frozen: tuple[str, ...] = ("encoder",)
     """Parameter paths that are not trained; a path stands for everything below it."""
+
+    @model_validator(mode="after")
+    def _one_file(self) -> "Student":
+        if self.weights is not None and self.encoder_weights is not None:
+            raise ValueError("weights hold the encoder too: set encoder_weights to null")
+        return self
 
 
 class FrozenNetwork(Section):

@@ -62,6 +62,7 @@ def test_every_configuration_that_ships_is_read_and_written_back(
         ("data.image_size=[640]", "'data.image_size.1' is missing"),
         ("data.image_size=[640, 100]", "multiples of 32"),
         ("student.normalization=foo", "student.normalization: should be 'imagenet'"),
+        ("student.weights=a.safetensors", "set encoder_weights to null"),
         ("run=null", "run: "),
         ("run=2026-01-01", "not JSON serializable"),
         ("teacher=null", "losses.kl and losses.mse need a teacher"),

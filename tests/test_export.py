@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
-import orbax.checkpoint
 import pytest
 from flax import nnx
 from PIL import Image
@@ -255,15 +254,16 @@ def test_without_pictures_noise_serves_but_not_for_int8(
     assert about["training"]["fingerprints"]["training_data"] is None
 
 
-def test_five_lines_read_the_orbax_folder(trained: Path, tmp_path: Path) -> None:
+def test_the_readme_s_lines_read_the_orbax_folder(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "person.orbax"
     export.main([str(trained), str(folder)])
 
-    checkpointer = orbax.checkpoint.StandardCheckpointer()
-    variables = checkpointer.restore(folder)
-    settings = checkpointer.metadata(folder).custom_metadata["student"]
-    blank = student.build(config.Student(**settings))
-    network = student.assemble(nnx.graphdef(blank), variables)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    [snippet] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names = {"folder": folder, "images": np.zeros((1, 64, 64, 3), np.float32)}
+    exec(snippet, names)
+    network = names["network"]
+    assert names["logits"].shape == (1, 64, 64, 1)
 
     wanted = checkpoints.best(trained).student
     assert network.normalization == wanted.normalization

@@ -19,6 +19,7 @@ from jaxdistill.models.student import (
     Student,
     build,
     freeze,
+    group_of,
     pair_up,
     tap_stride,
     variables_of,
@@ -173,3 +174,17 @@ def test_encoder_weights_come_back_with_their_normalization(tmp_path) -> None:
     weights.save(path, arrays, metadata)
     with pytest.raises(UserError, match=r"1 missing \(encoder.conv_stem.kernel\)"):
         build(SMALL.model_copy(update={"encoder_weights": path}))
+
+
+def test_a_student_starts_from_a_whole_student_s_weights(tmp_path) -> None:
+    source = Student(SMALL, HALF, [Pair("encoder.3", 8, None)], rngs=nnx.Rngs(7))
+    arrays = {name: np.asarray(value) for name, value in variables_of(source).items()}
+    path = tmp_path / "student.safetensors"
+    weights.save(path, arrays, {"encoder": "tf_efficientnet_lite0"})
+    built = build(SMALL.model_copy(update={"weights": path}), [Pair("encoder.3", 5, None)])
+    for name, value in variables_of(built).items():
+        if group_of(name) != "projectors":
+            np.testing.assert_array_equal(value, arrays[name])
+    wider = SMALL.model_copy(update={"weights": path, "decoder_channels": (16, 8, 8, 4, 6)})
+    with pytest.raises(UserError, match=r"of another shape \(decoder.blocks.4"):
+        build(wider)

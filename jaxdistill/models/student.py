@@ -91,24 +91,25 @@ class Student(nnx.Module):
 
 
 def build(settings: config.Student, pairs: Sequence[Pair] = (), *, seed: int = 0) -> Student:
-    """The student before training: its encoder from the weights file, the rest random.
+    """The student before training: what there is a weights file for from there, the rest random.
 
     Raises:
-      UserError: the weights file cannot be read, or is another encoder's.
+      UserError: the weights file cannot be read, or is another network's.
     """
-    if settings.encoder_weights is None:
-        normalization = pixels.resolve(settings.normalization or "imagenet")
-        return Student(settings, normalization, pairs, rngs=nnx.Rngs(seed))
     variant(settings.encoder)  # a misspelt name is the likelier reason why a file does not fit
-    path = settings.encoder_weights
-    loaded, theirs = weights.load_encoder(path, settings.encoder)
+    path = settings.weights or settings.encoder_weights
+    loaded, theirs = weights.load_for(settings.encoder, path) if path else ({}, None)
     normalization = theirs or pixels.resolve("imagenet")
     if settings.normalization is not None:
         normalization = pixels.resolve(settings.normalization)
     student = Student(settings, normalization, pairs, rngs=nnx.Rngs(seed))
+    if path is None:
+        return student
+    groups = ("encoder", "decoder", "head") if settings.weights else ("encoder",)
     own = variables_of(student)
-    encoder = {name: np.asarray(own[name]) for name in own if group_of(name) == "encoder"}
-    filled = {name: jnp.asarray(v) for name, v in weights.fill(encoder, loaded, path).items()}
+    wanted = {name: np.asarray(own[name]) for name in own if group_of(name) in groups}
+    given = {name: loaded[name] for name in loaded if group_of(name) in groups}
+    filled = {name: jnp.asarray(v) for name, v in weights.fill(wanted, given, path).items()}
     return assemble(nnx.graphdef(student), {**own, **filled})
 
 

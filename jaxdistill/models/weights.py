@@ -46,11 +46,11 @@ def load(path: Path) -> tuple[Arrays, dict[str, str]]:
         ) from None
 
 
-def load_encoder(path: Path, encoder: str) -> tuple[Arrays, Normalization | None]:
-    """The variables below `encoder.`, and the normalisation that they were trained with.
+def load_for(encoder: str, path: Path) -> tuple[Arrays, Normalization | None]:
+    """The arrays of a file for that encoder, and the normalisation that they were trained with.
 
     Raises:
-      UserError: the file holds weights of another encoder, or none.
+      UserError: the file is for another encoder, or cannot be read.
     """
     arrays, metadata = load(path)
     written_for = metadata.get("encoder")
@@ -58,8 +58,7 @@ def load_encoder(path: Path, encoder: str) -> tuple[Arrays, Normalization | None
         raise UserError(
             f"{path} holds weights of {written_for!r}, but student.encoder is {encoder!r}"
         )
-    own = {name: array for name, array in arrays.items() if name.startswith("encoder.")}
-    return own, parse_normalization(metadata.get("normalization"), path)
+    return arrays, parse_normalization(metadata.get("normalization"), path)
 
 
 def parse_normalization(text: str | None, path: Path) -> Normalization | None:
