@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdistill.ops.conv3x3 import conv3x3
+from jaxdistill.ops.convolution import convolve
 from jaxdistill.ops.depthwise import depthwise
+from jaxdistill.ops.upsampling import upsampled_convolve
 
 PaddingKind = Literal["symmetric", "same"]
 Init = Literal["kaiming_normal", "he_uniform", "xavier_uniform"]
@@ -54,8 +55,8 @@ class Conv(nnx.Module):
         padding = self._pad(x.shape[1]), self._pad(x.shape[2])
         if self.groups > 1:
             return depthwise(x, kernel, self.stride, padding)
-        if self.size == 3 and self.stride == 1:
-            return conv3x3(x, kernel)
+        if self.stride == 1:
+            return convolve(x, kernel, padding)
         return lax.conv_general_dilated(
             x, kernel, (self.stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
@@ -65,6 +66,14 @@ class Conv(nnx.Module):
             return (self.size // 2, self.size // 2)
         total = max((-(-length // self.stride) - 1) * self.stride + self.size - length, 0)
         return (total // 2, total - total // 2)
+
+
+class UpsampledConv(Conv):
+    """A 3x3 convolution over a pair: a map, upsampled by two, and a skip joined to it or None."""
+
+    def convolve(self, x: tuple[Array, Array | None], kernel: Array) -> Array:  # type: ignore[override]
+        below, skip = x
+        return upsampled_convolve(below, skip, kernel.astype(below.dtype))
 
 
 def _constant(value: float, length: int) -> Array:
@@ -126,12 +135,17 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
-def conv_norm(conv: Conv, norm: BatchNorm, x: Array, *, train: bool) -> Array:
-    """Convolution, then normalisation; in one pass where the statistics are not being measured."""
+def conv_norm(conv: Conv, norm: BatchNorm, x: Any, *, train: bool) -> Array:
+    """Convolution, then normalisation; in one pass where the statistics are not being measured.
+
+    Args:
+      x: what `conv` convolves.
+    """
     if train and not norm.frozen:
         return norm(conv(x), train=True)
     factor, shift = norm.factor_and_shift()
-    return conv.convolve(x, conv.kernel[...] * factor) + shift.astype(x.dtype)
+    y = conv.convolve(x, conv.kernel[...] * factor)
+    return y + shift.astype(y.dtype)
 
 
 Activation = Callable[[Array], Array]

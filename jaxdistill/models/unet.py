@@ -1,12 +1,12 @@
 """UNet decoder and head, equal to segmentation_models_pytorch's (Ronneberger et al. 2015)."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxdistill.models.layers import BatchNorm, Conv, conv_norm, relu
+from jaxdistill.models.layers import BatchNorm, Conv, UpsampledConv, conv_norm, relu
 
 
 class UnetDecoder(nnx.Module):
@@ -45,20 +45,17 @@ class UpBlock(nnx.Module):
     """Nearest upsampling by two, the skip joined, then conv3x3-BN-ReLU twice."""
 
     def __init__(self, below: int, skip: int, outputs: int, *, rngs: nnx.Rngs) -> None:
-        self.conv1 = ConvNormRelu(below + skip, outputs, rngs=rngs)
-        self.conv2 = ConvNormRelu(outputs, outputs, rngs=rngs)
+        self.conv1 = ConvNormRelu(UpsampledConv, below + skip, outputs, rngs=rngs)
+        self.conv2 = ConvNormRelu(Conv, outputs, outputs, rngs=rngs)
 
     def __call__(self, x: Array, skip: Array | None, *, train: bool) -> Array:
-        x = x.repeat(2, axis=1).repeat(2, axis=2)
-        if skip is not None:
-            x = jnp.concatenate([x, skip], axis=-1)
-        return self.conv2(self.conv1(x, train=train), train=train)
+        return self.conv2(self.conv1((x, skip), train=train), train=train)
 
 
 class ConvNormRelu(nnx.Module):
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
-        self.conv = Conv(inputs, outputs, 3, init="he_uniform", rngs=rngs)
+    def __init__(self, kind: type[Conv], inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
+        self.conv = kind(inputs, outputs, 3, init="he_uniform", rngs=rngs)
         self.norm = BatchNorm(outputs)
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Any, *, train: bool) -> Array:
         return relu(conv_norm(self.conv, self.norm, x, train=train))

@@ -1,4 +1,4 @@
-"""The fast weight gradient of a 3x3 convolution against XLA's own."""
+"""The fast weight gradient of a convolution against XLA's own."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from jaxdistill.ops import conv3x3 as ops
+from jaxdistill.ops import convolution as ops
+
+SAME = ((1, 1), (1, 1))
 
 
 def arrays(batch, height, width, inputs, outputs, dtype=jnp.float32):
@@ -24,14 +26,14 @@ def test_rows_at_a_time_equal_the_whole(batch, height, width, inputs, outputs, c
     x, _, dy = arrays(batch, height, width, inputs, outputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "_PATCH_FLOATS", cache)  # from one row at a time to all of them
-        found = ops.gradient_by_rows(x, dy)
-    np.testing.assert_allclose(found, ops.plain_gradient(x, dy), rtol=1e-4, atol=1e-4)
+        found = ops.gradient_by_rows(x, dy, SAME)
+    np.testing.assert_allclose(found, ops.plain_gradient(x, dy, SAME), rtol=1e-4, atol=1e-4)
 
 
 def test_both_gradients_are_those_of_the_plain_form() -> None:
     x, kernel, dy = arrays(2, 6, 8, 3, 5)
-    y, pull = jax.vjp(ops.conv3x3, x, kernel)
-    expected, pull_plain = jax.vjp(ops.plain, x, kernel)
+    y, pull = jax.vjp(lambda x, kernel: ops.convolve(x, kernel, SAME), x, kernel)
+    expected, pull_plain = jax.vjp(lambda x, kernel: ops.plain(x, kernel, SAME), x, kernel)
     np.testing.assert_array_equal(y, expected)
     for found, wanted in zip(pull(dy), pull_plain(dy), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
@@ -39,11 +41,28 @@ def test_both_gradients_are_those_of_the_plain_form() -> None:
 
 def test_the_gradient_is_the_numerical_one() -> None:
     x, kernel, _ = arrays(1, 4, 5, 2, 2)
-    check_grads(ops.conv3x3, (x, kernel), order=1, modes=["rev"], rtol=1e-2)
+    check_grads(
+        lambda x, kernel: ops.convolve(x, kernel, SAME),
+        (x, kernel),
+        order=1,
+        modes=["rev"],
+        rtol=1e-2,
+    )
 
 
 def test_sums_of_bfloat16_are_kept_in_float32() -> None:
     x, _, dy = arrays(1, 64, 64, 2, 2, jnp.bfloat16)
-    exact = ops.plain_gradient(x.astype(jnp.float32), dy.astype(jnp.float32))
-    found = ops.gradient_by_rows(x, dy).astype(jnp.float32)
+    exact = ops.plain_gradient(x.astype(jnp.float32), dy.astype(jnp.float32), SAME)
+    found = ops.gradient_by_rows(x, dy, SAME).astype(jnp.float32)
     np.testing.assert_allclose(found, exact, rtol=1e-2, atol=0.3)
+
+
+@pytest.mark.parametrize("padding", [((1, 0), (0, 1)), ((0, 0), (0, 0)), ((2, 1), (1, 2))])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_any_kernel_and_padding(size, padding) -> None:
+    x, _, _ = arrays(2, 6, 7, 3, 4)
+    like = jax.ShapeDtypeStruct((size, size, 3, 4), x.dtype)
+    shape = jax.eval_shape(lambda x, k: ops.plain(x, k, padding), x, like).shape
+    dy = jax.random.normal(jax.random.key(9), shape)
+    found = ops.gradient_by_rows(x, dy, padding)
+    np.testing.assert_allclose(found, ops.plain_gradient(x, dy, padding), rtol=1e-4, atol=1e-4)

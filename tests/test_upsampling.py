@@ -1,0 +1,29 @@
+"""The convolution over an upsampled map, by phases, against the plain one."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill.ops import upsampling
+
+
+@pytest.mark.parametrize("skip_channels", [0, 3])
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (3, 5), (1, 1)])
+def test_phases_equal_the_plain_form(height: int, width: int, skip_channels: int) -> None:
+    keys = jax.random.split(jax.random.key(height), 4)
+    x = jax.random.normal(keys[0], (2, height, width, 4))
+    skip = jax.random.normal(keys[1], (2, 2 * height, 2 * width, skip_channels))
+    skip = skip if skip_channels else None
+    kernel = jax.random.normal(keys[2], (3, 3, 4 + skip_channels, 5))
+
+    def both_ways(form, *arguments):
+        y, pull = jax.vjp(form, *arguments)
+        return jax.tree.leaves((y, pull(jax.random.normal(keys[3], y.shape))))
+
+    forms = (upsampling.by_phases, upsampling.plain, upsampling.upsampled_convolve)
+    found, expected, chosen = (
+        jax.jit(both_ways, static_argnums=0)(form, x, skip, kernel) for form in forms
+    )
+    for one, other, third in zip(found, expected, chosen, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(third, other, rtol=1e-4, atol=1e-4)
