@@ -202,10 +202,11 @@ def _learn(
 
 def _read(step: int, batch: Batch, scalars: Scalars) -> dict[str, float]:
     values = {name: float(value) for name, value in jax.device_get(scalars).items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
+    # The term at fault comes before the sums that it spoils.
+    for name in (*update.LOSSES, "total", "gradient_norm"):
+        if not math.isfinite(values.get(name, 0.0)):
             raise UserError(
-                f"step {step}: {name} is {value} (learning rate {values['learning_rate']:.2g}, "
+                f"step {step}: {name} is {values[name]} (learning rate {values['learning_rate']:.2g}, "
                 f"pictures {batch.ids.tolist()}); nothing was learnt from it, and the last "
                 f"checkpoint stands; look at these pictures, or lower training.learning_rate"
             )

@@ -20,7 +20,7 @@ def arrays(batch, height, width, inputs, outputs, dtype=jnp.float32):
     return x, kernel, jax.random.normal(keys[2], (batch, height, width, outputs), dtype)
 
 
-@settings(max_examples=10)  # each compiles anew
+@settings(max_examples=5)  # each compiles anew
 @given(*(st.integers(1, most) for most in (2, 11, 11, 4, 4)), st.integers(1, 600))
 def test_rows_at_a_time_equal_the_whole(batch, height, width, inputs, outputs, cache) -> None:
     x, _, dy = arrays(batch, height, width, inputs, outputs)

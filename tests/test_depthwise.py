@@ -10,7 +10,7 @@ from jaxdistill.ops.depthwise import plain, shifted
 PADS = st.tuples(st.integers(0, 3), st.integers(0, 3))
 
 
-@settings(max_examples=8)  # each compiles anew
+@settings(max_examples=5)  # each compiles anew
 @given(
     st.integers(1, 2),
     st.integers(5, 11),

@@ -176,11 +176,13 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(place: Path, tmp_path: Pat
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(
     place: Path, tmp_path: Path
 ) -> None:
-    given = arguments(place, f"run={tmp_path}/run", "training.learning_rate=1e30")
-    with pytest.raises(UserError, match=r"step \d+: \w+ is (nan|inf).*pictures \["):
+    broken = tiny_run.network(tmp_path / "broken.onnx", bias=np.nan)
+    given = arguments(place, f"run={tmp_path}/run", f"teacher.onnx={broken}")
+    with pytest.raises(UserError, match=r"step 0: kl is nan.*pictures \["):
         main(given)
 
 
+@pytest.mark.slow
 def test_masks_alone_will_do(place: Path, tmp_path: Path, capsys) -> None:
     supervised = ["teacher=null", "detector=null", "features=[]", "losses.kl=0", "losses.mse=0"]
     main(arguments(place, f"run={tmp_path}/run", "--epochs=1", *supervised))

@@ -62,13 +62,13 @@ def folder(root: Path, train: int = 8, validation: int = 5, side: int = 48) -> P
     return root
 
 
-def network(path: Path) -> Path:
+def network(path: Path, bias: float = -5.0) -> Path:
     """The teacher, and a detector too: its tensor `inner` has 4 channels at stride 8."""
     model = parser.parse_model(NETWORK)
     patches = np.random.default_rng(0).normal(size=(4, 3, 8, 8)) / 8
     for name, values in {
         "weight": np.full((1, 3, 1, 1), 10 / 3),
-        "bias": np.asarray([-5.0]),
+        "bias": np.asarray([bias]),
         "patches": patches,
     }.items():
         model.graph.initializer.append(numpy_helper.from_array(values.astype("f4"), name))

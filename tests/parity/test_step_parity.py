@@ -199,6 +199,7 @@ def less(arrays: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
     return {name: array for name, array in arrays.items() if name not in names}
 
 
+@pytest.mark.slow  # what a step does with these gradients is in the fast suite
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_of_every_trainable_parameter(parity: Parity, case: Case) -> None:
     steps = Steps(case)
