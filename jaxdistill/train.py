@@ -206,8 +206,8 @@ def _read(step: int, batch: Batch, scalars: Scalars) -> dict[str, float]:
     for name in (*update.LOSSES, "total", "gradient_norm"):
         if not math.isfinite(values.get(name, 0.0)):
             raise UserError(
-                f"step {step}: {name} is {values[name]} (learning rate {values['learning_rate']:.2g}, "
-                f"pictures {batch.ids.tolist()}); nothing was learnt from it, and the last "
+                f"step {step}: {name} is {values[name]} "
+                f"(learning rate {values['learning_rate']:.2g}, pictures {batch.ids.tolist()}); nothing was learnt from it, and the last "
                 f"checkpoint stands; look at these pictures, or lower training.learning_rate"
             )
     return values
