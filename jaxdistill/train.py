@@ -207,8 +207,9 @@ def _read(step: int, batch: Batch, scalars: Scalars) -> dict[str, float]:
         if not math.isfinite(values.get(name, 0.0)):
             raise UserError(
                 f"step {step}: {name} is {values[name]} "
-                f"(learning rate {values['learning_rate']:.2g}, pictures {batch.ids.tolist()}); nothing was learnt from it, and the last "
-                f"checkpoint stands; look at these pictures, or lower training.learning_rate"
+                f"(learning rate {values['learning_rate']:.2g}, pictures {batch.ids.tolist()}); "
+                f"nothing was learnt from it, and the last checkpoint stands; look at these "
+                f"pictures, or lower training.learning_rate"
             )
     return values
 
