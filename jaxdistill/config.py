@@ -7,7 +7,6 @@ key's full path.
 
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from jaxdistill import config_tree
 from jaxdistill.errors import UserError
 
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
@@ -228,10 +228,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
       UserError: names the file, the key's full path, and what was expected.
     """
-    tree = _read_extended(path, ())
-    for override in overrides:
-        _apply(tree, override)
-    return check(tree, source=str(path))
+    return check(config_tree.read(path, overrides), source=str(path))
 
 
 def check(tree: dict[str, Any], source: str) -> Config:
@@ -248,88 +245,6 @@ def check(tree: dict[str, Any], source: str) -> Config:
 def dump(config: Config) -> str:
     """The resolved configuration as YAML, readable by `load`."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Safe YAML; unlike YAML 1.1, 1e-4 is a number.
-
-    Raises:
-      UserError: names the line that cannot be read.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{source}{where}: not valid YAML: {what}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-# The first resolver that matches wins, and int's and float's own come before an appended one.
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UserError(f"{path}: extends itself, by way of {seen[-1]}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise UserError(f"cannot read the configuration {path.absolute()}: {reason}") from None
-    tree = parse_yaml(text, str(path))
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected keys and values at the top, such as `seed: 0`")
-    base = tree.pop("extends", None)
-    if base is None:
-        return tree
-    if not isinstance(base, str):
-        raise UserError(f"{path}: extends: expected a file name, got {base!r}")
-    return _merge(_read_extended(path.parent / base, (*seen, path.resolve())), tree)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {override!r}: expected KEY=VALUE, such as training.epochs=3")
-    value = parse_yaml(text, f"override {key}")
-    *parents, last = key.split(".")
-    node: Any = tree
-    for parent in parents:
-        if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
-            node = node[int(parent)]
-        elif isinstance(node, dict):
-            if not isinstance(node.get(parent), dict | list):
-                node[parent] = {}
-            node = node[parent]
-        else:
-            raise UserError(f"override {key}: there is no {parent!r} to set something in")
-    if isinstance(node, list):
-        if not last.isdigit() or int(last) >= len(node):
-            raise UserError(f"override {key}: {last!r} is not one of 0 ... {len(node) - 1}")
-        node[int(last)] = value
-    else:
-        node[last] = value
 
 
 def _explain(error: ValidationError) -> str:
