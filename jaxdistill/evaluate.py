@@ -1,0 +1,274 @@
+"""Measures a student: `python -m jaxdistill.evaluate RUN_OR_ONNX [KEY=VALUE ...]`.
+
+A run is measured on its own validation pictures; `data.root=OTHER` or any other key measures it
+elsewhere. An ONNX file needs `--config FILE`, or at least `data.root=FOLDER`. Leaves
+`evaluation.json` and `worst.png`, the pictures with the lowest mIoU.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from jaxdistill import checkpoints, config, config_tree, metrics, report
+from jaxdistill.data.batches import Batch, Examples, open_split, validation_batches
+from jaxdistill.deploy import segmenter
+from jaxdistill.deploy.segmenter import Given, Segmenter
+from jaxdistill.errors import UserError, command
+from jaxdistill.targets.ahead import ahead
+from jaxdistill.targets.frozen import FrozenNetworks
+
+WORST = 8
+MEASURES = {
+    "miou": metrics.mean_iou,
+    "person_iou": metrics.iou,
+    "boundary_iou": metrics.boundary_iou,
+    "dice": metrics.dice,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+}
+"""Of each picture; a network's are their means."""
+TITLES = {
+    "miou": "mIoU, mean of the pictures",
+    "pooled_miou": "mIoU of the data set's pixels",
+    "person_iou": "person IoU",
+    "boundary_iou": "boundary IoU",
+    "dice": "Dice",
+    "precision": "precision",
+    "recall": "recall",
+    "agreement": "agreement with the teacher",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jaxdistill.evaluate", description=__doc__)
+    parser.add_argument("network", type=Path, metavar="RUN_OR_ONNX")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="for an ONNX file: its data, and its teacher"
+    )
+    parser.add_argument("--split", choices=("validation", "train"), default="validation")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="(default: RUN/evaluation; for NAME.onnx, NAME.evaluation)",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as data.root=FOLDER"
+    )
+    segmenter.add_options(parser)
+    given = parser.parse_intermixed_args(arguments)
+    network, settings = _open(given.network, segmenter.given(given), given.config, given.overrides)
+    in_run = given.network.is_dir()
+    beside = given.network / "evaluation" if in_run else given.network.with_suffix(".evaluation")
+    output = given.output or beside
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(network.description, markup=False)
+    examples = open_split(settings.data, given.split)
+    teacher = _teacher(settings, console)
+    found = evaluate(network, teacher, settings, examples, console)
+    fingerprints = {"data": examples.fingerprint, "network": network.fingerprint}
+    about = {
+        "measured": str(given.network),
+        "split": given.split,
+        "data": settings.data.model_dump(mode="json"),
+        "fingerprints": fingerprints | (teacher.fingerprints if teacher else {}),
+    }
+    _write(output, {**about, **found.numbers}, found.worst)
+    console.print(_table(found.numbers))
+    console.print(f"{output / 'evaluation.json'}, and {output / 'worst.png'}", markup=False)
+
+
+class Evaluation(NamedTuple):
+    numbers: dict[str, Any]
+    """Plain values: of the `network`, of the `teacher` (or None), and of `each` picture."""
+    worst: list["Shown"]
+    """The pictures with the lowest mIoU, the lowest first."""
+
+
+class Shown(NamedTuple):
+    """A picture, its mask in {0, 1}, and the network's logits."""
+
+    miou: float
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w 1"]
+    logits: Float[np.ndarray, "h w 1"]
+
+
+def evaluate(
+    network: Segmenter,
+    teacher: FrozenNetworks | None,
+    settings: config.Config,
+    examples: Examples,
+    console: Console,
+) -> Evaluation:
+    """Goes once over the examples, as a run's validation does, at `data.image_size`."""
+    size = min(settings.training.batch_size, len(examples))
+    batches = validation_batches(examples, settings.data, size)
+    steps = range(-(-len(examples) // size))
+    quiet = not console.is_terminal
+    measured: list[Measured] = []
+    worst: list[Shown] = []
+    with closing(ahead(_run(network, teacher, batches))) as seen:
+        for _ in track(steps, "evaluating", console=console, transient=True, disable=quiet):
+            batch, logits = next(seen)
+            real = int(batch.weights.sum())
+            values = jax.device_get(_measure(logits, batch.masks))
+            measured.append(jax.tree.map(lambda array, real=real: array[:real], values))
+            candidates = zip(
+                values["network"]["miou"][:real].tolist(),
+                batch.images,
+                batch.masks,
+                np.asarray(logits["network"]),
+                strict=False,
+            )
+            shown = worst + [Shown(*candidate) for candidate in candidates]
+            worst = sorted(shown, key=lambda shown: shown.miou)[:WORST]
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *measured)
+    numbers = {
+        "pictures": len(examples),
+        "network": _means(whole["network"]),
+        "teacher": _means(whole["teacher"]) if teacher else None,
+        "each": _each(whole, examples),
+    }
+    return Evaluation(numbers, worst)
+
+
+Measured = dict[str, dict[str, Any]]
+"""By role and measure: arrays with a value per picture; `areas` are `metrics.areas`."""
+
+
+def _run(
+    network: Segmenter, teacher: FrozenNetworks | None, batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """Batches with the logits of each role."""
+    for batch in batches:
+        logits: dict[str, Any] = {"network": network.logits(batch.images)}
+        if teacher:
+            logits["teacher"] = teacher.targets(segmenter.in_unit(batch.images)).logits
+        yield batch, logits
+
+
+@jax.jit
+def _measure(
+    logits: dict[str, Float[Array, "b h w 1"]], masks: UInt8[Array, "b h w 1"]
+) -> Measured:
+    mask = masks > 0
+    predictions = {role: metrics.predict(values) for role, values in logits.items()}
+    measured: Measured = {
+        role: {name: measure(prediction, mask) for name, measure in MEASURES.items()}
+        | {"areas": metrics.areas(prediction, mask)}
+        for role, prediction in predictions.items()
+    }
+    if "teacher" in predictions:
+        measured["network"]["agreement"] = metrics.agreement(*predictions.values())
+    return measured
+
+
+def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
+    pooled = float(metrics.pooled_iou(values["areas"]).mean())
+    means = {name: float(values[name].mean(dtype=np.float64)) for name in _scalars(values)}
+    return {"pooled_miou": pooled, **means}
+
+
+def _each(whole: Measured, examples: Examples) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "id": int(examples.ids[index])}
+        | {
+            role: {measure: float(values[measure][index]) for measure in _scalars(values)}
+            for role, values in whole.items()
+        }
+        for index, name in enumerate(examples.names)
+    ]
+
+
+def _scalars(values: dict[str, np.ndarray]) -> list[str]:
+    return [name for name in values if name != "areas"]
+
+
+def _open(
+    path: Path, given: Given, file: Path | None, overrides: Sequence[str]
+) -> tuple[Segmenter, config.Config]:
+    """The network, and the configuration whose data and teacher it is measured with."""
+    if not path.is_dir():
+        settings = _settings(path, file, overrides)
+        return segmenter.load(path, given, settings.data.image_size), settings
+    if file is not None or given.size is not None:
+        raise UserError(
+            "--config and --size are for ONNX files; a run has its own configuration, of which "
+            "any key can be changed, such as data.image_size=[320, 320]"
+        )
+    best = checkpoints.best(path)
+    settings = config.load(path / "config.yaml", overrides)
+    if settings.student != best.settings.student:
+        raise UserError("student: a run's student is as it was trained; change other keys")
+    return segmenter.of_run(best, given), settings
+
+
+def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config.Config:
+    """Of an ONNX file: from a configuration file, or from the keys on the command line alone."""
+    if file is not None:
+        return config.load(file, overrides)
+    if not any(override.startswith("data.root=") for override in overrides):
+        raise UserError(
+            f"{path} does not say what to measure it on: give data.root=FOLDER, or --config FILE"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        blank = Path(folder, "blank.yaml")
+        blank.write_text("{run: evaluation, losses: {kl: 0, mse: 0}}", encoding="utf-8")
+        return config.check(config_tree.read(blank, overrides), source="KEY=VALUE")
+
+
+def _teacher(settings: config.Config, console: Console) -> FrozenNetworks | None:
+    """The configuration's teacher, if its file is there."""
+    if settings.teacher is None:
+        return None
+    if not settings.teacher.onnx.expanduser().is_file():
+        console.print(f"no teacher: {settings.teacher.onnx} is not there", markup=False)
+        return None
+    return FrozenNetworks(settings.model_copy(update={"detector": None, "features": ()}))
+
+
+def _table(numbers: dict[str, Any]) -> Table:
+    table = Table(title=f"{numbers['pictures']} pictures")
+    table.add_column()
+    table.add_column("network", justify="right")
+    if numbers["teacher"]:
+        table.add_column("teacher", justify="right")
+    for name, title in TITLES.items():
+        values = [(numbers[role] or {}).get(name) for role in ("network", "teacher")]
+        if any(value is not None for value in values):
+            shown = ["" if value is None else f"{value:.4f}" for value in values]
+            table.add_row(title, *shown[: len(table.columns) - 1])
+    return table
+
+
+def _write(output: Path, numbers: dict[str, Any], worst: Sequence[Shown]) -> None:
+    images, masks, logits = (
+        np.stack([getattr(shown, field) for shown in worst])
+        for field in ("image", "mask", "logits")
+    )
+    sheet = report.sample_sheet(images / np.float32(255), masks.astype(np.float32), None, logits)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "evaluation.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+        sheet.save(output / "worst.png")
+    except OSError as error:
+        raise UserError(f"cannot write into {output.absolute()}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))
