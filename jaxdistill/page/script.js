@@ -64,7 +64,9 @@ if (sheet && sheet.children.length > 1) {
   other.value = 0;
   controls.hidden = false;
   controls.addEventListener("input", show);
+  compare.addEventListener("change", toChanging);
   show();
+  toChanging();
 
   function show() {
     sheets.forEach((one, index) => { one.hidden = index !== shown.valueAsNumber; });
@@ -77,5 +79,10 @@ if (sheet && sheet.children.length > 1) {
     sheet.parentElement.classList.toggle("two", compare.checked);
     tell(shown, sheets[shown.valueAsNumber].dataset.epoch);
     tell(other, second.dataset.epoch);
+  }
+
+  /** On a narrow screen, scrolls to the columns on the right: those change with the epoch. */
+  function toChanging() {
+    for (const one of [sheet, beside]) one.scrollLeft = one.scrollWidth;
   }
 }
