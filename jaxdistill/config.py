@@ -63,7 +63,7 @@ class Data(Section):
     """Where the data sets built from COCO folders are kept; each is built once."""
     image_size: Size = (640, 640)
     """Height and width that pictures and masks are resized to; multiples of 32."""
-    augment: Literal["none", "light", "heavy"] = "light"
+    augment: Literal["none", "flip", "light", "heavy"] = "light"
     """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, ..."""
     workers: Annotated[int, Field(ge=1)] = 2
     """Threads that decode pictures."""
@@ -125,6 +125,16 @@ class Teacher(FrozenNetwork):
 class Detector(FrozenNetwork):
     normalization: Normalization = "unit"
     """What the network expects of pixels in [0, 1]."""
+
+
+class Targets(Section):
+    store: Path | None = None
+    """Folder that keeps what teacher, detector and frozen encoder say of each picture, so that it
+    is computed once and not in every epoch; null: nothing is kept."""
+    clean_pictures: bool = False
+    """Teacher and detector see a picture before its colours are changed, so that their targets can
+    be kept under `data.augment` `light` and `heavy` too; the student learns to ignore the change.
+    """
 
 
 class Feature(Section):
@@ -206,10 +216,15 @@ class Config(Section):
     """The frozen network whose inner tensors the features are."""
     features: tuple[Feature, ...] = ()
     """Pairs of a detector tensor and a student tap."""
+    targets: Targets = Targets()
+    """What becomes of the frozen networks' outputs."""
     losses: Losses = Losses()
     """Weights and temperature."""
     training: Training = Training()
     """Steps and optimizer."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the student computes in; `bfloat16` is for GPUs. Parameters, BatchNorm statistics and
+    losses are float32 in any case."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -219,6 +234,13 @@ class Config(Section):
             )
         if self.features and self.detector is None:
             raise ValueError("features need a network to take them from: give detector.onnx")
+        repaints = self.data.augment in ("light", "heavy")
+        if self.targets.store is not None and repaints and not self.targets.clean_pictures:
+            raise ValueError(
+                f"targets.store cannot keep targets of pictures that data.augment: "
+                f"{self.data.augment} paints anew each time; choose none or flip, or let the "
+                f"teacher see the clean picture with targets.clean_pictures: true"
+            )
         return self
 
 

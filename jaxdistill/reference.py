@@ -66,7 +66,8 @@ def _type(annotation: Any) -> str:
         return (
             "section" if annotation.__name__ != "MeanStd" else "`{mean: [r, g, b], std: [r, g, b]}`"
         )
-    return {"int": "integer", "float": "number", "str": "text", "Path": "path"}[annotation.__name__]
+    words = {"bool": "true or false", "int": "integer", "float": "number", "str": "text"}
+    return {**words, "Path": "path"}[annotation.__name__]
 
 
 def _default(value: Any) -> str:
@@ -76,6 +77,8 @@ def _default(value: Any) -> str:
         return "null"
     if isinstance(value, Section):
         return "as below"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
     return f"`{value}`"

@@ -2,17 +2,12 @@
 
 import argparse
 import math
-import os
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-# onnxruntime needs a share of the GPU's memory; JAX would take most of it at once.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,22 +17,11 @@ from rich.progress import track
 
 from jaxdistill import config, report, schedules, update
 from jaxdistill.checkpoints import Checkpoints
-from jaxdistill.data.augment import augment
-from jaxdistill.data.batches import (
-    Batch,
-    open_split,
-    steps_per_epoch,
-    train_batches,
-    validation_batches,
-)
+from jaxdistill.data.batches import Batch
 from jaxdistill.errors import UserError, command
-from jaxdistill.models.student import Split, build, freeze, pair_up
+from jaxdistill.job import Fed, Job, prepare
 from jaxdistill.reach import explain, reach
-from jaxdistill.targets.ahead import ahead
-from jaxdistill.targets.frozen import FrozenNetworks, Targets
 from jaxdistill.update import Scalars, TrainState
-
-Fed = tuple[Batch, Targets]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,6 +62,8 @@ def train(settings: config.Config, *, resume: bool = False) -> None:
     """Trains from the configuration's data, networks and seed, into its run folder."""
     console = Console(soft_wrap=True, highlight=False)
     job = prepare(settings, console)
+    for line in explain(reach(settings, job.split, job.pairs)):
+        console.print(line)
     state = update.start(settings, job.split)
     with (
         Checkpoints(_claim(settings, resume), job.split.frozen) as checkpoints,
@@ -93,10 +79,11 @@ def train(settings: config.Config, *, resume: bool = False) -> None:
                 trained = time.perf_counter()
                 measured, sheet = _validate(job, state, epoch)
                 ended = time.perf_counter()
-                record = {
+                record: dict[str, Any] = {
                     "train": learnt,
                     "validation": measured,
                     "seconds": {"train": trained - began, "validation": ended - trained},
+                    **job.store_counts(),
                 }
                 checkpoints.save(state, {**record, "steps_per_epoch": job.steps})
                 written.epoch(epoch + 1, record)
@@ -109,75 +96,6 @@ def train(settings: config.Config, *, resume: bool = False) -> None:
         report.print_summary(console, measured, variables, speed, settings.run)
     else:
         console.print(f"{settings.run} has all of its {settings.training.epochs} epochs already")
-
-
-class Job(NamedTuple):
-    """All that stays the same during a run."""
-
-    settings: config.Config
-    split: Split
-    networks: FrozenNetworks
-    examples: Any
-    validation_examples: Any
-    steps: int
-    train_step: update.TrainStep
-    eval_step: update.EvalStep
-
-    def training(self, first_step: int) -> Generator[Fed]:
-        """Endless batches with their targets, prepared ahead of the step that needs them."""
-        data, training = self.settings.data, self.settings.training
-        batches = train_batches(
-            self.examples, data, training.batch_size, self.settings.seed, first_step
-        )
-        return ahead(self._feed(batches, first_step, data.augment))
-
-    def validation(self) -> Generator[Fed]:
-        """Once over the validation split."""
-        batch_size = self.settings.training.batch_size
-        batches = validation_batches(self.validation_examples, self.settings.data, batch_size)
-        return ahead(self._feed(batches, 0, "none"))
-
-    def _feed(self, batches: Iterable[Batch], first_step: int, kind: str) -> Iterator[Fed]:
-        for step, batch in enumerate(batches, start=first_step):
-            batch = _augmented(self.settings.seed, step, batch, kind)
-            yield batch, self.networks.targets(batch.images)
-
-
-def prepare(settings: config.Config, console: Console) -> Job:
-    """Opens data and networks, builds the student, checks that they fit, and says what it found."""
-    examples = open_split(settings.data, "train")
-    validation = open_split(settings.data, "validation")
-    console.print(f"data: {len(examples)} pictures to learn from, {len(validation)} to measure on")
-    networks = FrozenNetworks(settings)
-    for line in networks.describe():
-        console.print(line)
-    pairs = pair_up(settings.features, networks.feature_shapes, settings.data.image_size)
-    split = freeze(build(settings.student, pairs, seed=settings.seed), settings.student.frozen)
-    console.print(f"student: {settings.student.encoder} on {jax.devices()[0].device_kind}")
-    for line in explain(reach(settings, split, pairs)):
-        console.print(line)
-    natural = steps_per_epoch(examples, settings.training.batch_size)
-    steps = min(natural, settings.training.steps_per_epoch or natural)
-    return Job(
-        settings,
-        split,
-        networks,
-        examples,
-        validation,
-        steps,
-        update.make_train_step(settings, split.graph, steps),
-        update.make_eval_step(settings, split.graph),
-    )
-
-
-@partial(jax.jit, static_argnames="kind")
-def _augmented(seed: int, step: int, batch: Batch, kind: str) -> Batch:
-    """Bytes to [0, 1], then augmentation; all randomness comes from (seed, step)."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    images = batch.images.astype(jnp.float32) / 255
-    masks = batch.masks.astype(jnp.float32)
-    images, masks = augment(key, images, masks, kind)
-    return batch._replace(images=images, masks=masks)
 
 
 def _learn(

@@ -90,7 +90,7 @@ def make_train_step(
 
         def objective(parameters: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
             student = Split(graph, parameters, state.statistics, frozen).student()
-            outputs = student(batch.images, train=True)
+            outputs = student(batch.images, train=True, encoded=targets.encoded)
             after = variables_of(student)
             terms = _means(loss_terms(settings, outputs, batch, targets, temperature), batch)
             statistics = {path: after[path] for path in state.statistics}
@@ -134,7 +134,7 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
         temperature: Array,
     ) -> tuple[Scalars, Float[Array, "b h w 1"]]:
         student = Split(graph, parameters, statistics, frozen).student()
-        outputs = student(batch.images, train=False)
+        outputs = student(batch.images, train=False, encoded=targets.encoded)
         values = loss_terms(settings, outputs, batch, targets, temperature)
         mask = batch.masks > 0.5
         predicted = metrics.predict(outputs.logits)
@@ -158,7 +158,9 @@ def loss_terms(
 ) -> dict[str, Float[Array, " b"]]:
     """Every loss that has a weight, per picture."""
     weights = settings.losses
-    logits = outputs.logits.astype(jnp.float32)
+    # Sums over half a million pixels need float32, whatever the maps were computed or kept in.
+    outputs, targets = jax.tree.map(lambda values: values.astype(jnp.float32), (outputs, targets))
+    logits = outputs.logits
     terms = {}
     if targets.logits is not None and weights.kl > 0:
         terms["kl"] = losses.kl(logits, targets.logits, temperature, weights.kl_scale)

@@ -16,7 +16,7 @@ from PIL import Image
 from jaxdistill.data import augment, camera, colour, weather
 
 EQUALISE, COMPRESS = jax.jit(colour.equalise), jax.jit(camera.compress)
-KINDS = ("none", "light", "heavy")
+KINDS = ("none", "flip", "light", "heavy")
 OPERATIONS = sorted(
     {op for stages in augment._STAGES.values() for _, ops in stages for op in ops},
     key=lambda operation: operation.__name__,
@@ -100,15 +100,28 @@ def test_an_example_depends_on_key_place_and_picture_alone(kind):
 
 def test_examples_side_by_side_are_as_one_after_the_other():
     """A CPU takes them in turn, an accelerator together."""
-    images, masks = halves(16)
+    images, _ = halves(16)
     key = jax.random.key(3)
-    example_keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(16))
+    own = jax.random.fold_in(key, augment._PAINT)
+    example_keys = jax.vmap(lambda place: jax.random.fold_in(own, place))(jnp.arange(16))
     together = jax.jit(
-        jax.vmap(lambda *example: augment._augment_one(*example, augment._STAGES["light"]))
-    )(example_keys, images, masks)
-    in_turn = augment.augment(key, images, masks, "light")
-    np.testing.assert_allclose(together[0], in_turn[0], atol=1e-5)
-    np.testing.assert_array_equal(together[1], in_turn[1])
+        jax.vmap(lambda *example: augment._repaint_one(*example, augment._STAGES["light"]))
+    )(example_keys, images)
+    np.testing.assert_allclose(together, augment.repaint(key, images, "light"), atol=1e-5)
+
+
+def test_all_kinds_that_flip_flip_the_same_examples():
+    images, masks = halves(16)
+    key = jax.random.key(5)
+    flipped = augment.flips(key, 16, "flip")
+    assert 0 < flipped.sum() < 16
+    only, _ = augment.augment(key, images, masks, "flip")
+    np.testing.assert_array_equal(
+        only, np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    )
+    _, light = augment.augment(key, images, masks, "light")
+    np.testing.assert_array_equal(light[:, 0, 0, 0] == 0, flipped)
+    assert not augment.flips(key, 16, "none").any()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)

@@ -8,7 +8,7 @@ from jaxdistill import config
 from jaxdistill.data import pixels
 from jaxdistill.errors import UserError
 from jaxdistill.targets import frozen
-from jaxdistill.targets.frozen import PROBABILITY_MARGIN, FrozenNetworks
+from jaxdistill.targets.frozen import PROBABILITY_MARGIN, FrozenNetworks, Targets
 from jaxdistill.targets.onnx_network import OnnxNetwork
 
 SIZE = (32, 64)
@@ -166,7 +166,7 @@ def test_one_file_fed_differently_is_two_networks(path, opened, other):
 
 def test_without_networks_there_are_no_targets():
     networks = FrozenNetworks(settings())
-    assert networks.targets(jnp.asarray(IMAGES)) == (None, ())
+    assert networks.targets(jnp.asarray(IMAGES)) == Targets(None, ())
     assert networks.feature_shapes == ()
     assert networks.describe() == []
     assert networks.fingerprints == {}
@@ -174,7 +174,7 @@ def test_without_networks_there_are_no_targets():
 
 def test_features_alone_need_no_teacher(path):
     networks = FrozenNetworks(settings(detector={"onnx": path}, features=["inner"]))
-    logits, [features] = networks.targets(jnp.asarray(IMAGES))
+    logits, [features], _ = networks.targets(jnp.asarray(IMAGES))
     assert logits is None
     assert features.shape == (3, *networks.feature_shapes[0])
     assert list(networks.fingerprints) == ["detector"]
@@ -225,7 +225,7 @@ def test_a_real_teacher_that_is_its_own_detector(shared, opened):
     )
     assert len(opened) == 1
     assert networks.feature_shapes == ((40, 40, 64),)
-    logits, [features] = networks.targets(jnp.asarray(IMAGES[:1]))
+    logits, [features], _ = networks.targets(jnp.asarray(IMAGES[:1]))
     assert logits.shape == (1, *SIZE, 1)
     assert features.shape == (1, 40, 40, 64)
 

@@ -1,4 +1,4 @@
-"""Augmentation: none, light, heavy; pure functions of (key, images, masks).
+"""Augmentation: none, flip, light, heavy; pure functions of (key, images, masks).
 
 Only the flip moves anything, and it moves picture and mask together. All else changes the picture's
 pixels alone; what it does stands in `colour`, `weather` and `camera`.
@@ -10,16 +10,20 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxdistill.data import camera, colour, weather
 
 Image = Float[Array, "h w 3"]
+Kind = Literal["none", "flip", "light", "heavy"]
 Operation = Callable[[Key[Array, ""], Image], Image]
+
+_FLIP, _PAINT = 0, 1  # what a key is folded with, for either use
 
 # Each stage: how often it does something, and what; one of its operations is drawn then.
 _STAGES: dict[str, tuple[tuple[float, tuple[Operation, ...]], ...]] = {
     "none": (),
+    "flip": (),
     "light": (
         (0.5, (colour.brightness_contrast, colour.hue_saturation_value)),
         (0.1, (camera.gaussian_blur,)),
@@ -44,12 +48,11 @@ _STAGES: dict[str, tuple[tuple[float, tuple[Operation, ...]], ...]] = {
 }
 
 
-@functools.partial(jax.jit, static_argnames="kind")
 def augment(
     key: Key[Array, ""],
     images: Float[Array, "b h w 3"],
     masks: Float[Array, "b h w 1"],
-    kind: Literal["none", "light", "heavy"],
+    kind: Kind,
 ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 1"]]:
     """Changes each example in its own way; a flipped picture has a flipped mask.
 
@@ -57,39 +60,58 @@ def augment(
       key: all randomness; an example's depends on it and the example's place in the batch.
       images: pixels in [0, 1]; height and width are multiples of 16.
       masks: 1 is a person, 0 is not.
-      kind: `none` gives back what came; `light`: flip, brightness and contrast or hue, saturation
-        and value, rarely blur; `heavy`: also more colour, weather, motion, noise, compression.
+      kind: `none` gives back what came; `flip` turns half of the pictures left to right; `light`:
+        also brightness and contrast or hue, saturation and value, rarely blur; `heavy`: also more
+        colour, weather, motion, noise, compression.
 
     Returns:
       Images in [0, 1] and masks of {0, 1}, of the same shapes.
     """
+    flipped = flips(key, len(images), kind)
+    return repaint(key, flip(flipped, images), kind), flip(flipped, masks)
+
+
+def flips(key: Key[Array, ""], count: int, kind: Kind) -> Bool[Array, " b"]:
+    """Which of so many examples `augment` turns left to right."""
     if kind == "none":
-        return images, masks
-    one = functools.partial(_augment_one, stages=_STAGES[kind])
+        return jnp.zeros(count, bool)
+    return jax.random.bernoulli(jax.random.fold_in(key, _FLIP), shape=(count,))
+
+
+def flip(flipped: Bool[Array, " b"], maps: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Turns those examples left to right."""
+    return jnp.where(flipped[:, None, None, None], maps[:, :, ::-1], maps)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def repaint(
+    key: Key[Array, ""], images: Float[Array, "b h w 3"], kind: Kind
+) -> Float[Array, "b h w 3"]:
+    """What `augment` does to pixels where they stand."""
+    if not _STAGES[kind]:
+        return images
+    one = functools.partial(_repaint_one, stages=_STAGES[kind])
+    key = jax.random.fold_in(key, _PAINT)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(images)))
     # Side by side, every operation is computed for every example, and most results are dropped:
     # nothing to a GPU, but a CPU is better off with one example after the other.
     return jax.lax.platform_dependent(
         keys,
         images,
-        masks,
         cpu=lambda *examples: jax.lax.map(lambda example: one(*example), examples),
         default=jax.vmap(one),
     )
 
 
-def _augment_one(
+def _repaint_one(
     key: Key[Array, ""],
     image: Image,
-    mask: Float[Array, "h w 1"],
     stages: tuple[tuple[float, tuple[Operation, ...]], ...],
-) -> tuple[Image, Float[Array, "h w 1"]]:
-    flip_key, *stage_keys = jax.random.split(key, 1 + len(stages))
-    flip = jax.random.bernoulli(flip_key)
-    image, mask = (jnp.where(flip, pixels[:, ::-1], pixels) for pixels in (image, mask))
+) -> Image:
+    stage_keys = jax.random.split(key, len(stages))
     for stage_key, (probability, operations) in zip(stage_keys, stages, strict=True):
         image = _maybe_one_of(stage_key, image, probability, operations)
-    return image, mask
+    return image
 
 
 def _maybe_one_of(

@@ -23,6 +23,7 @@ from jaxdistill.models.projector import Projector
 from jaxdistill.models.unet import UnetDecoder
 
 Variables = dict[str, Array]
+Encoded = tuple[Float[Array, "b _ _ _"], ...]
 GROUPS = ("encoder", "decoder", "head", "projectors")
 
 
@@ -46,6 +47,7 @@ class Student(nnx.Module):
       settings: architecture and what is frozen.
       normalization: what the encoder expects.
       pairs: the projectors to build; none for inference.
+      dtype: what it computes in.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Student(nnx.Module):
         normalization: pixels.Normalization,
         pairs: Sequence[Pair] = (),
         *,
+        dtype: str = "float32",
         rngs: nnx.Rngs,
     ) -> None:
-        self.normalization = normalization
+        self.normalization, self.dtype = normalization, dtype
         channels = settings.decoder_channels
         self.encoder = EfficientNet(variant(settings.encoder), rngs=rngs)
         self.decoder = UnetDecoder(self.encoder.channels, channels, rngs=rngs)
@@ -70,8 +73,10 @@ class Student(nnx.Module):
             [Projector(self.tap_channels[p.tap], p.channels, p.hidden, rngs=rngs) for p in pairs]
         )
 
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Outputs:
-        taps = self.taps(images, train=train)
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, encoded: Encoded | None = None
+    ) -> Outputs:
+        taps = self.taps(images, train=train, encoded=encoded)
         projected = tuple(
             projector(taps[pair.tap], train=train)
             for pair, projector in zip(self.pairs, self.projectors, strict=True)
@@ -79,18 +84,35 @@ class Student(nnx.Module):
         return Outputs(self.head(taps["decoder.4"]), projected)
 
     def taps(
-        self, images: Float[Array, "b h w 3"], *, train: bool
+        self, images: Float[Array, "b h w 3"], *, train: bool, encoded: Encoded | None = None
     ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Feature maps by name: `encoder.1` ... `encoder.5`, `decoder.0` ... `decoder.4`."""
-        encoded = self.encoder(pixels.normalize(images, self.normalization), train=train)
+        """Feature maps by name: `encoder.1` ... `encoder.5`, `decoder.0` ... `decoder.4`.
+
+        Args:
+          encoded: what `encode` gave for these pictures; None computes it.
+        """
+        if encoded is None:
+            encoded = self.encode(images, train=train)
+        encoded = tuple(tap.astype(self.dtype) for tap in encoded)
         decoded = self.decoder(encoded, train=train)
         return {
             **{f"encoder.{i}": tap for i, tap in enumerate(encoded, start=1)},
             **{f"decoder.{i}": tap for i, tap in enumerate(decoded)},
         }
 
+    def encode(self, images: Float[Array, "b h w 3"], *, train: bool) -> Encoded:
+        """The encoder's taps, finest first."""
+        normalised = pixels.normalize(images, self.normalization)
+        return self.encoder(normalised.astype(self.dtype), train=train)
 
-def build(settings: config.Student, pairs: Sequence[Pair] = (), *, seed: int = 0) -> Student:
+
+def build(
+    settings: config.Student,
+    pairs: Sequence[Pair] = (),
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Student:
     """The student before training: what there is a weights file for from there, the rest random.
 
     Raises:
@@ -102,7 +124,7 @@ def build(settings: config.Student, pairs: Sequence[Pair] = (), *, seed: int = 0
     normalization = theirs or pixels.resolve("imagenet")
     if settings.normalization is not None:
         normalization = pixels.resolve(settings.normalization)
-    student = Student(settings, normalization, pairs, rngs=nnx.Rngs(seed))
+    student = Student(settings, normalization, pairs, dtype=dtype, rngs=nnx.Rngs(seed))
     if path is None:
         return student
     groups = ("encoder", "decoder", "head") if settings.weights else ("encoder",)

@@ -2,8 +2,9 @@
 
 import functools
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Targets(NamedTuple):
     """The teacher's, at the pictures' size; None without a teacher."""
     features: tuple[Float[Array, "b _ _ _"], ...]
     """(B, h, w, C) for every entry of `config.features`, at the detector's own resolution."""
+    encoded: tuple[Float[Array, "b _ _ _"], ...] | None = None
+    """What the student's frozen encoder makes of the pictures, where that is known already."""
 
 
 class FrozenNetworks:
@@ -83,15 +86,30 @@ class FrozenNetworks:
         """(h, w, C) of every entry of `config.features`."""
         return self._roles["detector"].shapes if "detector" in self._roles else ()
 
-    def targets(self, images: Float[Array, "b h w 3"]) -> Targets:
-        """Runs the networks on pictures in [0, 1], as they are after augmentation."""
+    @property
+    def roles(self) -> dict[str, dict[str, Any]]:
+        """`teacher` and `detector`, as far as configured, and all that their values depend on."""
+        return {role: self._identity(role) for role in self._roles}
+
+    def targets(
+        self, images: Float[Array, "b h w 3"], roles: Collection[str] | None = None
+    ) -> Targets:
+        """Runs the networks on pictures in [0, 1], as they are after augmentation.
+
+        Args:
+          roles: those wanted, of `self.roles`; None wants all.
+        """
+        chosen = {k: part for k, part in self._roles.items() if roles is None or k in roles}
+        needed = {part.network for part in chosen.values()}
         given: dict[OnnxNetwork, dict[str, Array]] = {}
         for feed, network in self._networks:
+            if network not in needed:
+                continue
             pictures = _prepare(images, feed.normalization, network.size)
             given[network] = dict(zip(network.tensors, network(pictures), strict=True))
         maps = {
             role: tuple(given[part.network][tensor] for tensor in part.tensors)
-            for role, part in self._roles.items()
+            for role, part in chosen.items()
         }
         logits = None
         if "teacher" in maps:
@@ -113,6 +131,16 @@ class FrozenNetworks:
                 f"{height} x {width} ({part.section.normalization}), on {part.network.provider}"
             )
         return lines
+
+    def _identity(self, role: str) -> dict[str, Any]:
+        part = self._roles[role]
+        return {
+            "file": self.fingerprints[role],
+            "tensors": part.tensors,
+            "normalization": pixels.resolve(part.section.normalization),
+            "size": part.network.size,
+            **({"gives": self._gives} if role == "teacher" else {}),
+        }
 
     def _check_teacher(self) -> None:
         if "teacher" not in self._roles:

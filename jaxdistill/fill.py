@@ -1,0 +1,102 @@
+"""Fills the target store beforehand: `python -m jaxdistill.targets --config configs/my.yaml`."""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from jaxdistill import config
+from jaxdistill.data import augment, batches
+from jaxdistill.errors import UserError
+from jaxdistill.job import Source, prepare
+from jaxdistill.targets.stored import StoredTargets
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jaxdistill.targets", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as targets.store=PATH"
+    )
+    given = parser.parse_intermixed_args(arguments)
+    fill(config.load(given.config, given.overrides))
+
+
+def fill(settings: config.Config) -> None:
+    """Computes and keeps every target that a run with these settings will ask for.
+
+    What is there already stays, so it goes on where it was stopped.
+
+    Raises:
+      UserError: no store is configured, or the disk has not enough room.
+    """
+    if settings.targets.store is None:
+        raise UserError("targets.store is not set: give the folder to fill, targets.store=PATH")
+    console = Console(soft_wrap=True, highlight=False)
+    job = prepare(settings, console)
+    shares = [
+        _Share("train", job.examples, job.training_source),
+        _Share("validation", job.validation_examples, job.validation_source),
+    ]
+    _check_room(settings.targets.store, shares, console)
+    for share in shares:
+        share.fill(console)
+    console.print(f"{settings.targets.store} is full; {job.store_counts()['store']}")
+
+
+class _Share:
+    """What one split needs of the store."""
+
+    def __init__(self, title: str, examples: batches.Examples, source: Source) -> None:
+        assert source.stored is not None
+        self.title, self._examples, self._source = title, examples, source
+        self._stored: StoredTargets = source.stored
+        self._flips = (False,) if source.kind == "none" else (False, True)
+        self.wanted = len(examples) * len(self._flips)
+        lacking = [self._stored.lacks(int(p), f) for p in examples.ids for f in self._flips]
+        self.missing = sum(lacking)
+        self.bytes_missing = self.missing * self._stored.entry_bytes
+
+    def fill(self, console: Console) -> None:
+        settings = self._source.settings
+        size = settings.training.batch_size
+        for batch in track(
+            batches.validation_batches(self._examples, settings.data, size),
+            f"{self.title}: {self.missing} of {self.wanted} to compute",
+            total=-(-len(self._examples) // size),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ):
+            for flipped in self._flips:
+                self._fill(batch, flipped)
+
+    def _fill(self, batch: batches.Batch, flipped: bool) -> None:
+        lacking = [self._stored.lacks(int(picture), flipped) for picture in batch.ids]
+        wanted = batch.weights * np.asarray(lacking)
+        if wanted.any():
+            flips = np.full(len(wanted), flipped)
+            images = augment.flip(jnp.asarray(flips), jnp.asarray(batch.images, jnp.float32) / 255)
+            self._stored.targets(images, batch.ids, flips, wanted)
+
+
+def _check_room(store: Path, shares: Sequence[_Share], console: Console) -> None:
+    needed = sum(share.bytes_missing for share in shares)
+    free = shutil.disk_usage(store.expanduser()).free
+    for share in shares:
+        console.print(
+            f"{share.title}: {share.wanted} pictures, counting flipped ones; "
+            f"{share.missing} to compute, {share.bytes_missing / 1e9:.2f} GB"
+        )
+    if needed > free:
+        raise UserError(
+            f"{store}: {needed / 1e9:.1f} GB are needed, but the disk has {free / 1e9:.1f} GB; "
+            f"make room, or choose another folder as targets.store"
+        )
+    console.print(f"{store}: {needed / 1e9:.2f} GB to write, the disk has {free / 1e9:.1f} GB")

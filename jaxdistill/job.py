@@ -1,0 +1,190 @@
+"""What stays the same during a run: data, frozen networks, student, and the steps made for them."""
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+# onnxruntime needs a share of the GPU's memory; JAX would take most of it at once.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from rich.console import Console
+
+from jaxdistill import config, update
+from jaxdistill.checkpoints import fingerprint
+from jaxdistill.data import augment, batches
+from jaxdistill.data.batches import Batch, Examples
+from jaxdistill.models.student import (
+    Encoded,
+    Pair,
+    Split,
+    Variables,
+    assemble,
+    build,
+    freeze,
+    group_of,
+    pair_up,
+)
+from jaxdistill.targets.ahead import ahead
+from jaxdistill.targets.frozen import FrozenNetworks, Targets
+from jaxdistill.targets.stored import Encoder, StoredTargets
+
+Fed = tuple[Batch, Targets]
+
+
+class Job(NamedTuple):
+    """Everything a run works with."""
+
+    settings: config.Config
+    pairs: list[Pair]
+    split: Split
+    networks: FrozenNetworks
+    examples: Examples
+    validation_examples: Examples
+    steps: int
+    train_step: update.TrainStep
+    eval_step: update.EvalStep
+    training_source: "Source"
+    validation_source: "Source"
+
+    def training(self, first_step: int) -> Generator[Fed]:
+        """Endless batches with their targets, prepared ahead of the step that needs them."""
+        settings = self.settings
+        read = batches.train_batches(
+            self.examples, settings.data, settings.training.batch_size, settings.seed, first_step
+        )
+        return ahead(self.training_source.feed(read, first_step))
+
+    def validation(self) -> Generator[Fed]:
+        """Once over the validation split."""
+        settings = self.settings
+        read = batches.validation_batches(
+            self.validation_examples, settings.data, settings.training.batch_size
+        )
+        return ahead(self.validation_source.feed(read))
+
+    def store_counts(self) -> dict[str, dict[str, int]]:
+        """Under `store`, entries of both splits: read, computed, damaged; empty without a store."""
+        splits = [self.training_source.stored, self.validation_source.stored]
+        counts = [stored.counts for stored in splits if stored]
+        return {"store": {k: sum(c[k] for c in counts) for k in counts[0]}} if counts else {}
+
+
+def prepare(settings: config.Config, console: Console) -> Job:
+    """Opens data and networks, builds the student, checks that they fit, and says what it found."""
+    _keep_compiled_programs()
+    examples = batches.open_split(settings.data, "train")
+    validation = batches.open_split(settings.data, "validation")
+    console.print(f"data: {len(examples)} pictures to learn from, {len(validation)} to measure on")
+    networks = FrozenNetworks(settings)
+    for line in networks.describe():
+        console.print(line)
+    pairs = pair_up(settings.features, networks.feature_shapes, settings.data.image_size)
+    student = build(settings.student, pairs, seed=settings.seed, dtype=settings.precision)
+    split = freeze(student, settings.student.frozen)
+    console.print(f"student: {settings.student.encoder} on {jax.devices()[0].device_kind}")
+    natural = batches.steps_per_epoch(examples, settings.training.batch_size)
+    steps = min(natural, settings.training.steps_per_epoch or natural)
+    return Job(
+        settings,
+        pairs,
+        split,
+        networks,
+        examples,
+        validation,
+        steps,
+        update.make_train_step(settings, split.graph, steps),
+        update.make_eval_step(settings, split.graph),
+        source(settings, networks, split, examples, settings.data.augment),
+        source(settings, networks, split, validation, "none"),
+    )
+
+
+def source(
+    settings: config.Config,
+    networks: FrozenNetworks,
+    split: Split,
+    examples: Examples,
+    kind: augment.Kind,
+) -> "Source":
+    """The targets of a data set's pictures, from the store if there is to be one."""
+    if settings.targets.store is None:
+        return Source(settings, kind, networks, None)
+    encoder = None
+    if kind in ("none", "flip"):  # else the encoder sees new pixels each time
+        encoder = _frozen_encoder(settings, split)
+    size = settings.data.image_size
+    stored = StoredTargets(settings.targets.store, networks, examples.fingerprint, size, encoder)
+    return Source(settings, kind, networks, stored)
+
+
+class Source(NamedTuple):
+    """Batches as they are read, to batches with their targets."""
+
+    settings: config.Config
+    kind: augment.Kind
+    networks: FrozenNetworks
+    stored: StoredTargets | None
+
+    def feed(self, read: Iterable[Batch], first_step: int = 0) -> Iterator[Fed]:
+        for step, batch in enumerate(read, start=first_step):
+            seen, clean, flipped = _augmented(self.settings.seed, step, batch, self.kind)
+            images = clean if self.settings.targets.clean_pictures else seen.images
+            if self.stored is None:
+                yield seen, self.networks.targets(images)
+            else:
+                yield (
+                    seen,
+                    self.stored.targets(images, batch.ids, np.asarray(flipped), batch.weights),
+                )
+
+
+@partial(jax.jit, static_argnames="kind")
+def _augmented(
+    seed: int, step: int, batch: Batch, kind: augment.Kind
+) -> tuple[Batch, Float[Array, "b h w 3"], Bool[Array, " b"]]:
+    """The batch that the student sees, its pictures before they were repainted, and the flips.
+
+    Bytes become [0, 1]; all randomness comes from (seed, step).
+    """
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    flipped = augment.flips(key, len(batch.images), kind)
+    clean = augment.flip(flipped, batch.images.astype(jnp.float32) / 255)
+    masks = augment.flip(flipped, batch.masks.astype(jnp.float32))
+    seen = batch._replace(images=augment.repaint(key, clean, kind), masks=masks)
+    return seen, clean, flipped
+
+
+def _frozen_encoder(settings: config.Config, split: Split) -> Encoder | None:
+    """The student's encoder, if nothing in it is trained."""
+    if any(group_of(name) == "encoder" for name in (*split.parameters, *split.statistics)):
+        return None
+
+    @jax.jit
+    def encode(variables: Variables, images: Float[Array, "b h w 3"]) -> Encoded:
+        return assemble(split.graph, variables).encode(images, train=False)
+
+    variables = {**split.parameters, **split.statistics, **split.frozen}
+    height, width = settings.data.image_size
+    blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    shapes = [tap.shape[1:] for tap in jax.eval_shape(encode, variables, blank)]
+    own = {name: v for name, v in split.frozen.items() if group_of(name) == "encoder"}
+    identity = {
+        "encoder": settings.student.encoder,
+        "normalization": split.student().normalization,
+        "weights": fingerprint(own),
+        "precision": settings.precision,
+    }
+    return Encoder(identity, shapes, partial(encode, variables))
+
+
+def _keep_compiled_programs() -> None:
+    """Compiled programs stay on disk, for the next run of the same step."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path("~/.cache/jaxdistill/xla").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,0 +1,148 @@
+"""Whole runs that keep their targets: equal to runs that do not, filled beforehand, shared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from jaxdistill import fill, update
+from jaxdistill.checkpoints import best
+from jaxdistill.errors import UserError
+from jaxdistill.models.student import build, variables_of
+from jaxdistill.train import main
+
+EPOCHS = 3
+ENTRIES = 3 * (8 * 2 + 5)  # teacher, detector, encoder; 8 pictures and their flips; 5 to validate
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    tiny_run.make(place)
+    return place
+
+
+def arguments(place: Path, run: Path, *more: str) -> list[str]:
+    return [
+        "--config",
+        str(tiny_run.SPECIFIED),
+        *tiny_run.overrides(place),
+        "data.augment=flip",
+        f"training.epochs={EPOCHS}",
+        "training.learning_rate=1e-3",
+        f"run={run}",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def stored(place: Path) -> Path:
+    """A run that filled its store while training."""
+    main(arguments(place, place / "stored", f"targets.store={place}/store"))
+    return place / "stored"
+
+
+def counts(run: Path) -> dict[str, int]:
+    """Of the store, after the last epoch."""
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["store"]
+
+
+def learnt(run: Path) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.asarray, variables_of(best(run).student))
+
+
+def norm(values: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(value).sum() for value in values.values())))
+
+
+def test_a_stored_run_is_an_uncached_one_within_float16(place: Path, stored: Path) -> None:
+    main(arguments(place, place / "uncached"))
+    own, other = learnt(stored), learnt(place / "uncached")
+    start = variables_of(build(best(stored).settings.student))
+    moved = {name: other[name] - start[name] for name in other}
+    apart = {name: other[name] - own[name] for name in other}
+    assert norm(apart) < 0.1 * norm(moved)
+    lines = [(run / "metrics.jsonl").read_text() for run in (stored, place / "uncached")]
+    for line, same in zip(*(map(json.loads, text.splitlines()) for text in lines), strict=True):
+        bound = 1e-3 if line["epoch"] == 1 else 1e-2  # rounding grows as it is trained on
+        for part in ("train", "validation"):
+            for name in update.LOSSES:
+                assert line[part][name] == pytest.approx(same[part][name], rel=bound), name
+
+
+def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, stored: Path) -> None:
+    first = counts(stored)
+    assert first["computed"] <= ENTRIES
+    assert first["damaged"] == 0
+    assert first["read"] + first["computed"] == EPOCHS * 3 * (8 + 5) + 3 * 4 * 2  # run ahead
+    main(arguments(place, place / "second", f"targets.store={place}/store"))
+    assert counts(place / "second")["computed"] == 0
+    jax.tree.map(np.testing.assert_array_equal, learnt(place / "second"), learnt(stored))
+
+
+def test_the_colours_of_a_picture_do_not_matter_to_a_teacher_that_sees_it_clean(
+    place: Path, stored: Path
+) -> None:
+    """Then the student's encoder has its own work to do, on what it sees."""
+    more = ["data.augment=light", "targets.clean_pictures=true", f"targets.store={place}/store"]
+    main(arguments(place, place / "light", *more))
+    assert counts(place / "light")["computed"] == 0
+    assert not np.array_equal(learnt(place / "light")["head.kernel"], learnt(stored)["head.kernel"])
+
+
+def fill_arguments(place: Path, store: Path) -> list[str]:
+    return [*arguments(place, place / "none"), f"targets.store={store}"]
+
+
+def test_filling_beforehand_leaves_nothing_to_compute(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill.main(fill_arguments(place, tmp_path))
+    printed = capsys.readouterr().out
+    assert "train: 16 pictures, counting flipped ones; 16 to compute" in printed
+    assert "validation: 5 pictures, counting flipped ones; 5 to compute" in printed
+    assert "GB to write, the disk has" in printed
+    assert len(list(tmp_path.glob("*/*/*.safetensors"))) == ENTRIES
+    fill.main(fill_arguments(place, tmp_path))
+    assert "train: 16 pictures, counting flipped ones; 0 to compute" in capsys.readouterr().out
+    main(arguments(place, tmp_path / "run", f"targets.store={tmp_path}"))
+    assert counts(tmp_path / "run")["computed"] == 0
+
+
+def test_a_filling_that_is_killed_goes_on_where_it_was(place: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jaxdistill.targets", *fill_arguments(place, tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    patience = time.monotonic() + 120
+    while not list(tmp_path.glob("teacher-*/*/*.safetensors")) and time.monotonic() < patience:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*/*.safetensors")}
+    assert 0 < len(before) < ENTRIES
+    fill.main(fill_arguments(place, tmp_path))
+    after = {path: path.read_bytes() for path in tmp_path.glob("*/*/*.safetensors")}
+    assert len(after) == ENTRIES
+    assert all(after[path] == content for path, content in before.items())
+
+
+def test_a_disk_without_room_is_told_before_anything_is_computed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(fill.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"GB are needed, but the disk has 0\.0 GB"):
+        fill.main(fill_arguments(place, tmp_path))
+    assert not list(tmp_path.glob("*/*/*.safetensors"))
+
+
+def test_filling_needs_a_store(place: Path) -> None:
+    with pytest.raises(UserError, match=r"targets\.store=PATH"):
+        fill.main(arguments(place, place / "none"))
