@@ -121,8 +121,11 @@ def test_a_table_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--input", "unit", "--size", "64", "64"], ["--input", "uint8", "--sigmoid"]],
-    ids=["normalized", "unit", "bytes"],
+    [
+        pytest.param([], id="normalized"),
+        pytest.param(["--input", "uint8", "--sigmoid"], id="bytes"),
+        pytest.param(["--input", "unit", "--size", "64", "64"], id="unit", marks=pytest.mark.slow),
+    ],
 )
 def test_an_export_is_worth_what_the_run_is_and_says_itself_how_to_use_it(
     place: Path, tmp_path: Path, measured: dict[str, Any], options: list[str]
