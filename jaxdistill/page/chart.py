@@ -9,9 +9,10 @@ from html import escape
 from typing import NamedTuple
 
 _WIDTH, _HEIGHT = 320, 160
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 312, 8, 138
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 312, 8, 138
 _FEW = 12  # so few epochs show as dots, too
 _TICKS = 4
+_LEAST = 0.01  # of the largest value: the least that an axis spans
 
 
 class Series(NamedTuple):
@@ -72,15 +73,17 @@ def _on_scale(value: float | None, logarithmic: bool) -> float | None:
 
 def _linear(low: float, high: float) -> _Scale:
     """A scale that begins and ends at round numbers."""
-    # A constant gets some room, and so does what differs by rounding only.
-    if high - low <= 1e-6 * max(abs(low), abs(high)):
-        low, high = low - abs(low) / 2, high + (abs(high) / 2 or 1.0)
+    largest = max(abs(low), abs(high))
+    # A constant gets some room, and small fluctuations shall look small.
+    if high - low < _LEAST * largest or largest == 0:
+        room = largest / 2 if high == low else _LEAST * largest
+        low, high = low - room, high + (room or 1.0)
     rough = (high - low) / _TICKS
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, math.ceil(-math.log10(step) - 1e-9))
-    ticks = [(n * step, _label(n * step, digits)) for n in range(first, last + 1)]
+    decimals = max(0, math.ceil(-math.log10(step) - 1e-9))
+    ticks = [(n * step, _label(n * step, decimals)) for n in range(first, last + 1)]
     return _Scale(ticks[0][0], ticks[-1][0], ticks)
 
 
@@ -94,20 +97,20 @@ def _logarithmic(low: float, high: float) -> _Scale:
         inside = [(f, p) for f, p in values if low <= math.log10(f) + p <= high]
         if len(inside) <= _TICKS + 1:
             break
+    if len(inside) < 2:  # too narrow for round numbers: its ends say more
+        return _Scale(low, high, [(place, f"{10**place:.3g}") for place in (low, high)])
     every = math.ceil(len(inside) / (_TICKS + 1))
     ticks = [(math.log10(f) + p, _label(f * 10.0**p, max(0, -p))) for f, p in inside[::every]]
-    if len(ticks) < 2:  # too narrow for round numbers: its ends say more
-        ticks = [(place, f"{10**place:.3g}") for place in (low, high)]
     return _Scale(low, high, ticks)
 
 
-def _label(value: float, digits: int) -> str:
+def _label(value: float, decimals: int) -> str:
     if value == 0:
         return "0"
-    if digits > 4 or abs(value) >= 1e5:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.{digits}f}"
+    if decimals <= 4 and abs(value) < 1e6:
+        return f"{value:.{decimals}f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').removesuffix('.')}e{int(exponent)}"
 
 
 def _grid(scale: _Scale) -> Iterator[str]:

@@ -9,7 +9,7 @@ if (rows.length) {
   const slider = curves.elements.epoch;
   slider.max = rows.length - 1;
   slider.value = slider.max;
-  slider.parentElement.hidden = false;
+  slider.parentElement.hidden = rows.length < 2;
   slider.addEventListener("input", () => mark(slider.valueAsNumber));
   for (const svg of document.querySelectorAll("#curves svg")) {
     svg.addEventListener("pointermove", (event) => mark(nearest(svg, event.clientX)));
