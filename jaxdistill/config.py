@@ -21,6 +21,7 @@ Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -222,7 +223,7 @@ class Config(Section):
     """Weights and temperature."""
     training: Training = Training()
     """Steps and optimizer."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """What the student computes in; `bfloat16` is for GPUs. Parameters, BatchNorm statistics and
     losses are float32 in any case."""
 

@@ -7,7 +7,7 @@ is the caller's, so that padded pictures can be left out. Formulas: specificatio
 from typing import Literal
 
 import jax.numpy as jnp
-from jax.nn import log_sigmoid, sigmoid
+from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 Map = Float[Array, "b h w 1"]
@@ -24,14 +24,14 @@ def kl(
     """Divergence of the student's Bernoulli distribution from the teacher's, per pixel.
 
     Both are softened by the temperature T; the mean is multiplied by 1, T (the PyTorch original) or
-    T squared (Hinton et al. 2015, arXiv:1503.02531: the gradient then does not fade with T). From
-    log-sigmoids, so exact for any logit.
+    T squared (Hinton et al. 2015, arXiv:1503.02531: the gradient then does not fade with T). Exact
+    for any logit: the two outcomes are exchanged where the teacher is negative, and then nothing
+    large is subtracted from anything large.
     """
-    t, s = teacher / temperature, student / temperature
-    p = sigmoid(t)
-    divergence = p * (log_sigmoid(t) - log_sigmoid(s)) + (1 - p) * (
-        log_sigmoid(-t) - log_sigmoid(-s)
-    )
+    t = jnp.abs(teacher) / temperature
+    s = jnp.where(teacher < 0, -student, student) / temperature
+    # p log(p/q) + (1-p) log((1-p)/(1-q)), with 1-p = sigmoid(-t) and log q = -softplus(-s)
+    divergence = sigmoid(-t) * (s - t) + jnp.maximum(-s, 0) + _tail(s) - _tail(t)
     return _mean(divergence) * temperature ** {"none": 0, "t": 1, "t2": 2}[scale]
 
 
@@ -42,7 +42,7 @@ def mse(a: Features, b: Features) -> PerPicture:
 
 def bce(student: Map, mask: Map) -> PerPicture:
     """Binary cross-entropy of the logits with the mask."""
-    return _mean(-mask * log_sigmoid(student) - (1 - mask) * log_sigmoid(-student))
+    return _mean(jnp.maximum(student, 0) - mask * student + _tail(student))
 
 
 def dice(student: Map, mask: Map, smooth: float = 1e-5) -> PerPicture:
@@ -61,6 +61,11 @@ def cosine(a: Features, b: Features, eps: float = 1e-8) -> PerPicture:
         jnp.square(b).sum(-1), eps**2
     )
     return 1 - _mean(dot / jnp.sqrt(squares))
+
+
+def _tail(x: Array) -> Array:
+    """What softplus(x) is more than max(x, 0)."""
+    return jnp.log1p(jnp.exp(jnp.minimum(x, -x)))  # not -abs(x), whose gradient at 0 is not 0
 
 
 def _mean(values: Array) -> PerPicture:

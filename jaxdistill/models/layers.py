@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdistill.ops import normalization
 from jaxdistill.ops.convolution import convolve
 from jaxdistill.ops.depthwise import depthwise
 from jaxdistill.ops.upsampling import upsampled_convolve
@@ -109,43 +110,46 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(_constant(0, channels))
         self.var = nnx.BatchStat(_constant(1, channels))
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        if train and not self.frozen:
-            mean, var = self._measure(x)
-        else:
-            mean, var = self.mean[...], self.var[...]
-        factor = self.scale[...] * lax.rsqrt(var + self.eps)
-        shift = self.bias[...] - mean * factor
-        return x * factor.astype(x.dtype) + shift.astype(x.dtype)
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool, rectify: bool = False
+    ) -> Float[Array, "b h w c"]:
+        """Normalises; with ReLU behind it if `rectify`."""
+        if not self.measures(train):
+            mean, deviation = self.mean[...], lax.rsqrt(self.var[...] + self.eps)
+            return normalization.apply(x, self.scale[...], self.bias[...], mean, deviation, rectify)
+        y, mean, var = normalization.batch_norm(
+            x, self.scale[...], self.bias[...], self.eps, rectify
+        )
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        for running, new in ((self.mean, mean), (self.var, unbiased)):
+            old = running[...]
+            running[...] = old + self.momentum * (lax.stop_gradient(new) - old)
+        return y
+
+    def measures(self, train: bool) -> bool:
+        """Whether it normalises by the batch's own statistics."""
+        return train and not self.frozen
 
     def factor_and_shift(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """What the running statistics make of this layer: y = x * factor + shift."""
         factor = self.scale[...] * lax.rsqrt(self.var[...] + self.eps)
         return factor, self.bias[...] - self.mean[...] * factor
 
-    def _measure(self, x: Array) -> tuple[Array, Array]:
-        wide = x.astype(jnp.float32)
-        mean = wide.mean((0, 1, 2))
-        var = jnp.square(wide - mean).mean((0, 1, 2))
-        count = x.size // x.shape[-1]
-        unbiased = var * (count / max(count - 1, 1))
-        for running, new in ((self.mean, mean), (self.var, unbiased)):
-            old = running[...]
-            running[...] = old + self.momentum * (lax.stop_gradient(new) - old)
-        return mean, var
 
-
-def conv_norm(conv: Conv, norm: BatchNorm, x: Any, *, train: bool) -> Array:
+def conv_norm(conv: Conv, norm: BatchNorm, x: Any, *, train: bool, rectify: bool = False) -> Array:
     """Convolution, then normalisation; in one pass where the statistics are not being measured.
 
     Args:
       x: what `conv` convolves.
+      rectify: ReLU behind it.
     """
-    if train and not norm.frozen:
-        return norm(conv(x), train=True)
+    if norm.measures(train):
+        return norm(conv(x), train=True, rectify=rectify)
     factor, shift = norm.factor_and_shift()
     y = conv.convolve(x, conv.kernel[...] * factor)
-    return y + shift.astype(y.dtype)
+    y = y + shift.astype(y.dtype)
+    return relu(y) if rectify else y
 
 
 Activation = Callable[[Array], Array]

@@ -3,7 +3,7 @@
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxdistill.models.layers import BatchNorm, Conv, relu
+from jaxdistill.models.layers import BatchNorm, Conv
 
 
 class Projector(nnx.Module):
@@ -16,5 +16,5 @@ class Projector(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w i"], *, train: bool) -> Float[Array, "b h w o"]:
         if self.hidden is not None and self.norm is not None:
-            x = relu(self.norm(self.hidden(x), train=train))
+            x = self.norm(self.hidden(x), train=train, rectify=True)
         return self.output(x)

@@ -47,7 +47,7 @@ class Student(nnx.Module):
       settings: architecture and what is frozen.
       normalization: what the encoder expects.
       pairs: the projectors to build; none for inference.
-      dtype: what it computes in.
+      dtype: what it computes in; the outputs come in it too.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Student(nnx.Module):
         normalization: pixels.Normalization,
         pairs: Sequence[Pair] = (),
         *,
-        dtype: str = "float32",
+        dtype: config.Precision = "float32",
         rngs: nnx.Rngs,
     ) -> None:
         self.normalization, self.dtype = normalization, dtype
@@ -93,7 +93,7 @@ class Student(nnx.Module):
         """
         if encoded is None:
             encoded = self.encode(images, train=train)
-        encoded = tuple(tap.astype(self.dtype) for tap in encoded)
+        encoded = tuple(tap.astype(getattr(jnp, self.dtype)) for tap in encoded)
         decoded = self.decoder(encoded, train=train)
         return {
             **{f"encoder.{i}": tap for i, tap in enumerate(encoded, start=1)},
@@ -103,7 +103,7 @@ class Student(nnx.Module):
     def encode(self, images: Float[Array, "b h w 3"], *, train: bool) -> Encoded:
         """The encoder's taps, finest first."""
         normalised = pixels.normalize(images, self.normalization)
-        return self.encoder(normalised.astype(self.dtype), train=train)
+        return self.encoder(normalised.astype(getattr(jnp, self.dtype)), train=train)
 
 
 def build(
@@ -111,7 +111,7 @@ def build(
     pairs: Sequence[Pair] = (),
     *,
     seed: int = 0,
-    dtype: str = "float32",
+    dtype: config.Precision = "float32",
 ) -> Student:
     """The student before training: what there is a weights file for from there, the rest random.
 

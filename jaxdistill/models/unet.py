@@ -6,7 +6,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxdistill.models.layers import BatchNorm, Conv, UpsampledConv, conv_norm, relu
+from jaxdistill.models.layers import BatchNorm, Conv, UpsampledConv, conv_norm
 
 
 class UnetDecoder(nnx.Module):
@@ -58,4 +58,4 @@ class ConvNormRelu(nnx.Module):
         self.norm = BatchNorm(outputs)
 
     def __call__(self, x: Any, *, train: bool) -> Array:
-        return relu(conv_norm(self.conv, self.norm, x, train=train))
+        return conv_norm(self.conv, self.norm, x, train=train, rectify=True)
