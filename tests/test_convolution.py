@@ -66,3 +66,14 @@ def test_any_kernel_and_padding(size, padding) -> None:
     dy = jax.random.normal(jax.random.key(9), shape)
     found = ops.gradient_by_rows(x, dy, padding)
     np.testing.assert_allclose(found, ops.plain_gradient(x, dy, padding), rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_of_1x1_is_a_matrix_product() -> None:
+    keys = jax.random.split(jax.random.key(2), 3)
+    x, dy = (jax.random.normal(key, (2, 5, 3, c)) for key, c in zip(keys, (4, 6), strict=False))
+    kernel = jax.random.normal(keys[2], (1, 1, 4, 6))
+    none = ((0, 0), (0, 0))
+    y, pull = jax.vjp(lambda x, kernel: ops.convolve(x, kernel, none), x, kernel)
+    expected, pull_plain = jax.vjp(lambda x, kernel: ops.plain(x, kernel, none), x, kernel)
+    for found, wanted in zip((y, *pull(dy)), (expected, *pull_plain(dy)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)

@@ -41,10 +41,15 @@ def plain(
 
 
 def measure(x: Map) -> tuple[PerChannel, PerChannel]:
-    """Mean and biased variance per channel, in float32."""
-    wide = x.astype(jnp.float32)
+    """Mean and biased variance per channel, in float32 at least."""
+    wide = _widened(x)
     mean = wide.mean(_AXES)
     return mean, jnp.square(wide - mean).mean(_AXES)
+
+
+def _widened(x: Map) -> Map:
+    """At least float32: sums over a map need it."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def apply(
@@ -75,8 +80,8 @@ def _backward(
     dy = gradients[0]
     if rectify:
         dy = jnp.where(apply(x, scale, bias, mean, deviation, rectify=False) > 0, dy, 0)
-    wide = dy.astype(jnp.float32)
-    normalised = (x.astype(jnp.float32) - mean) * deviation
+    wide = _widened(dy)
+    normalised = (_widened(x) - mean) * deviation
     dbias = wide.sum(_AXES)
     dscale = (wide * normalised).sum(_AXES)
     count = x.size // x.shape[-1]

@@ -1,0 +1,63 @@
+"""Batch normalisation and its own gradient, against the same differentiated by rule."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxdistill.ops import normalization as ops
+
+EPS = 1e-5
+
+
+def arrays(shape=(2, 5, 7, 3), dtype=jnp.float32, mean=0.0):
+    keys = jax.random.split(jax.random.key(1), 4)
+    x = mean + jax.random.normal(keys[0], shape) * jnp.arange(1.0, shape[-1] + 1)
+    scale = jax.random.uniform(keys[1], shape[-1:], minval=-2, maxval=2)
+    bias = jax.random.normal(keys[2], shape[-1:])
+    return (x.astype(dtype), scale, bias), jax.random.normal(keys[3], shape).astype(dtype)
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 4), (3, 1, 2, 1)])
+def test_value_and_gradient_are_those_of_the_plain_form(shape, mean, rectify) -> None:
+    given, dy = arrays(shape, mean=mean)
+
+    def both_ways(form):
+        outputs, pull = jax.vjp(lambda *given: form(*given, EPS, rectify), *given)
+        return outputs, pull((dy, *map(jnp.zeros_like, outputs[1:])))
+
+    (found, gradients), (expected, by_rule) = both_ways(ops.batch_norm), both_ways(ops.plain)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(gradients, by_rule, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * (1 + np.abs(other).max()))
+
+
+def test_the_gradient_is_the_numerical_one() -> None:
+    with jax.enable_x64(True):
+        given, _ = arrays((2, 3, 4, 2))
+        given = jax.tree.map(lambda array: array.astype(jnp.float64), given)
+        normalise = lambda *given: ops.batch_norm(*given, EPS, False)[0]  # noqa: E731
+        check_grads(normalise, given, order=1, modes=["rev"], rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_and_sums_of_bfloat16_are_float32() -> None:
+    given, dy = arrays((2, 32, 32, 3), jnp.bfloat16, mean=2.0)
+    wide = jax.tree.map(lambda array: array.astype(jnp.float32), given)
+    (y, mean, var), pull = jax.vjp(lambda *given: ops.batch_norm(*given, EPS, True), *given)
+    (_, exact_mean, exact_var), exact_pull = jax.vjp(
+        lambda *given: ops.batch_norm(*given, EPS, True), *wide
+    )
+    assert (y.dtype, mean.dtype, var.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+    np.testing.assert_array_equal(mean, exact_mean)
+    np.testing.assert_array_equal(var, exact_var)
+    zeros = jnp.zeros_like(mean), jnp.zeros_like(var)
+    dx, *sums = pull((dy, *zeros))
+    _, *exact = exact_pull((dy.astype(jnp.float32), *zeros))
+    assert dx.dtype == jnp.bfloat16
+    for one, other in zip(sums, exact, strict=True):
+        # Where bfloat16 moves a value over zero, ReLU lets another gradient through.
+        np.testing.assert_allclose(one, other, rtol=0.02, atol=1.0)
