@@ -79,7 +79,7 @@ class Child:
     """A contestant's process."""
 
     def __init__(self, script: str, settings: Path, given: argparse.Namespace) -> None:
-        self._script, self._log = script, settings.with_suffix(f".{script}.log")
+        self._script, self._log = script, settings.with_suffix(f".{Path(script).stem}.log")
         bound = ["--threads", str(given.threads)] if given.threads else []
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -195,12 +195,13 @@ def _run(*arguments: object) -> None:
         raise _failure(str(arguments[1]), done.returncode, done.stderr)
 
 
-def _failure(what: str, code: int, log: str) -> UserError:
+def _failure(what: str, code: int, log: str) -> Exception:
     """What a process had to say in the end, or how it came to it."""
-    last = log.strip().rpartition("\n")[2] or "it said nothing"
     if code < 0:
-        last = f"killed by signal {-code}; was there enough memory?"
-    return UserError(f"{what}: {last.removeprefix('error: ')}")
+        return UserError(f"{what}: killed by signal {-code}; was there enough memory?")
+    if code == 2:  # a user's error, in its last line
+        return UserError(log.strip().rpartition("\n")[2].removeprefix("error: "))
+    return RuntimeError(f"{what} failed:\n{log}")
 
 
 def _arguments() -> argparse.Namespace:

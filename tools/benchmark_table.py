@@ -60,6 +60,10 @@ def costs(measured: Mapping[str, Any]) -> Table:
         "GFLOP per picture": [],
         "floor, s per picture": [],
         "whole step / floor": [],
+        "slowest / fastest step": [
+            f"{max(seconds) / min(seconds):.2f}"
+            for seconds in (c["seconds"]["whole step"] for c in contestants.values())
+        ],
     }
     for name, contestant in contestants.items():
         flops = work(arithmetic["flops"], name)
@@ -75,6 +79,8 @@ def costs(measured: Mapping[str, Any]) -> Table:
         f"the floor is at {rate / 1e9:.0f} GFLOP/s, the best matrix product here ({library}); it "
         f"counts the plain convolutions of "
         + ", ".join(f"{part} {count / 1e9:.1f}" for part, count in arithmetic["flops"].items())
+        + "; where the slowest step took much longer than the fastest, the machine was busy: "
+        "measure again, for torch suffers most from it"
     )
     return table
 

@@ -73,10 +73,7 @@ def projector(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
 
 
 def normalize(pictures: Tensor, normalization: pixels.Normalization) -> Tensor:
-    mean, std = (
-        torch.tensor(values, dtype=pictures.dtype, device=pictures.device).view(3, 1, 1)
-        for values in normalization
-    )
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(pictures) for values in normalization)
     return (pictures - mean) / std
 
 
