@@ -1,7 +1,7 @@
 """What a run leaves for people to read: metrics, curves, sample pictures, and a closing table."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
+from jaxdistill import page
 from jaxdistill.models.student import Variables, group_of
 
 Map = Float[np.ndarray, "b h w 1"]
@@ -21,27 +22,31 @@ _GAP, _HEADER, _LONGEST = 6, 24, 320
 
 
 class Report:
-    """Writes into the run's folder: `metrics.jsonl`, `tensorboard/`, `samples/`."""
+    """Writes into the run's folder: `metrics.jsonl`, `facts.json`, `tensorboard/`, `samples/`,
+    and the page made of them."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
         (run / "samples").mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(run / "tensorboard"))
 
-    def epoch(self, number: int, values: Mapping[str, Any]) -> None:
-        """One line of JSON, and a point on each curve. Epochs count from 1 here."""
+    def facts(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """What holds for the whole run, for its page."""
+        (self._run / "facts.json").write_text(json.dumps(sections, indent=1), encoding="utf-8")
+
+    def epoch(self, number: int, values: Mapping[str, Any], sheet: Image.Image) -> None:
+        """One line of JSON, a point on each curve, the sample pictures, and the page anew.
+
+        Epochs count from 1 here.
+        """
         with (self._run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": number, **values}) + "\n")
+        sheet.save(self._run / "samples" / f"epoch_{number:03d}.png")
         for name, value in _flat(values):
             self._board.add_scalar(name, value, number)
-        self._board.flush()
-
-    def samples(self, number: int, sheet: Image.Image) -> Path:
-        """Saves an epoch's sample pictures."""
-        path = self._run / "samples" / f"epoch_{number:03d}.png"
-        sheet.save(path)
         self._board.add_image("samples", np.asarray(sheet), number, dataformats="HWC")
-        return path
+        self._board.flush()
+        page.write(self._run)
 
     def close(self) -> None:
         self._board.close()
@@ -73,9 +78,9 @@ def sample_sheet(
         own = _probability(student[index])
         theirs = None if teacher is None else _probability(teacher[index])
         reference = mask if theirs is None else theirs
-        cells = [image, mask, np.zeros_like(mask) if theirs is None else theirs, own]
+        cells = [image, mask, *([] if theirs is None else [theirs]), own]
         rows.append([*cells, _difference(image, own > 0.5, reference > 0.5)])
-    return _draw(rows)
+    return _draw([title for title in _COLUMNS if title != "teacher" or teacher is not None], rows)
 
 
 def _probability(logits: Float[np.ndarray, "h w 1"]) -> Float[np.ndarray, "h w 1"]:
@@ -88,19 +93,19 @@ def _difference(image: np.ndarray, own: np.ndarray, reference: np.ndarray) -> np
     return np.where(added, (0.9, 0.1, 0.1), np.where(missed, (0.1, 0.3, 0.95), grey))
 
 
-def _draw(rows: list[list[np.ndarray]]) -> Image.Image:
+def _draw(titles: Sequence[str], rows: list[list[np.ndarray]]) -> Image.Image:
     tiles = [[_tile(cell) for cell in row] for row in rows]
     width, height = tiles[0][0].size
     sheet = Image.new(
         "RGB",
         (
-            len(_COLUMNS) * (width + _GAP) - _GAP,
+            len(titles) * (width + _GAP) - _GAP,
             _HEADER + len(rows) * (height + _GAP) - _GAP,
         ),
         "white",
     )
     pen = ImageDraw.Draw(sheet)
-    for column, title in enumerate(_COLUMNS):
+    for column, title in enumerate(titles):
         place = (column * (width + _GAP) + 2, 3)
         pen.text(place, title, fill="black", font=ImageFont.load_default(15))
         for row, cells in enumerate(tiles):
@@ -142,6 +147,7 @@ def print_summary(
         table.add_row(name, f"{count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB in float32")
     table.add_row("training speed", f"{images_per_second:.2f} images/s")
     table.add_row("run", str(run))
+    table.add_row("its page", str(run / page.NAME))
     console.print(table)
 
 

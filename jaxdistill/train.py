@@ -1,7 +1,6 @@
 """Trains a student: `python -m jaxdistill.train --config configs/my.yaml [KEY=VALUE ...]`."""
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,9 @@ from rich.progress import track
 from jaxdistill import config, report, schedules, update
 from jaxdistill.checkpoints import Checkpoints
 from jaxdistill.data.batches import Batch
+from jaxdistill.dry_run import dry_run
 from jaxdistill.errors import UserError, command
+from jaxdistill.facts import facts
 from jaxdistill.job import Fed, Job, prepare
 from jaxdistill.reach import explain, reach
 from jaxdistill.update import Scalars, TrainState
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", help="training.epochs")
     parser.add_argument("--batch_size", help="training.batch_size")
     parser.add_argument("--feature_weight", help="losses.feature")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, take a few steps, write nothing"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as training.clip.norm=1"
@@ -44,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "losses.feature": given.feature_weight,
     }
     overrides = given.overrides + [f"{key}={value}" for key, value in short.items() if value]
-    train(config.load(given.config, overrides), resume=given.resume)
+    settings = config.load(given.config, overrides)
+    if given.dry_run:
+        dry_run(settings)
+    else:
+        train(settings, resume=given.resume)
 
 
 def _as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -71,7 +79,9 @@ def train(settings: config.Config, *, resume: bool = False) -> None:
     ):
         if resume:
             state = _resume(checkpoints, state, job, console)
+        written.facts(facts(job))
         first = int(state.step) // job.steps
+        pictures = job.steps * settings.training.batch_size
         with closing(job.training(first_step=int(state.step))) as batches:
             for epoch in range(first, settings.training.epochs):
                 began = time.perf_counter()
@@ -83,16 +93,15 @@ def train(settings: config.Config, *, resume: bool = False) -> None:
                     "train": learnt,
                     "validation": measured,
                     "seconds": {"train": trained - began, "validation": ended - trained},
+                    "images_per_second": pictures / (trained - began),
                     **job.store_counts(),
                 }
                 checkpoints.save(state, {**record, "steps_per_epoch": job.steps})
-                written.epoch(epoch + 1, record)
-                written.samples(epoch + 1, sheet)
+                written.epoch(epoch + 1, record, sheet)
                 console.print(_line(epoch, settings.training.epochs, record))
     if first < settings.training.epochs:
-        pictures = job.steps * settings.training.batch_size
         variables = {**state.parameters, **state.statistics, **job.split.frozen}
-        speed = pictures / record["seconds"]["train"]
+        speed = record["images_per_second"]
         report.print_summary(console, measured, variables, speed, settings.run)
     else:
         console.print(f"{settings.run} has all of its {settings.training.epochs} epochs already")
@@ -119,17 +128,7 @@ def _learn(
 
 
 def _read(step: int, batch: Batch, scalars: Scalars) -> dict[str, float]:
-    values = {name: float(value) for name, value in jax.device_get(scalars).items()}
-    # The term at fault comes before the sums that it spoils.
-    for name in (*update.LOSSES, "total", "gradient_norm"):
-        if not math.isfinite(values.get(name, 0.0)):
-            raise UserError(
-                f"step {step}: {name} is {values[name]} "
-                f"(learning rate {values['learning_rate']:.2g}, pictures {batch.ids.tolist()}); "
-                f"nothing was learnt from it, and the last checkpoint stands; look at these "
-                f"pictures, or lower training.learning_rate"
-            )
-    return values
+    return update.check(step, batch, jax.device_get(scalars))
 
 
 def _validate(job: Job, state: TrainState, epoch: int) -> tuple[dict[str, float], Any]:

@@ -1,8 +1,9 @@
 """One step of training and one of validation, each a single jitted program."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdistill import config, losses, metrics, schedules
 from jaxdistill.data.batches import Batch
+from jaxdistill.errors import UserError
 from jaxdistill.models.student import (
     GROUPS,
     Outputs,
@@ -147,6 +149,25 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
         return {**sums, "count": batch.weights.sum()}, outputs.logits
 
     return jax.jit(step)
+
+
+def check(step: int, batch: Batch, scalars: Mapping[str, Any]) -> dict[str, float]:
+    """What a step measured, as numbers.
+
+    Raises:
+      UserError: one of them is not finite.
+    """
+    values = {name: float(value) for name, value in scalars.items()}
+    # The term at fault comes before the sums that it spoils.
+    for name in (*LOSSES, "total", "gradient_norm"):
+        if not math.isfinite(values.get(name, 0.0)):
+            raise UserError(
+                f"step {step}: {name} is {values[name]} "
+                f"(learning rate {values['learning_rate']:.2g}, pictures {batch.ids.tolist()}); "
+                f"nothing was learnt from it, and the last checkpoint stands; look at these "
+                f"pictures, or lower training.learning_rate"
+            )
+    return values
 
 
 def loss_terms(

@@ -60,6 +60,8 @@ def test_a_run_leaves_all_that_it_promises(finished) -> None:
             assert set(update.LOSSES) < set(line[part])
             assert all(np.isfinite(value) for value in line[part].values())
     assert list((run / "tensorboard").iterdir())
+    assert json.loads((run / "facts.json").read_text())["Data"]["pictures to learn from"] == 8
+    assert f"{lines[-1]['validation']['student_miou']:.4f}" in (run / "report.html").read_text()
     for epoch in EPOCHS:
         sheet = Image.open(run / "samples" / f"epoch_{epoch:03d}.png")
         assert sheet.width > 5 * 64
@@ -98,6 +100,29 @@ def test_the_frozen_encoder_keeps_every_byte_and_the_rest_changes(finished) -> N
             assert np.asarray(value).tobytes() == np.asarray(after[name]).tobytes(), name
         else:
             assert not np.array_equal(value, after[name]), name
+
+
+def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(arguments(place, f"run={tmp_path / 'run'}", "--dry-run", "training.epochs=100"))
+    printed = capsys.readouterr().out
+    assert "images 4 x 64 x 64 x 3 float32" in printed
+    assert "teacher logits 4 x 64 x 64 x 1" in printed
+    assert "features 0 4 x 8 x 8 x 4" in printed
+    assert "feature teaches projectors" in printed
+    assert "an epoch of 2 steps" in printed
+    assert "100 epochs: about" in printed
+    assert "this process" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_in_bfloat16_learns_and_keeps_float32(place: Path, tmp_path: Path) -> None:
+    main(arguments(place, f"run={tmp_path}/run", "precision=bfloat16", "training.epochs=5"))
+    first, *_, last = metrics(tmp_path / "run")
+    assert last["train"]["total"] < 0.8 * first["train"]["total"]
+    for name, value in variables_of(best(tmp_path / "run").student).items():
+        assert value.dtype == np.float32, name
 
 
 def test_a_resumed_run_is_the_untouched_one(finished, place: Path, tmp_path: Path) -> None:

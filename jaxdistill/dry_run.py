@@ -1,0 +1,81 @@
+"""A rehearsal: loads and checks everything, takes a few steps, and says what a run would cost."""
+
+import resource
+import time
+from contextlib import closing
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from jaxdistill import config, update
+from jaxdistill.job import Fed, prepare
+from jaxdistill.reach import explain, reach
+
+_STEPS = 3  # after the first, which compiles
+
+
+def dry_run(settings: config.Config) -> None:
+    """Everything that a run does up to its first steps; nothing is written into its folder."""
+    console = Console(soft_wrap=True, highlight=False)
+    job = prepare(settings, console)
+    for line in explain(reach(settings, job.split, job.pairs)):
+        console.print(line)
+    state = update.start(settings, job.split)
+    with closing(job.training(first_step=0)) as batches:
+        fed = next(batches)
+        console.print(f"a batch: {_shapes(fed)}")
+        seconds = []
+        for _ in range(1 + _STEPS):
+            began = time.perf_counter()
+            state, scalars = job.train_step(state, job.split.frozen, *fed)
+            update.check(0, fed[0], jax.device_get(scalars))
+            fed = next(batches)
+            seconds.append(time.perf_counter() - began)
+    compiling, *steps = seconds
+    step = sorted(steps)[len(steps) // 2]
+    with closing(job.validation()) as batches:
+        began = time.perf_counter()
+        variables = (state.parameters, state.statistics, job.split.frozen)
+        jax.block_until_ready(job.eval_step(*variables, *next(batches), jnp.ones(())))
+        evaluating = time.perf_counter() - began
+    size = settings.training.batch_size
+    epoch = job.steps * step
+    console.print(
+        f"compiling and the first step: {compiling:.1f} s; the first validation batch: "
+        f"{evaluating:.1f} s"
+    )
+    console.print(
+        f"a step: {step:.2f} s, {size / step:.2f} images/s; an epoch of {job.steps} steps: about "
+        f"{_duration(epoch)} and its validation; {settings.training.epochs} epochs: about "
+        f"{_duration(epoch * settings.training.epochs)}"
+    )
+    console.print(f"memory: {_memory()}")
+
+
+def _shapes(fed: Fed) -> str:
+    batch, targets = fed
+    named = {"images": batch.images, "masks": batch.masks, "teacher logits": targets.logits}
+    named |= {f"features {index}": array for index, array in enumerate(targets.features)}
+    named |= {f"encoder tap {i + 1}": array for i, array in enumerate(targets.encoded or ())}
+    return ", ".join(
+        f"{name} {' x '.join(map(str, array.shape))} {array.dtype}"
+        for name, array in named.items()
+        if array is not None
+    )
+
+
+def _memory() -> str:
+    used = [
+        f"{device.device_kind} {stats['peak_bytes_in_use'] / 1e9:.1f} GB"
+        for device in jax.local_devices()
+        if (stats := device.memory_stats()) and "peak_bytes_in_use" in stats
+    ]
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return ", ".join([*used, f"this process {host:.1f} GB"]) + " at most"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
