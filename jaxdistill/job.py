@@ -75,13 +75,17 @@ class Job(NamedTuple):
         return {"store": {k: sum(c[k] for c in counts) for k in counts[0]}} if counts else {}
 
 
-def prepare(settings: config.Config, console: Console) -> Job:
-    """Opens data and networks, builds the student, checks that they fit, and says what it found."""
+def prepare(settings: config.Config, console: Console, threads: int | None = None) -> Job:
+    """Opens data and networks, builds the student, checks that they fit, and says what it found.
+
+    `threads` bounds onnxruntime's on the CPU; it would else take every core, whatever the process
+    is bound to.
+    """
     _keep_compiled_programs()
     examples = batches.open_split(settings.data, "train")
     validation = batches.open_split(settings.data, "validation")
     console.print(f"data: {len(examples)} pictures to learn from, {len(validation)} to measure on")
-    networks = FrozenNetworks(settings)
+    networks = FrozenNetworks(settings, threads)
     for line in networks.describe():
         console.print(line)
     pairs = pair_up(settings.features, networks.feature_shapes, settings.data.image_size)

@@ -69,4 +69,8 @@ def _tail(x: Array) -> Array:
 
 
 def _mean(values: Array) -> PerPicture:
-    return values.mean(tuple(range(1, values.ndim)))
+    # As a product with a vector: XLA's CPU back end then computes what is summed with its own
+    # vectorised functions, thirty times faster than within a sum.
+    flat = values.reshape(len(values), -1)
+    share = jnp.full(flat.shape[1], 1 / flat.shape[1], flat.dtype)
+    return jnp.matmul(flat, share, precision="highest")

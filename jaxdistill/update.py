@@ -22,6 +22,7 @@ from jaxdistill.models.student import (
     group_of,
     variables_of,
 )
+from jaxdistill.ops import compiling
 from jaxdistill.targets.frozen import Targets
 
 Scalars = dict[str, Float[Array, ""]]
@@ -118,7 +119,7 @@ def make_train_step(
         }
         return TrainState(state.step + 1, *kept), measured
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiling.options())
 
 
 def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
@@ -148,7 +149,7 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
         sums = {name: (value * batch.weights).sum() for name, value in values.items()}
         return {**sums, "count": batch.weights.sum()}, outputs.logits
 
-    return jax.jit(step)
+    return jax.jit(step, compiler_options=compiling.options())
 
 
 def check(step: int, batch: Batch, scalars: Mapping[str, Any]) -> dict[str, float]:

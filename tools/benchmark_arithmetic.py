@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_child
+import export_teacher
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ def flops(settings: config.Config, teacher_checkpoint: Path) -> dict[str, float]
     with torch.device("meta"):  # shapes without numbers
         student = torch_original.Student(settings.student, pairs).train()
     student.unet.encoder.requires_grad_(False)
-    teacher = torch_original.teacher(teacher_checkpoint).to("meta")
+    teacher, _ = export_teacher.load(teacher_checkpoint)
     pictures = torch.empty(1, 3, *size, device="meta")
 
     def learn() -> None:
@@ -59,9 +60,9 @@ def flops(settings: config.Config, teacher_checkpoint: Path) -> dict[str, float]
 
     with torch.no_grad():
         encoder = counted(lambda: student.unet.encoder(pictures))
-        teacher = counted(lambda: teacher(pictures))
+        teacher_flops = counted(lambda: teacher.to("meta")(pictures))
     return {
-        "teacher": teacher,
+        "teacher": teacher_flops,
         "detector": detector,
         "encoder": encoder,
         "rest": counted(learn) - encoder,

@@ -31,17 +31,7 @@ _FREE_SIZES = ((64, 64), (96, 160))
 
 def main() -> None:
     arguments = _arguments()
-    checkpoint = arguments.checkpoint
-    tensors = torch_checkpoints.read(checkpoint)
-    written_for = torch_checkpoints.metadata_of(checkpoint).get("encoder")
-    encoder = arguments.encoder or written_for or DEFAULT_ENCODER
-    channels = smp_networks.decoder_channels(tensors, checkpoint)
-    network = smp_networks.unet(encoder, channels)
-    try:
-        smp_networks.load(network, tensors, str(checkpoint))
-    except UserError as error:
-        raise UserError(f"{error}; the encoder {encoder} was expected, see --encoder") from None
-
+    network, encoder = load(arguments.checkpoint, arguments.encoder)
     graph = export(network, arguments.size, arguments.opset)
     sizes = [arguments.size] if arguments.size else _FREE_SIZES
     difference = compare(graph, network, sizes)
@@ -55,6 +45,27 @@ def main() -> None:
     _write(arguments.output, graph)
     size = "x".join(map(str, arguments.size)) if arguments.size else "any size"
     print(f"wrote {arguments.output}: {encoder}, {size}, any batch, {len(graph) / 1e6:.1f} MB")
+
+
+def load(checkpoint: Path, encoder: str | None = None) -> tuple[nn.Module, str]:
+    """The UNet of a checkpoint, in eval mode, and the name of its encoder.
+
+    Args:
+      encoder: None takes what the file says, or `DEFAULT_ENCODER`.
+
+    Raises:
+      UserError: there is no such file, or it holds another network.
+    """
+    tensors = torch_checkpoints.read(checkpoint)
+    written_for = torch_checkpoints.metadata_of(checkpoint).get("encoder")
+    encoder = encoder or written_for or DEFAULT_ENCODER
+    channels = smp_networks.decoder_channels(tensors, checkpoint)
+    network = smp_networks.unet(encoder, channels)
+    try:
+        smp_networks.load(network, tensors, str(checkpoint))
+    except UserError as error:
+        raise UserError(f"{error}; the encoder {encoder} was expected, see --encoder") from None
+    return network, encoder
 
 
 def export(network: nn.Module, size: Sequence[int] | None, opset: int) -> bytes:

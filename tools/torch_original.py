@@ -12,7 +12,6 @@ from pathlib import Path
 import export_teacher
 import smp_networks
 import torch
-import torch_checkpoints
 from onnx_sessions import open_network
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -133,20 +132,6 @@ def total(
     )
 
 
-def teacher(checkpoint: Path) -> nn.Module:
-    """The UNet of a checkpoint, in eval mode.
-
-    Raises:
-      UserError: there is none, or it is another network's.
-    """
-    tensors = torch_checkpoints.read(checkpoint)
-    written_for = torch_checkpoints.metadata_of(checkpoint).get("encoder")
-    channels = smp_networks.decoder_channels(tensors, checkpoint)
-    network = smp_networks.unet(written_for or export_teacher.DEFAULT_ENCODER, channels)
-    smp_networks.load(network, tensors, str(checkpoint))
-    return network
-
-
 class Detector:
     """The feature network in onnxruntime; arrays pass through NumPy.
 
@@ -188,7 +173,8 @@ class Original:
     ) -> None:
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._teacher = teacher(checkpoint).to(self.device)
+        network, _ = export_teacher.load(checkpoint)
+        self._teacher = network.to(self.device)
         self._teachers_normalization = pixels.resolve(settings.teacher.normalization)
         self.detect = Detector(settings.detector, [f.tensor for f in settings.features], threads)
         """Pictures to features."""

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import cases
+import torch_original
 import torch_student
 from comparison import Parity
 from torch import Tensor
@@ -59,7 +60,7 @@ def test_kl(
 ) -> None:
     student, teacher, _ = maps(seed, shape, extreme)
     # At extreme logits the original's clamp bites, which ours has no need of.
-    reference = torch_student.kl_without_clamp if extreme else torch_student.kl
+    reference = torch_student.kl_without_clamp if extreme else torch_original.kl
     compare(
         parity,
         f"KL, {'logits near ±50, without clamp' if extreme else 'ordinary logits'}",
@@ -73,15 +74,15 @@ def test_kl(
 ON_MAPS: dict[str, tuple[Callable, Callable]] = {
     "MSE": (
         lambda s, teacher, _: losses.mse(s, teacher),
-        lambda s, teacher, _: torch_student.mse(s, teacher),
+        lambda s, teacher, _: torch_original.mse(s, teacher),
     ),
     "BCE": (
         lambda s, _, mask: losses.bce(s, mask),
-        lambda s, _, mask: torch_student.bce(s, mask),
+        lambda s, _, mask: torch_original.bce(s, mask),
     ),
     "Dice": (
         lambda s, _, mask: losses.dice(s, mask),
-        lambda s, _, mask: torch_student.dice(s, mask),
+        lambda s, _, mask: torch_original.dice(s, mask),
     ),
 }
 
@@ -113,7 +114,7 @@ def test_losses_of_features(parity: Parity, seed: int, name: str) -> None:
         parity,
         f"feature loss, {name}",
         lambda own: getattr(losses, name)(own, jnp.asarray(target)),
-        lambda own: getattr(torch_student, name)(own, cases.nchw(target)),
+        lambda own: getattr(torch_original, name)(own, cases.nchw(target)),
         projected,
         torch.float32,
     )
@@ -182,7 +183,7 @@ def torch_total(
     factor: float,
 ) -> Tensor:
     losses = settings.losses.model_copy(update={"kl": settings.losses.kl * factor})
-    return torch_student.total(
+    return torch_original.total(
         leaves[0],
         leaves[1:],
         cases.nchw(mask),

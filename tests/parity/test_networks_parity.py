@@ -17,7 +17,8 @@ import torch_checkpoints
 import torch_names
 from comparison import Parity
 from flax import nnx
-from torch_student import TorchStudent, projector
+from torch_original import projector
+from torch_student import TorchStudent
 
 from jaxdistill import config
 from jaxdistill.models.efficientnet import VARIANTS
