@@ -1,0 +1,330 @@
+"""README and docs: commands run, links lead somewhere, keys exist, quoted messages are real.
+
+Fast: every command is parsed by the program that it names, and its configuration is checked. Slow:
+the commands of each document are run in order, where a reader would, with tiny networks and
+pictures under the names that the document gives.
+"""
+
+import argparse
+import ast
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import tiny_run
+from PIL import Image
+
+from jaxdistill import config
+from jaxdistill.models import student, weights
+from jaxdistill.reference import table
+from jaxdistill.train import main as train
+
+ROOT = tiny_run.ROOT
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+NOT_RUN = {
+    r"curl |unzip ": "gigabytes from the internet; the names are those that COCO's files have",
+    r"\S*pip |\S*python -m pip ": "would change the environment that the tests run in",
+    r"source ": "the tests have an environment already",
+    r"make ": "the whole of it: CI runs make itself",
+    r"\S*python tools/prepare_demo.py": "minutes: it is what `make demo` runs",
+    r"\S*python -m jaxdistill.train --config configs/demo": "needs what `make demo` prepares",
+    r"\S*python tools/convert_weights.py encoder timm-": "fetches weights from a model hub",
+    r"\S*python tools/benchmark_": "test_benchmarks.py and test_benchmark_inference.py run them",
+}
+"""Commands that the slow test leaves out, and why."""
+
+TINY = [
+    "data.image_size=[64, 64]",
+    "student.decoder_channels=[16, 8, 8, 4, 4]",
+    "training.epochs=2",
+    "training.batch_size=4",
+]
+"""What a command's configuration is shrunk by."""
+
+
+class Command(NamedTuple):
+    document: Path
+    line: str
+
+    @property
+    def words(self) -> list[str]:
+        """Without comments, and without variables set for it alone."""
+        words = shlex.split(self.line, comments=True)
+        while re.match(r"[A-Z_]+=", words[0]):
+            words = words[1:]
+        return words
+
+    @property
+    def program(self) -> list[str] | None:
+        """`-m MODULE` or the script, for what is Python's; then the arguments follow."""
+        first, *rest = self.words
+        return rest if Path(first).name in ("python", "python3") else None
+
+    def __str__(self) -> str:
+        return f"{self.document.name}: {' '.join(self.words)}"
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.M | re.S)
+
+
+def commands(document: Path) -> Iterator[Command]:
+    """Lines of shell blocks, and whole commands within the text, in the document's order."""
+    shell = r"^```sh\n(?P<block>.*?)^```$"
+    inline = r"(?<!`)`(?P<inline>(?:python (?:-m jaxdistill|tools/)|make )[^`]*)`(?!`)"
+    for found in re.finditer(f"{shell}|{inline}", document.read_text(), re.M | re.S):
+        if found["inline"]:
+            line = " ".join(found["inline"].split())
+            if line.startswith("make ") or len(line.split()) > 3:  # else it is but a name
+                yield Command(document, line)
+            continue
+        for line in found["block"].replace("\\\n", " ").splitlines():
+            if shlex.split(line, comments=True):
+                yield Command(document, line)
+
+
+def prose(document: Path) -> str:
+    """Without blocks of code."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
+
+
+ALL = [command for document in DOCUMENTS for command in commands(document)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the configurations: ours, those written out in documents, and a reader's."""
+    place = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "configs", place / "configs")
+    for document in DOCUMENTS:
+        for block in blocks(document, "yaml"):
+            if named := re.match(r"# (configs/\S+\.yaml)\n", block):
+                (place / named[1]).write_text(block)
+    (place / "configs/my.yaml").write_text("{extends: lite0_320.yaml, data: {augment: flip}}")
+    return place
+
+
+class Parsed(BaseException):
+    """A program has read its command line; it goes no further."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch, place: Path) -> Callable[[Command], argparse.Namespace]:
+    """Starts the program of a command, as Python does, until it has parsed its arguments."""
+
+    def stopping(parse: Callable) -> Callable:
+        def wrapped(*arguments: object) -> None:
+            raise Parsed(parse(*arguments))
+
+        return wrapped
+
+    def parse(command: Command) -> argparse.Namespace:
+        program = command.program
+        assert program is not None
+        name, *arguments = program[1:] if program[0] == "-m" else program
+        with monkeypatch.context() as patch:
+            for method in ("parse_args", "parse_intermixed_args"):
+                original = getattr(argparse.ArgumentParser, method)
+                patch.setattr(argparse.ArgumentParser, method, stopping(original))
+            patch.setattr(sys, "argv", [name, *arguments])
+            patch.chdir(place)
+            try:
+                if program[0] == "-m":
+                    runpy.run_module(name, run_name="__main__", alter_sys=True)
+                else:
+                    pytest.importorskip("torch", reason="needs the torch extra")
+                    runpy.run_path(str(ROOT / name), run_name="__main__")
+            except Parsed as parsed:
+                return parsed.given
+        return argparse.Namespace()  # it takes no arguments
+
+    return parse
+
+
+def settings(given: argparse.Namespace) -> config.Config | None:
+    """The configuration that a command line stands for, in the current folder."""
+    overrides = getattr(given, "overrides", [])
+    if file := getattr(given, "config", None):
+        return config.load(file, overrides)
+    return config.load(tiny_run.SPECIFIED, overrides) if overrides else None
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("command", [c for c in ALL if c.program], ids=str)
+def test_a_command_of_python_s_is_understood(
+    command: Command, place: Path, parse: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = command.program
+    assert program is not None
+    if program[0] == "-c":
+        compile(program[1], command.line, "exec")
+    elif program[:2] != ["-m", "pip"]:
+        given = parse(command)
+        monkeypatch.chdir(place)
+        settings(given)
+
+
+def test_targets_of_make_exist() -> None:
+    named = {tuple(c.words) for c in ALL if c.words[0] == "make"}
+    assert ("make", "test") in named
+    for words in named:
+        done = subprocess.run([*words, "--just-print"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_are_what_they_say(document: Path, place: Path, tmp_path: Path) -> None:
+    for block in blocks(document, "sh"):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+    for block in blocks(document, "python"):
+        compile(block, str(document), "exec")
+    for block in blocks(document, "yaml"):
+        if named := re.match(r"# (configs/\S+\.yaml)\n", block):
+            config.load(place / named[1])
+        else:  # a few keys, over the configuration of the specification
+            (tmp_path / "part.yaml").write_text(f"extends: {tiny_run.SPECIFIED}\n{block}")
+            config.load(tmp_path / "part.yaml")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_configurations_that_ship_are_valid(file: Path) -> None:
+    config.load(file)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", prose(target), re.M)
+            slugs = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert anchor in slugs, link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_keys_in_the_text_exist(document: Path) -> None:
+    known = set(re.findall(r"^\| `([^`]+)`", table(), re.M))
+    files = (".onnx", ".orbax", ".pth", ".png", ".json", ".yaml", ".safetensors")
+    for span in re.findall(r"`([^`\n]+)`", prose(document)):
+        key = re.split(r"[=:\s]", span)[0]
+        section, dot, _ = key.partition(".")
+        if dot and section in config.Config.model_fields and not key.endswith(files):
+            assert re.sub(r"\.\d+(?=\.|$)", ".N", key) in known, span
+
+
+def test_messages_in_troubleshooting_are_the_program_s_own() -> None:
+    """A message's `…` stands for what the program fills in."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| `(.+?)` \|", text, re.M)
+    assert len(quoted) > 50
+    own = [said for folder in ("jaxdistill", "tools") for said in sayings(ROOT / folder)]
+    for message in quoted:
+        pattern = ".*".join(map(re.escape, message.split("…")))
+        assert any(re.search(pattern, said, re.S) for said in own), message
+
+
+def sayings(folder: Path) -> Iterator[str]:
+    """All strings in the Python files below, `…` for what is filled in."""
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+@pytest.fixture(scope="module")
+def furnished(place: Path) -> Path:
+    """That folder, with all files that the documents name."""
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    import smp_networks
+
+    coco = tiny_run.folder(place / "PATH/TO/COCO")
+    for file in list((coco / "annotations").iterdir()):
+        shutil.copy(file, file.with_name(file.name.replace("_person_only_no_crowd", "")))
+    extracted = place / "ext_extractor"
+    extracted.mkdir()
+    yolo = config.load(tiny_run.SPECIFIED).detector
+    assert yolo is not None
+    for name, tensor in {
+        "PATH/TO/TEACHER.onnx": "inner",
+        "ext_extractor/teacher.onnx": "inner",
+        "ext_extractor/2020-09-23a.onnx": "inner",
+        "u2netp.onnx": "1429",
+        str(yolo.onnx): "segmentation_model_34_Concat_output_0",
+    }.items():
+        _network(place / name, tensor)
+    for encoder in ("timm-efficientnet-b0", "timm-efficientnet-b3", "tf_efficientnet_lite0"):
+        variables = student.variables_of(student.build(config.Student(encoder=encoder)))
+        arrays = {k: np.asarray(v) for k, v in variables.items() if k.startswith("encoder.")}
+        weights.save(extracted / f"{encoder}.safetensors", arrays, {"encoder": encoder})
+    for name, encoder in (("ext_extractor/2020-09-23a.pth", "b3"), ("unet.pth", "b0")):
+        unet = smp_networks.unet(f"timm-efficientnet-{encoder}", (256, 128, 64, 32, 16))
+        torch.save(unet.state_dict(), place / name)
+    photographs = place / "PATH/TO/PHOTOGRAPHS"
+    photographs.mkdir()
+    for picture in sorted((coco / "images/val2017").iterdir())[:2]:
+        Image.open(picture).save(photographs / f"{picture.stem}.jpg")
+    tiny_run.network(place / "network.onnx")
+    coarse = [o for o in tiny_run.overrides(place) if "root=" not in o and "run=" not in o]
+    given = [*coarse, f"run={place}/runs/NAME", f"data.root={coco}"]
+    train(["--config", str(tiny_run.SPECIFIED), *given])
+    return place
+
+
+def _network(path: Path, tensor: str) -> None:
+    """The tiny network, whose map at stride 8 has that name."""
+    model = onnx.load(tiny_run.network(path))
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [tensor if name == "inner" else name for name in names]
+    onnx.save(model, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_commands_of_a_document_run_in_order(
+    document: Path,
+    furnished: Path,
+    tmp_path: Path,
+    parse: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(furnished, home, ignore=shutil.ignore_patterns("prepared"))
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for command in commands(document):
+        if any(re.match(pattern, command.line) for pattern in NOT_RUN):
+            continue
+        words = command.words
+        if command.program and command.program[0] != "-c":
+            given = parse(command)
+            words = [sys.executable, *command.program]
+            words[1] = str(ROOT / words[1]) if words[1].startswith("tools/") else words[1]
+            if getattr(given, "config", None):
+                words += TINY
+            if "jaxdistill.train" in words and not (given.resume or given.dry_run):
+                monkeypatch.chdir(home)
+                shutil.rmtree(settings(given).run, ignore_errors=True)
+        elif command.program:
+            words[0] = sys.executable
+        done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
