@@ -148,6 +148,7 @@ def print_summary(
     table.add_row("training speed", f"{images_per_second:.2f} images/s")
     table.add_row("run", str(run))
     table.add_row("its page", str(run / page.NAME))
+    table.add_row("sample pictures", str(max((run / "samples").iterdir())))
     console.print(table)
 
 

