@@ -10,28 +10,24 @@ import ast
 import os
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
 import pytest
 import tiny_run
+from documents import DOCUMENTS, Command, blocks, commands, prose
 from PIL import Image
 
-from jaxdistill import config
+from jaxdistill import config, export, train
 from jaxdistill.models import student, weights
 from jaxdistill.reference import table
-from jaxdistill.train import main as train
 
 ROOT = tiny_run.ROOT
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
 NOT_RUN = {
     r"curl |unzip ": "gigabytes from the internet; the names are those that COCO's files have",
     r"\S*pip |\S*python -m pip ": "would change the environment that the tests run in",
@@ -53,52 +49,6 @@ TINY = [
 """What a command's configuration is shrunk by."""
 
 
-class Command(NamedTuple):
-    document: Path
-    line: str
-
-    @property
-    def words(self) -> list[str]:
-        """Without comments, and without variables set for it alone."""
-        words = shlex.split(self.line, comments=True)
-        while re.match(r"[A-Z_]+=", words[0]):
-            words = words[1:]
-        return words
-
-    @property
-    def program(self) -> list[str] | None:
-        """`-m MODULE` or the script, for what is Python's; then the arguments follow."""
-        first, *rest = self.words
-        return rest if Path(first).name in ("python", "python3") else None
-
-    def __str__(self) -> str:
-        return f"{self.document.name}: {' '.join(self.words)}"
-
-
-def blocks(document: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.M | re.S)
-
-
-def commands(document: Path) -> Iterator[Command]:
-    """Lines of shell blocks, and whole commands within the text, in the document's order."""
-    shell = r"^```sh\n(?P<block>.*?)^```$"
-    inline = r"(?<!`)`(?P<inline>(?:python (?:-m jaxdistill|tools/)|make )[^`]*)`(?!`)"
-    for found in re.finditer(f"{shell}|{inline}", document.read_text(), re.M | re.S):
-        if found["inline"]:
-            line = " ".join(found["inline"].split())
-            if line.startswith("make ") or len(line.split()) > 3:  # else it is but a name
-                yield Command(document, line)
-            continue
-        for line in found["block"].replace("\\\n", " ").splitlines():
-            if shlex.split(line, comments=True):
-                yield Command(document, line)
-
-
-def prose(document: Path) -> str:
-    """Without blocks of code."""
-    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
-
-
 ALL = [command for document in DOCUMENTS for command in commands(document)]
 
 
@@ -111,7 +61,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for block in blocks(document, "yaml"):
             if named := re.match(r"# (configs/\S+\.yaml)\n", block):
                 (place / named[1]).write_text(block)
-    (place / "configs/my.yaml").write_text("{extends: lite0_320.yaml, data: {augment: flip}}")
+    (place / "configs/my.yaml").write_text(
+        "{extends: lite0_320.yaml, data: {root: PATH/TO/COCO, augment: flip}}"
+    )
     return place
 
 
@@ -279,20 +231,24 @@ def furnished(place: Path) -> Path:
     for name, encoder in (("ext_extractor/2020-09-23a.pth", "b3"), ("unet.pth", "b0")):
         unet = smp_networks.unet(f"timm-efficientnet-{encoder}", (256, 128, 64, 32, 16))
         torch.save(unet.state_dict(), place / name)
-    photographs = place / "PATH/TO/PHOTOGRAPHS"
-    photographs.mkdir()
-    for picture in sorted((coco / "images/val2017").iterdir())[:2]:
-        Image.open(picture).save(photographs / f"{picture.stem}.jpg")
+    shutil.copytree(coco, place / "OTHER/COCO")
+    for folder in ("PATH/TO/PHOTOGRAPHS", "photos", "more/of/them"):
+        (place / folder).mkdir(parents=True)
+        for picture in sorted((coco / "images/val2017").iterdir())[:2]:
+            Image.open(picture).save(place / folder / f"{picture.stem}.jpg")
     tiny_run.network(place / "network.onnx")
     coarse = [o for o in tiny_run.overrides(place) if "root=" not in o and "run=" not in o]
     given = [*coarse, f"run={place}/runs/NAME", f"data.root={coco}"]
-    train(["--config", str(tiny_run.SPECIFIED), *given])
+    train.main(["--config", str(tiny_run.SPECIFIED), *given])
+    export.main([f"{place}/runs/NAME", f"{place}/student.onnx"])
     return place
 
 
 def _network(path: Path, tensor: str) -> None:
-    """The tiny network, whose map at stride 8 has that name."""
+    """The tiny network for pictures of 64 x 64, whose map at stride 8 has that name."""
     model = onnx.load(tiny_run.network(path))
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 64
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [tensor if name == "inner" else name for name in names]
@@ -300,6 +256,7 @@ def _network(path: Path, tensor: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_commands_of_a_document_run_in_order(
     document: Path,
@@ -311,6 +268,7 @@ def test_the_commands_of_a_document_run_in_order(
     home = tmp_path / "home"
     shutil.copytree(furnished, home, ignore=shutil.ignore_patterns("prepared"))
     environment = {**os.environ, "HOME": str(tmp_path)}
+    failed = []
     for command in commands(document):
         if any(re.match(pattern, command.line) for pattern in NOT_RUN):
             continue
@@ -327,4 +285,6 @@ def test_the_commands_of_a_document_run_in_order(
         elif command.program:
             words[0] = sys.executable
         done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        if done.returncode:
+            failed.append(f"{command}\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    assert not failed, "\n".join(failed)
