@@ -3,7 +3,6 @@
 import os
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 # onnxruntime needs a share of the GPU's memory; JAX would take most of it at once.
@@ -30,6 +29,7 @@ from jaxdistill.models.student import (
     group_of,
     pair_up,
 )
+from jaxdistill.ops import compiling
 from jaxdistill.targets.ahead import ahead
 from jaxdistill.targets.frozen import FrozenNetworks, Targets
 from jaxdistill.targets.stored import Encoder, StoredTargets
@@ -58,7 +58,7 @@ class Job(NamedTuple):
         read = batches.train_batches(
             self.examples, settings.data, settings.training.batch_size, settings.seed, first_step
         )
-        return ahead(self.training_source.feed(read, first_step))
+        return ahead(self.training_source.feed(read, first_step), _depth())
 
     def validation(self) -> Generator[Fed]:
         """Once over the validation split."""
@@ -66,7 +66,7 @@ class Job(NamedTuple):
         read = batches.validation_batches(
             self.validation_examples, settings.data, settings.training.batch_size
         )
-        return ahead(self.validation_source.feed(read))
+        return ahead(self.validation_source.feed(read), _depth())
 
     def store_counts(self) -> dict[str, dict[str, int]]:
         """Under `store`, entries of both splits: read, computed, damaged; empty without a store."""
@@ -81,7 +81,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     `threads` bounds onnxruntime's on the CPU; it would else take every core, whatever the process
     is bound to.
     """
-    _keep_compiled_programs()
+    compiling.set_up()
     examples = batches.open_split(settings.data, "train")
     validation = batches.open_split(settings.data, "validation")
     console.print(f"data: {len(examples)} pictures to learn from, {len(validation)} to measure on")
@@ -107,6 +107,11 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         source(settings, networks, split, examples, settings.data.augment),
         source(settings, networks, split, validation, "none"),
     )
+
+
+def _depth() -> int:
+    """How many batches lie ready. On a CPU targets and step share the cores: one will do."""
+    return 1 if jax.default_backend() == "cpu" else 2
 
 
 def source(
@@ -185,10 +190,3 @@ def _frozen_encoder(settings: config.Config, split: Split) -> Encoder | None:
         "precision": settings.precision,
     }
     return Encoder(identity, shapes, partial(encode, variables))
-
-
-def _keep_compiled_programs() -> None:
-    """Compiled programs stay on disk, for the next run of the same step."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path("~/.cache/jaxdistill/xla").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -37,7 +37,7 @@ def kl(
 
 def mse(a: Features, b: Features) -> PerPicture:
     """Mean squared difference."""
-    return _mean(jnp.square(a - b))
+    return jnp.square(a - b).mean(tuple(range(1, a.ndim)))
 
 
 def bce(student: Map, mask: Map) -> PerPicture:

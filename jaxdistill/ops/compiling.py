@@ -1,14 +1,19 @@
-"""How XLA is asked to compile the steps."""
+"""How XLA is asked to compile the steps, and what is done with what compiling leaves behind."""
 
+import contextlib
+import ctypes
 import functools
+import os
+from pathlib import Path
+from typing import Any
 
 import jax
 
-# On a CPU, XLA hands what it can to the library YNNPACK. That is the faster way for sums and matrix
-# products, and the slower one for convolutions: several times so for those without padding.
-_CPU = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-}
+# On a CPU, XLA hands what it can to the library YNNPACK: sums, matrix products, convolutions. For
+# sums that is the faster way by far; for the others, and above all for convolutions without
+# padding, XLA's own is.
+_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+_LONG = 1.0  # seconds of compiling that leave much behind
 
 
 @functools.cache
@@ -21,3 +26,22 @@ def options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:  # experimental options come and go
         return {}
     return _CPU
+
+
+@functools.cache
+def set_up() -> None:
+    """For programs that train: compiled steps stay on disk, and compiling gives back its memory."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path("~/.cache/jaxdistill/xla").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.monitoring.register_event_duration_secs_listener(_give_back)
+
+
+def _give_back(event: str, duration_secs: float, **_: Any) -> None:
+    """What the compiler freed goes to the system, before the program it made wants its own.
+
+    The C library would keep it, more than half a gigabyte for a training step.
+    """
+    if event.endswith("backend_compile_duration") and duration_secs > _LONG:
+        with contextlib.suppress(OSError, AttributeError):  # not the GNU C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
