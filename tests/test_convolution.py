@@ -59,9 +59,10 @@ def test_sums_of_bfloat16_are_kept_in_float32() -> None:
 
 @pytest.mark.parametrize("padding", [((1, 0), (0, 1)), ((0, 0), (0, 0)), ((2, 1), (1, 2))])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_any_kernel_and_padding(size, padding) -> None:
+@pytest.mark.parametrize("outputs", [4, 2])
+def test_any_kernel_and_padding(outputs, size, padding) -> None:
     x, _, _ = arrays(2, 6, 7, 3, 4)
-    like = jax.ShapeDtypeStruct((size, size, 3, 4), x.dtype)
+    like = jax.ShapeDtypeStruct((size, size, 3, outputs), x.dtype)
     shape = jax.eval_shape(lambda x, k: ops.plain(x, k, padding), x, like).shape
     dy = jax.random.normal(jax.random.key(9), shape)
     found = ops.gradient_by_rows(x, dy, padding)

@@ -6,6 +6,7 @@ matrix product, the working set stays in the cache. A 1x1 convolution is faster 
 altogether. Elsewhere XLA's own forms are the fast ones.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -49,10 +50,7 @@ def _forward(x: Map, kernel: Kernel, padding: Padding) -> tuple[Array, tuple[Map
 
 def _backward(padding: Padding, saved: tuple[Map, Kernel], dy: Gradient) -> tuple[Map, Kernel]:
     x, kernel = saved
-    around = tuple(
-        (size - 1 - before, size - 1 - after)
-        for size, (before, after) in zip(kernel.shape[:2], padding, strict=True)
-    )
+    around = _around(kernel.shape[:2], padding)
     # Back through a convolution of stride 1 is one too, with the kernel turned round.
     dx = convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), around)
     dkernel = lax.platform_dependent(
@@ -79,6 +77,10 @@ def gradient_by_rows(x: Map, dy: Gradient, padding: Padding) -> Kernel:
     inputs = x.shape[-1]
     batch, height, width, outputs = dy.shape
     tall, broad = _kernel_size(x, dy, padding)
+    around = _around((tall, broad), padding)
+    if outputs < inputs and min(around[0] + around[1]) >= 0:
+        # Patches of the narrower map are the cheaper ones; seen from there, places turn round.
+        return gradient_by_rows(dy, x, around)[::-1, ::-1].swapaxes(2, 3)
     places = tall * broad * inputs
     rows = min(max(1, _PATCH_FLOATS // (width * places)), height)
     steps = -(-height // rows)
@@ -106,6 +108,13 @@ def gradient_by_rows(x: Map, dy: Gradient, padding: Padding) -> Kernel:
     blocks = jnp.arange(batch * steps)
     total, _ = lax.scan(add, jnp.zeros((outputs, places), wide), blocks)
     return total.T.reshape(tall, broad, inputs, outputs).astype(x.dtype)
+
+
+def _around(size: Sequence[int], padding: Padding) -> Padding:
+    """The padding on the way back."""
+    (top, bottom), (left, right) = padding
+    tall, broad = size
+    return (tall - 1 - top, tall - 1 - bottom), (broad - 1 - left, broad - 1 - right)
 
 
 def _kernel_size(x: Map, dy: Gradient, padding: Padding) -> tuple[int, int]:
