@@ -1,0 +1,75 @@
+"""The demo: what its pictures promise, and that a student learns from them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import demo_pictures
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_what_is_measured_on_was_never_shown() -> None:
+    train, validation = demo_pictures.TRAIN, demo_pictures.VALIDATION
+    assert not set(train.backgrounds) & set(validation.backgrounds)
+    for low, high in train.turns:
+        for other_low, other_high in validation.turns:
+            assert high <= other_low or other_high <= low
+
+
+@pytest.mark.parametrize("split", [demo_pictures.TRAIN, demo_pictures.VALIDATION])
+def test_pictures_are_the_same_every_time_and_have_their_people(
+    split: demo_pictures.Split, tmp_path: Path
+) -> None:
+    few = split._replace(count=6)
+    for place in ("one", "two"):
+        demo_pictures._draw_split(tmp_path / place, few)
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 7
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    (annotations,) = (tmp_path / "one" / "annotations").iterdir()
+    content = json.loads(annotations.read_text())
+    sides = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}
+    assert {annotation["image_id"] for annotation in content["annotations"]} == set(sides)
+    for annotation in content["annotations"]:
+        mask = rle.decode(annotation["segmentation"])
+        assert mask.shape == sides[annotation["image_id"]]
+        assert mask.sum() > 100
+    assert Image.open(next((tmp_path / "one").rglob("*.jpg"))).size == (demo_pictures.SIDE,) * 2
+
+
+@pytest.mark.parametrize("name", demo_pictures.PEOPLE)
+def test_masks_are_one_person_of_full_size(name: str) -> None:
+    mask = np.asarray(Image.open(demo_pictures.MASKS / f"{name}.png").convert("L"))
+    assert mask.shape == (512, 512)
+    assert set(np.unique(mask)) == {0, 255}
+    assert 0.15 < (mask > 0).mean() < 0.7
+
+
+@pytest.mark.slow
+def test_a_student_learns_to_find_people(tmp_path: Path) -> None:
+    """`make demo`, in a folder of its own."""
+
+    def run(*arguments: object) -> str:
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, check=True, text=True, capture_output=True).stdout
+
+    run("tools/prepare_demo.py", tmp_path)
+    printed = run(
+        *("-m", "jaxdistill.train", "--config", "configs/demo.yaml", f"run={tmp_path}/run"),
+        *(f"data.root={tmp_path}/coco", f"data.prepared={tmp_path}/prepared"),
+        f"student.encoder_weights={tmp_path}/tf_efficientnet_lite0.safetensors",
+        *(f"teacher.onnx={tmp_path}/teacher.onnx", f"detector.onnx={tmp_path}/teacher.onnx"),
+        f"targets.store={tmp_path}/targets",
+    )
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["validation"]["student_miou"] > 0.85
+    assert last["validation"]["agreement"] > 0.95
+    assert "feature teaches decoder, projectors" in printed
+    assert str(tmp_path / "run" / "report.html") in printed.replace("\n", "")
