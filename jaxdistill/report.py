@@ -139,17 +139,16 @@ def print_summary(
 ) -> None:
     """The table at the end of a run."""
     table = Table("", "", show_header=False, title="Result")
-    table.columns[1].overflow = "fold"
     for name in ("student_miou", "teacher_miou", "agreement"):
         if name in validation:
             table.add_row(name.replace("_", " ").replace("miou", "mIoU"), f"{validation[name]:.4f}")
     for name, (count, size) in sizes(variables).items():
         table.add_row(name, f"{count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB in float32")
     table.add_row("training speed", f"{images_per_second:.2f} images/s")
-    table.add_row("run", str(run))
-    table.add_row("its page", str(run / page.NAME))
-    table.add_row("sample pictures", str(max((run / "samples").iterdir())))
     console.print(table)
+    console.print(f"run: {run}", markup=False)
+    console.print(f"its page: {run / page.NAME}", markup=False)
+    console.print(f"sample pictures: {max((run / 'samples').iterdir())}", markup=False)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -117,6 +117,7 @@ def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_learns_and_keeps_float32(place: Path, tmp_path: Path) -> None:
     main(arguments(place, f"run={tmp_path}/run", "precision=bfloat16", "training.epochs=5"))
     first, *_, last = metrics(tmp_path / "run")

@@ -72,8 +72,9 @@ def test_a_stored_run_is_an_uncached_one_within_float16(place: Path, stored: Pat
     assert norm(apart) < 0.1 * norm(moved)
     lines = [(run / "metrics.jsonl").read_text() for run in (stored, place / "uncached")]
     for line, same in zip(*(map(json.loads, text.splitlines()) for text in lines), strict=True):
-        bound = 1e-3 if line["epoch"] == 1 else 1e-2  # rounding grows as it is trained on
         for part in ("train", "validation"):
+            # Rounding grows as it is trained on.
+            bound = 1e-3 if (line["epoch"], part) == (1, "train") else 1e-2
             for name in update.LOSSES:
                 assert line[part][name] == pytest.approx(same[part][name], rel=bound), name
 
@@ -82,12 +83,14 @@ def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, st
     first = counts(stored)
     assert first["computed"] <= ENTRIES
     assert first["damaged"] == 0
-    assert first["read"] + first["computed"] == EPOCHS * 3 * (8 + 5) + 3 * 4 * 2  # run ahead
+    ahead = first["read"] + first["computed"] - EPOCHS * 3 * (8 + 5)
+    assert ahead in (0, 3 * 4)  # a batch for a step that never came, if it was begun
     main(arguments(place, place / "second", f"targets.store={place}/store"))
     assert counts(place / "second")["computed"] == 0
     jax.tree.map(np.testing.assert_array_equal, learnt(place / "second"), learnt(stored))
 
 
+@pytest.mark.slow
 def test_the_colours_of_a_picture_do_not_matter_to_a_teacher_that_sees_it_clean(
     place: Path, stored: Path
 ) -> None:

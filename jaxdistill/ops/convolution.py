@@ -103,7 +103,7 @@ def gradient_by_rows(x: Map, dy: Gradient, padding: Padding) -> Kernel:
         patches = jnp.concatenate(shifted, axis=-1).reshape(rows * width, places)
         part = lax.dynamic_slice(dy, (picture, first, 0, 0), (1, rows, width, outputs))
         columns = part.reshape(rows * width, outputs)
-        return total + jnp.matmul(columns.T, patches, preferred_element_type=wide), None
+        return total + columns.T.astype(wide) @ patches.astype(wide), None
 
     blocks = jnp.arange(batch * steps)
     total, _ = lax.scan(add, jnp.zeros((outputs, places), wide), blocks)
