@@ -85,7 +85,9 @@ def _backward(
     dbias = wide.sum(_AXES)
     dscale = (wide * normalised).sum(_AXES)
     count = x.size // x.shape[-1]
-    dx = scale * deviation * (wide - dbias / count - normalised * (dscale / count))
+    # The mean is rounded, so these do not quite sum to zero; their mean is taken out once more.
+    centred = normalised - normalised.mean(_AXES)
+    dx = scale * deviation * (wide - dbias / count - centred * (dscale / count))
     return dx.astype(x.dtype), dscale, dbias
 
 
