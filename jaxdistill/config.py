@@ -21,6 +21,7 @@ Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
+Gives = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -119,7 +120,7 @@ class FrozenNetwork(Section):
 class Teacher(FrozenNetwork):
     tensor: str | None = None
     """The mask tensor, an output or an inner one; null: the first output."""
-    gives: Literal["logits", "probabilities"] = "logits"
+    gives: Gives = "logits"
     """What the mask tensor holds."""
 
 

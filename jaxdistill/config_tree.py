@@ -16,9 +16,17 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
       UserError: a file cannot be read, is not YAML, or extends itself; an override sets nothing.
     """
-    tree = _read_extended(path, ())
-    for override in overrides:
-        _override(tree, override)
+    return override(_read_extended(path, ()), overrides)
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree with `key.path=value` overrides set in it.
+
+    Raises:
+      UserError: an override sets nothing.
+    """
+    for one in overrides:
+        _set(tree, one)
     return tree
 
 
@@ -80,7 +88,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _set(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override!r}: expected KEY=VALUE, such as training.epochs=3")

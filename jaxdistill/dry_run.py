@@ -1,6 +1,7 @@
 """A rehearsal: loads and checks everything, takes a few steps, and says what a run would cost."""
 
 import resource
+import statistics
 import time
 from contextlib import closing
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from jaxdistill import config, update
 from jaxdistill.job import Fed, prepare
+from jaxdistill.page.form import duration
 from jaxdistill.reach import explain, reach
 
 _STEPS = 3  # after the first, which compiles
@@ -26,29 +28,29 @@ def dry_run(settings: config.Config) -> None:
         fed = next(batches)
         console.print(f"a batch: {_shapes(fed)}")
         seconds = []
-        for _ in range(1 + _STEPS):
+        for step in range(1 + _STEPS):
             began = time.perf_counter()
             state, scalars = job.train_step(state, job.split.frozen, *fed)
-            update.check(0, fed[0], jax.device_get(scalars))
+            update.check(step, fed[0], jax.device_get(scalars))
             fed = next(batches)
             seconds.append(time.perf_counter() - began)
     compiling, *steps = seconds
-    step = sorted(steps)[len(steps) // 2]
+    each = statistics.median(steps)
     with closing(job.validation()) as batches:
         began = time.perf_counter()
         variables = (state.parameters, state.statistics, job.split.frozen)
         jax.block_until_ready(job.eval_step(*variables, *next(batches), jnp.ones(())))
         evaluating = time.perf_counter() - began
     size = settings.training.batch_size
-    epoch = job.steps * step
+    epoch = job.steps * each
     console.print(
         f"compiling and the first step: {compiling:.1f} s; the first validation batch: "
         f"{evaluating:.1f} s"
     )
     console.print(
-        f"a step: {step:.2f} s, {size / step:.2f} images/s; an epoch of {job.steps} steps: about "
-        f"{_duration(epoch)} and its validation; {settings.training.epochs} epochs: about "
-        f"{_duration(epoch * settings.training.epochs)}"
+        f"a step: {each:.2f} s, {size / each:.2f} images/s; an epoch of {job.steps} steps: about "
+        f"{duration(epoch)} and its validation; {settings.training.epochs} epochs: about "
+        f"{duration(epoch * settings.training.epochs)}"
     )
     console.print(f"memory: {_memory()}")
 
@@ -73,9 +75,3 @@ def _memory() -> str:
     ]
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return ", ".join([*used, f"this process {host:.1f} GB"]) + " at most"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

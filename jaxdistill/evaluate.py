@@ -8,7 +8,6 @@ elsewhere. An ONNX file needs `--config FILE`, or at least `data.root=FOLDER`. L
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxdistill import checkpoints, config, config_tree, metrics, report
+from jaxdistill.data import pixels
 from jaxdistill.data.batches import Batch, Examples, open_split, validation_batches
 from jaxdistill.deploy import segmenter
 from jaxdistill.deploy.segmenter import Given, Segmenter
@@ -158,7 +158,7 @@ def _run(
     for batch in batches:
         logits: dict[str, Any] = {"network": network.logits(batch.images)}
         if teacher:
-            logits["teacher"] = teacher.targets(segmenter.in_unit(batch.images)).logits
+            logits["teacher"] = teacher.targets(pixels.in_unit(batch.images)).logits
         yield batch, logits
 
 
@@ -226,10 +226,8 @@ def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config
         raise UserError(
             f"{path} does not say what to measure it on: give data.root=FOLDER, or --config FILE"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        blank = Path(folder, "blank.yaml")
-        blank.write_text("{run: evaluation, losses: {kl: 0, mse: 0}}", encoding="utf-8")
-        return config.check(config_tree.read(blank, overrides), source="KEY=VALUE")
+    blank = {"run": "evaluation", "losses": {"kl": 0, "mse": 0}}
+    return config.check(config_tree.override(blank, overrides), source="KEY=VALUE")
 
 
 def _teacher(settings: config.Config, console: Console) -> FrozenNetworks | None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxdistill import config
-from jaxdistill.data import augment, batches
+from jaxdistill.data import augment, batches, pixels
 from jaxdistill.errors import UserError
 from jaxdistill.job import Source, prepare
 from jaxdistill.targets.stored import StoredTargets
@@ -47,7 +47,8 @@ def fill(settings: config.Config) -> None:
     _check_room(settings.targets.store, shares, console)
     for share in shares:
         share.fill(console)
-    console.print(f"{settings.targets.store} is full; {job.store_counts()['store']}")
+    made = sum(share.missing for share in shares)
+    console.print(f"{settings.targets.store}: {made} computed, and nothing is missing now")
 
 
 class _Share:
@@ -82,7 +83,7 @@ class _Share:
         wanted = batch.weights * np.asarray(lacking)
         if wanted.any():
             flips = np.full(len(wanted), flipped)
-            images = augment.flip(jnp.asarray(flips), jnp.asarray(batch.images, jnp.float32) / 255)
+            images = augment.flip(jnp.asarray(flips), pixels.in_unit(batch.images))
             self._stored.targets(images, batch.ids, flips, wanted)
 
 

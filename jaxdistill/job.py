@@ -1,12 +1,8 @@
 """What stays the same during a run: data, frozen networks, student, and the steps made for them."""
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
-
-# onnxruntime needs a share of the GPU's memory; JAX would take most of it at once.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +12,7 @@ from rich.console import Console
 
 from jaxdistill import config, update
 from jaxdistill.checkpoints import fingerprint
-from jaxdistill.data import augment, batches
+from jaxdistill.data import augment, batches, pixels
 from jaxdistill.data.batches import Batch, Examples
 from jaxdistill.models.student import (
     Encoded,
@@ -163,7 +159,7 @@ def _augmented(
     """
     key = jax.random.fold_in(jax.random.key(seed), step)
     flipped = augment.flips(key, len(batch.images), kind)
-    clean = augment.flip(flipped, batch.images.astype(jnp.float32) / 255)
+    clean = augment.flip(flipped, pixels.in_unit(batch.images))
     masks = augment.flip(flipped, batch.masks.astype(jnp.float32))
     seen = batch._replace(images=augment.repaint(key, clean, kind), masks=masks)
     return seen, clean, flipped

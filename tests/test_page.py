@@ -266,7 +266,7 @@ def test_a_finished_run_says_how_long_it_took(tmp_path):
     ("file", "content", "expected"),
     [
         ("config.yaml", None, "is not a run"),
-        ("config.yaml", "a: [", "config.yaml: expected YAML"),
+        ("config.yaml", "a: [", "config.yaml:1: not valid YAML"),
         ("metrics.jsonl", '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2"),
         ("facts.json", "[1]", "facts.json: expected sections"),
         ("facts.json", "{", "facts.json: expected JSON"),

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from jaxdistill import checkpoints, errors
 from jaxdistill.checkpoints import Best
+from jaxdistill.config import Size
 from jaxdistill.deploy import measure
 from jaxdistill.deploy.student_graph import OPSET, Form, student_graph
 from jaxdistill.errors import UserError
@@ -33,9 +34,6 @@ from jaxdistill.models.student import variables_of
 
 OURS, PYTORCHS, TEACHER = "student", "student, PyTorch's export", "teacher"
 TOLERANCE = 1e-4  # of the largest absolute logit
-
-
-Size = tuple[int, int]
 
 
 class Contestant(NamedTuple):

@@ -22,8 +22,7 @@ LEAD = 3  # steps until as many targets lie ready as ever will
 
 class OurStep:
     def __init__(self, given: Given) -> None:
-        bound = {"threads": given.threads} if given.threads else {}
-        self._job = job.prepare(given.settings, Console(stderr=True), **bound)
+        self._job = job.prepare(given.settings, Console(stderr=True), given.threads)
         self._state = update.start(given.settings, self._job.split)
         with closing(self._job.training(first_step=0)) as batches:
             self._fed = jax.block_until_ready(next(batches))

@@ -23,7 +23,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import benchmark_table
@@ -102,13 +101,8 @@ class Child:
     def __enter__(self) -> "Child":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind:
+    def __exit__(self, *raised: object) -> None:
+        if any(raised):
             self._process.kill()
         self.close()
 

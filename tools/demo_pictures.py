@@ -1,17 +1,20 @@
 """The demo's photographs: people of scikit-image, cut out and put before its other pictures."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import coco_folder
 import cv2
 import numpy as np
 import skimage.data
+from coco_folder import Drawn
 from jaxtyping import Float, UInt8
 from PIL import Image
 from pycocotools import mask as rle
 from rich.progress import track
+
+from jaxdistill import config
 
 SIDE = 256
 MASKS = Path(__file__).parent / "demo_masks"  # of 255 where a person is; ours
@@ -21,7 +24,6 @@ PEOPLE = ("astronaut", "camera")
 class Split(NamedTuple):
     """What sets the pictures to learn from and those to measure on apart."""
 
-    folder: str
     count: int
     seed: int
     backgrounds: tuple[str, ...]
@@ -30,14 +32,12 @@ class Split(NamedTuple):
 
 
 TRAIN = Split(
-    "train2017",
     240,
     0,
     ("coffee", "brick", "grass", "rocket", "retina", "coins", "motorcycle"),
     ((-40, -20), (-10, 10), (20, 40)),
 )
 VALIDATION = Split(
-    "val2017",
     48,
     1,
     ("chelsea", "gravel", "hubble_deep_field", "immunohistochemistry", "clock"),
@@ -48,45 +48,25 @@ VALIDATION = Split(
 def draw(root: Path) -> None:
     """Writes a folder in COCO's layout; the same one every time."""
     partial = root.with_name(root.name + ".partial")
-    for split in (TRAIN, VALIDATION):
-        _draw_split(partial, split)
+    data = config.Data(root=root)  # the usual places
+    coco_folder.write(partial, data.train, pictures(TRAIN))
+    coco_folder.write(partial, data.validation, pictures(VALIDATION))
     partial.rename(root)
 
 
-def _draw_split(root: Path, split: Split) -> None:
-    images = root / "images" / split.folder
-    images.mkdir(parents=True, exist_ok=True)
+def pictures(split: Split) -> Iterator[Drawn]:
+    """The pictures of a split, one after the other."""
     backgrounds = [_photograph(name) for name in split.backgrounds]
     people = [_cut_out(name) for name in PEOPLE]
-    content: dict[str, list[dict]] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 1, "name": "person"}],
-    }
-    for number in track(range(1, split.count + 1), f"drawing {split.folder}", transient=True):
+    for number in track(range(1, split.count + 1), "drawing pictures", transient=True):
         rng = np.random.default_rng([split.seed, number])
         picture, masks = _compose(rng, backgrounds, people, split.turns)
-        name = f"{number:06}.jpg"
-        Image.fromarray(picture).save(images / name, quality=92)
-        content["images"].append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})
-        for mask in masks:
-            content["annotations"].append(_annotation(len(content["annotations"]), number, mask))
-    annotations = root / "annotations"
-    annotations.mkdir(exist_ok=True)
-    path = annotations / f"instances_{split.folder}_person_only_no_crowd.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+        yield Drawn(Image.fromarray(picture), [_encode(mask) for mask in masks])
 
 
-def _annotation(number: int, image: int, mask: UInt8[np.ndarray, "h w"]) -> dict:
+def _encode(mask: UInt8[np.ndarray, "h w"]) -> dict:
     encoded = rle.encode(np.asfortranarray(mask))
-    counts = {"size": encoded["size"], "counts": encoded["counts"].decode()}
-    return {
-        "id": number,
-        "image_id": image,
-        "category_id": 1,
-        "iscrowd": 0,
-        "segmentation": counts,
-    }
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
 
 
 def _compose(

@@ -3,10 +3,11 @@
 Pixels travel as float32 in [0, 1], NHWC, RGB. Every network gets its own normalisation from there.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -33,6 +34,11 @@ def resolve(normalization: config.Normalization) -> Normalization:
     if isinstance(normalization, config.MeanStd):
         return Normalization(normalization.mean, normalization.std)
     return _NAMED[normalization]
+
+
+def in_unit(images: UInt8[Any, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """Bytes, as pictures are decoded, as pixels in [0, 1]."""
+    return jnp.asarray(images).astype(jnp.float32) / 255
 
 
 def normalize(

@@ -39,6 +39,7 @@ def card(
             "channels": "RGB",
             "range": _RANGES[form.input],
             "height and width": "fixed" if form.size else "any multiples of 32",
+            "image_size": best.settings.data.image_size,
         },
         "output": {
             **_describe(model.graph.output[0]),
@@ -62,7 +63,6 @@ def card(
             "run": str(best.settings.run),
             "epoch": epoch,
             "step": best.step,
-            "image_size": best.settings.data.image_size,
             "validation": best.record["validation"],
             "fingerprints": fingerprints,
         },

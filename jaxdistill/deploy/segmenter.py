@@ -6,13 +6,9 @@ line has to say so.
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-# onnxruntime needs a share of the GPU's memory; JAX would take most of it at once.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +19,14 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxdistill import checkpoints, config
 from jaxdistill.checkpoints import Best
-from jaxdistill.config import Size
+from jaxdistill.config import Gives, Size
 from jaxdistill.data import pixels
 from jaxdistill.data.pixels import Normalization
 from jaxdistill.deploy.measure import OnnxStudent
 from jaxdistill.deploy.student_graph import Form
 from jaxdistill.errors import UserError
 from jaxdistill.models import student
-from jaxdistill.targets.frozen import PROBABILITY_MARGIN, FrozenNetworks
+from jaxdistill.targets.frozen import FrozenNetworks, to_logits
 from jaxdistill.targets.onnx_graph import OnnxGraph
 
 Pictures = UInt8[np.ndarray, "b h w 3"]
@@ -58,7 +54,7 @@ class Given(NamedTuple):
     """What the command line says of an ONNX file; None: what the file says, if it does."""
 
     normalization: config.Normalization | None = None
-    gives: str | None = None
+    gives: Gives | None = None
     tensor: str | None = None
     size: Size | None = None
 
@@ -139,7 +135,7 @@ def of_run(best: Best, given: Given = NOTHING) -> Segmenter:
         description,
         size,
         checkpoints.fingerprint(student.variables_of(best.student)),
-        lambda images: forward(best.student, in_unit(images)),
+        lambda images: forward(best.student, pixels.in_unit(images)),
     )
 
 
@@ -164,14 +160,14 @@ def of_onnx(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -
         tensor=tensor,
         gives=gives,
         normalization=normalization or "imagenet",
-        size=given.size or _size(path, (picture.height, picture.width), otherwise),
+        size=given.size or _size(path, (picture.height, picture.width), about, otherwise),
     )
     # To us it is what a teacher is to a student.
     blank = config.Config(run=Path(), data=config.Data(root=Path()), teacher=section)
     networks = FrozenNetworks(blank)
 
     def logits(images: Pictures) -> Logits:
-        found = networks.targets(in_unit(images)).logits
+        found = networks.targets(pixels.in_unit(images)).logits
         assert found is not None
         return found
 
@@ -179,11 +175,6 @@ def of_onnx(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -
     assert section.size is not None
     description = description.removeprefix("teacher: ")
     return Segmenter(description, section.size, graph.fingerprint, logits)
-
-
-def in_unit(images: Pictures) -> Float[Array, "b h w 3"]:
-    """Bytes as the networks want them, in [0, 1]."""
-    return jnp.asarray(images).astype(jnp.float32) / 255
 
 
 def _of_bytes(
@@ -198,8 +189,9 @@ def _of_bytes(
         )
     _, *sides, _ = about["input"]["shape"]
     fixed = tuple(side if isinstance(side, int) else None for side in sides)
-    size = given.size or _size(path, fixed, otherwise)
-    form = Form("uint8", sigmoid=_gives(about) == "probabilities")
+    size = given.size or _size(path, fixed, about, otherwise)
+    gives = _gives(about)
+    form = Form("uint8", sigmoid=gives == "probabilities")
     try:
         network = OnnxStudent(path.read_bytes(), form, pixels.resolve("unit"))
         network.probe(size)()
@@ -211,11 +203,7 @@ def _of_bytes(
 
     def logits(images: Pictures) -> Logits:
         fed = np.stack([pixels.resize_photograph(image, size) for image in images])
-        output = pixels.resize(jnp.asarray(network(fed)), images.shape[1:3])
-        if not form.sigmoid:
-            return output
-        margin = PROBABILITY_MARGIN
-        return jax.scipy.special.logit(jnp.clip(output, margin, 1 - margin))
+        return to_logits(jnp.asarray(network(fed)), gives, images.shape[1:3])
 
     description = f"{path}, from pictures of {size[0]} x {size[1]} as they are"
     return Segmenter(description, size, graph.fingerprint, logits)
@@ -230,6 +218,8 @@ def _about(path: Path) -> dict[str, Any] | None:
         stamped = {entry.key: entry.value for entry in model.metadata_props}
         about = {name: json.loads(stamped[name]) for name in ("input", "output", "normalization")}
         about["input"]["dtype"], about["input"]["shape"]
+        height, width = about["input"]["image_size"]
+        about["input"]["image_size"] = int(height), int(width)
         _gives(about)
         _normalization(about)
     except (KeyError, TypeError, ValueError) as error:
@@ -237,7 +227,7 @@ def _about(path: Path) -> dict[str, Any] | None:
     return about
 
 
-def _gives(about: dict[str, Any]) -> str:
+def _gives(about: dict[str, Any]) -> Gives:
     return "logits" if about["output"]["range"] == "logits" else "probabilities"
 
 
@@ -248,22 +238,17 @@ def _normalization(about: dict[str, Any]) -> config.Normalization:
     return config.MeanStd(mean=mean, std=std)
 
 
-def _size(path: Path, fixed: tuple[int | None, ...], otherwise: Size | None) -> Size:
-    """The file's own where it is fixed, else what its card says that it was trained on."""
+def _size(
+    path: Path,
+    fixed: tuple[int | None, ...],
+    about: dict[str, Any] | None,
+    otherwise: Size | None,
+) -> Size:
+    """The file's own where it is fixed, else what it says that it was trained on."""
     height, width = fixed
     if height and width:
         return height, width
-    size = _trained_size(path) or otherwise
+    size = about["input"]["image_size"] if about else otherwise
     if size is None:
         raise UserError(f"{path} takes pictures of any size: choose one with --size H W")
     return height or size[0], width or size[1]
-
-
-def _trained_size(path: Path) -> Size | None:
-    """From the card beside the file, if there is one."""
-    try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        height, width = card["training"]["image_size"]
-        return int(height), int(width)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

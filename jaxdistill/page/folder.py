@@ -7,8 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from jaxdistill.config_tree import parse_yaml
 from jaxdistill.errors import UserError
 
 Key = tuple[str, str]
@@ -78,11 +77,7 @@ def read(run: Path) -> Run:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run.absolute()} is not a run: it has no config.yaml")
     configuration = (run / "config.yaml").read_text(encoding="utf-8")
-    try:
-        settings = yaml.safe_load(configuration)
-    except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{run / 'config.yaml'}: expected YAML, got {reason}") from None
+    settings = parse_yaml(configuration, str(run / "config.yaml"))
     metrics = run / "metrics.jsonl"
     lines = _metrics(metrics) if metrics.exists() else {}
     return Run(

@@ -1,12 +1,11 @@
 """The figures on top of the page, that one looks for first."""
 
-import math
 import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxdistill.page.folder import BEST_BY, Run
-from jaxdistill.page.form import DECIMALS, number, text
+from jaxdistill.page.form import DECIMALS, duration, number, text
 
 
 class _Figure(NamedTuple):
@@ -57,10 +56,10 @@ def _progress(run: Run) -> _Figure:
     columns = [column.values for column in run.columns if column.group == "seconds"]
     each = [sum(filter(None, values)) for values in zip(*columns, strict=True)]
     if left <= 0:
-        remark = f"complete, in {_duration(sum(each))}" if each else "complete"
+        remark = f"complete, in {duration(sum(each))}" if each else "complete"
     elif each:
         # The first epoch compiles, and others may be disturbed: hence a median.
-        remark = f"about {_duration(left * statistics.median(each[-5:]))} to go"
+        remark = f"about {duration(left * statistics.median(each[-5:]))} to go"
     else:
         remark = "nothing measured yet"
     return _Figure("Epochs", f"{done} / {total}", remark)
@@ -74,13 +73,4 @@ def _speed(run: Run) -> Iterator[_Figure]:
         yield _Figure("Training speed", f"{median:.3g}", "images/s, median epoch")
     elif seconds and seconds.finite:
         median = statistics.median(seconds.finite)
-        yield _Figure("Training time", _duration(median), "per epoch, the median")
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "an unknown time"
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+        yield _Figure("Training time", duration(median), "per epoch, the median")

@@ -4,13 +4,13 @@ import functools
 from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdistill.config import Config, FrozenNetwork, Size
+from jaxdistill.config import Config, FrozenNetwork, Gives, Size
 from jaxdistill.data import pixels
 from jaxdistill.errors import UserError
 from jaxdistill.targets.onnx_graph import OnnxGraph
@@ -113,7 +113,7 @@ class FrozenNetworks:
         }
         logits = None
         if "teacher" in maps:
-            logits = _logits(maps["teacher"][0], self._gives, images.shape[1:3])
+            logits = to_logits(maps["teacher"][0], self._gives, images.shape[1:3])
         return Targets(logits, maps.get("detector", ()))
 
     def describe(self) -> list[str]:
@@ -187,9 +187,10 @@ def _prepare(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _logits(
-    mask: Float[Array, "b h w 1"], gives: Literal["logits", "probabilities"], size: Size
+def to_logits(
+    mask: Float[Array, "b h w 1"], gives: Gives, size: Size
 ) -> Float[Array, "b {*size} 1"]:
+    """A mask tensor, whatever it holds, as logits of another size."""
     mask = pixels.resize(mask, size)
     if gives == "logits":
         return mask
