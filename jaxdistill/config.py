@@ -5,16 +5,24 @@ A YAML file holds only what differs from the file that it `extends`; overrides s
 key's full path.
 """
 
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from jaxdistill import config_tree
+from jaxdistill.config_complaints import explain
 from jaxdistill.errors import UserError
 
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
@@ -69,6 +77,14 @@ class Data(Section):
     """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, ..."""
     workers: Annotated[int, Field(ge=1)] = 2
     """Threads that decode pictures."""
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _completed(cls, given: Any, info: ValidationInfo) -> Any:
+        """Of a split that is given in part, the rest is as usual."""
+        if not isinstance(given, dict) or info.field_name is None:
+            return given
+        return {**cls.model_fields[info.field_name].default.model_dump(mode="json"), **given}
 
     @model_validator(mode="after")
     def _divisible(self) -> "Data":
@@ -261,7 +277,7 @@ def check(tree: dict[str, Any], source: str) -> Config:
         # Through JSON, strictly: a list is a tuple there, and nothing else is converted.
         return Config.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error)}") from None
+        raise UserError(f"{source}: {explain(error, Config)}") from None
     except (TypeError, ValueError) as error:  # a date, say, which JSON cannot hold
         raise UserError(f"{source}: {error}") from None
 
@@ -269,46 +285,3 @@ def check(tree: dict[str, Any], source: str) -> Config:
 def dump(config: Config) -> str:
     """The resolved configuration as YAML, readable by `load`."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _explain(error: ValidationError) -> str:
-    """The first complaint, in the words of someone who wrote the YAML file."""
-    first, *rest = error.errors(include_url=False)
-    # A union reports every branch; the branch's own name is not part of the key.
-    location = [str(part) for part in first["loc"] if not str(part)[:1].isupper()]
-    location = [part for part in location if not part.startswith(("literal[", "function-"))]
-    key = ".".join(location)
-    match first["type"]:
-        case "extra_forbidden":
-            known = _keys_beside(location)
-            near = difflib.get_close_matches(location[-1], known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            message = f"unknown key {key!r}; {hint}"
-        case "missing":
-            message = f"{key!r} is missing"
-        case "value_error":
-            message = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
-        case _:
-            text = first["msg"].replace("Input should", "should")
-            message = f"{key}: {text}, got {first['input']!r}"
-    others = {part["loc"][:1] for part in rest} - {first["loc"][:1]}
-    return message + (
-        f" (and more, at {', '.join(str(o[0]) for o in others if o)})" if others else ""
-    )
-
-
-def _keys_beside(location: Sequence[str]) -> list[str]:
-    section: type[Section] = Config
-    for part in location[:-1]:
-        if part.isdigit():
-            continue
-        annotation = section.model_fields[part].annotation
-        section = next(iter(_sections(annotation)), section)
-    return list(section.model_fields)
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    inner = getattr(annotation, "__args__", ())
-    return [section for part in inner for section in _sections(part)]

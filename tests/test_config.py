@@ -80,6 +80,14 @@ def test_what_is_wrong_is_named(override: str, complaint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_split_that_is_given_in_part_keeps_the_rest() -> None:
+    usual = config.load(SPECIFIED).data
+    changed = config.load(SPECIFIED, ["data.train.annotations=other.json"]).data
+    assert changed.train.annotations == Path("other.json")
+    assert changed.train.images == usual.train.images
+    assert changed.validation == usual.validation
+
+
 def test_overrides_win_over_the_file_and_the_file_over_what_it_extends(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(
         "run: runs/a\ndata: {root: there}\nlosses: {kl: 0, mse: 0, bce: 2}\n"
