@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 Map = Float[Array, "b h w c"]
 PerChannel = Float[Array, " c"]
 _AXES = (0, 1, 2)
-_Saved = tuple[Map, PerChannel, PerChannel, PerChannel, PerChannel]
+_Saved = tuple[Map, PerChannel, PerChannel, PerChannel, PerChannel, PerChannel]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -70,24 +70,24 @@ def _forward(
     x: Map, scale: PerChannel, bias: PerChannel, eps: float, rectify: bool
 ) -> tuple[tuple[Map, PerChannel, PerChannel], _Saved]:
     y, mean, var = batch_norm(x, scale, bias, eps, rectify)
-    return (y, mean, var), (x, scale, bias, mean, lax.rsqrt(var + eps))
+    # The mean is rounded: without what it lacks, the gradient would not quite sum to zero.
+    rest = (_widened(x) - mean).mean(_AXES)
+    return (y, mean, var), (x, scale, bias, mean, rest, lax.rsqrt(var + eps))
 
 
 def _backward(
     eps: float, rectify: bool, saved: _Saved, gradients: tuple[Map, PerChannel, PerChannel]
 ) -> tuple[Map, PerChannel, PerChannel]:
-    x, scale, bias, mean, deviation = saved
+    x, scale, bias, mean, rest, deviation = saved
     dy = gradients[0]
     if rectify:
         dy = jnp.where(apply(x, scale, bias, mean, deviation, rectify=False) > 0, dy, 0)
     wide = _widened(dy)
-    normalised = (_widened(x) - mean) * deviation
+    normalised = (_widened(x) - mean - rest) * deviation
     dbias = wide.sum(_AXES)
     dscale = (wide * normalised).sum(_AXES)
     count = x.size // x.shape[-1]
-    # The mean is rounded, so these do not quite sum to zero; their mean is taken out once more.
-    centred = normalised - normalised.mean(_AXES)
-    dx = scale * deviation * (wide - dbias / count - centred * (dscale / count))
+    dx = scale * deviation * (wide - dbias / count - normalised * (dscale / count))
     return dx.astype(x.dtype), dscale, dbias
 
 
