@@ -1,17 +1,23 @@
 """Checkpoints of a run: what is saved, which are kept, and what comes back.
 
-A checkpoint holds what training changes: step, trained parameters, their statistics, optimizer
-moments; and a record of numbers. Frozen variables are named by fingerprint, not stored: they come
-from the same weights file, or the same seed, again.
+A checkpoint holds what training changes: trained parameters, their statistics, optimizer moments;
+and a record of plain values, with digests of those arrays. Frozen variables are named by
+fingerprint, not stored: they come from the same weights file, or the same seed, again. It appears
+in its folder whole or not at all; one that was damaged later is known by its digests.
 """
 
 import hashlib
+import json
 import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -23,20 +29,25 @@ from jaxdistill.models.student import Student, Variables
 from jaxdistill.update import TrainState
 
 Record = dict[str, Any]
-KEPT = 2  # the latest ones, next to the best
+Parts = Mapping[str, Variables]
+"""`parameters`, `statistics`, `optimizer`: arrays by name."""
+FOLDER = "checkpoints"
+
+
+class Damaged(Exception):
+    """A checkpoint that is there, but not as it was written; or not one of this network."""
 
 
 class Checkpoints:
-    """The `checkpoints` folder of a run. As a context it waits for what is being written.
+    """Writes into the `checkpoints` folder of a run. As a context it waits for the last one.
 
-    Args:
-      run: the run's folder.
-      frozen: the student's frozen variables, by which a checkpoint knows its encoder again.
+    Raises:
+      UserError: from any method, when a checkpoint cannot be written.
     """
 
-    def __init__(self, run: Path, frozen: Variables) -> None:
-        self._frozen = fingerprint(frozen)
-        self._manager = _manager(run)
+    def __init__(self, run: Path, settings: config.Checkpoints) -> None:
+        self._folder = run / FOLDER
+        self._manager = _manager(self._folder, settings.keep)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -47,46 +58,88 @@ class Checkpoints:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:
+            if kind is None:
+                raise self._unwritten(error) from None
 
-    def save(self, state: TrainState, record: Record) -> None:
-        """Writes in the background; the validation's `student_miou` decides which is best."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state._asdict()),
-                record=ocp.args.JsonSave({**record, "frozen": self._frozen}),
-            ),
-            metrics={"student_miou": record["validation"]["student_miou"]},
+    def save(self, state: TrainState, record: Record, score: float | None = None) -> None:
+        """Writes in the background; one of the same step gives way.
+
+        Args:
+          score: the highest one is the best; None for a checkpoint within an epoch.
+        """
+        step, parts = int(state.step), _parts(state)
+        digests = {name: fingerprint(arrays) for name, arrays in parts.items()}
+        try:
+            if step in self._manager.all_steps():
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(parts),
+                    record=ocp.args.JsonSave({**record, "score": score, "digests": digests}),
+                ),
+                metrics=None if score is None else {"score": score},
+                force=True,
+            )
+        except Exception as error:  # Orbax and TensorStore have no exceptions of their own
+            raise self._unwritten(error) from None
+
+    def _unwritten(self, error: Exception) -> UserError:
+        reason = str(error) or type(error).__name__
+        if "No space left" in reason or "RESOURCE_EXHAUSTED" in reason:
+            reason = "no space left on the disk"
+        return UserError(
+            f"{self._folder}: a checkpoint could not be written: {reason.splitlines()[0][:200]}; "
+            f"the ones before it stand: mend this, and go on with --resume"
         )
 
-    def latest(self, like: TrainState) -> tuple[TrainState, Record] | None:
-        """The state to go on from, shaped like `like`; None if nothing was saved yet.
 
-        Raises:
-          UserError: the checkpoint belongs to another network or another encoder.
-        """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        record = _record(self._manager, step)
-        if record["frozen"] != self._frozen:
-            raise UserError(
-                f"{_folder(self._manager, step)}: trained on another frozen encoder than "
-                f"student.encoder_weights gives now; restore that file, or start another run"
-            )
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+class Restored(NamedTuple):
+    """What a run can go on from."""
+
+    state: TrainState
+    record: Record
+    damaged: list[str]
+    """Later checkpoints that could not be used, and why."""
+
+
+def newest_record(run: Path) -> Record | None:
+    """The plain values of the newest checkpoint where they can be read; None if there is none."""
+    for folder in _newest_first(run):
         try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            )
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{_folder(self._manager, step)} does not fit this configuration: "
-                f"{str(error).splitlines()[0]}"
-            ) from None
-        return TrainState(**restored["state"]), record
+            return read_record(folder)
+        except Damaged:
+            continue
+    return None
+
+
+def latest(run: Path, like: TrainState) -> Restored | None:
+    """The newest sound checkpoint, shaped like `like`; None if nothing was saved yet.
+
+    Later ones, which are damaged, are removed.
+
+    Raises:
+      UserError: there are checkpoints, but none that is sound and fits; says why.
+    """
+    wanted, problems = _parts(like), {}
+    for folder in _newest_first(run):
+        try:
+            record = read_record(folder)
+            parts = _read_parts(folder, wanted, record)
+        except Damaged as damage:
+            problems[folder] = str(damage)
+            continue
+        for damaged in problems:
+            shutil.rmtree(damaged)
+        return Restored(_state(like, int(folder.name), parts), record, list(problems.values()))
+    if problems:
+        raise UserError(f"no checkpoint can be used: {'; '.join(problems.values())}")
+    return None
 
 
 class Best(NamedTuple):
@@ -99,7 +152,7 @@ class Best(NamedTuple):
 
 
 def best(run: Path) -> Best:
-    """The student of the run's best checkpoint, by validation mIoU.
+    """The student of the run's best sound checkpoint.
 
     Raises:
       UserError: there is no run, no checkpoint, or the encoder's weights file is not what it was.
@@ -107,28 +160,32 @@ def best(run: Path) -> Best:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run.absolute()} is not a run: it has no config.yaml")
     settings = config.load(run / "config.yaml")
-    if not (run / "checkpoints").is_dir():
-        raise UserError(f"{run.absolute()} has no checkpoint yet: train for an epoch first")
-    manager = _manager(run, read_only=True)
-    step = manager.best_step() or manager.latest_step()
-    if step is None:
-        raise UserError(f"{run.absolute()} has no checkpoint yet: train for an epoch first")
-    record = _record(manager, step)
+    records, problems = _records(run)
     split = student.freeze(
         student.build(settings.student, seed=settings.seed), settings.student.frozen
     )
-    if fingerprint(split.frozen) != record["frozen"]:
-        raise UserError(
-            f"{run}: the frozen encoder is not the one it was trained on; restore "
-            f"{settings.student.encoder_weights or 'student.encoder_weights'}"
-        )
     wanted = {"parameters": split.parameters, "statistics": split.statistics}
-    trained = manager.restore(step, args=ocp.args.Composite(state=_as_numpy(wanted)))["state"]
-    variables = {**split.frozen, **trained["parameters"], **trained["statistics"]}
-    return Best(settings, student.assemble(split.graph, variables), step, record)
+    for folder, record in records:
+        if record.get("frozen") != fingerprint(split.frozen):
+            raise UserError(
+                f"{run}: the frozen encoder is not the one it was trained on; restore "
+                f"{settings.student.encoder_weights or 'student.encoder_weights'}"
+            )
+        try:
+            parts = _read_parts(folder, wanted, record, partly=True)
+        except Damaged as damage:
+            problems.append(str(damage))
+            continue
+        for problem in problems:
+            logging.getLogger(__name__).warning("damaged, and left out: %s", problem)
+        variables = {**split.frozen, **parts["parameters"], **parts["statistics"]}
+        return Best(settings, student.assemble(split.graph, variables), int(folder.name), record)
+    if problems:
+        raise UserError(f"no checkpoint can be used: {'; '.join(problems)}")
+    raise UserError(f"{run.absolute()} has no checkpoint yet: train for an epoch first")
 
 
-def fingerprint(variables: Variables) -> str:
+def fingerprint(variables: Mapping[str, Any]) -> str:
     """A digest of names and bytes."""
     digest = hashlib.sha256()
     for name in sorted(variables):
@@ -137,27 +194,128 @@ def fingerprint(variables: Variables) -> str:
     return digest.hexdigest()
 
 
-def _manager(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    best_first = BestN(get_metric_fn=lambda metrics: metrics["student_miou"], n=1)
-    options = ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics["student_miou"],
-        preservation_policy=AnyPreservationPolicy([LatestN(n=KEPT), best_first]),
-        read_only=read_only,
-        create=not read_only,
+def read_record(folder: Path) -> Record:
+    """The plain values of one checkpoint.
+
+    Raises:
+      Damaged: there are none, or they are not what a run writes.
+    """
+    try:
+        record = json.loads((folder / "record" / "metadata").read_text(encoding="utf-8"))
+        if not isinstance(record["digests"], dict):
+            raise TypeError("digests")
+        if record["score"] is not None and not math.isfinite(record["score"]):
+            raise ValueError("score")
+        return record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"{folder}: its record cannot be read ({_line(error)})") from None
+
+
+def _records(run: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
+    """Checkpoints whose record is sound, the best first, then the newest; and what is wrong."""
+    records, problems = [], []
+    for folder in _newest_first(run):
+        try:
+            records.append((folder, read_record(folder)))
+        except Damaged as damage:
+            problems.append(str(damage))
+    return sorted(records, key=lambda pair: _score(pair[1]), reverse=True), problems
+
+
+def _score(record: Record) -> float:
+    return -math.inf if record["score"] is None else record["score"]
+
+
+def _newest_first(run: Path) -> Iterator[Path]:
+    """The folders of the checkpoints that were written to their end."""
+    folders = [path for path in (run / FOLDER).glob("*") if path.name.isdecimal()]
+    yield from sorted(folders, key=lambda path: -int(path.name))
+
+
+def _read_parts(
+    folder: Path, wanted: Parts, record: Record, *, partly: bool = False
+) -> dict[str, Variables]:
+    """The arrays of the wanted parts, on the host, whatever devices they were saved from.
+
+    Args:
+      partly: a part may hold more than is wanted of it.
+
+    Raises:
+      Damaged: their names, shapes or bytes are not as wanted or not as they were written.
+    """
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    path = (folder / "state").absolute()
+    try:
+        stored = checkpointer.metadata(path).item_metadata.tree
+        shapes = {part: {n: tuple(m.shape) for n, m in stored[part].items()} for part in wanted}
+    except Exception as error:  # as in `save`
+        raise Damaged(f"{folder}: its arrays cannot be read ({_line(error)})") from None
+    for part, arrays in wanted.items():
+        for name in arrays.keys() | (set() if partly else shapes[part].keys()):
+            here, there = arrays.get(name), shapes[part].get(name)
+            if here is None or there != here.shape:
+                own = "nothing" if here is None else str(here.shape)
+                raise Damaged(f"{folder}: {name} is {there or 'not there'}, expected {own}")
+    # All of a part is read, for its digest.
+    blank = {part: {n: np.zeros(s, np.uint8) for n, s in shapes[part].items()} for part in wanted}
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), blank)
+    try:
+        parts = checkpointer.restore(
+            path,
+            args=ocp.args.PyTreeRestore(blank, restore_args=arguments, partial_restore=True),
+        )
+    except Exception as error:  # as above
+        raise Damaged(f"{folder}: its arrays cannot be read ({_line(error)})") from None
+    for part, arrays in parts.items():
+        if fingerprint(arrays) != record["digests"].get(part):
+            raise Damaged(f"{folder}: its {part} are not what was written")
+    return {part: {name: parts[part][name] for name in wanted[part]} for part in wanted}
+
+
+def _parts(state: TrainState) -> Parts:
+    moments, _ = jax.tree_util.tree_flatten_with_path(state.optimizer)
+    return {
+        "parameters": state.parameters,
+        "statistics": state.statistics,
+        "optimizer": {
+            jax.tree_util.keystr(path, simple=True, separator=":"): leaf for path, leaf in moments
+        },
+    }
+
+
+def _state(like: TrainState, step: int, parts: Parts) -> TrainState:
+    """Parts as a state again, placed and typed as `like` is."""
+    placed = {
+        part: {name: _place(parts[part][name], leaf) for name, leaf in arrays.items()}
+        for part, arrays in _parts(like).items()
+    }
+    moments = list(placed["optimizer"].values())
+    return TrainState(
+        _place(step, like.step),
+        placed["parameters"],
+        placed["statistics"],
+        jax.tree.unflatten(jax.tree.structure(like.optimizer), moments),
     )
-    return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
 
 
-def _record(manager: ocp.CheckpointManager, step: int) -> Record:
-    return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+def _place(value: Any, like: jax.Array) -> jax.Array:
+    return jax.device_put(jnp.asarray(value, like.dtype), like.sharding)
 
 
-def _as_numpy(wanted: dict[str, Variables]) -> ocp.args.PyTreeRestore:
-    """A part of a checkpoint, on any machine: not onto the devices that it was saved from."""
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    return ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=True)
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+    def score(metrics: Any) -> float:
+        return metrics["score"]
+
+    best_first = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        best_fn=score,
+        preservation_policy=AnyPreservationPolicy([LatestN(n=keep), best_first]),
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
-def _folder(manager: ocp.CheckpointManager, step: int) -> Path:
-    return Path(manager.directory) / str(step)
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

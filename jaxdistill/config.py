@@ -217,6 +217,18 @@ class Training(Section):
     """AdamW's."""
     clip: Clip = Clip()
     """Bounds the gradient."""
+    skip_nonfinite: Annotated[int, Field(ge=0)] = 0
+    """So many steps of a run may be lost to a loss or gradient that is not finite, before it stops.
+    """
+
+
+class Checkpoints(Section):
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """A checkpoint after so many steps, besides the one after every epoch; null: no such one."""
+    every_minutes: Positive | None = 10.0
+    """A checkpoint when the last one is so old; null: no such one."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """How many of the latest are kept, next to the best."""
 
 
 class Config(Section):
@@ -240,6 +252,8 @@ class Config(Section):
     """Weights and temperature."""
     training: Training = Training()
     """Steps and optimizer."""
+    checkpoints: Checkpoints = Checkpoints()
+    """When they are written and how many stay."""
     precision: Precision = "float32"
     """What the student computes in; `bfloat16` is for GPUs. Parameters, BatchNorm statistics and
     losses are float32 in any case."""

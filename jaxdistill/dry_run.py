@@ -3,13 +3,16 @@
 import resource
 import statistics
 import time
+from collections.abc import Mapping
 from contextlib import closing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 
 from jaxdistill import config, update
+from jaxdistill.errors import UserError
 from jaxdistill.job import Fed, prepare
 from jaxdistill.page.form import duration
 from jaxdistill.reach import explain, reach
@@ -31,7 +34,7 @@ def dry_run(settings: config.Config) -> None:
         for step in range(1 + _STEPS):
             began = time.perf_counter()
             state, scalars = job.train_step(state, job.split.frozen, *fed)
-            update.check(step, fed[0], jax.device_get(scalars))
+            _check(step, jax.device_get(scalars))
             fed = next(batches)
             seconds.append(time.perf_counter() - began)
     compiling, *steps = seconds
@@ -53,6 +56,15 @@ def dry_run(settings: config.Config) -> None:
         f"{duration(epoch * settings.training.epochs)}"
     )
     console.print(f"memory: {_memory()}")
+
+
+def _check(step: int, scalars: Mapping[str, Any]) -> None:
+    values = {name: float(value) for name, value in scalars.items()}
+    if term := update.fault(values):
+        raise UserError(
+            f"step {step}: {term} is {values[term]} (learning rate {values['learning_rate']:.2g}); "
+            f"look at teacher and detector, or lower training.learning_rate"
+        )
 
 
 def _shapes(fed: Fed) -> str:

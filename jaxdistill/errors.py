@@ -1,7 +1,10 @@
 """Errors that a user can mend, and how a command line tells them."""
 
+import errno
 import sys
 from collections.abc import Callable
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 class UserError(Exception):
@@ -9,9 +12,20 @@ class UserError(Exception):
 
 
 def command(main: Callable[[], int | None]) -> int:
-    """Runs a command line; a `UserError` becomes one line on stderr and exit code 2."""
+    """Runs a command line, and returns its exit code.
+
+    A `UserError`, or what the system has to say of a disk, becomes one line on stderr and code 2;
+    Ctrl-C one line and code 130, as shells have it.
+    """
     try:
         return main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        if error.errno not in _OF_DISKS:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 2

@@ -1,7 +1,8 @@
 """What a run leaves for people to read: metrics, curves, sample pictures, and a closing table."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,23 @@ from jaxdistill.models.student import Variables, group_of
 
 Map = Float[np.ndarray, "b h w 1"]
 SAMPLES = 4
+METRICS, FAULTS = "metrics.jsonl", "nonfinite.jsonl"
 _COLUMNS = ("picture", "ground truth", "teacher", "student", "difference")
 _GAP, _HEADER, _LONGEST = 6, 24, 320
 
 
 class Report:
     """Writes into the run's folder: `metrics.jsonl`, `facts.json`, `tensorboard/`, `samples/`,
-    and the page made of them."""
+    and the page made of them.
 
-    def __init__(self, run: Path) -> None:
+    Args:
+      epochs: how many the run has behind it; curves of later ones are drawn anew.
+    """
+
+    def __init__(self, run: Path, epochs: int) -> None:
         self._run = run
         (run / "samples").mkdir(parents=True, exist_ok=True)
-        self._board = SummaryWriter(str(run / "tensorboard"))
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=epochs + 1)
 
     def facts(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """What holds for the whole run, for its page."""
@@ -39,7 +45,7 @@ class Report:
 
         Epochs count from 1 here.
         """
-        with (self._run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self._run / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": number, **values}) + "\n")
         sheet.save(self._run / "samples" / f"epoch_{number:03d}.png")
         for name, value in _flat(values):
@@ -48,17 +54,29 @@ class Report:
         self._board.flush()
         page.write(self._run)
 
+    def fault(self, values: Mapping[str, Any]) -> None:
+        """A step from which nothing was learnt: one line of JSON."""
+        with (self._run / FAULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
     def close(self) -> None:
         self._board.close()
 
 
-def forget_after(run: Path, epoch: int) -> None:
-    """Drops the lines of epochs that a resumed run will do again."""
-    path = run / "metrics.jsonl"
+def forget_after(run: Path, epoch: int, step: int) -> None:
+    """Drops the lines of what a resumed run will do again, and lines that were cut off."""
+    _keep_lines(run / METRICS, lambda line: line["epoch"] <= epoch)
+    _keep_lines(run / FAULTS, lambda line: line["step"] < step)
+
+
+def _keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if wanted(json.loads(line)) and line.endswith("\n"):
+                kept.append(line)
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)

@@ -4,28 +4,26 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
-from rich.progress import track
 
-from jaxdistill import config, report, schedules, update
-from jaxdistill.checkpoints import Checkpoints
-from jaxdistill.data.batches import Batch
+from jaxdistill import config, guard, report, update
+from jaxdistill.checkpoints import Checkpoints, Record, fingerprint, latest, newest_record
 from jaxdistill.dry_run import dry_run
+from jaxdistill.epochs import Keeper, learn, validate
 from jaxdistill.errors import UserError, command
 from jaxdistill.facts import facts
-from jaxdistill.job import Fed, Job, prepare
+from jaxdistill.interruption import EXIT_CODE, Interruption
+from jaxdistill.job import Job, prepare
+from jaxdistill.lock import locked
+from jaxdistill.progress import Progress
 from jaxdistill.reach import explain, reach
-from jaxdistill.update import Scalars, TrainState
+from jaxdistill.update import TrainState
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int | None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m jaxdistill.train", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="a YAML file, as in configs/")
@@ -36,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--dry-run", action="store_true", help="check everything, take a few steps, write nothing"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="with --resume: settings, data or files may differ from those of the run",
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as training.clip.norm=1"
     )
@@ -51,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = config.load(given.config, overrides)
     if given.dry_run:
         dry_run(settings)
-    else:
-        train(settings, resume=given.resume)
+        return None
+    return train(settings, resume=given.resume, accept_changes=given.accept_changes)
 
 
 def _as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -66,139 +69,125 @@ def _as_overrides(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
-def train(settings: config.Config, *, resume: bool = False) -> None:
-    """Trains from the configuration's data, networks and seed, into its run folder."""
+def train(
+    settings: config.Config, *, resume: bool = False, accept_changes: bool = False
+) -> int | None:
+    """Trains from the configuration's data, networks and seed, into its run folder.
+
+    Returns `interruption.EXIT_CODE` if it was asked to stop before its end.
+    """
     console = Console(soft_wrap=True, highlight=False)
     job = prepare(settings, console)
     for line in explain(reach(settings, job.split, job.pairs)):
         console.print(line)
-    state = update.start(settings, job.split)
-    with (
-        Checkpoints(_claim(settings, resume), job.split.frozen) as checkpoints,
-        closing(report.Report(settings.run)) as written,
-    ):
+    about = {
+        "identity": guard.identity(job),
+        "frozen": fingerprint(job.split.frozen),
+        "steps_per_epoch": job.steps,
+    }
+    with Interruption() as interruption, _claimed(settings.run, resume):
+        state, progress = update.start(settings, job.split), Progress()
         if resume:
-            state = _resume(checkpoints, state, job, console)
-        written.facts(facts(job))
-        first = int(state.step) // job.steps
-        pictures = job.steps * settings.training.batch_size
-        with closing(job.training(first_step=int(state.step))) as batches:
-            for epoch in range(first, settings.training.epochs):
-                began = time.perf_counter()
-                state, learnt = _learn(job, state, batches, epoch, console)
+            state, progress = _resume(job, state, about, accept_changes, console)
+        _write(settings.run / "config.yaml", config.dump(settings))
+        with (
+            Checkpoints(settings.run, settings.checkpoints) as checkpoints,
+            closing(report.Report(settings.run, progress.epoch)) as written,
+            closing(job.training(first_step=progress.step)) as batches,
+        ):
+            written.facts(facts(job))
+            keeper = Keeper(checkpoints, settings.checkpoints, about)
+            record: Record = {}
+            while progress.epoch < settings.training.epochs:
+                began, first = time.perf_counter(), progress.step
+                state = learn(job, state, progress, batches, keeper, written, interruption, console)
+                if interruption.requested:
+                    break
                 trained = time.perf_counter()
-                measured, sheet = _validate(job, state, epoch)
+                measured = validate(job, state, progress.epoch, interruption)
+                if measured is None:
+                    keeper.save(state, progress, {})
+                    break
                 ended = time.perf_counter()
-                record: dict[str, Any] = {
-                    "train": learnt,
-                    "validation": measured,
+                scores, sheet = measured
+                pictures = (progress.step - first) * settings.training.batch_size
+                record = {
+                    "train": progress.means(),
+                    "validation": scores,
                     "seconds": {"train": trained - began, "validation": ended - trained},
                     "images_per_second": pictures / (trained - began),
+                    "skipped_steps": progress.skipped,
                     **job.store_counts(),
                 }
-                checkpoints.save(state, {**record, "steps_per_epoch": job.steps})
-                written.epoch(epoch + 1, record, sheet)
-                console.print(_line(epoch, settings.training.epochs, record))
-    if first < settings.training.epochs:
+                progress.next_epoch()
+                written.epoch(progress.epoch, record, sheet)
+                keeper.save(state, progress, record, scores["student_miou"])
+                console.print(_line(progress.epoch, settings.training.epochs, record))
+    if interruption.requested:
+        console.print(
+            f"{interruption.signal}: stopped after step {progress.step}, and kept it; "
+            f"go on with --resume"
+        )
+        return EXIT_CODE
+    if record:
         variables = {**state.parameters, **state.statistics, **job.split.frozen}
         speed = record["images_per_second"]
-        report.print_summary(console, measured, variables, speed, settings.run)
+        report.print_summary(console, record["validation"], variables, speed, settings.run)
     else:
         console.print(f"{settings.run} has all of its {settings.training.epochs} epochs already")
+    return None
 
 
-def _learn(
-    job: Job, state: TrainState, batches: Iterator[Fed], epoch: int, console: Console
-) -> tuple[TrainState, dict[str, float]]:
-    """One epoch of steps; the mean of what they measured."""
-    seen: list[dict[str, float]] = []
-    pending: tuple[int, Batch, Scalars] | None = None
-    steps = range(epoch * job.steps, (epoch + 1) * job.steps)
-    bar = f"epoch {epoch + 1}/{job.settings.training.epochs}"
-    for step in track(steps, bar, console=console, transient=True, disable=not console.is_terminal):
-        batch, targets = next(batches)
-        state, scalars = job.train_step(state, job.split.frozen, batch, targets)
-        # Read a step late, so that the device never waits to be asked.
-        if pending:
-            seen.append(_read(*pending))
-        pending = (step, batch, scalars)
-    if pending:
-        seen.append(_read(*pending))
-    return state, {name: float(np.mean([values[name] for values in seen])) for name in seen[0]}
-
-
-def _read(step: int, batch: Batch, scalars: Scalars) -> dict[str, float]:
-    return update.check(step, batch, jax.device_get(scalars))
-
-
-def _validate(job: Job, state: TrainState, epoch: int) -> tuple[dict[str, float], Any]:
-    """Means over the validation split, and the sheet of sample pictures."""
-    temperature = schedules.temperature(
-        job.settings.losses.temperature, epoch, job.settings.training.epochs
-    )
-    sums: dict[str, float] = {}
-    shown: list[tuple[np.ndarray, ...]] = []
-    with closing(job.validation()) as batches:
-        for batch, targets in batches:
-            scalars, logits = job.eval_step(
-                state.parameters,
-                state.statistics,
-                job.split.frozen,
-                batch,
-                targets,
-                temperature,
-            )
-            if len(shown) < report.SAMPLES:
-                maps = [batch.images, batch.masks, targets.logits, logits]
-                arrays = [np.asarray(m) if m is not None else [None] * len(logits) for m in maps]
-                real = int(batch.weights.sum())
-                shown += list(zip(*(a[:real] for a in arrays), strict=True))
-            for name, value in jax.device_get(scalars).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-    count = sums.pop("count")
-    means = {name: value / count for name, value in sums.items()}
-    terms = {name: jnp.asarray(means[name]) for name in update.LOSSES if name in means}
-    means["total"] = float(update.total(job.settings.losses, terms))
-    images, masks, teacher, own = zip(*shown[: report.SAMPLES], strict=True)
-    theirs = None if teacher[0] is None else np.stack(teacher)
-    return means, report.sample_sheet(np.stack(images), np.stack(masks), theirs, np.stack(own))
-
-
-def _claim(settings: config.Config, resume: bool) -> Path:
-    """The run's folder, with the resolved configuration in it."""
-    run = settings.run
-    if (run / "config.yaml").exists() and not resume:
-        raise UserError(
-            f"{run} holds a run already: --resume goes on with it, run=OTHER starts another"
-        )
+@contextmanager
+def _claimed(run: Path, resume: bool) -> Iterator[None]:
+    """The run's folder, for this process alone."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.yaml").write_text(config.dump(settings), encoding="utf-8")
-    return run
+    with locked(run):
+        if (run / "config.yaml").exists() and not resume:
+            raise UserError(
+                f"{run} holds a run already: --resume goes on with it, run=OTHER starts another"
+            )
+        yield
 
 
-def _resume(checkpoints: Checkpoints, fresh: TrainState, job: Job, console: Console) -> TrainState:
-    """The latest checkpoint's state, or the fresh one where the run ended before its first.
+def _resume(
+    job: Job, fresh: TrainState, about: Record, accept_changes: bool, console: Console
+) -> tuple[TrainState, Progress]:
+    """The newest sound checkpoint, or the fresh state where the run ended before its first.
 
     Parameters, statistics, moments and the position in the data come from the checkpoint;
-    everything else from the configuration as given now.
+    everything else from the configuration as given now, which must be that of the run.
     """
-    found = checkpoints.latest(fresh)
+    run = job.settings.run
+    then = newest_record(run)
+    if then is not None and not accept_changes:
+        guard.check(then["identity"], about["identity"], str(run))
+    found = latest(run, fresh)
     if found is None:
+        report.forget_after(run, epoch=0, step=0)
         console.print("nothing to resume from yet: starting at the first step")
-        return fresh
-    state, record = found
-    if record["steps_per_epoch"] != job.steps:
+        return fresh, Progress()
+    for problem in found.damaged:
+        console.print(f"damaged, removed, and the one before is used: {problem}")
+    if found.record["steps_per_epoch"] != job.steps:
         raise UserError(
-            f"{job.settings.run}: an epoch had {record['steps_per_epoch']} steps and now has "
+            f"{run}: an epoch had {found.record['steps_per_epoch']} steps and now has "
             f"{job.steps}; resume with the same data and batch size, or start another run"
         )
-    epoch = int(state.step) // job.steps
-    report.forget_after(job.settings.run, epoch)
-    console.print(f"resuming after epoch {epoch}, step {int(state.step)}")
-    return state
+    progress = Progress(**found.record["progress"])
+    report.forget_after(run, progress.epoch, progress.step)
+    console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
+    return found.state, progress
 
 
-def _line(epoch: int, epochs: int, record: dict[str, Any]) -> str:
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _line(epoch: int, epochs: int, record: Record) -> str:
     train, validation = record["train"], record["validation"]
     terms = " ".join(f"{name} {train[name]:.3f}" for name in update.LOSSES if name in train)
     scores = " ".join(
@@ -211,7 +200,7 @@ def _line(epoch: int, epochs: int, record: dict[str, Any]) -> str:
         if name in validation
     )
     seconds = sum(record["seconds"].values())
-    return f"epoch {epoch + 1}/{epochs}: {terms} | validation: {scores} | {seconds:.1f} s"
+    return f"epoch {epoch}/{epochs}: {terms} | validation: {scores} | {seconds:.1f} s"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 
 from jaxdistill import config, losses, metrics, schedules
 from jaxdistill.data.batches import Batch
-from jaxdistill.errors import UserError
 from jaxdistill.models.student import (
     GROUPS,
     Outputs,
@@ -75,8 +74,9 @@ def make_train_step(
     """The jitted step: (state, frozen, batch, targets) to the next state and what was measured.
 
     Measured are the mean of every loss, their weighted `total`, the gradient's norm before
-    clipping, the temperature and the learning rate. Where the total or the gradient is not finite
-    the state is left as it was, but for the step's number: nothing is learnt, and nothing lost.
+    clipping, in all and by parameter group, the temperature and the learning rate. Where the total
+    or the gradient is not finite the state is left as it was, but for the step's number: nothing is
+    learnt, and nothing lost.
 
     The state's buffers are donated.
     """
@@ -114,12 +114,23 @@ def make_train_step(
             **terms,
             "total": value,
             "gradient_norm": norm,
+            **_norms(gradients),
             "temperature": temperature,
             "learning_rate": rate,
         }
         return TrainState(state.step + 1, *kept), measured
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiling.options())
+
+
+def _norms(gradients: Variables) -> Scalars:
+    groups = {group_of(path) for path in gradients}
+    return {
+        f"gradient_norm_{group}": optax.global_norm(
+            {path: value for path, value in gradients.items() if group_of(path) == group}
+        )
+        for group in sorted(groups)
+    }
 
 
 def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
@@ -152,23 +163,11 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
     return jax.jit(step, compiler_options=compiling.options())
 
 
-def check(step: int, batch: Batch, scalars: Mapping[str, Any]) -> dict[str, float]:
-    """What a step measured, as numbers.
-
-    Raises:
-      UserError: one of them is not finite.
-    """
-    values = {name: float(value) for name, value in scalars.items()}
+def fault(values: Mapping[str, float]) -> str | None:
+    """The first thing measured that is not finite, or None."""
     # The term at fault comes before the sums that it spoils.
-    for name in (*LOSSES, "total", "gradient_norm"):
-        if not math.isfinite(values.get(name, 0.0)):
-            raise UserError(
-                f"step {step}: {name} is {values[name]} "
-                f"(learning rate {values['learning_rate']:.2g}, pictures {batch.ids.tolist()}); "
-                f"nothing was learnt from it, and the last checkpoint stands; look at these "
-                f"pictures, or lower training.learning_rate"
-            )
-    return values
+    names = (*LOSSES, "total", "gradient_norm")
+    return next((name for name in names if not math.isfinite(values.get(name, 0.0))), None)
 
 
 def loss_terms(

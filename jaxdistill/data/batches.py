@@ -52,6 +52,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def name_of(self, picture: int) -> str:
+        """The file of an id, relative to the pictures' folder; `padding` where there is none."""
+        [found] = np.nonzero(self.ids == picture)
+        return self.names[found[0]] if len(found) else "padding"
+
     def __getitem__(self, index: int) -> Photograph:
         """Decodes one example.
 

@@ -28,7 +28,7 @@ def card(
       model: the float32 graph.
       fingerprints: of the `training_data` and the `teacher`; None where they are no longer there.
     """
-    epoch = best.step // best.record["steps_per_epoch"]
+    epoch = best.record["progress"]["epoch"]
     student = best.settings.student
     return {
         "task": "human segmentation: a person where the output is above "
@@ -63,7 +63,7 @@ def card(
             "run": str(best.settings.run),
             "epoch": epoch,
             "step": best.step,
-            "validation": best.record["validation"],
+            "validation": best.record.get("validation"),
             "fingerprints": fingerprints,
         },
         "versions": {name: version(name) for name in _PACKAGES},

@@ -1,0 +1,159 @@
+"""The two halves of an epoch: to learn from one split, and to measure on the other."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from jaxdistill import config, report, schedules, update
+from jaxdistill.checkpoints import Checkpoints, Record
+from jaxdistill.data.batches import Batch
+from jaxdistill.errors import UserError
+from jaxdistill.interruption import Interruption
+from jaxdistill.job import Fed, Job
+from jaxdistill.progress import Progress
+from jaxdistill.report import Report
+from jaxdistill.update import Scalars, TrainState
+
+
+class Keeper:
+    """Decides when a checkpoint is due, and writes it.
+
+    Args:
+      about: what every checkpoint's record says, next to the progress.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, settings: config.Checkpoints, about: Mapping[str, Any]
+    ) -> None:
+        self._checkpoints, self._settings, self._about = checkpoints, settings, dict(about)
+        self._written = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether one should be written after so many steps."""
+        steps, minutes = self._settings.every_steps, self._settings.every_minutes
+        return (steps is not None and step % steps == 0) or (
+            minutes is not None and time.monotonic() - self._written > 60 * minutes
+        )
+
+    def save(
+        self, state: TrainState, progress: Progress, record: Record, score: float | None = None
+    ) -> None:
+        about = {**self._about, "progress": vars(progress).copy()}
+        self._checkpoints.save(state, {**about, **record}, score)
+        self._written = time.monotonic()
+
+
+def learn(
+    job: Job,
+    state: TrainState,
+    progress: Progress,
+    batches: Iterator[Fed],
+    keeper: Keeper,
+    written: Report,
+    interruption: Interruption,
+    console: Console,
+) -> TrainState:
+    """The rest of the present epoch's steps, or of those up to an interruption.
+
+    `progress` moves along. An interruption leaves a checkpoint.
+
+    Raises:
+      UserError: a loss or a gradient was not finite once too often.
+    """
+    steps = range(progress.step, (progress.epoch + 1) * job.steps)
+    bar = f"epoch {progress.epoch + 1}/{job.settings.training.epochs}"
+    pending: tuple[Batch, Scalars] | None = None
+    for step in track(steps, bar, console=console, transient=True, disable=not console.is_terminal):
+        batch, targets = next(batches)
+        state, scalars = job.train_step(state, job.split.frozen, batch, targets)
+        # Read a step late, so that the device never waits to be asked.
+        if pending:
+            _count(job, progress, *pending, written, console)
+        pending = (batch, scalars)
+        done = step + 1
+        if interruption.requested or (done < steps.stop and keeper.due(done)):
+            _count(job, progress, *pending, written, console)
+            pending = None
+            keeper.save(state, progress, {})
+        if interruption.requested:
+            break
+    if pending:
+        _count(job, progress, *pending, written, console)
+    return state
+
+
+def _count(
+    job: Job,
+    progress: Progress,
+    batch: Batch,
+    scalars: Scalars,
+    written: Report,
+    console: Console,
+) -> None:
+    """Reads what a step measured."""
+    values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+    step, progress.step = progress.step, progress.step + 1
+    term = update.fault(values)
+    if term is None:
+        progress.count(values)
+        return
+    names = {int(picture): job.examples.name_of(int(picture)) for picture in batch.ids}
+    written.fault({"step": step, "term": term, "values": values, "pictures": names})
+    allowed = job.settings.training.skip_nonfinite
+    what = (
+        f"step {step}: {term} is {values[term]} (learning rate {values['learning_rate']:.2g}, "
+        f"pictures {', '.join(names.values())})"
+    )
+    if progress.skipped >= allowed:
+        raise UserError(
+            f"{what}; nothing was learnt from it, and the last checkpoint stands; look at these "
+            f"pictures, which {job.settings.run / report.FAULTS} lists, lower "
+            f"training.learning_rate, or allow some such steps with training.skip_nonfinite"
+        )
+    progress.skipped += 1
+    console.print(f"{what}; skipped, {progress.skipped} of {allowed} allowed")
+
+
+def validate(
+    job: Job, state: TrainState, epoch: int, interruption: Interruption
+) -> tuple[dict[str, float], Image.Image] | None:
+    """Means over the validation split, and the sheet of sample pictures; None if interrupted."""
+    temperature = schedules.temperature(
+        job.settings.losses.temperature, epoch, job.settings.training.epochs
+    )
+    sums: dict[str, float] = {}
+    shown: list[tuple[np.ndarray, ...]] = []
+    with closing(job.validation()) as batches:
+        for batch, targets in batches:
+            if interruption.requested:
+                return None
+            scalars, logits = job.eval_step(
+                state.parameters,
+                state.statistics,
+                job.split.frozen,
+                batch,
+                targets,
+                temperature,
+            )
+            if len(shown) < report.SAMPLES:
+                maps = [batch.images, batch.masks, targets.logits, logits]
+                arrays = [np.asarray(m) if m is not None else [None] * len(logits) for m in maps]
+                real = int(batch.weights.sum())
+                shown += list(zip(*(a[:real] for a in arrays), strict=True))
+            for name, value in jax.device_get(scalars).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+    count = sums.pop("count")
+    means = {name: value / count for name, value in sums.items()}
+    terms = {name: jnp.asarray(means[name]) for name in update.LOSSES if name in means}
+    means["total"] = float(update.total(job.settings.losses, terms))
+    images, masks, teacher, own = zip(*shown[: report.SAMPLES], strict=True)
+    theirs = None if teacher[0] is None else np.stack(teacher)
+    return means, report.sample_sheet(np.stack(images), np.stack(masks), theirs, np.stack(own))

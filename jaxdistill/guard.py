@@ -1,0 +1,104 @@
+"""What a run depends on, and how two such lists differ: nobody goes on with another run by mistake.
+
+Settings that change no number, or only how long a run lasts, may differ; files are compared by
+their content and not by their place.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxdistill import config
+from jaxdistill.checkpoints import fingerprint
+from jaxdistill.errors import UserError
+from jaxdistill.job import Job
+
+_FREE = (
+    "run",
+    "data.root",  # pictures and masks have fingerprints
+    "data.train",
+    "data.validation",
+    "data.prepared",
+    "data.workers",
+    "student.encoder_weights",  # so has what they make of the frozen variables
+    "student.weights",
+    "teacher.onnx",
+    "detector.onnx",
+    "targets.store",
+    "training.epochs",
+    "training.skip_nonfinite",
+    "checkpoints",
+)
+_SHOWN = 5
+
+Identity = Mapping[str, Mapping[str, Any]]
+"""`settings`, by section, and `files`: SHA-256 by what they are; plain values, as JSON has them."""
+
+
+def identity(job: Job) -> Identity:
+    """All that the numbers of a run depend on."""
+    files = {f"{role}.onnx": digest for role, digest in job.networks.fingerprints.items()}
+    return {
+        "settings": job.settings.model_dump(mode="json"),
+        "files": {
+            "data.train": job.examples.fingerprint,
+            "data.validation": job.validation_examples.fingerprint,
+            "the student's frozen variables": fingerprint(job.split.frozen),
+            **files,
+        },
+    }
+
+
+def check(then: Identity, now: Identity, where: str) -> None:
+    """Compares what a run was trained with and what it would go on with.
+
+    Raises:
+      UserError: names every difference by its key.
+    """
+    if found := differences(then, now):
+        shown = "; ".join(found[:_SHOWN]) + ("; ..." if len(found) > _SHOWN else "")
+        raise UserError(
+            f"{where} was trained with something else: {shown}; go on with what it was, or add "
+            f"--accept-changes if the change is meant"
+        )
+
+
+def differences(then: Identity, now: Identity) -> list[str]:
+    """In words, one for each key."""
+    before, after = (dict(_flat(_settings(side["settings"]))) for side in (then, now))
+    changed = [
+        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and not _is_free(key)
+    ]
+    old, new = then["files"], now["files"]
+    replaced = [
+        f"{name} had the fingerprint {str(old.get(name))[:12]} and has {str(new.get(name))[:12]}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+    return [*changed, *replaced]
+
+
+def _settings(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Complete with today's defaults, if the settings are still valid ones."""
+    try:
+        return config.check(dict(tree), source="").model_dump(mode="json")
+    except UserError:
+        return tree
+
+
+def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a list of plain values is a value."""
+    if isinstance(tree, Mapping):
+        children = tree.items()
+    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        children = {str(index): item for index, item in enumerate(tree)}.items()
+    else:
+        yield path, tree
+        return
+    for key, value in children:
+        yield from _flat(value, f"{path}.{key}" if path else str(key))
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in _FREE)
