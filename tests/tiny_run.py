@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 from PIL import Image
+from rich.console import Console
 
 from jaxdistill import config
 
+QUIET = Console(quiet=True)
 ROOT = Path(__file__).parents[1]
 EPOCHS = 8
 SPECIFIED = ROOT / "configs" / "yolo_feature_distillation_b0_from_b3.yaml"
@@ -99,4 +101,9 @@ def make(place: Path) -> config.Config:
     """Data, network and configuration in an empty folder."""
     folder(place / "coco")
     network(place / "network.onnx")
+    return load(place)
+
+
+def load(place: Path) -> config.Config:
+    """The configuration of a folder that `make` made."""
     return config.load(SPECIFIED, overrides(place))

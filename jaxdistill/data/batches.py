@@ -43,7 +43,8 @@ class Examples:
         self.names: Sequence[str] = metadata["names"]
         self.fingerprint: str = metadata["fingerprint"]
         """Of all pictures and masks, wherever they lie: equal data, equal fingerprint."""
-        self._folder = builder.data_path
+        self.folder = builder.data_path
+        """Where the prepared data set lies."""
         undecoded = tfds.decode.SkipDecoding()
         self._source = builder.as_data_source(
             "+".join(metadata["parts"]), decoders={"image": undecoded, "mask": undecoded}
@@ -69,7 +70,7 @@ class Examples:
             mask = pictures.decode_mask(record["mask"])
         except Exception as error:  # array_record has no exceptions of its own
             raise UserError(
-                f"the prepared data set {self._folder} is damaged at {self.names[index]} "
+                f"the prepared data set {self.folder} is damaged at {self.names[index]} "
                 f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
                 "delete that folder, and it is built anew"
             ) from None

@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""What each part of distillation brings: equal runs that differ in one thing, as a table.
+
+    python tools/ablate.py runs/ablation --data PATH/TO/COCO --teacher teacher.onnx \
+        --feature NAME --deep NAME
+
+Every row is trained with several seeds, in two regimes: with all masks, and with the masks of a few
+pictures only, the others going without. It goes on where it was stopped. `table.md` and
+`table.json` are written anew after every run; a gain is over the first row, paired by seed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ablation_data
+import ablation_table
+
+from jaxdistill import report, train
+from jaxdistill.errors import UserError, command
+
+CONFIG = Path(__file__).parents[1] / "configs" / "ablation.yaml"
+LOGITS = ("losses.kl=1.0", "losses.mse=0.5")
+SHARED = ("training.clip.norm=0.5", "training.clip.per=all")
+
+
+class Row(NamedTuple):
+    """What a row changes."""
+
+    title: str
+    settings: tuple[str, ...]
+    regimes: tuple[str, ...] = ("all", "few")
+
+
+def rows(near: str, deep: str) -> dict[str, Row]:
+    """By name; `near` is the teacher's tensor at stride 8, `deep` the one at stride 16."""
+
+    def pairs(*features: str, weight: float = 0.5) -> tuple[str, ...]:
+        return (*LOGITS, f"features=[{', '.join(features)}]", f"losses.feature={weight}")
+
+    def pair(tensor: str, tap: str, more: str = "") -> str:
+        return f"{{tensor: '{tensor}', tap: {tap}, hidden_channels: null, resize: true{more}}}"
+
+    one = pair(near, "decoder.1")
+    specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
+    standard = ", standardize: true"
+    both = [pair(near, "decoder.1", standard), pair(deep, "decoder.0", standard)]
+    freed = "student.unfreeze={from_epoch: 4, every: 2, stages: 3}"
+    return {
+        "masks": Row("no distillation (BCE + Dice)", ()),
+        "logits": Row("+ logits (KL + MSE)", LOGITS),
+        "specified": Row("the specification as written", (*pairs(specified), *SHARED)),
+        "tap": Row("logits + decoder tap, MSE", pairs(one)),
+        "standard": Row("  its target standardised", pairs(both[0])),
+        "cosine": Row("  cosine", pairs(pair(near, "decoder.1", ", loss: cosine"))),
+        "cwd": Row("  CWD", pairs(pair(near, "decoder.1", ", loss: cwd"))),
+        "mgd": Row("  MGD", pairs(pair(near, "decoder.1", ", loss: mgd"))),
+        "attention": Row(
+            "  + attention (uncertainty)",
+            pairs(pair(near, "decoder.1", f"{standard}, attention: uncertainty")),
+        ),
+        "scales": Row("  + a second scale", pairs(*both)),
+        "learned": Row("  + learned weights", (*pairs(*both), "losses.feature_weights=learned")),
+        "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
+        "masks-unfrozen": Row("no distillation, + unfreezing", (freed,)),
+        "best": Row("logits + decoder tap + unfreezing", (*pairs(both[0]), freed)),
+        "free": Row("label-free (logits alone)", LOGITS, ("none",)),
+        "free-unfrozen": Row("label-free + unfreezing", (*LOGITS, freed), ("none",)),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of runs and tables")
+    parser.add_argument("--data", type=Path, required=True, help="a folder in COCO's layout")
+    parser.add_argument("--teacher", type=Path, required=True, help="an ONNX file")
+    parser.add_argument("--gives", default="probabilities", help="teacher.gives")
+    parser.add_argument("--feature", required=True, help="the teacher's tensor at stride 8")
+    parser.add_argument("--deep", required=True, help="the teacher's tensor at stride 16")
+    parser.add_argument("--few", type=int, default=16, help="pictures with masks, of few")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="*", help="names of rows; all of them if left out")
+    parser.add_argument("--table", action="store_true", help="the table of what is there already")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run")
+    given = parser.parse_intermixed_args(arguments)
+    known = rows(given.feature, given.deep)
+    chosen = given.rows or list(known)
+    if unknown := set(chosen) - known.keys():
+        raise UserError(f"no row {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+    table = {name: row for name, row in known.items() if name in chosen}
+    if not given.table:
+        for run, settings in _missing(given, table):
+            _train(run, settings)
+            ablation_table.write(given.folder, known)
+    ablation_table.write(given.folder, known)
+
+
+def _missing(
+    given: argparse.Namespace, table: Mapping[str, Row]
+) -> Iterator[tuple[Path, list[str]]]:
+    """Runs that are not finished, seed by seed, so that every row is there early."""
+    regimes = ablation_data.prepare(given.folder / "data", given.data.absolute(), given.few)
+    common = [
+        f"teacher.onnx={given.teacher}",
+        f"teacher.gives={given.gives}",
+        f"detector.onnx={given.teacher}",
+        "detector.normalization=imagenet",
+        f"targets.store={given.folder / 'targets'}",
+        f"data.prepared={given.folder / 'prepared'}",
+        *given.overrides,
+    ]
+    for seed in range(given.seeds):
+        for name, row in table.items():
+            for regime in row.regimes:
+                run = given.folder / regime / name / str(seed)
+                distils = any(setting.startswith("losses.kl") for setting in row.settings)
+                data = regimes[regime if distils or regime != "few" else "few-repeated"]
+                settings = [*common, *data, *row.settings, f"seed={seed}", f"run={run}"]
+                if not (run / ablation_table.DONE).exists():
+                    yield run, settings
+
+
+def _train(run: Path, settings: Sequence[str]) -> None:
+    print(f"\n> {run}", flush=True)
+    code = train.main(["--config", str(CONFIG), "--resume", *settings])
+    if code:
+        sys.exit(code)
+    lines = (run / report.METRICS).read_text(encoding="utf-8").splitlines()
+    last: dict[str, Any] = json.loads(lines[-1])
+    (run / ablation_table.DONE).write_text(json.dumps(last["validation"]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

@@ -1,0 +1,62 @@
+"""What the runs of `ablate.py` came to: means, spreads, and differences paired by seed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+DONE = "ablation.json"
+BASE = "masks"
+MEASURES = {
+    "student_miou": "mIoU",
+    "student_iou": "person IoU",
+    "student_boundary_iou": "boundary IoU",
+    "agreement": "agreement",
+}
+REGIMES = {"all": "all masks", "few": "few masks", "none": "no masks"}
+
+
+def write(folder: Path, rows: Mapping[str, Any]) -> None:
+    """`table.json` and `table.md`, from the runs that are finished."""
+    found = {regime: _read(folder / regime, rows) for regime in REGIMES}
+    (folder / "table.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    parts = [_table(regime, found[regime], rows) for regime in REGIMES if found[regime]]
+    (folder / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _read(folder: Path, rows: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """By row and seed what was measured after the last epoch."""
+    found = {
+        name: {
+            path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted((folder / name).glob(f"*/{DONE}"))
+        }
+        for name in rows
+    }
+    return {name: seeds for name, seeds in found.items() if seeds}
+
+
+def _table(
+    regime: str, found: Mapping[str, Mapping[str, Mapping[str, float]]], rows: Mapping[str, Any]
+) -> str:
+    teacher = next(iter(next(iter(found.values())).values())).get("teacher_miou")
+    lines = [
+        f"**{REGIMES[regime]}** (teacher: mIoU {teacher:.4f})",
+        "",
+        f"| row | seeds | {' | '.join(MEASURES.values())} | mIoU, gain |",
+        "|---|---|" + "---|" * (1 + len(MEASURES)),
+    ]
+    base = found.get(BASE, {})
+    for name, seeds in found.items():
+        cells = [_spread([one[measure] for one in seeds.values()]) for measure in MEASURES]
+        both = seeds.keys() & base.keys()
+        gains = [seeds[seed]["student_miou"] - base[seed]["student_miou"] for seed in sorted(both)]
+        gain = _spread(gains, sign=True) if gains and name != BASE else ""
+        lines.append(f"| {rows[name].title} | {len(seeds)} | {' | '.join(cells)} | {gain} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], *, sign: bool = False) -> str:
+    shown = f"{mean(values):+.4f}" if sign else f"{mean(values):.4f}"
+    return shown + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
