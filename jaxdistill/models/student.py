@@ -25,6 +25,8 @@ from jaxdistill.models.unet import UnetDecoder
 Variables = dict[str, Array]
 Encoded = tuple[Float[Array, "b _ _ _"], ...]
 GROUPS = ("encoder", "decoder", "head", "projectors")
+_STRIDES = {f"encoder.{i}": 2**i for i in range(1, 6)}
+_STRIDES |= {f"decoder.{i}": 2 ** (4 - i) for i in range(5)}
 
 
 class Outputs(NamedTuple):
@@ -141,11 +143,18 @@ def tap_stride(tap: str) -> int:
     Raises:
       UserError: for any other name, listing those there are.
     """
-    strides = {f"encoder.{i}": 2**i for i in range(1, 6)}
-    strides |= {f"decoder.{i}": 2 ** (4 - i) for i in range(5)}
-    if tap not in strides:
-        raise UserError(f"features: no tap {tap!r} in the student; there are {', '.join(strides)}")
-    return strides[tap]
+    if tap not in _STRIDES:
+        raise UserError(f"features: no tap {tap!r} in the student; there are {', '.join(_STRIDES)}")
+    return _STRIDES[tap]
+
+
+def fitting_taps(size: tuple[int, int], image_size: tuple[int, int]) -> list[str]:
+    """The taps whose maps have that height and width, the encoder's first."""
+    return [
+        tap
+        for tap, stride in _STRIDES.items()
+        if (image_size[0] // stride, image_size[1] // stride) == size
+    ]
 
 
 def pair_up(
@@ -166,18 +175,14 @@ def pair_up(
             raise UserError(
                 f"features: {feature.tensor!r} is {height}x{width} ({channels} channels), but the "
                 f"student's {feature.tap!r} is {own[0]}x{own[1]} (stride {stride}); "
-                + _fitting_taps((height, width), image_size)
+                + _advice((height, width), image_size)
             )
         pairs.append(Pair(feature.tap, channels, feature.hidden_channels))
     return pairs
 
 
-def _fitting_taps(size: tuple[int, int], image_size: tuple[int, int]) -> str:
-    names = [f"encoder.{i}" for i in range(1, 6)] + [f"decoder.{i}" for i in range(5)]
-    fitting = [
-        name for name in names if tuple(side // tap_stride(name) for side in image_size) == size
-    ]
-    if fitting:
+def _advice(size: tuple[int, int], image_size: tuple[int, int]) -> str:
+    if fitting := fitting_taps(size, image_size):
         return f"taps of that size: {', '.join(fitting)}"
     return f"no tap has that size for pictures of {image_size[0]}x{image_size[1]}"
 

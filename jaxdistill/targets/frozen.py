@@ -105,7 +105,7 @@ class FrozenNetworks:
         for feed, network in self._networks:
             if network not in needed:
                 continue
-            pictures = _prepare(images, feed.normalization, network.size)
+            pictures = prepare(images, feed.normalization, network.size)
             given[network] = dict(zip(network.tensors, network(pictures), strict=True))
         maps = {
             role: tuple(given[part.network][tensor] for tensor in part.tensors)
@@ -180,9 +180,10 @@ def _feed(section: FrozenNetwork) -> _Feed:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _prepare(
+def prepare(
     images: Float[Array, "b h w 3"], normalization: pixels.Normalization, size: Size
 ) -> Float[Array, "b {*size} 3"]:
+    """Pictures in [0, 1] as a frozen network wants them."""
     return pixels.normalize(pixels.resize(images, size), normalization)
 
 

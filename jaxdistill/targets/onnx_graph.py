@@ -59,6 +59,28 @@ class OnnxGraph:
         """Names of the file's own outputs, in its order."""
         return tuple(output.name for output in self._model.graph.output)
 
+    def nodes_of_picture(self) -> list[NodeProto]:
+        """The nodes, in order, that depend on the one picture and on no other input.
+
+        Raises:
+          UserError: there is no picture (N, 3, H, W) of float32 or float16, or more than one.
+        """
+        graph = self._model.graph
+        weights = {t.name for t in graph.initializer}
+        weights |= {t.values.name for t in graph.sparse_initializer}
+        inputs = [value for value in graph.input if value.name not in weights]
+        pictures = [value for value in inputs if _as_picture(value)]
+        fed = {self._picture(pictures if len(pictures) == 1 else inputs).name}
+        foreign = {value.name for value in inputs} - fed
+        nodes = []
+        for node in graph.node:
+            if not foreign.isdisjoint(_reads(node)):
+                foreign.update(filter(None, node.output))
+            elif not fed.isdisjoint(_reads(node)):
+                fed.update(filter(None, node.output))
+                nodes.append(node)
+        return nodes
+
     def cut(self, tensors: Sequence[str]) -> Cut:
         """Keeps what the tensors (outputs or inner ones) need, and makes them the only outputs.
 

@@ -7,6 +7,7 @@ copied between them, on the CPU and on a GPU alike.
 import functools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxdistill.config import Size
 from jaxdistill.errors import UserError
-from jaxdistill.targets.onnx_graph import OnnxGraph
+from jaxdistill.targets.onnx_graph import OnnxGraph, Picture
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class OnnxNetwork:
         self.tensors = tuple(tensors)
         cut = graph.cut(tensors)
         self._picture = cut.picture
-        self.size = self._input_size(size, image_size)
+        self.size = input_size(self.path, cut.picture, size, image_size)
         """Height and width of the pictures that it eats."""
         self._session = self._open(cut.model, threads)
         self.provider: str = self._session.get_providers()[0]
@@ -67,40 +68,12 @@ class OnnxNetwork:
         gathered = tuple(_gather(parts, len(images)) for parts in zip(*results, strict=True))
         return jax.device_put(gathered, home)
 
-    def _input_size(self, size: Size | None, image_size: Size) -> Size:
-        """Side by side, what the file fixes, else what is configured, else `image_size`."""
-        own = (self._picture.height, self._picture.width)
-        height, width = (fixed or side for fixed, side in zip(own, size or image_size, strict=True))
-        if size and size != (height, width):
-            shown = " x ".join(str(side or "any") for side in own)
-            raise UserError(
-                f"{self.path}: its input is fixed to {shown}, but the configured size is "
-                f"{size[0]} x {size[1]}; leave the size out, or export the network at that size"
-            )
-        return height, width
-
     def _open(self, model: bytes, threads: int | None) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = FATAL_ONLY
-        options.intra_op_num_threads = threads or 0
-        folder = str(self.path.parent.resolve())
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", folder
-        )
-        # The training step computes at the same time: a thread that waits must not burn a core.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = _providers()
-        try:
-            # Its own fallback prints a banner and goes on without the GPU.
-            session = onnxruntime.InferenceSession(
-                model, options, providers=providers, enable_fallback=0
-            )
-        except Exception as error:  # onnxruntime's errors have no base class of their own
-            raise UserError(f"{self.path}: onnxruntime cannot open it: {_line(error)}") from None
+        session = open_session(self.path, model, threads)
         for tensor, output in zip(self.tensors, session.get_outputs(), strict=True):
             if output.type not in FLOATS:
                 raise UserError(f"{self.path}: {tensor!r} is a {output.type}, not of floats")
-        if session.get_providers()[0] != providers[0]:
+        if session.get_providers()[0] != _providers()[0]:
             log.warning(
                 "%s: onnxruntime fell back to the CPU; see that its CUDA version is JAX's",
                 self.path.name,
@@ -113,11 +86,8 @@ class OnnxNetwork:
         height, width = self.size
         try:
             results = self._run(jnp.zeros((batch, 3, height, width), self._picture.dtype))
-        except Exception as error:  # as above
-            raise UserError(
-                f"{self.path}: onnxruntime cannot run it on pictures of {height} x {width}: "
-                f"{_line(error)}"
-            ) from None
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            raise cannot_run(self.path, self.size, error) from None
         for tensor, result in zip(self.tensors, results, strict=True):
             if result.ndim != 4 or result.shape[0] != batch or 0 in result.shape:
                 raise UserError(
@@ -149,6 +119,51 @@ class OnnxNetwork:
         binding.synchronize_outputs()
         outputs = binding.get_outputs_as_ortvaluevector()
         return tuple(jax.dlpack.from_dlpack(output) for output in outputs)
+
+
+def input_size(path: Path, picture: Picture, size: Size | None, image_size: Size) -> Size:
+    """Side by side, what the file fixes, else what is configured, else `image_size`."""
+    own = (picture.height, picture.width)
+    height, width = (fixed or side for fixed, side in zip(own, size or image_size, strict=True))
+    if size and size != (height, width):
+        shown = " x ".join(str(side or "any") for side in own)
+        raise UserError(
+            f"{path}: its input is fixed to {shown}, but the configured size is "
+            f"{size[0]} x {size[1]}; leave the size out, or export the network at that size"
+        )
+    return height, width
+
+
+def open_session(
+    path: Path, model: bytes, threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """A model cut from the file at `path`, ready to run.
+
+    Raises:
+      UserError: onnxruntime refuses it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    folder = str(path.parent.resolve())
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    # The training step computes at the same time: a thread that waits must not burn a core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        # Its own fallback prints a banner and goes on without the GPU.
+        return onnxruntime.InferenceSession(
+            model, options, providers=_providers(), enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        raise UserError(f"{path}: onnxruntime cannot open it: {_line(error)}") from None
+
+
+def cannot_run(path: Path, size: Size, error: Exception) -> UserError:
+    """What onnxruntime said when it should have run."""
+    height, width = size
+    return UserError(
+        f"{path}: onnxruntime cannot run it on pictures of {height} x {width}: {_line(error)}"
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
