@@ -108,9 +108,9 @@ class Tally:
 
     @property
     def iou(self) -> float:
-        """Intersection over union of what is above one half; 1 where nothing is, on both sides."""
+        """Intersection over union of what is above one half; 0 if nothing is: it proves nothing."""
         intersection, union = self._areas.tolist()
-        return intersection / union if union else 1.0
+        return intersection / union if union else 0.0
 
     @property
     def r2(self) -> float:

@@ -30,8 +30,8 @@ from jaxdistill.targets.tensors import Map, maps
 
 STRIDES = (2, 4, 8, 16, 32)
 FEWEST_CHANNELS = 4
-SHOWN = 20
-"""Rows of the table; the file has all."""
+SHOWN = 5
+"""Rows of the table for each stride; the file has all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if lost := len(chosen) - len(ranked):
         console.print(f"left out: {lost} with values that are not finite")
     if suggestion:
-        console.print("the best of each stride, for the configuration; choose among them:\n")
+        console.print("the best of each stride, as the configuration would have them:\n")
         console.print(yaml.safe_dump(suggestion, sort_keys=False))
     console.print(f"all {len(ranked)} tensors: {given.output}")
 
@@ -214,22 +214,25 @@ def _numbers(each: Ranked, image_size: Size) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title=f"the best {SHOWN} of {len(rows)}" if len(rows) > SHOWN else None)
+    table = Table(title=f"the best {SHOWN} of each stride")
+    table.add_column("stride", justify="right")
     table.add_column("tensor", overflow="fold")
     table.add_column("from")
-    for title in ("IoU", "R²", "stride", "channels", "cost", "MB/picture"):
+    for title in ("IoU", "R²", "channels", "cost", "MB/picture"):
         table.add_column(title, justify="right")
-    for row in rows[:SHOWN]:
-        table.add_row(
-            row["tensor"],
-            row["operator"],
-            f"{row['iou']:.4f}",
-            f"{row['r2']:.4f}",
-            str(row["stride"]),
-            str(row["channels"]),
-            f"{row['multiplications_share']:.0%}",
-            f"{row['store_bytes_per_picture'] / 1e6:.2f}",
-        )
+    for stride in STRIDES:
+        for row in [row for row in rows if row["stride"] == stride][:SHOWN]:
+            table.add_row(
+                str(stride),
+                row["tensor"],
+                row["operator"],
+                f"{row['iou']:.3f}",
+                f"{row['r2']:.3f}",
+                str(row["channels"]),
+                f"{row['multiplications_share']:.0%}",
+                f"{row['store_bytes_per_picture'] / 1e6:.2f}",
+            )
+        table.add_section()
     return table
 
 
