@@ -163,10 +163,33 @@ class Feature(Section):
     `decoder.0` ... `decoder.4` (stride 16 ... 1)."""
     hidden_channels: Annotated[int, Field(gt=0)] | None = 768
     """Width of the projector's hidden layer; null: a single 1x1 convolution."""
-    loss: Literal["mse", "cosine"] = "mse"
-    """How projected and target features are compared."""
+    resize: bool = False
+    """Brings the student's map to the tensor's size, bilinear, where they differ; else that is an
+    error."""
+    loss: Literal["mse", "cosine", "cwd", "mgd"] = "mse"
+    """How projected and target features are compared: squared distance, cosine, channel-wise
+    distillation, masked generative distillation."""
+    temperature: Positive = 4.0
+    """Of `cwd`: softens each channel's distribution over the positions."""
+    masked_share: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """Of `mgd`: how many of the positions are hidden from the block that restores them."""
+    attention: Literal["none", "mask", "uncertainty", "energy"] = "none"
+    """Where a difference counts more: on the teacher's mask, where the teacher is unsure, or where
+    the tensor itself is large. Not for `cwd`, which weighs the positions itself."""
+    standardize: bool = False
+    """Brings each channel of the tensor to mean 0 and deviation 1, measured before the first
+    step; channels that never change do not count."""
     weight: Weight = 1.0
     """Of this pair within `losses.feature`."""
+
+    @model_validator(mode="after")
+    def _attends(self) -> "Feature":
+        if self.loss == "cwd" and self.attention != "none":
+            raise ValueError(
+                f"attention: {self.attention} is not defined for loss: cwd, whose softmax weighs "
+                f"the positions itself; choose attention: none, or another loss"
+            )
+        return self
 
 
 class Temperature(Section):
@@ -189,6 +212,11 @@ class Losses(Section):
     """Weight of the Dice loss with the mask."""
     feature: Weight = 0.5
     """Weight of the feature losses together."""
+    feature_weights: Literal["fixed", "learned"] = "fixed"
+    """`learned`: besides its own `weight`, each pair has one that is trained; their mean is 1."""
+    feature_weights_temperature: Positive = 1.0
+    """Of the learned weights: 1 lets every pair come to count the same, whatever its size; more
+    keeps the weights closer to 1, and less prefers the pairs that are easy."""
     temperature: Temperature = Temperature()
     """Softens teacher and student in the KL loss."""
     kl_scale: Literal["none", "t", "t2"] = "t"
@@ -198,8 +226,8 @@ class Losses(Section):
 class Clip(Section):
     norm: Positive | None = 0.5
     """Largest gradient norm; null: no clipping."""
-    per: Literal["all", "group"] = "all"
-    """One norm over all parameters, or one each for decoder, head and projectors."""
+    per: Literal["all", "group"] = "group"
+    """One norm over all parameters, or one each for encoder, decoder, head and projectors."""
 
 
 class Training(Section):
@@ -266,6 +294,17 @@ class Config(Section):
             )
         if self.features and self.detector is None:
             raise ValueError("features need a network to take them from: give detector.onnx")
+        for index, feature in enumerate(self.features):
+            if feature.attention in ("mask", "uncertainty") and self.teacher is None:
+                raise ValueError(
+                    f"features.{index}.attention: {feature.attention} is the teacher's: give "
+                    f"teacher.onnx, or choose energy or none"
+                )
+        if self.losses.feature_weights == "learned" and len(self.features) < 2:
+            raise ValueError(
+                f"losses.feature_weights: learned weighs features against each other, but there "
+                f"are {len(self.features)}; list at least two, or choose fixed"
+            )
         repaints = self.data.augment in ("light", "heavy")
         if self.targets.store is not None and repaints and not self.targets.clean_pictures:
             raise ValueError(

@@ -1,7 +1,9 @@
 """What stays the same during a run: data, frozen networks, student, and the steps made for them."""
 
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import jax
@@ -10,20 +12,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from rich.console import Console
 
-from jaxdistill import config, update
+from jaxdistill import config, standards, update
 from jaxdistill.checkpoints import fingerprint
 from jaxdistill.data import augment, batches, pixels
 from jaxdistill.data.batches import Batch, Examples
+from jaxdistill.models.pairs import Pair, describe_sizes, pair_up
 from jaxdistill.models.student import (
     Encoded,
-    Pair,
     Split,
     Variables,
     assemble,
     build,
     freeze,
     group_of,
-    pair_up,
 )
 from jaxdistill.ops import compiling
 from jaxdistill.targets.ahead import ahead
@@ -84,12 +85,22 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     networks = FrozenNetworks(settings, threads)
     for line in networks.describe():
         console.print(line)
-    pairs = pair_up(settings.features, networks.feature_shapes, settings.data.image_size)
+    size = settings.data.image_size
+    balanced = settings.losses.feature_weights == "learned" and settings.losses.feature > 0
+    pairs = pair_up(settings.features, networks.feature_shapes, size, balanced=balanced)
+    for line in describe_sizes(pairs, size):
+        console.print(line)
     student = build(settings.student, pairs, seed=settings.seed, dtype=settings.precision)
     split = freeze(student, settings.student.frozen)
     console.print(f"student: {settings.student.encoder} on {jax.devices()[0].device_kind}")
     natural = batches.steps_per_epoch(examples, settings.training.batch_size)
     steps = min(natural, settings.training.steps_per_epoch or natural)
+    training_source = source(settings, networks, split, examples, settings.data.augment)
+    if any(pair.standardized for pair in pairs):
+        measured = _standards(training_source, examples)
+        for line in standards.describe(measured):
+            console.print(line)
+        split = split.with_values(measured)
     return Job(
         settings,
         pairs,
@@ -100,9 +111,24 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         steps,
         update.make_train_step(settings, split.graph, steps),
         update.make_eval_step(settings, split.graph),
-        source(settings, networks, split, examples, settings.data.augment),
+        training_source,
         source(settings, networks, split, validation, "none"),
     )
+
+
+def _standards(training: "Source", examples: Examples) -> Variables:
+    """Of the targets of the first pictures in the training's order, as the data set has them.
+
+    A resumed run measures them too, for a few seconds, and then goes on with those of its
+    checkpoint.
+    """
+    settings = training.settings
+    size = settings.training.batch_size
+    read = batches.train_batches(examples, settings.data, size, settings.seed)
+    count = min(len(examples) // size, -(-standards.PICTURES // size))
+    with closing(read):
+        fed = islice(training._replace(kind="none").feed(read), count)
+        return standards.measure(settings.features, (targets.features for _, targets in fed))
 
 
 def _depth() -> int:

@@ -6,6 +6,7 @@ is the caller's, so that padded pictures can be left out. Formulas: specificatio
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
@@ -35,9 +36,12 @@ def kl(
     return _mean(divergence) * temperature ** {"none": 0, "t": 1, "t2": 2}[scale]
 
 
-def mse(a: Features, b: Features) -> PerPicture:
-    """Mean squared difference."""
-    return jnp.square(a - b).mean(tuple(range(1, a.ndim)))
+def mse(a: Features, b: Features, attention: Map | None = None) -> PerPicture:
+    """Mean squared difference; with attention, of weights that are 1 on average, a weighted one."""
+    squares = jnp.square(a - b)
+    if attention is not None:
+        squares = squares * attention
+    return squares.mean(tuple(range(1, a.ndim)))
 
 
 def bce(student: Map, mask: Map) -> PerPicture:
@@ -53,14 +57,39 @@ def dice(student: Map, mask: Map, smooth: float = 1e-5) -> PerPicture:
     return 1 - (2 * overlap + smooth) / (p.sum(axes) + mask.sum(axes) + smooth)
 
 
-def cosine(a: Features, b: Features, eps: float = 1e-8) -> PerPicture:
-    """One minus the mean cosine similarity over channels."""
+def cosine(a: Features, b: Features, attention: Map | None = None, eps: float = 1e-8) -> PerPicture:
+    """One minus the mean cosine similarity over channels; with attention, the weighted mean."""
     # As torch's cosine_similarity: each norm is at least eps.
     dot = (a * b).sum(-1)
     squares = jnp.maximum(jnp.square(a).sum(-1), eps**2) * jnp.maximum(
         jnp.square(b).sum(-1), eps**2
     )
-    return 1 - _mean(dot / jnp.sqrt(squares))
+    similarity = dot / jnp.sqrt(squares)
+    if attention is not None:
+        similarity = similarity * attention[..., 0]
+    return 1 - _mean(similarity)
+
+
+def cwd(student: Features, target: Features, temperature: float) -> PerPicture:
+    """Channel-wise distillation (Shu et al. 2021, arXiv:2011.13256, equations 3 and 4).
+
+    At the temperature T, a softmax over the positions makes a distribution of each channel. The
+    student's divergence from the target's is summed over positions, averaged over channels and
+    multiplied by T squared. The paper's sum over a batch is the mean here, as the authors' program
+    has it too, so that the loss does not grow with the batch.
+    """
+    log_p, log_q = (jax.nn.log_softmax(x / temperature, axis=(1, 2)) for x in (target, student))
+    divergence = (jnp.exp(log_p) * (log_p - log_q)).sum((1, 2))
+    return temperature**2 * divergence.mean(-1)
+
+
+def share(values: Map, floor: float) -> Map:
+    """Values that are not negative as weights whose mean over a picture is 1.
+
+    `floor` is added to each: where all values are far below it, the weights are equal.
+    """
+    raised = values + floor
+    return raised / raised.mean((1, 2, 3), keepdims=True)
 
 
 def _tail(x: Array) -> Array:

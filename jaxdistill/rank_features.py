@@ -23,7 +23,8 @@ from jaxdistill import config
 from jaxdistill.config import FrozenNetwork, Size
 from jaxdistill.data.batches import open_split
 from jaxdistill.errors import UserError, command
-from jaxdistill.models.student import fitting_taps, is_frozen, tap_stride
+from jaxdistill.models.pairs import fitting_taps, tap_stride
+from jaxdistill.models.student import is_frozen
 from jaxdistill.ranking import Ranked, Sample, rank
 from jaxdistill.targets.onnx_graph import OnnxGraph
 from jaxdistill.targets.tensors import Map, maps

@@ -4,45 +4,64 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxdistill import config, update
 from jaxdistill.data.batches import Batch
-from jaxdistill.models.student import Pair, Split, Variables, group_of, tap_stride
+from jaxdistill.models.pairs import Pair, tap_stride
+from jaxdistill.models.student import Split, Variables, group_of
 from jaxdistill.targets.frozen import Targets
 
 _SIZE = 64  # of a picture of noise: what depends on what is the same at any size
 
 
 def reach(settings: config.Config, split: Split, pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    """For each loss the parameter groups on which its gradient is not zero."""
+    """For each loss the parameter groups on which its gradient is not zero.
+
+    Of several pairs each is there by itself too, as `feature.N, from TAP`.
+    """
     batch, targets = _noise(settings, pairs)
 
-    def terms(parameters: Variables) -> dict[str, jax.Array]:
+    names: dict[str, Array] = {}
+
+    def terms(parameters: Variables) -> Float[Array, " losses"]:
         student = Split(split.graph, parameters, split.statistics, split.frozen).student()
         outputs = student(batch.images, train=True)
         values = update.loss_terms(settings, outputs, batch, targets, temperature=1.0)
-        return {name: value.mean() for name, value in values.items()}
+        names.update(values)
+        return jnp.stack([value.mean() for value in values.values()])
 
-    def touched(parameters: Variables) -> dict[str, dict[str, jax.Array]]:
-        gradients = jax.jacrev(terms)(parameters)
-        return jax.tree.map(lambda gradient: (gradient != 0).any(), gradients)
+    def touched(parameters: Variables) -> Variables:
+        values, back = jax.vjp(terms, parameters)
+
+        def touches(one: Array) -> Variables:
+            return jax.tree.map(lambda gradient: (gradient != 0).any(), back(one)[0])
+
+        # One after the other: a gradient for each loss at once may not fit into memory.
+        return jax.lax.map(touches, jnp.eye(len(values)))
 
     found = jax.device_get(jax.jit(touched)(split.parameters))
+    taps = {f"feature.{index}": pair.tap for index, pair in enumerate(pairs)}
     return {
-        loss: sorted({group_of(path) for path, touches in paths.items() if touches})
-        for loss, paths in found.items()
+        f"{loss}, from {taps[loss]}" if loss in taps else loss: sorted(
+            {group_of(path) for path, touches in found.items() if touches[place]}
+        )
+        for place, loss in enumerate(names)
     }
 
 
 def explain(reached: dict[str, list[str]]) -> list[str]:
     """Lines for the start of a run; a warning where a loss teaches nothing that is kept."""
     lines = [f"{loss} teaches {', '.join(groups) or 'nothing'}" for loss, groups in reached.items()]
-    if reached.get("feature") == ["projectors"]:
-        lines.append(
-            "warning: the feature loss reaches the projectors alone, which are dropped after "
-            "training; to teach the student with it, choose a tap in the decoder (decoder.0 ... "
-            "decoder.4), or unfreeze the encoder"
-        )
+    pairs = [loss for loss in reached if loss.startswith("feature.")]
+    for loss in pairs or [loss for loss in reached if loss == "feature"]:
+        if set(reached[loss]) <= {"projectors"}:
+            name = f"the loss {loss}," if pairs else "the feature loss"
+            lines.append(
+                f"warning: {name} reaches the projectors alone, which are dropped after training; "
+                f"to teach the student with it, choose a tap in the decoder (decoder.0 ... "
+                f"decoder.4), or unfreeze the encoder"
+            )
     return lines
 
 
@@ -56,9 +75,9 @@ def _noise(settings: config.Config, pairs: Sequence[Pair]) -> tuple[Batch, Targe
         ids=jnp.zeros(2, jnp.int32),
     )
     logits = jax.random.normal(next(keys), (*shape, 1)) if settings.teacher else None
-    sides = [_SIZE // tap_stride(pair.tap) for pair in pairs]
+    sizes = [pair.size or (_SIZE // tap_stride(pair.tap),) * 2 for pair in pairs]
     features = tuple(
-        jax.random.normal(next(keys), (2, side, side, pair.channels))
-        for side, pair in zip(sides, pairs, strict=True)
+        jax.random.normal(next(keys), (2, *size, pair.channels))
+        for size, pair in zip(sizes, pairs, strict=True)
     )
     return batch, Targets(logits, features)

@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill import config, losses, metrics, schedules
+from jaxdistill import config, features, losses, metrics, schedules
 from jaxdistill.data.batches import Batch
 from jaxdistill.models.student import (
     GROUPS,
@@ -74,9 +74,10 @@ def make_train_step(
     """The jitted step: (state, frozen, batch, targets) to the next state and what was measured.
 
     Measured are the mean of every loss, their weighted `total`, the gradient's norm before
-    clipping, in all and by parameter group, the temperature and the learning rate. Where the total
-    or the gradient is not finite the state is left as it was, but for the step's number: nothing is
-    learnt, and nothing lost.
+    clipping, in all and by parameter group, the temperature, the learning rate, and as
+    `feature_weight.N` the learned weights of the pairs. Where the total or the gradient is not
+    finite the state is left as it was, but for the step's number: nothing is learnt, and nothing
+    lost.
 
     The state's buffers are donated.
     """
@@ -93,13 +94,16 @@ def make_train_step(
 
         def objective(parameters: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
             student = Split(graph, parameters, state.statistics, frozen).student()
-            outputs = student(batch.images, train=True, encoded=targets.encoded)
+            key = features.mask_key(settings.seed, state.step)
+            outputs = student(batch.images, train=True, encoded=targets.encoded, key=key)
             after = variables_of(student)
             terms = _means(loss_terms(settings, outputs, batch, targets, temperature), batch)
             statistics = {path: after[path] for path in state.statistics}
-            return total(settings.losses, terms), (terms, statistics)
+            balancing, weights = _balancing(settings, outputs.balance, terms)
+            value = total(settings.losses, terms)
+            return value + balancing, ({**terms, **weights, "total": value}, statistics)
 
-        (value, (terms, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(
+        (_, (terms, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.parameters
         )
         norm = optax.global_norm(gradients)
@@ -107,12 +111,11 @@ def make_train_step(
         updates = jax.tree.map(lambda u: -rate * u, updates)
         parameters = optax.apply_updates(state.parameters, updates)
 
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        finite = jnp.isfinite(terms["total"]) & jnp.isfinite(norm)
         learnt = (parameters, statistics, moments)
         kept = jax.tree.map(partial(jnp.where, finite), learnt, state[1:])
         measured = {
             **terms,
-            "total": value,
             "gradient_norm": norm,
             **_norms(gradients),
             "temperature": temperature,
@@ -148,7 +151,8 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
         temperature: Array,
     ) -> tuple[Scalars, Float[Array, "b h w 1"]]:
         student = Split(graph, parameters, statistics, frozen).student()
-        outputs = student(batch.images, train=False, encoded=targets.encoded)
+        key = features.mask_key(settings.seed)
+        outputs = student(batch.images, train=False, encoded=targets.encoded, key=key)
         values = loss_terms(settings, outputs, batch, targets, temperature)
         mask = batch.masks > 0.5
         predicted = metrics.predict(outputs.logits)
@@ -166,7 +170,8 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
 def fault(values: Mapping[str, float]) -> str | None:
     """The first thing measured that is not finite, or None."""
     # The term at fault comes before the sums that it spoils.
-    names = (*LOSSES, "total", "gradient_norm")
+    pairs = [name for name in values if name.startswith("feature.")]
+    names = (*pairs, *LOSSES, "total", "gradient_norm")
     return next((name for name in names if not math.isfinite(values.get(name, 0.0))), None)
 
 
@@ -177,7 +182,7 @@ def loss_terms(
     targets: Targets,
     temperature: float | Array,
 ) -> dict[str, Float[Array, " b"]]:
-    """Every loss that has a weight, per picture."""
+    """Every loss that has a weight, per picture; of several pairs also `feature.N`, unweighted."""
     weights = settings.losses
     # Sums over half a million pixels need float32, whatever the maps were computed or kept in.
     outputs, targets = jax.tree.map(lambda values: values.astype(jnp.float32), (outputs, targets))
@@ -192,18 +197,37 @@ def loss_terms(
     if weights.dice > 0:
         terms["dice"] = losses.dice(logits, batch.masks)
     if settings.features and weights.feature > 0:
-        compared = {"mse": losses.mse, "cosine": losses.cosine}
-        pairs = zip(settings.features, outputs.projected, targets.features, strict=True)
-        terms["feature"] = sum(
-            (pair.weight * compared[pair.loss](own, target) for pair, own, target in pairs),
-            start=jnp.zeros(()),
-        )
+        values = features.pair_losses(settings.features, outputs, targets)
+        learned = _learned_weights(settings, outputs.balance)
+        terms["feature"] = features.weighted_sum(settings.features, values, learned)
+        if len(values) > 1:
+            terms |= {f"feature.{index}": value for index, value in enumerate(values)}
     return terms
 
 
 def total(weights: config.Losses, terms: Scalars) -> Array:
     """The weighted sum that training minimises."""
-    return sum((getattr(weights, name) * term for name, term in terms.items()), jnp.zeros(()))
+    weighted = (getattr(weights, name) * terms[name] for name in LOSSES if name in terms)
+    return sum(weighted, jnp.zeros(()))
+
+
+def _learned_weights(settings: config.Config, balance: Array | None) -> Array | None:
+    if balance is None:
+        return None
+    return features.learned_weights(balance, settings.losses.feature_weights_temperature)
+
+
+def _balancing(
+    settings: config.Config, balance: Array | None, terms: Scalars
+) -> tuple[Array, Scalars]:
+    """What the learned weights of the pairs minimise, and the weights."""
+    if balance is None:
+        return jnp.zeros(()), {}
+    values = jnp.stack([terms[f"feature.{index}"] for index in range(len(balance))])
+    temperature = settings.losses.feature_weights_temperature
+    weights = jax.lax.stop_gradient(features.learned_weights(balance, temperature))
+    named = {f"feature_weight.{index}": weight for index, weight in enumerate(weights)}
+    return features.balancing(balance, values, temperature), named
 
 
 def _means(terms: dict[str, Float[Array, " b"]], batch: Batch) -> Scalars:

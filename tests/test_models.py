@@ -14,16 +14,8 @@ from jaxdistill.errors import UserError
 from jaxdistill.models import weights
 from jaxdistill.models.efficientnet import VARIANTS, EfficientNet, variant
 from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
-from jaxdistill.models.student import (
-    Pair,
-    Student,
-    build,
-    freeze,
-    group_of,
-    pair_up,
-    tap_stride,
-    variables_of,
-)
+from jaxdistill.models.pairs import Pair, pair_up, tap_stride
+from jaxdistill.models.student import Student, build, freeze, group_of, variables_of
 
 HALF = pixels.resolve("half")
 SMALL = config.Student(encoder="tf_efficientnet_lite0", decoder_channels=(16, 8, 8, 4, 4))

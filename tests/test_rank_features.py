@@ -13,7 +13,7 @@ from rich.console import Console
 from jaxdistill import config, rank_features, ranking
 from jaxdistill.data import batches
 from jaxdistill.errors import UserError
-from jaxdistill.models.student import pair_up
+from jaxdistill.models.pairs import pair_up
 from jaxdistill.ranking import Sample, group, rank, shares
 from jaxdistill.targets.frozen import FrozenNetworks
 from jaxdistill.targets.onnx_graph import OnnxGraph

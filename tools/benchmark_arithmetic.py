@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jaxdistill import config, errors
 from jaxdistill.config import Size
-from jaxdistill.models.student import pair_up
+from jaxdistill.models.pairs import pair_up
 
 _TRIES = 10
 _SIDES = {"cpu": 2048, "gpu": 8192}  # of square matrices: large enough for the best rate

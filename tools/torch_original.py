@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from jaxdistill import config
 from jaxdistill.data import pixels
-from jaxdistill.models.student import Pair, pair_up
+from jaxdistill.models.pairs import Pair, pair_up
 
 LARGEST_FEATURE_LOSS = 10.0
 _PROBABILITY_MARGIN = 1e-7

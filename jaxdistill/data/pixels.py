@@ -51,15 +51,17 @@ def normalize(
     return (images - mean) / std
 
 
-def resize(maps: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b {*size} c"]:
+def resize(
+    maps: Float[Array, "b h w c"], size: tuple[int, int], *, antialias: bool = False
+) -> Float[Array, "b {*size} c"]:
     """Bilinear, to `size` (height, width): torch's `interpolate(align_corners=False)`.
 
-    Without antialiasing, so a strong reduction skips pixels, as the original does.
+    Without antialiasing a strong reduction skips pixels, as the original does.
     """
     batch, *old, channels = maps.shape
     if tuple(old) == tuple(size):
         return maps
-    return jax.image.resize(maps, (batch, *size, channels), "bilinear", antialias=False)
+    return jax.image.resize(maps, (batch, *size, channels), "bilinear", antialias=antialias)
 
 
 def resize_photograph(

@@ -8,10 +8,11 @@ and checkpoints all follow from it.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxdistill import config
 from jaxdistill.data import pixels
@@ -19,27 +20,27 @@ from jaxdistill.errors import UserError
 from jaxdistill.models import weights
 from jaxdistill.models.efficientnet import EfficientNet, variant
 from jaxdistill.models.layers import BatchNorm, Conv
+from jaxdistill.models.pairs import Pair
 from jaxdistill.models.projector import Projector
 from jaxdistill.models.unet import UnetDecoder
 
 Variables = dict[str, Array]
 Encoded = tuple[Float[Array, "b _ _ _"], ...]
 GROUPS = ("encoder", "decoder", "head", "projectors")
-_STRIDES = {f"encoder.{i}": 2**i for i in range(1, 6)}
-_STRIDES |= {f"decoder.{i}": 2 ** (4 - i) for i in range(5)}
+
+
+class Scale(NamedTuple):
+    """How a pair's target is standardised: less its mean, times its factor; 0 where it is dead."""
+
+    mean: Float[Array, " c"]
+    factor: Float[Array, " c"]
 
 
 class Outputs(NamedTuple):
     logits: Float[Array, "b h w 1"]
     projected: tuple[Float[Array, "b _ _ _"], ...]  # one per feature pair
-
-
-class Pair(NamedTuple):
-    """One projector: from a tap of the student to so many channels."""
-
-    tap: str
-    channels: int
-    hidden: int | None
+    scales: tuple[Scale | None, ...] = ()  # likewise; empty if no target is standardised
+    balance: Float[Array, " pairs"] | None = None  # logits of the pairs' learned weights
 
 
 class Student(nnx.Module):
@@ -72,18 +73,57 @@ class Student(nnx.Module):
         }
         self.pairs = tuple(pairs)
         self.projectors = nnx.List(
-            [Projector(self.tap_channels[p.tap], p.channels, p.hidden, rngs=rngs) for p in pairs]
+            [
+                Projector(
+                    self.tap_channels[pair.tap],
+                    pair.channels,
+                    pair.hidden,
+                    masked_share=pair.masked_share,
+                    standardized=pair.standardized,
+                    balanced=pair.balanced,
+                    rngs=rngs,
+                )
+                for pair in pairs
+            ]
         )
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, encoded: Encoded | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool,
+        encoded: Encoded | None = None,
+        key: Key[Array, ""] | None = None,
     ) -> Outputs:
+        """The mask's logits, and what the pairs' losses need.
+
+        Args:
+          encoded: what `encode` gave for these pictures; None computes it.
+          key: draws what the pairs mask; None masks nothing.
+        """
         taps = self.taps(images, train=train, encoded=encoded)
         projected = tuple(
-            projector(taps[pair.tap], train=train)
-            for pair, projector in zip(self.pairs, self.projectors, strict=True)
+            self._project(index, taps, train=train, key=key) for index in range(len(self.pairs))
         )
-        return Outputs(self.head(taps["decoder.4"]), projected)
+        standards = [projector.standard for projector in self.projectors]
+        balance = [p.balance[...] for p in self.projectors if p.balance is not None]
+        return Outputs(
+            self.head(taps["decoder.4"]),
+            projected,
+            tuple(Scale(s.mean[...], s.factor[...]) if s else None for s in standards),
+            jnp.stack(balance) if balance else None,
+        )
+
+    def _project(
+        self, index: int, taps: dict[str, Array], *, train: bool, key: Key[Array, ""] | None
+    ) -> Float[Array, "b _ _ _"]:
+        pair = self.pairs[index]
+        tap = taps[pair.tap]
+        if pair.size:
+            # Before the projector: a tap has fewer channels than what it is projected to.
+            tap = pixels.resize(tap, pair.size, antialias=True)
+        own = None if key is None else jax.random.fold_in(key, index)
+        return self.projectors[index](tap, train=train, key=own)
 
     def taps(
         self, images: Float[Array, "b h w 3"], *, train: bool, encoded: Encoded | None = None
@@ -137,56 +177,6 @@ def build(
     return assemble(nnx.graphdef(student), {**own, **filled})
 
 
-def tap_stride(tap: str) -> int:
-    """Of `encoder.N` and `decoder.N`, in pixels of the input.
-
-    Raises:
-      UserError: for any other name, listing those there are.
-    """
-    if tap not in _STRIDES:
-        raise UserError(f"features: no tap {tap!r} in the student; there are {', '.join(_STRIDES)}")
-    return _STRIDES[tap]
-
-
-def fitting_taps(size: tuple[int, int], image_size: tuple[int, int]) -> list[str]:
-    """The taps whose maps have that height and width, the encoder's first."""
-    return [
-        tap
-        for tap, stride in _STRIDES.items()
-        if (image_size[0] // stride, image_size[1] // stride) == size
-    ]
-
-
-def pair_up(
-    features: Sequence[config.Feature],
-    shapes: Sequence[tuple[int, int, int]],
-    image_size: tuple[int, int],
-) -> list[Pair]:
-    """Checks every detector tensor (height, width, channels) against the student's tap.
-
-    Raises:
-      UserError: where the two maps differ in size; it shows both and the tap that would fit.
-    """
-    pairs = []
-    for feature, (height, width, channels) in zip(features, shapes, strict=True):
-        stride = tap_stride(feature.tap)
-        own = (image_size[0] // stride, image_size[1] // stride)
-        if own != (height, width):
-            raise UserError(
-                f"features: {feature.tensor!r} is {height}x{width} ({channels} channels), but the "
-                f"student's {feature.tap!r} is {own[0]}x{own[1]} (stride {stride}); "
-                + _advice((height, width), image_size)
-            )
-        pairs.append(Pair(feature.tap, channels, feature.hidden_channels))
-    return pairs
-
-
-def _advice(size: tuple[int, int], image_size: tuple[int, int]) -> str:
-    if fitting := fitting_taps(size, image_size):
-        return f"taps of that size: {', '.join(fitting)}"
-    return f"no tap has that size for pictures of {image_size[0]}x{image_size[1]}"
-
-
 def is_frozen(path: str, frozen: Sequence[str]) -> bool:
     """The one rule: a frozen path stands for itself and everything below it."""
     return any(path == prefix or path.startswith(prefix + ".") for prefix in frozen)
@@ -207,6 +197,11 @@ class Split(NamedTuple):
 
     def student(self) -> Student:
         return assemble(self.graph, {**self.parameters, **self.statistics, **self.frozen})
+
+    def with_values(self, values: Variables) -> "Split":
+        """The same, but for these variables."""
+        parts = ({k: values.get(k, v) for k, v in part.items()} for part in self[1:])
+        return Split(self.graph, *parts)
 
 
 def freeze(student: Student, frozen: Sequence[str]) -> Split:

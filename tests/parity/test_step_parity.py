@@ -122,7 +122,10 @@ def settings_of(case: Case) -> config.Config:
         ),
         losses=config.Losses(temperature=config.Temperature(initial=3, final=1, schedule="cosine")),
         training=config.Training(
-            epochs=3, learning_rate=1e-4, weight_decay=0.5, clip=config.Clip(norm=case.clip)
+            epochs=3,
+            learning_rate=1e-4,
+            weight_decay=0.5,
+            clip=config.Clip(norm=case.clip, per="all"),
         ),
     )
 
