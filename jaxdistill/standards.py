@@ -36,7 +36,7 @@ def measure(features: Sequence[config.Feature], batches: Iterable[Maps]) -> Vari
         if not live.any():
             raise UserError(
                 f"features.{index}.standardize: {features[index].tensor!r} is the same everywhere "
-                f"on {len(means)} batches of pictures; name another tensor"
+                f"on the pictures that were measured; name another tensor"
             )
         factor = np.where(live, 1 / np.where(live, deviation, 1), 0)
         place = f"projectors.{index}.standard"
@@ -51,8 +51,8 @@ def describe(measured: Variables) -> Iterator[str]:
         if name.endswith(".factor"):
             dead = int((factor == 0).sum())
             yield (
-                f"features.{name.split('.')[1]}: standardised by {PICTURES} pictures at most; "
-                f"{dead} of {len(factor)} channels never change and do not count"
+                f"features.{name.split('.')[1]}: standardised; {dead} of {len(factor)} channels "
+                f"never change and do not count"
             )
 
 

@@ -67,6 +67,10 @@ def test_every_configuration_that_ships_is_read_and_written_back(
         ("run=2026-01-01", "not JSON serializable"),
         ("teacher=null", "losses.kl and losses.mse need a teacher"),
         ("detector=null", "give detector.onnx"),
+        ("features.0.loss=kl", "features.0.loss: should be 'mse', 'cosine', 'cwd' or 'mgd'"),
+        ("features.0.masked_share=1", "features.0.masked_share: should be less than 1"),
+        ("features.0={tensor: a, loss: cwd, attention: mask}", "not defined for loss: cwd"),
+        ("losses.feature_weights=learned", "list at least two, or choose fixed"),
         ("features.3.tap=x", "override features.3.tap"),
         ("seed", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
@@ -78,6 +82,14 @@ def test_what_is_wrong_is_named(override: str, complaint: str) -> None:
         config.load(SPECIFIED, [override])
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("attention", ["mask", "uncertainty"])
+def test_attention_of_the_teacher_s_needs_a_teacher(attention: str) -> None:
+    alone = ["teacher=null", "losses.kl=0", "losses.mse=0", "features.0.attention=energy"]
+    assert config.load(SPECIFIED, alone).features[0].attention == "energy"
+    with pytest.raises(UserError, match=r"features\.0\.attention: .* give teacher\.onnx"):
+        config.load(SPECIFIED, [*alone, f"features.0.attention={attention}"])
 
 
 def test_a_split_that_is_given_in_part_keeps_the_rest() -> None:

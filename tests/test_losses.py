@@ -1,5 +1,7 @@
 """Losses on values worked out by hand, and the properties that they must have."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +58,25 @@ def test_mse_and_cosine_by_hand() -> None:
     assert losses.cosine(a, 7 * a)[0] == pytest.approx(0, abs=1e-6)
 
 
+def test_channel_wise_distillation_by_hand() -> None:
+    # Two positions at T = 2. Channel 0: t = (2 log 3, 0) and s = 0, so p = (3/4, 1/4) and q = 1/2.
+    # Channel 1: both the same, but for a constant, which a softmax does not see.
+    target = jnp.asarray([[2 * np.log(3), 1.0], [0.0, 5.0]], jnp.float32).reshape(1, 2, 1, 2)
+    student = jnp.asarray([[0.0, 8.0], [0.0, 12.0]], jnp.float32).reshape(1, 2, 1, 2)
+    divergence = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    value = losses.cwd(student, target, 2.0)
+    np.testing.assert_allclose(value, [2**2 * (divergence + 0) / 2], rtol=1e-5)
+
+
+def test_attention_weighs_positions() -> None:
+    a = jnp.asarray([[1.0, 0.0], [0.0, 1.0]]).reshape(1, 1, 2, 2)
+    b = jnp.asarray([[2.0, 0.0], [3.0, 0.0]]).reshape(1, 1, 2, 2)
+    attention = jnp.asarray([1.5, 0.5]).reshape(1, 1, 2, 1)
+    # Squares 1, 0 at the first position, 9, 1 at the second; cosines 1 and 0.
+    assert losses.mse(a, b, attention)[0] == pytest.approx((1.5 * 1 + 0.5 * 10) / 4)
+    assert losses.cosine(a, b, attention)[0] == pytest.approx(1 - 1.5 / 2)
+
+
 @given(LOGITS, LOGITS, st.floats(0.5, 10))
 def test_kl_is_a_divergence(student: float, teacher: float, temperature: float) -> None:
     value = float(losses.kl(pixel(student), pixel(teacher), temperature)[0])
@@ -79,7 +100,8 @@ def test_a_picture_s_loss_does_not_depend_on_its_batch() -> None:
     keys = jax.random.split(jax.random.key(0), 2)
     logits = 5 * jax.random.normal(keys[0], (3, 8, 6, 1))
     mask = (jax.random.uniform(keys[1], logits.shape) > 0.5).astype(jnp.float32)
-    for loss in (losses.bce, losses.dice, losses.mse, losses.cosine):
+    cwd = partial(losses.cwd, temperature=2.0)
+    for loss in (losses.bce, losses.dice, losses.mse, losses.cosine, cwd):
         whole = loss(logits, mask)
         assert whole.shape == (3,)
         alone = jnp.concatenate([loss(logits[i : i + 1], mask[i : i + 1]) for i in range(3)])

@@ -14,7 +14,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.models import weights
 from jaxdistill.models.efficientnet import VARIANTS, EfficientNet, variant
 from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
-from jaxdistill.models.pairs import Pair, pair_up, tap_stride
+from jaxdistill.models.pairs import Pair, describe_sizes, pair_up, tap_stride
 from jaxdistill.models.student import Student, build, freeze, group_of, variables_of
 
 HALF = pixels.resolve("half")
@@ -78,7 +78,32 @@ def test_a_feature_map_that_fits_no_tap_is_shown_beside_it() -> None:
     assert "20x20" in str(caught.value)
     assert "40x40" in str(caught.value)
     assert "encoder.4, decoder.0" in str(caught.value)
+    assert "features.0.resize: true" in str(caught.value)
     assert pair_up([feature], [(40, 40, 64)], (320, 320)) == [Pair("encoder.3", 64, 768)]
+
+
+def test_a_tap_is_brought_to_the_tensor_s_size_where_that_is_asked_for() -> None:
+    """Several pairs, at several strides, up and down; who has the size already is left alone."""
+    taps = ["decoder.3", "encoder.5", "encoder.3"]
+    features = [
+        config.Feature(tensor="t", tap=tap, hidden_channels=None, resize=True) for tap in taps
+    ]
+    pairs = pair_up(features, [(8, 12, 5)] * 3, (64, 96))
+    assert [pair.size for pair in pairs] == [(8, 12), (8, 12), None]
+    assert describe_sizes(pairs, (64, 96)) == [
+        "features.0: decoder.3 is brought from 32 x 48 to 8 x 12",
+        "features.1: encoder.5 is brought from 2 x 3 to 8 x 12",
+    ]
+    student = random_student(SMALL, pairs)
+    images = jax.random.uniform(jax.random.key(0), (1, 64, 96, 3))
+    outputs, taps = nnx.jit(
+        lambda student, x: (student(x, train=False), student.taps(x, train=False))
+    )(student, images)
+    assert [projected.shape for projected in outputs.projected] == [(1, 8, 12, 5)] * 3
+    # A 1x1 convolution and an interpolation may be exchanged.
+    projected = student.projectors[0](taps["decoder.3"], train=False)
+    expected = pixels.resize(projected, (8, 12), antialias=True)
+    np.testing.assert_allclose(outputs.projected[0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [7, 8, 9])

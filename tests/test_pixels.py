@@ -32,13 +32,19 @@ def test_each_channel_is_normalised_by_its_own_mean_and_deviation(name, mean, st
 
 
 @pytest.mark.parametrize(("old", "new"), SIZES)
-def test_resize_is_torch_interpolate(old, new):
+@pytest.mark.parametrize("antialias", [False, True])
+def test_resize_is_torch_interpolate(old, new, antialias):
     torch = pytest.importorskip("torch")
     maps = np.random.default_rng(1).random((2, *old, 3), np.float32)
     expected = torch.nn.functional.interpolate(
-        torch.from_numpy(maps).permute(0, 3, 1, 2), new, mode="bilinear", align_corners=False
+        torch.from_numpy(maps).permute(0, 3, 1, 2),
+        new,
+        mode="bilinear",
+        align_corners=False,
+        antialias=antialias,
     ).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(pixels.resize(maps, new), expected.numpy(), atol=1e-5)
+    resized = pixels.resize(maps, new, antialias=antialias)
+    np.testing.assert_allclose(resized, expected.numpy(), atol=1e-5)
 
 
 def test_resize_to_the_same_size_changes_nothing():

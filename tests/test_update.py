@@ -9,7 +9,8 @@ from flax import nnx
 from jaxdistill import config, metrics, update
 from jaxdistill.data import pixels
 from jaxdistill.data.batches import Batch
-from jaxdistill.models.student import GROUPS, Pair, Split, Student, freeze, group_of
+from jaxdistill.models.pairs import Pair
+from jaxdistill.models.student import GROUPS, Split, Student, freeze, group_of
 from jaxdistill.reach import explain, reach
 from jaxdistill.targets.frozen import Targets
 

@@ -121,6 +121,27 @@ def test_losses_of_features(parity: Parity, seed: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_channel_wise_distillation(parity: Parity, seed: int, temperature: float) -> None:
+    projected, target = np.random.default_rng(seed).normal(0, 3, (2, 2, 8, 12, 32)).astype("f4")
+    positions = cases.nchw(target).flatten(2) / temperature
+
+    def theirs(own: Tensor) -> Tensor:
+        own = (own.flatten(2) / temperature).log_softmax(-1)
+        divergence = torch.nn.functional.kl_div(own, positions.softmax(-1), reduction="sum")
+        return temperature**2 * divergence / (len(own) * own.shape[1])
+
+    compare(
+        parity,
+        "feature loss, cwd",
+        lambda own: losses.cwd(own, jnp.asarray(target), temperature),
+        theirs,
+        projected,
+        torch.float32,
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("scale", ["none", "t", "t2"])
 def test_the_total_with_respect_to_logits_and_projected_features(

@@ -20,10 +20,10 @@ from flax import nnx
 from torch_original import projector
 from torch_student import TorchStudent
 
-from jaxdistill import config
+from jaxdistill import config, losses
 from jaxdistill.models.efficientnet import VARIANTS
-from jaxdistill.models.projector import Projector
-from jaxdistill.models.student import Student, assemble, freeze, variables_of
+from jaxdistill.models.projector import Generator, Projector
+from jaxdistill.models.student import Student, Variables, assemble, freeze, variables_of
 
 SIZES = ((64, 64), (64, 96))
 # Quick to compile, and between them all that sets variants apart: padding, eps, squeeze, widths.
@@ -118,6 +118,37 @@ def test_whole_student(
             {name: theirs.state_dict()[name] for name in statistics},
             1e-4,
         )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_block_that_restores_what_was_masked(parity: Parity, seed: int) -> None:
+    """Masked generative distillation: the loss, and its gradient on everything before it."""
+    blank = Generator(6, 0.75, rngs=nnx.Rngs(seed))
+    variables = cases.randomised(variables_of(blank), seed)
+    own, target = np.random.default_rng(seed).normal(size=(2, 2, 8, 12, 6)).astype(np.float32)
+    key = jax.random.key(seed)
+
+    def ours(variables: Variables, own: jax.Array) -> jax.Array:
+        return losses.mse(assemble(nnx.graphdef(blank), variables)(own, key), target).mean()
+
+    found = jax.grad(ours, argnums=(0, 1))(variables, jax.numpy.asarray(own))
+
+    block = torch.nn.ModuleDict({f"conv{i}": torch.nn.Conv2d(6, 6, 3, padding=1) for i in (1, 2)})
+    block.load_state_dict(
+        {k: torch.from_numpy(np.array(v)) for k, v in torch_names.to_torch(variables).items()}
+    )
+    pictures = cases.nchw(own).requires_grad_()
+    kept = cases.nchw(np.array(jax.random.bernoulli(key, 0.25, (2, 8, 12, 1)), np.float32))
+    restored = block["conv2"](block["conv1"](pictures * kept).relu())
+    expected = torch.nn.functional.mse_loss(restored, cases.nchw(target))
+    expected.backward()
+    gradients = {name: parameter.grad for name, parameter in block.named_parameters()}
+    parity.check(
+        "masked generation: loss and gradients",
+        {"loss": ours(variables, own), "tap": found[1], **torch_names.to_torch(found[0])},
+        {"loss": expected.detach(), "tap": cases.nhwc(pictures.grad), **gradients},
+        1e-4,
+    )
 
 
 @pytest.mark.parametrize("hidden", [None, 24])
