@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from jaxdistill import config
+from jaxdistill import config, unfreezing
 from jaxdistill.errors import UserError
 from jaxdistill.models import student
 from jaxdistill.models.student import Student, Variables
@@ -118,25 +118,30 @@ def newest_record(run: Path) -> Record | None:
     return None
 
 
-def latest(run: Path, like: TrainState) -> Restored | None:
-    """The newest sound checkpoint, shaped like `like`; None if nothing was saved yet.
+def latest(run: Path, like: Callable[[int], TrainState]) -> Restored | None:
+    """The newest sound checkpoint; None if nothing was saved yet.
 
     Later ones, which are damaged, are removed.
+
+    Args:
+      like: a state of a phase of `unfreezing`, by which a checkpoint's arrays are checked, typed
+        and placed.
 
     Raises:
       UserError: there are checkpoints, but none that is sound and fits; says why.
     """
-    wanted, problems = _parts(like), {}
+    problems: dict[Path, str] = {}
     for folder in _newest_first(run):
         try:
             record = read_record(folder)
-            parts = _read_parts(folder, wanted, record)
+            state = like(record["progress"]["phase"])
+            parts = _read_parts(folder, _parts(state), record)
         except Damaged as damage:
             problems[folder] = str(damage)
             continue
         for damaged in problems:
             shutil.rmtree(damaged)
-        return Restored(_state(like, int(folder.name), parts), record, list(problems.values()))
+        return Restored(_state(state, int(folder.name), parts), record, list(problems.values()))
     if problems:
         raise UserError(f"no checkpoint can be used: {'; '.join(problems.values())}")
     return None
@@ -161,16 +166,16 @@ def best(run: Path) -> Best:
         raise UserError(f"{run.absolute()} is not a run: it has no config.yaml")
     settings = config.load(run / "config.yaml")
     records, problems = _records(run)
-    split = student.freeze(
-        student.build(settings.student, seed=settings.seed), settings.student.frozen
-    )
-    wanted = {"parameters": split.parameters, "statistics": split.statistics}
+    network = student.build(settings.student, seed=settings.seed)
+    first = fingerprint(unfreezing.freeze(network, settings.student, phase=0).frozen)
     for folder, record in records:
-        if record.get("frozen") != fingerprint(split.frozen):
+        if record["frozen"] != first:
             raise UserError(
                 f"{run}: the frozen encoder is not the one it was trained on; restore "
                 f"{settings.student.encoder_weights or 'student.encoder_weights'}"
             )
+        split = unfreezing.freeze(network, settings.student, record["progress"]["phase"])
+        wanted = {"parameters": split.parameters, "statistics": split.statistics}
         try:
             parts = _read_parts(folder, wanted, record, partly=True)
         except Damaged as damage:
@@ -202,8 +207,10 @@ def read_record(folder: Path) -> Record:
     """
     try:
         record = json.loads((folder / "record" / "metadata").read_text(encoding="utf-8"))
-        if not isinstance(record["digests"], dict):
+        if not isinstance(record["digests"], dict) or not isinstance(record["frozen"], str):
             raise TypeError("digests")
+        if record["progress"]["phase"] not in range(unfreezing.PHASES):
+            raise ValueError("phase")
         if record["score"] is not None and not math.isfinite(record["score"]):
             raise ValueError("score")
         return record

@@ -97,6 +97,20 @@ class Data(Section):
         return self
 
 
+class Unfreezing(Section):
+    from_epoch: Annotated[int, Field(ge=1)]
+    """The epoch, counted from 1, in which the deepest stage of the encoder joins the training."""
+    every: Annotated[int, Field(ge=1)] = 1
+    """Epochs until the next stage, the one above it, joins."""
+    stages: Annotated[int, Field(ge=1, le=8)] = 8
+    """How many join in all; an encoder has seven, and its first convolution."""
+    learning_rate_scale: Positive = 0.1
+    """The encoder's learning rate, as a share of the others'."""
+    batch_norm: bool = False
+    """Whether BatchNorm in stages that have joined measures the batch, as it does in the decoder;
+    else it goes on with the statistics that it came with."""
+
+
 class Student(Section):
     encoder: str = "timm-efficientnet-b0"
     """`timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ... `_b3`, `tf_efficientnet_lite0`."""
@@ -116,11 +130,15 @@ class Student(Section):
     """Channels of the five decoder blocks, from stride 16 down to stride 1."""
     frozen: tuple[str, ...] = ("encoder",)
     """Parameter paths that are not trained; a path stands for everything below it."""
+    unfreeze: Unfreezing | None = None
+    """Trains the encoder too, stage by stage, from a given epoch on; null: never."""
 
     @model_validator(mode="after")
     def _one_file(self) -> "Student":
         if self.weights is not None and self.encoder_weights is not None:
             raise ValueError("weights hold the encoder too: set encoder_weights to null")
+        if self.unfreeze is not None and "encoder" not in self.frozen:
+            raise ValueError("unfreeze is for an encoder that is frozen: list encoder in frozen")
         return self
 
 

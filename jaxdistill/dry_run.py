@@ -13,9 +13,8 @@ from rich.console import Console
 
 from jaxdistill import config, update
 from jaxdistill.errors import UserError
-from jaxdistill.job import Fed, prepare
+from jaxdistill.job import Fed, prepare, teaching
 from jaxdistill.page.form import duration
-from jaxdistill.reach import explain, reach
 
 _STEPS = 3  # after the first, which compiles
 
@@ -24,7 +23,7 @@ def dry_run(settings: config.Config) -> None:
     """Everything that a run does up to its first steps; nothing is written into its folder."""
     console = Console(soft_wrap=True, highlight=False)
     job = prepare(settings, console)
-    for line in explain(reach(settings, job.split, job.pairs)):
+    for line in teaching(job):
         console.print(line)
     state = update.start(settings, job.split)
     with closing(job.training(first_step=0)) as batches:

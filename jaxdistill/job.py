@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from rich.console import Console
 
-from jaxdistill import config, standards, update
+from jaxdistill import config, standards, unfreezing, update
 from jaxdistill.checkpoints import fingerprint
 from jaxdistill.data import augment, batches, pixels
 from jaxdistill.data.batches import Batch, Examples
@@ -23,10 +23,10 @@ from jaxdistill.models.student import (
     Variables,
     assemble,
     build,
-    freeze,
     group_of,
 )
 from jaxdistill.ops import compiling
+from jaxdistill.reach import explain, reach
 from jaxdistill.targets.ahead import ahead
 from jaxdistill.targets.frozen import FrozenNetworks, Targets
 from jaxdistill.targets.stored import Encoder, StoredTargets
@@ -46,6 +46,8 @@ class Job(NamedTuple):
     steps: int
     train_step: update.TrainStep
     eval_step: update.EvalStep
+    phase: int
+    """How many stages of the encoder have joined the training."""
     training_source: "Source"
     validation_source: "Source"
 
@@ -91,7 +93,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     for line in describe_sizes(pairs, size):
         console.print(line)
     student = build(settings.student, pairs, seed=settings.seed, dtype=settings.precision)
-    split = freeze(student, settings.student.frozen)
+    split = unfreezing.freeze(student, settings.student, phase=0)
     console.print(f"student: {settings.student.encoder} on {jax.devices()[0].device_kind}")
     natural = batches.steps_per_epoch(examples, settings.training.batch_size)
     steps = min(natural, settings.training.steps_per_epoch or natural)
@@ -111,9 +113,35 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         steps,
         update.make_train_step(settings, split.graph, steps),
         update.make_eval_step(settings, split.graph),
+        0,
         training_source,
         source(settings, networks, split, validation, "none"),
     )
+
+
+def in_phase(job: Job, state: update.TrainState, phase: int) -> tuple[Job, update.TrainState]:
+    """Job and state, trained as in that phase of `unfreezing`, which is theirs or a later one."""
+    if phase == job.phase:
+        return job, state
+    variables = {**job.split.frozen, **state.parameters, **state.statistics}
+    student = assemble(job.split.graph, variables)
+    split = unfreezing.freeze(student, job.settings.student, phase)
+    there = job._replace(
+        phase=phase,
+        split=split,
+        train_step=update.make_train_step(job.settings, split.graph, job.steps),
+        eval_step=update.make_eval_step(job.settings, split.graph),
+    )
+    return there, update.carry(state, job.settings, split)
+
+
+def teaching(job: Job) -> list[str]:
+    """What each loss teaches, in words."""
+    settings = job.settings
+    last = unfreezing.phase(settings.student, settings.training.epochs - 1)
+    final, _ = in_phase(job, update.start(settings, job.split), last)
+    now = reach(settings, job.split, job.pairs)
+    return explain(now, reach(settings, final.split, job.pairs) if last else now)
 
 
 def _standards(training: "Source", examples: Examples) -> Variables:
@@ -147,7 +175,8 @@ def source(
     if settings.targets.store is None:
         return Source(settings, kind, networks, None)
     encoder = None
-    if kind in ("none", "flip"):  # else the encoder sees new pixels each time
+    # Else the encoder sees new pixels each time, or changes.
+    if kind in ("none", "flip") and settings.student.unfreeze is None:
         encoder = _frozen_encoder(settings, split)
     size = settings.data.image_size
     stored = StoredTargets(settings.targets.store, networks, examples.fingerprint, size, encoder)

@@ -10,6 +10,8 @@ class Progress:
 
     epoch: int = 0
     """Epochs that are finished, their validation included."""
+    phase: int = 0
+    """Stages of the encoder that have joined the training."""
     step: int = 0
     """Steps since the start of the run."""
     counted: int = 0

@@ -50,12 +50,23 @@ def reach(settings: config.Config, split: Split, pairs: Sequence[Pair]) -> dict[
     }
 
 
-def explain(reached: dict[str, list[str]]) -> list[str]:
-    """Lines for the start of a run; a warning where a loss teaches nothing that is kept."""
-    lines = [f"{loss} teaches {', '.join(groups) or 'nothing'}" for loss, groups in reached.items()]
-    pairs = [loss for loss in reached if loss.startswith("feature.")]
-    for loss in pairs or [loss for loss in reached if loss == "feature"]:
-        if set(reached[loss]) <= {"projectors"}:
+Reached = dict[str, list[str]]
+
+
+def explain(reached: Reached, later: Reached) -> list[str]:
+    """Lines for the start of a run; a warning where a loss teaches nothing that is kept.
+
+    Args:
+      later: what is reached when every stage of the encoder has joined that will.
+    """
+    lines = []
+    for loss, groups in reached.items():
+        more = [group for group in later[loss] if group not in groups]
+        joining = f", and {', '.join(more)} when it is unfrozen" if more else ""
+        lines.append(f"{loss} teaches {', '.join(groups) or 'nothing'}{joining}")
+    pairs = [loss for loss in later if loss.startswith("feature.")]
+    for loss in pairs or [loss for loss in later if loss == "feature"]:
+        if set(later[loss]) <= {"projectors"}:
             name = f"the loss {loss}," if pairs else "the feature loss"
             lines.append(
                 f"warning: {name} reaches the projectors alone, which are dropped after training; "

@@ -9,17 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxdistill import config, guard, report, update
+from jaxdistill import config, guard, report, unfreezing, update
 from jaxdistill.checkpoints import Checkpoints, Record, fingerprint, latest, newest_record
 from jaxdistill.dry_run import dry_run
 from jaxdistill.epochs import Keeper, learn, validate
 from jaxdistill.errors import UserError, command
 from jaxdistill.facts import facts
 from jaxdistill.interruption import EXIT_CODE, Interruption
-from jaxdistill.job import Job, prepare
+from jaxdistill.job import Job, in_phase, prepare, teaching
 from jaxdistill.lock import locked
 from jaxdistill.progress import Progress
-from jaxdistill.reach import explain, reach
 from jaxdistill.update import TrainState
 
 
@@ -78,7 +77,7 @@ def train(
     """
     console = Console(soft_wrap=True, highlight=False)
     job = prepare(settings, console)
-    for line in explain(reach(settings, job.split, job.pairs)):
+    for line in teaching(job):
         console.print(line)
     about = {
         "identity": guard.identity(job),
@@ -88,7 +87,7 @@ def train(
     with Interruption() as interruption, _claimed(settings.run, resume):
         state, progress = update.start(settings, job.split), Progress()
         if resume:
-            state, progress = _resume(job, state, about, accept_changes, console)
+            job, state, progress = _resume(job, state, about, accept_changes, console)
         _write(settings.run / "config.yaml", config.dump(settings))
         with (
             Checkpoints(settings.run, settings.checkpoints) as checkpoints,
@@ -99,6 +98,8 @@ def train(
             keeper = Keeper(checkpoints, settings.checkpoints, about)
             record: Record = {}
             while progress.epoch < settings.training.epochs:
+                progress.phase = unfreezing.phase(settings.student, progress.epoch)
+                job, state = in_phase(job, state, progress.phase)
                 began, first = time.perf_counter(), progress.step
                 state = learn(job, state, progress, batches, keeper, written, interruption, console)
                 if interruption.requested:
@@ -152,7 +153,7 @@ def _claimed(run: Path, resume: bool) -> Iterator[None]:
 
 def _resume(
     job: Job, fresh: TrainState, about: Record, accept_changes: bool, console: Console
-) -> tuple[TrainState, Progress]:
+) -> tuple[Job, TrainState, Progress]:
     """The newest sound checkpoint, or the fresh state where the run ended before its first.
 
     Parameters, statistics, moments and the position in the data come from the checkpoint;
@@ -162,11 +163,11 @@ def _resume(
     then = newest_record(run)
     if then is not None and not accept_changes:
         guard.check(then["identity"], about["identity"], str(run))
-    found = latest(run, fresh)
+    found = latest(run, lambda phase: in_phase(job, fresh, phase)[1])
     if found is None:
         report.forget_after(run, epoch=0, step=0)
         console.print("nothing to resume from yet: starting at the first step")
-        return fresh, Progress()
+        return job, fresh, Progress()
     for problem in found.damaged:
         console.print(f"damaged, removed, and the one before is used: {problem}")
     if found.record["steps_per_epoch"] != job.steps:
@@ -177,7 +178,8 @@ def _resume(
     progress = Progress(**found.record["progress"])
     report.forget_after(run, progress.epoch, progress.step)
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
-    return found.state, progress
+    job, _ = in_phase(job, fresh, progress.phase)
+    return job, found.state, progress
 
 
 def _write(path: Path, text: str) -> None:

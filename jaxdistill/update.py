@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill import config, features, losses, metrics, schedules
+from jaxdistill import config, features, losses, metrics, schedules, unfreezing
 from jaxdistill.data.batches import Batch
 from jaxdistill.models.student import (
     GROUPS,
@@ -46,17 +46,52 @@ EvalStep = Callable[
 
 def start(settings: config.Config, split: Split) -> TrainState:
     """The state before the first step."""
-    moments = optimizer(settings.training).init(split.parameters)
+    moments = optimizer(settings, split.parameters).init(split.parameters)
     return TrainState(jnp.zeros((), jnp.int32), split.parameters, split.statistics, moments)
 
 
-def optimizer(training: config.Training) -> optax.GradientTransformation:
-    """AdamW up to the learning rate, which the step supplies, after clipping."""
+def carry(state: TrainState, settings: config.Config, split: Split) -> TrainState:
+    """The state of another phase: what it holds stays, what joins the training starts afresh."""
+    fresh = start(settings, split)
+    old = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(state.optimizer)}
+    moments = [old.get(jax.tree_util.keystr(path), leaf) for path, leaf in _leaves(fresh.optimizer)]
+    return TrainState(
+        state.step,
+        {**fresh.parameters, **state.parameters},
+        {**fresh.statistics, **state.statistics},
+        jax.tree.unflatten(jax.tree.structure(fresh.optimizer), moments),
+    )
+
+
+def _leaves(tree: optax.OptState) -> list[tuple[Any, Array]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def optimizer(settings: config.Config, parameters: Variables) -> optax.GradientTransformation:
+    """AdamW of these parameters, up to the learning rate, which the step supplies."""
+    training = settings.training
     return optax.chain(
         _clip(training.clip),
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        _adam(settings.student.unfreeze, parameters),
         optax.add_decayed_weights(training.weight_decay),
+        _scale(settings.student.unfreeze),
     )
+
+
+def _adam(plan: config.Unfreezing | None, parameters: Variables) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    if plan is None:
+        return adam
+    # Each stage that has joined counts its own steps, which correct the bias of its moments.
+    stages = set(unfreezing.joined(parameters).values())
+    return optax.partition(dict.fromkeys(stages, adam), unfreezing.joined)
+
+
+def _scale(plan: config.Unfreezing | None) -> optax.GradientTransformation:
+    if plan is None:
+        return optax.identity()
+    scale = optax.scale(plan.learning_rate_scale)
+    return optax.masked(scale, lambda tree: {path: group_of(path) == "encoder" for path in tree})
 
 
 def _clip(clip: config.Clip) -> optax.GradientTransformation:
@@ -81,7 +116,6 @@ def make_train_step(
 
     The state's buffers are donated.
     """
-    update = optimizer(settings.training).update
 
     def step(
         state: TrainState, frozen: Variables, batch: Batch, targets: Targets
@@ -107,6 +141,7 @@ def make_train_step(
             state.parameters
         )
         norm = optax.global_norm(gradients)
+        update = optimizer(settings, state.parameters).update
         updates, moments = update(gradients, state.optimizer, state.parameters)
         updates = jax.tree.map(lambda u: -rate * u, updates)
         parameters = optax.apply_updates(state.parameters, updates)

@@ -440,7 +440,7 @@ def _arrays(run: Path) -> dict[str, np.ndarray]:
     """All arrays of the newest checkpoint."""
     settings = config.load(run / "config.yaml")
     job = prepare(settings, tiny_run.QUIET)
-    found = checkpoints.latest(run, update.start(settings, job.split))
+    found = checkpoints.latest(run, lambda _: update.start(settings, job.split))
     assert found is not None
     assert not found.damaged
     state = found.state._asdict()

@@ -104,7 +104,7 @@ def test_reach_names_every_pair_that_teaches_nothing_that_is_kept(setting: Setti
     for number, pair in enumerate(PAIRS):
         kept = ["decoder"] if pair.tap.startswith("decoder") else []
         assert reached[f"feature.{number}, from {pair.tap}"] == [*kept, "projectors"]
-    warnings = [line for line in explain(reached) if "warning" in line]
+    warnings = [line for line in explain(reached, reached) if "warning" in line]
     blind = ("feature.0, from encoder.3,", "feature.4, from encoder.4,")
     assert len(warnings) == len(blind)
     for warning, name in zip(warnings, blind, strict=True):

@@ -172,11 +172,11 @@ def test_reach_is_found_from_gradients() -> None:
     reached = reach(settings, split, pairs)
     assert reached["feature"] == ["projectors"]
     assert reached["bce"] == ["decoder", "head"]
-    assert any("warning" in line for line in explain(reached))
+    assert any("warning" in line for line in explain(reached, reached))
 
     settings = settings_for(tap="decoder.1")
     split, pairs = split_for(settings)
     reached = reach(settings, split, pairs)
     assert reached["feature"] == ["decoder", "projectors"]
-    assert not any("warning" in line for line in explain(reached))
+    assert not any("warning" in line for line in explain(reached, reached))
     assert {group_of(path) for path in split.parameters} == {"decoder", "head", "projectors"}

@@ -204,22 +204,27 @@ class Split(NamedTuple):
         return Split(self.graph, *parts)
 
 
-def freeze(student: Student, frozen: Sequence[str]) -> Split:
+def freeze(student: Student, frozen: Sequence[str], fixed: Sequence[str] = ()) -> Split:
     """Marks what the rule freezes and takes the student apart.
+
+    Args:
+      frozen: paths of what is not trained.
+      fixed: paths of what is trained, but whose BatchNorms keep their statistics.
 
     Raises:
       UserError: names an entry of the rule that no parameter matches.
     """
     for path, module in nnx.iter_modules(student):
         if isinstance(module, BatchNorm):
-            module.frozen = is_frozen(_dotted(path), frozen)
+            module.frozen = is_frozen(_dotted(path), [*frozen, *fixed])
     graph, state = nnx.split(student)
     split = Split(graph, {}, {}, {})
     for path, variable in nnx.to_flat_state(state):
         name = _dotted(path)
-        if is_frozen(name, frozen):
+        measured = isinstance(variable, nnx.BatchStat)
+        if is_frozen(name, frozen) or (measured and is_frozen(name, fixed)):
             split.frozen[name] = variable[...]
-        elif isinstance(variable, nnx.BatchStat):
+        elif measured:
             split.statistics[name] = variable[...]
         else:
             split.parameters[name] = variable[...]
