@@ -16,6 +16,7 @@ from PIL import Image
 from jaxdistill import page
 from jaxdistill.errors import UserError
 from jaxdistill.page import samples
+from jaxdistill.page.form import words
 
 HOSTILE = """</script><script>document.title='taken'</script><img src=x onerror="boom()">'"&$x"""
 
@@ -65,6 +66,17 @@ def test_every_number_is_in_one_chart_whose_legend_points_into_the_table(run):
     assert sum(label.startswith("Total from") for label in labels) == 2
     assert sum(label.startswith("Learning rate from") for label in labels) == 1
     assert "BCE weight 0.25 train" in parsed.text
+
+
+def test_norms_and_weights_of_pairs_are_no_losses(tmp_path):
+    norms = {"gradient_norm_decoder": 0.4, "feature_weight.0": 1.2}
+    train = {"bce": 0.5, "feature.0": 0.3, **norms}
+    html = page.render(make(tmp_path / "pairs", [line(1, train=train)]))
+    losses = html[html.index("<h3>Losses</h3>") : html.index("<h3>Course</h3>")]
+    course = html[html.index("<h3>Course</h3>") :]
+    titles = {name: f"<h4>{words(name)}</h4>" for name in train}
+    assert {name for name in titles if titles[name] in losses} == {"bce", "feature.0"}
+    assert {name for name in titles if titles[name] in course} == set(norms)
 
 
 def test_facts_and_configuration_are_there(run):

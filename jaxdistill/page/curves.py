@@ -7,7 +7,7 @@ from jaxdistill.page import chart
 from jaxdistill.page.folder import Column, Key, Run
 from jaxdistill.page.form import text, words
 
-# In `train`, but no losses; those of the pairs' weights have a number behind.
+# How what is in `train`, but is no loss, begins.
 _COURSE = ("learning_rate", "temperature", "gradient_norm", "feature_weight")
 _LEARNING = ("train", "validation")
 Texts = Mapping[Key, Sequence[str]]
@@ -56,7 +56,7 @@ def _score_plots(run: Run) -> Iterator[_Plot]:
 
 def _loss_plots(run: Run) -> Iterator[_Plot]:
     """What training minimises: the total, then its terms with their weights."""
-    trained = [c for c in run.columns if c.group == "train" and not _in_course(c)]
+    trained = [c for c in run.columns if c.group == "train" and not c.name.startswith(_COURSE)]
     for column in sorted(trained, key=lambda column: column.name != "total"):
         weight = run.setting(f"losses.{column.name}")
         measured = run.column("validation", column.name)
@@ -70,7 +70,7 @@ def _loss_plots(run: Run) -> Iterator[_Plot]:
 def _course_plots(run: Run) -> Iterator[_Plot]:
     """The rest: what is set for each epoch, and what it costs."""
     for column in run.columns:
-        if column.group == "train" and _in_course(column):
+        if column.group == "train" and column.name.startswith(_COURSE):
             yield _Plot(words(column.name), "", [("train", "train", column)])
     seconds = [
         (column.name if column.name in _LEARNING else "other", column.name, column)
@@ -83,10 +83,6 @@ def _course_plots(run: Run) -> Iterator[_Plot]:
     for column in sorted(others, key=lambda column: column.group):
         title = words(f"{column.group} {column.name}".strip())
         yield _Plot(title, "", [("other", "", column)])
-
-
-def _in_course(column: Column) -> bool:
-    return column.name.partition(".")[0] in _COURSE
 
 
 def _figure(run: Run, written: Texts, plot: _Plot, *, logarithmic: bool) -> str:
