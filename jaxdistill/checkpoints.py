@@ -6,6 +6,7 @@ fingerprint, not stored: they come from the same weights file, or the same seed,
 in its folder whole or not at all; one that was damaged later is known by its digests.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -32,6 +33,7 @@ Record = dict[str, Any]
 Parts = Mapping[str, Variables]
 """`parameters`, `statistics`, `optimizer`: arrays by name."""
 FOLDER = "checkpoints"
+_MARGIN = 2**20  # bytes of a checkpoint beside its arrays, and of the report
 
 
 class Damaged(Exception):
@@ -74,8 +76,9 @@ class Checkpoints:
         step, parts = int(state.step), _parts(state)
         digests = {name: fingerprint(arrays) for name, arrays in parts.items()}
         try:
+            self._manager.wait_until_finished()
+            self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(parts)))
             if step in self._manager.all_steps():
-                self._manager.wait_until_finished()
                 self._manager.delete(step)
             self._manager.save(
                 step,
@@ -88,6 +91,12 @@ class Checkpoints:
             )
         except Exception as error:  # Orbax and TensorStore have no exceptions of their own
             raise self._unwritten(error) from None
+
+    def _check_room(self, size: int) -> None:
+        """Before anything is written: Orbax's threads have much to say when a disk gets full."""
+        free = shutil.disk_usage(self._folder).free
+        if free < size + _MARGIN:
+            raise OSError(errno.ENOSPC, f"No space left, {free / 1e6:.1f} MB")
 
     def _unwritten(self, error: Exception) -> UserError:
         reason = str(error) or type(error).__name__
@@ -310,7 +319,7 @@ def _place(value: Any, like: jax.Array) -> jax.Array:
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what it has to say, it raises
 
     def score(metrics: Any) -> float:
         return metrics["score"]
