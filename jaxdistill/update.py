@@ -192,6 +192,8 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
         mask = batch.masks > 0.5
         predicted = metrics.predict(outputs.logits)
         values["student_miou"] = metrics.mean_iou(predicted, mask)
+        values["student_iou"] = metrics.iou(predicted, mask)
+        values["student_boundary_iou"] = metrics.boundary_iou(predicted, mask)
         if targets.logits is not None:
             teacher = metrics.predict(targets.logits)
             values["teacher_miou"] = metrics.mean_iou(teacher, mask)
