@@ -42,33 +42,32 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         return (*LOGITS, f"features=[{', '.join(features)}]", f"losses.feature={weight}")
 
     def pair(tensor: str, tap: str, more: str = "") -> str:
-        return f"{{tensor: '{tensor}', tap: {tap}, hidden_channels: null, resize: true{more}}}"
+        return f"{{tensor: '{tensor}', tap: {tap}, hidden_channels: null{more}}}"
 
     one = pair(near, "decoder.1")
-    specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
-    standard = ", standardize: true"
-    both = [pair(near, "decoder.1", standard), pair(deep, "decoder.0", standard)]
+    standard = pair(near, "decoder.1", ", standardize: true")
+    second = pair(deep, "decoder.0", ", standardize: true")
+    attending = pair(near, "decoder.1", ", standardize: true, attention: uncertainty")
+    specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768}}"
+    learned = "losses.feature_weights=learned"
     freed = "student.unfreeze={from_epoch: 4, every: 2, stages: 3}"
     return {
         "masks": Row("no distillation (BCE + Dice)", ()),
         "logits": Row("+ logits (KL + MSE)", LOGITS),
         "specified": Row("the specification as written", (*pairs(specified), *SHARED)),
-        "tap": Row("logits + decoder tap, MSE", pairs(one)),
-        "standard": Row("  its target standardised", pairs(both[0])),
-        "cosine": Row("  cosine", pairs(pair(near, "decoder.1", ", loss: cosine"))),
-        "cwd": Row("  CWD", pairs(pair(near, "decoder.1", ", loss: cwd"))),
-        "mgd": Row("  MGD", pairs(pair(near, "decoder.1", ", loss: mgd"))),
-        "attention": Row(
-            "  + attention (uncertainty)",
-            pairs(pair(near, "decoder.1", f"{standard}, attention: uncertainty")),
-        ),
-        "scales": Row("  + a second scale", pairs(*both)),
-        "learned": Row("  + learned weights", (*pairs(*both), "losses.feature_weights=learned")),
+        "tap": Row("logits + a decoder tap", pairs(one)),
         "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
-        "masks-unfrozen": Row("no distillation, + unfreezing", (freed,)),
-        "best": Row("logits + decoder tap + unfreezing", (*pairs(both[0]), freed)),
-        "free": Row("label-free (logits alone)", LOGITS, ("none",)),
+        "best": Row("logits + a decoder tap + unfreezing", (*pairs(one), freed)),
+        "free": Row("label-free: logits alone", LOGITS, ("none",)),
         "free-unfrozen": Row("label-free + unfreezing", (*LOGITS, freed), ("none",)),
+        "masks-unfrozen": Row("no distillation, + unfreezing", (freed,)),
+        "standard": Row("decoder tap, standardised", pairs(standard)),
+        "attention": Row("... + attention to uncertainty", pairs(attending)),
+        "scales": Row("... + a second scale", pairs(standard, second)),
+        "learned": Row("... + learned weights", (*pairs(standard, second), learned)),
+        "cosine": Row("decoder tap, cosine", pairs(pair(near, "decoder.1", ", loss: cosine"))),
+        "cwd": Row("decoder tap, CWD", pairs(pair(near, "decoder.1", ", loss: cwd"))),
+        "mgd": Row("decoder tap, MGD", pairs(pair(near, "decoder.1", ", loss: mgd"))),
     }
 
 
@@ -86,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--few", type=int, default=16, help="pictures with masks, of few")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="*", help="names of rows; all of them if left out")
+    parser.add_argument("--regimes", nargs="*", default=list(ablation_table.REGIMES))
     parser.add_argument("--table", action="store_true", help="the table of what is there already")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run")
     given = parser.parse_intermixed_args(arguments)
@@ -117,7 +117,7 @@ def _missing(
     ]
     for seed in range(given.seeds):
         for name, row in table.items():
-            for regime in row.regimes:
+            for regime in (known for known in row.regimes if known in given.regimes):
                 run = given.folder / regime / name / str(seed)
                 distils = any(setting.startswith("losses.kl") for setting in row.settings)
                 data = regimes[regime if distils or regime != "few" else "few-repeated"]
