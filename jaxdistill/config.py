@@ -52,13 +52,19 @@ Normalization = Literal["imagenet", "unit", "half"] | MeanStd
 class Split(Section):
     images: Path
     """Folder of the pictures, relative to `data.root`."""
-    annotations: Path
-    """COCO instances file, relative to `data.root`."""
+    annotations: Path | None
+    """COCO instances file, relative to `data.root`; null: pictures without masks, all that lie in
+    the folder and below."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the pictures have masks."""
+        return self.annotations is not None
 
 
 class Data(Section):
     root: Path
-    """Folder in COCO layout."""
+    """Folder that holds the pictures, in COCO layout unless they have no masks."""
     train: Split = Split(
         images=Path("images/train2017"),
         annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),
@@ -68,9 +74,11 @@ class Data(Section):
         images=Path("images/val2017"),
         annotations=Path("annotations/instances_val2017_person_only_no_crowd.json"),
     )
-    """The pictures to measure on, after every epoch."""
+    """The pictures to measure on, after every epoch; those without masks against the teacher."""
+    unlabelled: Path | None = None
+    """Folder of more pictures to learn from, without masks, relative to `data.root`; null: none."""
     prepared: Path = Path("~/.cache/jaxdistill")
-    """Where the data sets built from COCO folders are kept; each is built once."""
+    """Where the data sets built from folders are kept; each is built once."""
     image_size: Size = (640, 640)
     """Height and width that pictures and masks are resized to; multiples of 32."""
     augment: Literal["none", "flip", "light", "heavy"] = "light"
@@ -306,6 +314,22 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
+        imitates = self.teacher is not None and (self.losses.kl > 0 or self.losses.mse > 0)
+        if not self.data.train.labelled and not imitates:
+            raise ValueError(
+                "data.train has no masks (annotations: null), so a teacher has to teach: give "
+                "teacher.onnx, and losses.kl or losses.mse above 0"
+            )
+        if not self.data.validation.labelled and self.teacher is None:
+            raise ValueError(
+                "data.validation has no masks (annotations: null), so there is only a teacher to "
+                "measure against: give teacher.onnx, or data.validation.annotations"
+            )
+        if self.data.unlabelled is not None and not imitates and not self.features:
+            raise ValueError(
+                "data.unlabelled has no masks, so only a teacher or a detector can teach with it: "
+                "give teacher.onnx, and losses.kl or losses.mse above 0, or set it to null"
+            )
         if self.teacher is None and (self.losses.kl > 0 or self.losses.mse > 0):
             raise ValueError(
                 "losses.kl and losses.mse need a teacher: give teacher.onnx, or set both to 0"

@@ -68,7 +68,8 @@ def _check(step: int, scalars: Mapping[str, Any]) -> None:
 
 def _shapes(fed: Fed) -> str:
     batch, targets = fed
-    named = {"images": batch.images, "masks": batch.masks, "teacher logits": targets.logits}
+    masks = batch.masks if batch.labelled.any() else None
+    named = {"images": batch.images, "masks": masks, "teacher logits": targets.logits}
     named |= {f"features {index}": array for index, array in enumerate(targets.features)}
     named |= {f"encoder tap {i + 1}": array for i, array in enumerate(targets.encoded or ())}
     return ", ".join(

@@ -102,8 +102,9 @@ def _count(
     values = {name: float(value) for name, value in jax.device_get(scalars).items()}
     step, progress.step = progress.step, progress.step + 1
     term = update.fault(values)
+    labelled = values.pop("labelled")
     if term is None:
-        progress.count(values)
+        progress.count(values, dict.fromkeys(update.OF_MASKS & values.keys(), labelled))
         return
     names = {int(picture): job.examples.name_of(int(picture)) for picture in batch.ids}
     written.fault({"step": step, "term": term, "values": values, "pictures": names})
@@ -129,13 +130,13 @@ def validate(
     temperature = schedules.temperature(
         job.settings.losses.temperature, epoch, job.settings.training.epochs
     )
-    sums: dict[str, float] = {}
+    measured: list[dict[str, update.Sum]] = []
     shown: list[tuple[np.ndarray, ...]] = []
     with closing(job.validation()) as batches:
         for batch, targets in batches:
             if interruption.requested:
                 return None
-            scalars, logits = job.eval_step(
+            sums, logits = job.eval_step(
                 state.parameters,
                 state.statistics,
                 job.split.frozen,
@@ -144,16 +145,15 @@ def validate(
                 temperature,
             )
             if len(shown) < report.SAMPLES:
-                maps = [batch.images, batch.masks, targets.logits, logits]
+                masks = batch.masks if job.settings.data.validation.labelled else None
+                maps = [batch.images, masks, targets.logits, logits]
                 arrays = [np.asarray(m) if m is not None else [None] * len(logits) for m in maps]
                 real = int(batch.weights.sum())
                 shown += list(zip(*(a[:real] for a in arrays), strict=True))
-            for name, value in jax.device_get(scalars).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-    count = sums.pop("count")
-    means = {name: value / count for name, value in sums.items()}
+            measured.append(jax.device_get(sums))
+    means = update.means(measured)
     terms = {name: jnp.asarray(means[name]) for name in update.LOSSES if name in means}
     means["total"] = float(update.total(job.settings.losses, terms))
-    images, masks, teacher, own = zip(*shown[: report.SAMPLES], strict=True)
-    theirs = None if teacher[0] is None else np.stack(teacher)
-    return means, report.sample_sheet(np.stack(images), np.stack(masks), theirs, np.stack(own))
+    images, truth, teacher, own = zip(*shown[: report.SAMPLES], strict=True)
+    known, theirs = (None if maps[0] is None else np.stack(maps) for maps in (truth, teacher))
+    return means, report.sample_sheet(np.stack(images), known, theirs, np.stack(own))

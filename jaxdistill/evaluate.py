@@ -2,7 +2,8 @@
 
 A run is measured on its own validation pictures; `data.root=OTHER` or any other key measures it
 elsewhere. An ONNX file needs `--config FILE`, or at least `data.root=FOLDER`. Leaves
-`evaluation.json` and `worst.png`, the pictures with the lowest mIoU.
+`evaluation.json` and `worst.png`, the pictures with the lowest mIoU. Pictures without masks are
+measured by the agreement with the teacher.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -79,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(network.description, markup=False)
     examples = open_split(settings.data, given.split)
     teacher = _teacher(settings, console)
+    if teacher is None and not examples.labelled.any():
+        raise UserError(
+            f"data.{given.split} has no masks, and there is no teacher to agree with: give "
+            f"teacher.onnx=FILE, or data.{given.split}.annotations=FILE"
+        )
     found = evaluate(network, teacher, settings, examples, console)
     fingerprints = {"data": examples.fingerprint, "network": network.fingerprint}
     about = {
@@ -96,15 +102,16 @@ class Evaluation(NamedTuple):
     numbers: dict[str, Any]
     """Plain values: of the `network`, of the `teacher` (or None), and of `each` picture."""
     worst: list["Shown"]
-    """The pictures with the lowest mIoU, the lowest first."""
+    """The pictures with the lowest mIoU, the lowest first; of agreement where none has a mask."""
 
 
 class Shown(NamedTuple):
-    """A picture, its mask in {0, 1}, and the network's logits."""
+    """A picture, its mask in {0, 1}, and logits; where there is no mask, the teacher's too."""
 
-    miou: float
+    score: float
     image: UInt8[np.ndarray, "h w 3"]
-    mask: UInt8[np.ndarray, "h w 1"]
+    mask: UInt8[np.ndarray, "h w 1"] | None
+    teacher: Float[np.ndarray, "h w 1"] | None
     logits: Float[np.ndarray, "h w 1"]
 
 
@@ -128,23 +135,36 @@ def evaluate(
             real = int(batch.weights.sum())
             values = jax.device_get(_measure(logits, batch.masks))
             measured.append(jax.tree.map(lambda array, real=real: array[:real], values))
-            candidates = zip(
-                values["network"]["miou"][:real].tolist(),
-                batch.images,
-                batch.masks,
-                np.asarray(logits["network"]),
-                strict=False,
-            )
-            shown = worst + [Shown(*candidate) for candidate in candidates]
-            worst = sorted(shown, key=lambda shown: shown.miou)[:WORST]
+            shown = worst + _candidates(batch, logits, values, examples)
+            worst = sorted(shown, key=lambda shown: shown.score)[:WORST]
     whole = jax.tree.map(lambda *parts: np.concatenate(parts), *measured)
     numbers = {
         "pictures": len(examples),
-        "network": _means(whole["network"]),
-        "teacher": _means(whole["teacher"]) if teacher else None,
+        "without_masks": int((~examples.labelled).sum()),
+        "network": _means(whole["network"], examples),
+        "teacher": _means(whole["teacher"], examples) if teacher else None,
         "each": _each(whole, examples),
     }
     return Evaluation(numbers, worst)
+
+
+def _candidates(
+    batch: Batch, logits: dict[str, Any], values: "Measured", examples: Examples
+) -> list[Shown]:
+    """For the worst pictures: those with a mask, or all where no picture has one."""
+    network = values["network"]
+    if examples.labelled.any():
+        rows = np.flatnonzero(batch.labelled)
+        return [
+            Shown(float(network["miou"][row]), batch.images[row], batch.masks[row], None, own)
+            for row, own in zip(rows, np.asarray(logits["network"])[rows], strict=True)
+        ]
+    rows = np.flatnonzero(batch.weights)
+    own, theirs = (np.asarray(logits[role])[rows] for role in ("network", "teacher"))
+    return [
+        Shown(float(network["agreement"][row]), batch.images[row], None, teacher, student)
+        for row, teacher, student in zip(rows, theirs, own, strict=True)
+    ]
 
 
 Measured = dict[str, dict[str, Any]]
@@ -178,17 +198,30 @@ def _measure(
     return measured
 
 
-def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
-    pooled = float(metrics.pooled_iou(values["areas"]).mean())
-    means = {name: float(values[name].mean(dtype=np.float64)) for name in _scalars(values)}
-    return {"pooled_miou": pooled, **means}
+def _means(values: dict[str, np.ndarray], examples: Examples) -> dict[str, float]:
+    """Of each measure over the pictures that it can be had of."""
+    known = {name: values[name][_has(name, examples)] for name in values}
+    means = {name: float(known[name].mean(dtype=np.float64)) for name in _scalars(known)}
+    if len(known["areas"]):
+        means = {"pooled_miou": float(metrics.pooled_iou(known["areas"]).mean()), **means}
+    return means
+
+
+def _has(measure: str, examples: Examples) -> Bool[np.ndarray, " n"]:
+    """Whether a picture has what a measure takes: a mask, for all but agreement."""
+    return examples.labelled | (measure == "agreement")
 
 
 def _each(whole: Measured, examples: Examples) -> list[dict[str, Any]]:
+    has = {name: _has(name, examples) for values in whole.values() for name in values}
     return [
         {"name": name, "id": int(examples.ids[index])}
         | {
-            role: {measure: float(values[measure][index]) for measure in _scalars(values)}
+            role: {
+                measure: float(values[measure][index])
+                for measure in _scalars(values)
+                if has[measure][index]
+            }
             for role, values in whole.items()
         }
         for index, name in enumerate(examples.names)
@@ -196,7 +229,7 @@ def _each(whole: Measured, examples: Examples) -> list[dict[str, Any]]:
 
 
 def _scalars(values: dict[str, np.ndarray]) -> list[str]:
-    return [name for name in values if name != "areas"]
+    return [name for name, of_pictures in values.items() if name != "areas" and len(of_pictures)]
 
 
 def _open(
@@ -255,17 +288,21 @@ def _table(numbers: dict[str, Any]) -> Table:
 
 
 def _write(output: Path, numbers: dict[str, Any], worst: Sequence[Shown]) -> None:
-    images, masks, logits = (
-        np.stack([getattr(shown, field) for shown in worst])
-        for field in ("image", "mask", "logits")
-    )
-    sheet = report.sample_sheet(images / np.float32(255), masks.astype(np.float32), None, logits)
+    images = np.stack([shown.image for shown in worst]) / np.float32(255)
+    logits = np.stack([shown.logits for shown in worst])
+    masks, teacher = (_stack([getattr(s, field) for s in worst]) for field in ("mask", "teacher"))
+    sheet = report.sample_sheet(images, masks, teacher, logits)
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "evaluation.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
         sheet.save(output / "worst.png")
     except OSError as error:
         raise UserError(f"cannot write into {output.absolute()}: {error.strerror}") from None
+
+
+def _stack(maps: Sequence[np.ndarray | None]) -> Float[np.ndarray, "b h w 1"] | None:
+    known = [one for one in maps if one is not None]
+    return np.stack(known).astype(np.float32) if known else None
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def facts(job: Job) -> dict[str, dict[str, Any]]:
         "Data": {
             "pictures to learn from": len(job.examples),
             "pictures to measure on": len(job.validation_examples),
+            "without masks, training": int((~job.examples.labelled).sum()),
+            "without masks, validation": int((~job.validation_examples.labelled).sum()),
             "steps per epoch": job.steps,
             "fingerprint, training": job.examples.fingerprint,
             "fingerprint, validation": job.validation_examples.fingerprint,

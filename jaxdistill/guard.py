@@ -17,6 +17,7 @@ _FREE = (
     "data.root",  # pictures and masks have fingerprints
     "data.train",
     "data.validation",
+    "data.unlabelled",
     "data.prepared",
     "data.workers",
     "student.encoder_weights",  # so has what they make of the frozen variables

@@ -83,7 +83,13 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     compiling.set_up()
     examples = batches.open_split(settings.data, "train")
     validation = batches.open_split(settings.data, "validation")
-    console.print(f"data: {len(examples)} pictures to learn from, {len(validation)} to measure on")
+    console.print(
+        f"data: {len(examples)} pictures to learn from{_without_masks(examples)}, "
+        f"{len(validation)} to measure on{_without_masks(validation)}"
+    )
+    idle = [name for name in ("bce", "dice") if getattr(settings.losses, name) > 0]
+    if idle and not settings.data.train.labelled:
+        console.print(f"without masks to learn from, {' and '.join(idle)} teach nothing")
     networks = FrozenNetworks(settings, threads)
     for line in networks.describe():
         console.print(line)
@@ -157,6 +163,11 @@ def _standards(training: "Source", examples: Examples) -> Variables:
     with closing(read):
         fed = islice(training._replace(kind="none").feed(read), count)
         return standards.measure(settings.features, (targets.features for _, targets in fed))
+
+
+def _without_masks(examples: Examples) -> str:
+    count = int((~examples.labelled).sum())
+    return f" ({count} without masks)" if count else ""
 
 
 def _depth() -> int:

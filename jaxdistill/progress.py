@@ -18,18 +18,25 @@ class Progress:
     """Steps of the present epoch whose measures are in `sums`."""
     sums: dict[str, float] = field(default_factory=dict)
     """What the steps of the present epoch measured, added up in their order."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Of the sums whose steps do not all weigh the same: what they weigh together."""
     skipped: int = 0
     """Steps of the run from which nothing was learnt, since something was not finite."""
 
-    def count(self, values: Mapping[str, float]) -> None:
-        """Adds what a step measured."""
+    def count(self, values: Mapping[str, float], weights: Mapping[str, float]) -> None:
+        """Adds what a step measured; `weights` of the values that do not weigh 1."""
         self.counted += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in values.items()}
+        self.weights = {name: self.weights.get(name, 0.0) + w for name, w in weights.items()}
+        self.sums = {
+            name: self.sums.get(name, 0.0) + value * weights.get(name, 1.0)
+            for name, value in values.items()
+        }
 
     def means(self) -> dict[str, float]:
-        """Of the present epoch; empty if none of its steps was counted."""
-        return {name: value / self.counted for name, value in self.sums.items()}
+        """Of the present epoch, without what nothing weighs; empty if no step was counted."""
+        weights = {name: self.weights.get(name, self.counted) for name in self.sums}
+        return {name: self.sums[name] / w for name, w in weights.items() if w > 0}
 
     def next_epoch(self) -> None:
         """The present epoch is finished."""
-        self.epoch, self.counted, self.sums = self.epoch + 1, 0, {}
+        self.epoch, self.counted, self.sums, self.weights = self.epoch + 1, 0, {}, {}

@@ -42,18 +42,27 @@ class Ranked(NamedTuple):
 
 
 class Sample:
-    """Some pictures of a split, the same ones each time.
+    """Some pictures with masks of a split, the same ones each time.
 
     Args:
       count: how many, at most.
+
+    Raises:
+      UserError: none has a mask.
     """
 
     def __init__(self, examples: Examples, settings: config.Config, count: int) -> None:
         self.fingerprint = examples.fingerprint
         """Of all pictures of the split."""
         self._examples, self._size = examples, settings.data.image_size
-        order = np.random.default_rng(settings.seed).permutation(len(examples))
-        self._indices = np.sort(order[:count])
+        labelled = np.flatnonzero(examples.labelled)
+        if not len(labelled):
+            raise UserError(
+                f"{settings.data.root}: a probe is fitted to masks, and measured on masks: give "
+                f"the annotations of both data.train and data.validation"
+            )
+        order = np.random.default_rng(settings.seed).permutation(len(labelled))
+        self._indices = labelled[np.sort(order[:count])]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -62,6 +71,7 @@ class Sample:
         """Pictures and their masks in {0, 1}, at `data.image_size`."""
         for index in self._indices.tolist():
             image, mask = self._examples[index]
+            assert mask is not None
             yield (
                 pixels.resize_photograph(image, self._size),
                 pixels.resize_mask(mask, self._size),

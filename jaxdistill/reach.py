@@ -83,6 +83,7 @@ def _noise(settings: config.Config, pairs: Sequence[Pair]) -> tuple[Batch, Targe
         images=jax.random.uniform(next(keys), (*shape, 3)),
         masks=jax.random.bernoulli(next(keys), 0.5, (*shape, 1)).astype(jnp.float32),
         weights=jnp.ones(2),
+        labelled=jnp.ones(2),
         ids=jnp.zeros(2, jnp.int32),
     )
     logits = jax.random.normal(next(keys), (*shape, 1)) if settings.teacher else None

@@ -83,25 +83,25 @@ def _keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
 
 
 def sample_sheet(
-    images: Float[np.ndarray, "b h w 3"], masks: Map, teacher: Map | None, student: Map
+    images: Float[np.ndarray, "b h w 3"], masks: Map | None, teacher: Map | None, student: Map
 ) -> Image.Image:
     """A row per picture: itself, ground truth, teacher, student, and where those two differ.
 
-    Images and masks in [0, 1]; teacher and student as logits. In the last column red is what the
-    student adds to the teacher's mask (to the ground truth without a teacher), blue what it misses.
+    Images and masks in [0, 1]; teacher and student as logits. Masks or teacher may be missing, but
+    not both. In the last column red is what the student adds to the teacher's mask (to the ground
+    truth without a teacher), blue what it misses.
     """
-    rows = []
-    for index in range(len(images)):
-        image, mask = images[index], masks[index]
-        own = _probability(student[index])
-        theirs = None if teacher is None else _probability(teacher[index])
-        reference = mask if theirs is None else theirs
-        cells = [image, mask, *([] if theirs is None else [theirs]), own]
-        rows.append([*cells, _difference(image, own > 0.5, reference > 0.5)])
-    return _draw([title for title in _COLUMNS if title != "teacher" or teacher is not None], rows)
+    theirs = None if teacher is None else _probability(teacher)
+    given = dict(zip(_COLUMNS, (images, masks, theirs, _probability(student)), strict=False))
+    known = {title: column for title, column in given.items() if column is not None}
+    rows = [
+        [*cells, _difference(cells[0], cells[-1] > 0.5, cells[-2] > 0.5)]
+        for cells in zip(*known.values(), strict=True)
+    ]
+    return _draw([*known, _COLUMNS[-1]], rows)
 
 
-def _probability(logits: Float[np.ndarray, "h w 1"]) -> Float[np.ndarray, "h w 1"]:
+def _probability(logits: Map) -> Map:
     return 0.5 * (1 + np.tanh(0.5 * logits))
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from jaxdistill.facts import facts
 from jaxdistill.interruption import EXIT_CODE, Interruption
 from jaxdistill.job import Job, in_phase, prepare, teaching
 from jaxdistill.lock import locked
+from jaxdistill.page.folder import BEST_BY
 from jaxdistill.progress import Progress
 from jaxdistill.update import TrainState
 
@@ -122,7 +123,7 @@ def train(
                 }
                 progress.next_epoch()
                 written.epoch(progress.epoch, record, sheet)
-                keeper.save(state, progress, record, scores["student_miou"])
+                keeper.save(state, progress, record, _score(scores))
                 console.print(_line(progress.epoch, settings.training.epochs, record))
     if interruption.requested:
         console.print(
@@ -187,6 +188,10 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _score(scores: Mapping[str, float]) -> float:
+    return next(scores[name] for name in BEST_BY if name in scores)
 
 
 def _line(epoch: int, epochs: int, record: Record) -> str:

@@ -1,7 +1,8 @@
 """One step of training and one of validation, each a single jitted program."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +27,18 @@ from jaxdistill.targets.frozen import Targets
 
 Scalars = dict[str, Float[Array, ""]]
 LOSSES = ("kl", "mse", "bce", "dice", "feature")
+OF_MASKS = frozenset(
+    {"bce", "dice", "student_miou", "student_iou", "student_boundary_iou", "teacher_miou"}
+)
+"""What is measured on labelled pictures only."""
+
+
+class Sum(NamedTuple):
+    """Of a measure over some pictures, whose mean is one divided by the other."""
+
+    total: Float[Array, ""]
+    pictures: Float[Array, ""]
+    """How many they are: 0 where none has the mask that it takes."""
 
 
 class TrainState(NamedTuple):
@@ -40,7 +53,7 @@ class TrainState(NamedTuple):
 TrainStep = Callable[[TrainState, Variables, Batch, Targets], tuple[TrainState, Scalars]]
 EvalStep = Callable[
     [Variables, Variables, Variables, Batch, Targets, Array],
-    tuple[Scalars, Float[Array, "b h w 1"]],
+    tuple[dict[str, Sum], Float[Array, "b h w 1"]],
 ]
 
 
@@ -108,7 +121,8 @@ def make_train_step(
 ) -> TrainStep:
     """The jitted step: (state, frozen, batch, targets) to the next state and what was measured.
 
-    Measured are the mean of every loss, their weighted `total`, the gradient's norm before
+    Measured are the mean of every loss (of `bce` and `dice` over the labelled pictures, 0 if there
+    is none), their weighted `total`, the number of `labelled` pictures, the gradient's norm before
     clipping, in all and by parameter group, the temperature, the learning rate, and as
     `feature_weight.N` the learned weights of the pairs. Where the total or the gradient is not
     finite the state is left as it was, but for the step's number: nothing is learnt, and nothing
@@ -131,7 +145,8 @@ def make_train_step(
             key = features.mask_key(settings.seed, state.step)
             outputs = student(batch.images, train=True, encoded=targets.encoded, key=key)
             after = variables_of(student)
-            terms = _means(loss_terms(settings, outputs, batch, targets, temperature), batch)
+            sums = _sums(loss_terms(settings, outputs, batch, targets, temperature), batch)
+            terms = {name: one.total / jnp.maximum(one.pictures, 1) for name, one in sums.items()}
             statistics = {path: after[path] for path in state.statistics}
             balancing, weights = _balancing(settings, outputs.balance, terms)
             value = total(settings.losses, terms)
@@ -151,6 +166,7 @@ def make_train_step(
         kept = jax.tree.map(partial(jnp.where, finite), learnt, state[1:])
         measured = {
             **terms,
+            "labelled": batch.labelled.sum(),
             "gradient_norm": norm,
             **_norms(gradients),
             "temperature": temperature,
@@ -172,7 +188,7 @@ def _norms(gradients: Variables) -> Scalars:
 
 
 def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
-    """The jitted validation step: sums over the batch's pictures, their `count`, and the logits.
+    """The jitted validation step: every measure's sum over the batch's pictures, and the logits.
 
     Its arguments: parameters, statistics, frozen, batch, targets, temperature of the KL loss.
     """
@@ -184,7 +200,7 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
         batch: Batch,
         targets: Targets,
         temperature: Array,
-    ) -> tuple[Scalars, Float[Array, "b h w 1"]]:
+    ) -> tuple[dict[str, Sum], Float[Array, "b h w 1"]]:
         student = Split(graph, parameters, statistics, frozen).student()
         key = features.mask_key(settings.seed)
         outputs = student(batch.images, train=False, encoded=targets.encoded, key=key)
@@ -198,10 +214,20 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
             teacher = metrics.predict(targets.logits)
             values["teacher_miou"] = metrics.mean_iou(teacher, mask)
             values["agreement"] = metrics.agreement(predicted, teacher)
-        sums = {name: (value * batch.weights).sum() for name, value in values.items()}
-        return {**sums, "count": batch.weights.sum()}, outputs.logits
+        return _sums(values, batch), outputs.logits
 
     return jax.jit(step, compiler_options=compiling.options())
+
+
+def means(batches: Iterable[Mapping[str, Sum]]) -> dict[str, float]:
+    """Of every measure over all pictures of the batches; without those that have no picture."""
+    totals: dict[str, float] = defaultdict(float)
+    pictures: dict[str, float] = defaultdict(float)
+    for sums in batches:
+        for name, one in sums.items():
+            totals[name] += float(one.total)
+            pictures[name] += float(one.pictures)
+    return {name: total / pictures[name] for name, total in totals.items() if pictures[name] > 0}
 
 
 def fault(values: Mapping[str, float]) -> str | None:
@@ -219,8 +245,9 @@ def loss_terms(
     targets: Targets,
     temperature: float | Array,
 ) -> dict[str, Float[Array, " b"]]:
-    """Every loss that has a weight, per picture; of several pairs also `feature.N`, unweighted."""
-    weights = settings.losses
+    """Every loss that has a weight and something to act on, per picture; of several pairs also
+    `feature.N`, unweighted."""
+    weights, supervised = settings.losses, settings.data.train.labelled
     # Sums over half a million pixels need float32, whatever the maps were computed or kept in.
     outputs, targets = jax.tree.map(lambda values: values.astype(jnp.float32), (outputs, targets))
     logits = outputs.logits
@@ -229,9 +256,9 @@ def loss_terms(
         terms["kl"] = losses.kl(logits, targets.logits, temperature, weights.kl_scale)
     if targets.logits is not None and weights.mse > 0:
         terms["mse"] = losses.mse(logits, targets.logits)
-    if weights.bce > 0:
+    if supervised and weights.bce > 0:
         terms["bce"] = losses.bce(logits, batch.masks)
-    if weights.dice > 0:
+    if supervised and weights.dice > 0:
         terms["dice"] = losses.dice(logits, batch.masks)
     if settings.features and weights.feature > 0:
         values = features.pair_losses(settings.features, outputs, targets)
@@ -267,6 +294,6 @@ def _balancing(
     return features.balancing(balance, values, temperature), named
 
 
-def _means(terms: dict[str, Float[Array, " b"]], batch: Batch) -> Scalars:
-    count = batch.weights.sum()
-    return {name: (values * batch.weights).sum() / count for name, values in terms.items()}
+def _sums(values: dict[str, Float[Array, " b"]], batch: Batch) -> dict[str, Sum]:
+    counted = {name: batch.labelled if name in OF_MASKS else batch.weights for name in values}
+    return {name: Sum((values[name] * one).sum(), one.sum()) for name, one in counted.items()}

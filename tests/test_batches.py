@@ -66,7 +66,7 @@ def test_a_batch_holds_resized_pictures_and_their_masks(data, examples):
     assert (batch.images.shape, batch.images.dtype) == ((4, 32, 64, 3), np.uint8)
     assert (batch.masks.shape, batch.masks.dtype) == ((4, 32, 64, 1), np.uint8)
     assert (batch.weights.dtype, batch.ids.dtype) == (np.float32, np.int64)
-    assert batch.weights.tolist() == [1, 1, 1, 1]
+    assert batch.weights.tolist() == batch.labelled.tolist() == [1, 1, 1, 1]
     for image, mask, number in zip(batch.images, batch.masks, batch.ids, strict=True):
         assert (image == number).all()
         assert mask[:, :30].all()
@@ -150,6 +150,7 @@ def test_validation_shows_everything_once_in_order_and_pads_the_end(data, exampl
     assert [batch.images.shape for batch in taken] == [(4, 32, 64, 3)] * 4
     assert flat(ids(taken)) == [*examples.ids, 0, 0]
     assert np.concatenate([batch.weights for batch in taken]).tolist() == [1] * COUNT + [0] * 2
+    assert taken[-1].labelled.tolist() == [1, 1, 0, 0]
     assert not taken[-1].images[2:].any()
     assert not taken[-1].masks[2:].any()
 

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from pycocotools import mask as coco_mask
 
 from jaxdistill import config
-from jaxdistill.data import batches, coco_json, coco_person, pictures
+from jaxdistill.data import batches, coco_json, pictures, prepared
 from jaxdistill.errors import UserError
 
 SPLIT = config.Split(images="images", annotations="people.json")
@@ -163,7 +163,7 @@ def test_degenerate_polygons_are_ignored(folder):
 def test_a_data_set_is_built_once_found_again_and_the_same_in_parts(
     folder, monkeypatch, part_bytes
 ):
-    monkeypatch.setattr(coco_person, "_PART_BYTES", part_bytes)
+    monkeypatch.setattr(prepared, "_PART_BYTES", part_bytes)
     for index in range(12):
         folder.person(folder.picture(f"{index}.png", size=(8 + index, 12)))
     examples = folder.open()
@@ -175,7 +175,7 @@ def test_a_data_set_is_built_once_found_again_and_the_same_in_parts(
     def never(*_):
         raise AssertionError("built twice")
 
-    monkeypatch.setattr(coco_person.CocoPerson, "download_and_prepare", never)
+    monkeypatch.setattr(prepared.Pictures, "download_and_prepare", never)
     folder.open()
 
 
@@ -227,7 +227,7 @@ def test_exif_is_ignored_where_the_annotations_do_and_followed_where_they_do(fol
 def test_the_folders_bytes_are_kept(folder):
     data = encode(photograph(8, 12), "JPEG", quality=30)
     folder.person(folder.picture("a.jpg", data))
-    assert folder.open()._source[0]["image"] == data
+    assert folder.open()._parts[0].records[0]["image"] == data
 
 
 @pytest.mark.parametrize(

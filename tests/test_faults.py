@@ -262,7 +262,7 @@ def test_a_truncated_data_set_is_named_and_built_anew(runs: Runs, tmp_path: Path
     run = tmp_path / "run"
     _halfway_copy(runs, run)
     settings = tiny_run.load(runs.place)
-    folder = Path(batches.open_split(settings.data, "train").folder)
+    [folder] = map(Path, batches.open_split(settings.data, "train").folders)
     [file] = folder.glob("*.array_record*")
     _cut(file)
     process = runs.start(run, "--resume")

@@ -43,6 +43,7 @@ def batch_of(size: int, seed: int = 0) -> tuple[Batch, Targets]:
         images=jnp.asarray(rng.uniform(size=(size, SIZE, SIZE, 3)), jnp.float32),
         masks=jnp.asarray(masks),
         weights=jnp.ones(size),
+        labelled=jnp.ones(size),
         ids=jnp.arange(size),
     )
     logits = 3 * masks - 1.5 + rng.normal(size=masks.shape)
@@ -153,17 +154,16 @@ def test_padded_pictures_count_for_nothing() -> None:
     step = update.make_eval_step(settings, split.graph)
     variables = (split.parameters, split.statistics, split.frozen)
     batch, targets = batch_of(4)
-    padded, logits = step(
-        *variables, batch._replace(weights=jnp.asarray([1.0, 1, 0, 0])), targets, 2.0
-    )
+    real = jnp.asarray([1.0, 1, 0, 0])
+    padded, logits = step(*variables, batch._replace(weights=real, labelled=real), targets, 2.0)
     half = Batch(*(value[:2] for value in batch))
     halves = Targets(targets.logits[:2], (targets.features[0][:2],))
     alone, _ = step(*variables, half, halves, 2.0)
-    assert padded["count"] == 2
     for name in alone:
-        assert float(padded[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
+        assert padded[name].pictures == 2
+        assert float(padded[name].total) == pytest.approx(float(alone[name].total), rel=1e-4), name
     expected = metrics.mean_iou(logits[:2] > 0, half.masks > 0.5).sum()
-    assert float(padded["student_miou"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(padded["student_miou"].total) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_reach_is_found_from_gradients() -> None:

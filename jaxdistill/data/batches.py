@@ -1,15 +1,19 @@
 """Splits as batches: shuffled, decoded in threads, and each a function of (seed, step) alone."""
 
+import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from jaxdistill import config
-from jaxdistill.data import coco_person, pictures, pixels
+from jaxdistill.data import pictures, pixels, prepared
+from jaxdistill.data.coco_person import CocoFolder
+from jaxdistill.data.plain_folder import PlainFolder
 from jaxdistill.errors import UserError
 
 
@@ -19,36 +23,43 @@ class Batch(NamedTuple):
     images: Num[Any, "b h w 3"]
     """uint8 as read; the augmentation's and the networks' are float32 in [0, 1]."""
     masks: Num[Any, "b h w 1"]
-    """1 is a person, 0 is not; uint8 as read, then float32."""
+    """1 is a person, 0 is not; uint8 as read, then float32. All 0 where nobody knows."""
     weights: Float[Any, " b"]
     """1 for an example, 0 for the padding of a last batch."""
+    labelled: Float[Any, " b"]
+    """1 where the mask is the truth; 0 where there is none, and in the padding."""
     ids: Int[Any, " b"]
-    """COCO's image ids; 0 in the padding."""
+    """`Examples.ids`; 0 in the padding."""
 
 
 class Photograph(NamedTuple):
     """An example as it was found, before resizing."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    mask: UInt8[np.ndarray, "h w"]
-    """Grey levels; 255 is a person."""
+    mask: UInt8[np.ndarray, "h w"] | None
+    """Grey levels; 255 is a person. None where there is none."""
 
 
 class Examples:
-    """The examples of a split, in the annotation file's order; any of them can be had at once."""
+    """The examples of a split, in the order of the data sets that it is made of, and within each in
+    its own; any of them can be had at once."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder) -> None:
-        metadata = builder.info.metadata
-        self.ids: Int[np.ndarray, " n"] = np.asarray(metadata["ids"], np.int64)
-        self.names: Sequence[str] = metadata["names"]
-        self.fingerprint: str = metadata["fingerprint"]
-        """Of all pictures and masks, wherever they lie: equal data, equal fingerprint."""
-        self.folder = builder.data_path
-        """Where the prepared data set lies."""
-        undecoded = tfds.decode.SkipDecoding()
-        self._source = builder.as_data_source(
-            "+".join(metadata["parts"]), decoders={"image": undecoded, "mask": undecoded}
+    def __init__(self, *parts: prepared.Pictures) -> None:
+        self._parts = [_Part(part) for part in parts]
+        lengths = [len(part.names) for part in self._parts]
+        self._starts = np.cumsum([0, *lengths]).tolist()
+        self.ids: Int[np.ndarray, " n"] = _distinct([part.ids for part in self._parts])
+        """COCO's; pictures without one are counted, after the largest that there is."""
+        self.names: Sequence[str] = [name for part in self._parts for name in part.names]
+        """Of the files, each relative to its folder."""
+        self.labelled: Bool[np.ndarray, " n"] = np.repeat(
+            [part.labelled for part in self._parts], lengths
         )
+        """Which have a mask."""
+        self.fingerprint: str = _joined([part.fingerprint for part in self._parts])
+        """Of all pictures and masks, wherever they lie: equal data, equal fingerprint."""
+        self.folders = [part.folder for part in self._parts]
+        """Where the prepared data sets lie."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,10 +75,33 @@ class Examples:
         Raises:
           UserError: the prepared data set is damaged.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = bisect_right(self._starts, index) - 1
+        return self._parts[place].photograph(index - self._starts[place])
+
+
+class _Part:
+    """One prepared data set, open."""
+
+    def __init__(self, builder: prepared.Pictures) -> None:
+        metadata = builder.info.metadata
+        self.labelled = builder.labelled
+        self.ids = np.asarray(metadata["ids"], np.int64)
+        self.names: list[str] = metadata["names"]
+        self.fingerprint: str = metadata["fingerprint"]
+        self.folder = builder.data_path
+        encoded = ("image", "mask") if self.labelled else ("image",)
+        self.records = builder.as_data_source(
+            "+".join(metadata["parts"]),
+            decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},
+        )
+
+    def photograph(self, index: int) -> Photograph:
         try:
-            record = self._source[index]
+            record = self.records[index]
             image = pictures.decode(record["image"], bool(record["upright"]))
-            mask = pictures.decode_mask(record["mask"])
+            mask = pictures.decode_mask(record["mask"]) if self.labelled else None
         except Exception as error:  # array_record has no exceptions of its own
             raise UserError(
                 f"the prepared data set {self.folder} is damaged at {self.names[index]} "
@@ -77,13 +111,51 @@ class Examples:
         return Photograph(image, mask)
 
 
+def _distinct(parts: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, " n"]:
+    """All ids; those of the second part on are counted on from the largest before them."""
+    ids = parts[0]
+    for part in parts[1:]:
+        ids = np.concatenate([ids, max(0, ids.max()) + part])
+    return ids
+
+
+def _joined(fingerprints: Sequence[str]) -> str:
+    if len(fingerprints) == 1:
+        return fingerprints[0]
+    return hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()
+
+
 def open_split(data: config.Data, split: Literal["train", "validation"]) -> Examples:
     """The examples of a configured split; the first time, this builds its data set.
 
     Raises:
-      UserError: see `coco_person.prepare`.
+      UserError: see `prepared.prepare`.
     """
-    return Examples(coco_person.prepare(data, getattr(data, split), title=split))
+    sources = [_source(data, getattr(data, split), title=split)]
+    if split == "train" and data.unlabelled is not None:
+        more = config.Split(images=data.unlabelled, annotations=None)
+        sources.append(_source(data, more, title="unlabelled"))
+    return Examples(*(prepared.prepare(source, data.prepared) for source in sources))
+
+
+def _source(data: config.Data, split: config.Split, title: str) -> prepared.Source:
+    root = data.root.expanduser().absolute()
+    images = root / split.images
+    if split.annotations is None:
+        if not images.is_dir():
+            raise UserError(
+                f"{title}: {images} does not exist; expected a folder of pictures: data.root "
+                f"{root}, in it {split.images}"
+            )
+        return PlainFolder(title, images, data.workers, data.prepared.expanduser().absolute())
+    annotations = root / split.annotations
+    for path, exists in ((images, images.is_dir()), (annotations, annotations.is_file())):
+        if not exists:
+            raise UserError(
+                f"{title}: {path} does not exist; expected a folder in COCO layout: data.root "
+                f"{root}, in it the pictures in {split.images} and the file {split.annotations}"
+            )
+    return CocoFolder(title, images, data.workers, annotations)
 
 
 def steps_per_epoch(examples: Examples, batch_size: int) -> int:
@@ -166,14 +238,14 @@ def _read(local: grain.MapDataset[Batch], workers: int) -> grain.DatasetIterator
 def _example(examples: Examples, index: int, size: tuple[int, int]) -> Batch:
     """One example, or padding for an index past the end."""
     if index >= len(examples):
-        blank = np.zeros((*size, 4), np.uint8)
-        return Batch(
-            blank[..., :3], blank[..., 3:], np.zeros((), np.float32), np.zeros((), np.int64)
-        )
+        blank, none = np.zeros((*size, 4), np.uint8), np.zeros((), np.float32)
+        return Batch(blank[..., :3], blank[..., 3:], none, none, np.zeros((), np.int64))
     image, mask = examples[index]
+    blank = np.zeros(size, np.uint8)
     return Batch(
         pixels.resize_photograph(image, size),
-        pixels.resize_mask(mask, size)[..., None],
+        (blank if mask is None else pixels.resize_mask(mask, size))[..., None],
         np.ones((), np.float32),
+        np.asarray(mask is not None, np.float32),
         examples.ids[index],
     )

@@ -98,14 +98,14 @@ def compare(
 
 
 def sample(examples: Examples, count: int, size: Size) -> Sample:
-    """At most `count` examples, taken evenly from all over the split."""
+    """At most `count` examples, taken evenly from all over the split; masks if all have one."""
     count = min(count, len(examples))
     indices = np.linspace(0, len(examples) - 1, count).round().astype(int)
     photographs = [examples[int(index)] for index in indices]
-    return Sample(
-        np.stack([pixels.resize_photograph(photo.image, size) for photo in photographs]),
-        np.stack([pixels.resize_mask(photo.mask, size) for photo in photographs])[..., None],
-    )
+    images = [pixels.resize_photograph(photo.image, size) for photo in photographs]
+    masks = [pixels.resize_mask(p.mask, size) for p in photographs if p.mask is not None]
+    known = np.stack(masks)[..., None] if len(masks) == count else None
+    return Sample(np.stack(images), known)
 
 
 def noise(count: int, size: Size) -> Sample:

@@ -13,7 +13,7 @@ from jaxdistill.errors import UserError
 Key = tuple[str, str]
 """Group and name of a number."""
 Facts = Mapping[str, Mapping[str, Any]]
-BEST_BY = "student_miou"  # as checkpoints choose theirs
+BEST_BY = ("student_miou", "agreement")  # the first that there is, as checkpoints choose theirs
 
 
 class Column(NamedTuple):
@@ -60,10 +60,16 @@ class Run(NamedTuple):
         return value
 
     @property
+    def score(self) -> Column | None:
+        """What says how good an epoch is: validation mIoU; agreement where there are no masks."""
+        columns = (self.column("validation", name) for name in BEST_BY)
+        return next((column for column in columns if column and column.finite), None)
+
+    @property
     def best(self) -> int | None:
-        """The epoch of the highest validation mIoU, the first of equals."""
-        column = self.column("validation", BEST_BY)
-        if column is None or not column.finite:
+        """The epoch of the highest score, the first of equals."""
+        column = self.score
+        if column is None:
             return None
         return self.epochs[column.values.index(max(column.finite))]
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxdistill.page.folder import BEST_BY, Run
+from jaxdistill.page.folder import Run
 from jaxdistill.page.form import DECIMALS, duration, number, text
 
 
@@ -26,14 +26,17 @@ def headlines(run: Run) -> str:
 
 def _scores(run: Run) -> Iterator[_Figure]:
     """At the best epoch."""
-    best, student = run.best, run.column("validation", BEST_BY)
-    if best is None or student is None:
+    best, score = run.best, run.score
+    if best is None or score is None:
         return
     place = run.epochs.index(best)
-    own, latest = student.values[place], student.values[-1]
+    own, latest = score.values[place], score.values[-1]
     remark = f"best, epoch {best}"
     if best != run.epochs[-1]:
         remark += f"; latest {number(latest, DECIMALS)}"
+    if score.name == "agreement":
+        yield _Figure("Agreement", number(own, DECIMALS), f"with the teacher; {remark}")
+        return
     yield _Figure("Student mIoU", number(own, DECIMALS), remark)
     teacher = run.column("validation", "teacher_miou")
     if teacher and own and (its := teacher.values[place]):

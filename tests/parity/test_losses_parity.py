@@ -164,7 +164,7 @@ def test_the_total_with_respect_to_logits_and_projected_features(
         [rng.normal(size=(2, *size)).astype("f4") for size in ((2, 3, 32), (4, 6, 16))]
         for _ in range(2)
     )
-    batch = Batch(None, jnp.asarray(mask), jnp.ones(2), None)
+    batch = Batch(None, jnp.asarray(mask), jnp.ones(2), jnp.ones(2), None)
     targets = Targets(jnp.asarray(teacher), tuple(map(jnp.asarray, target)))
 
     def objective(logits: jax.Array, projected: tuple[jax.Array, ...]) -> jax.Array:

@@ -85,7 +85,7 @@ class Steps:
             jnp.asarray(array.astype(np.float32), jnp.float32)
             for array in (images, masks, logits, *features)
         )
-        batch = Batch(images, masks, jnp.ones(2), jnp.arange(2))
+        batch = Batch(images, masks, jnp.ones(2), jnp.ones(2), jnp.arange(2))
         return batch, Targets(logits, tuple(features))
 
     def torch_batch(self, number: int, dtype: torch.dtype) -> tuple:
