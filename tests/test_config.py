@@ -92,6 +92,36 @@ def test_attention_of_the_teacher_s_needs_a_teacher(attention: str) -> None:
         config.load(SPECIFIED, [*alone, f"features.0.attention={attention}"])
 
 
+PLAIN_TRAIN, PLAIN_VALIDATION = "data.train.annotations=null", "data.validation.annotations=null"
+NO_TEACHER = ["teacher=null", "losses.kl=0", "losses.mse=0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ([PLAIN_TRAIN, "teacher=null"], "data.train has no masks (annotations: null), so a teach"),
+        ([PLAIN_TRAIN, *NO_TEACHER], "data.train has no masks"),
+        ([PLAIN_TRAIN, "losses.kl=0", "losses.mse=0"], "losses.kl or losses.mse above 0"),
+        ([PLAIN_VALIDATION, *NO_TEACHER], "data.validation has no masks"),
+        (["data.unlabelled=more", *NO_TEACHER, "features=[]"], "data.unlabelled has no masks"),
+        ([PLAIN_TRAIN, PLAIN_VALIDATION, "losses.kl=0"], None),
+        ([PLAIN_TRAIN, "data.unlabelled=more", "losses.mse=0"], None),
+        (["data.unlabelled=more", *NO_TEACHER], None),  # the detector teaches
+    ],
+)
+def test_pictures_without_masks_need_something_that_teaches(
+    overrides: list[str], complaint: str | None
+) -> None:
+    if complaint is None:
+        c = config.load(SPECIFIED, overrides)
+        assert c.data.train.labelled == (PLAIN_TRAIN not in overrides)
+        return
+    with pytest.raises(UserError) as caught:
+        config.load(SPECIFIED, overrides)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_split_that_is_given_in_part_keeps_the_rest() -> None:
     usual = config.load(SPECIFIED).data
     changed = config.load(SPECIFIED, ["data.train.annotations=other.json"]).data

@@ -236,6 +236,8 @@ def furnished(place: Path) -> Path:
         (place / folder).mkdir(parents=True)
         for picture in sorted((coco / "images/val2017").iterdir())[:2]:
             Image.open(picture).save(place / folder / f"{picture.stem}.jpg")
+    for folder, split in (("train", "train2017"), ("validation", "val2017")):
+        shutil.copytree(coco / "images" / split, place / "PATH/TO/PHOTOGRAPHS" / folder)
     tiny_run.network(place / "network.onnx")
     coarse = [o for o in tiny_run.overrides(place) if "root=" not in o and "run=" not in o]
     given = [*coarse, f"run={place}/runs/NAME", f"data.root={coco}"]

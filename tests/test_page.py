@@ -170,6 +170,16 @@ def test_a_run_without_teacher_has_no_figures_of_one(tmp_path):
     assert "Training time 60 s per epoch" in text
 
 
+def test_a_run_without_masks_has_its_agreement_on_top(tmp_path):
+    lines = [line(1), line(2), line(3)]
+    for one, agreement in zip(lines, (0.91, 0.934, 0.92), strict=True):
+        del one["validation"]["teacher_miou"], one["validation"]["student_miou"]
+        one["validation"]["agreement"] = agreement
+    text = Page(page.render(make(tmp_path / "run", lines))).text
+    assert "Agreement 0.9340 with the teacher; best, epoch 2; latest 0.9200" in text
+    assert "mIoU" not in text
+
+
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     text = Page(page.render(make(tmp_path / "run", []))).text
     assert "0 / 5" in text

@@ -166,6 +166,23 @@ def test_padded_pictures_count_for_nothing() -> None:
     assert float(padded["student_miou"].total) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_step_learns_nothing_from_masks_that_are_not_true(trained) -> None:
+    """Not a bit of what is learnt or measured depends on them."""
+    split, _, _ = trained
+    settings = settings_for()
+    step = update.make_train_step(settings, split.graph, steps_per_epoch=3)
+    batch, targets = batch_of(4)
+    batch = batch._replace(labelled=jnp.asarray([0.0, 1, 0, 1]))
+    changed = batch._replace(masks=batch.masks.at[::2].set(1 - batch.masks[::2]))
+    one, other = (
+        step(jax.tree.map(jnp.copy, update.start(settings, split)), split.frozen, each, targets)
+        for each in (batch, changed)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert one[1]["labelled"] == 2
+    assert one[1]["bce"] > 0
+
+
 def test_reach_is_found_from_gradients() -> None:
     settings = settings_for()
     split, pairs = split_for(settings)
