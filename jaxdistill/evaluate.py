@@ -152,18 +152,14 @@ def _candidates(
     batch: Batch, logits: dict[str, Any], values: "Measured", examples: Examples
 ) -> list[Shown]:
     """For the worst pictures: those with a mask, or all where no picture has one."""
-    network = values["network"]
-    if examples.labelled.any():
-        rows = np.flatnonzero(batch.labelled)
-        return [
-            Shown(float(network["miou"][row]), batch.images[row], batch.masks[row], None, own)
-            for row, own in zip(rows, np.asarray(logits["network"])[rows], strict=True)
-        ]
-    rows = np.flatnonzero(batch.weights)
-    own, theirs = (np.asarray(logits[role])[rows] for role in ("network", "teacher"))
+    known = bool(examples.labelled.any())
+    score = values["network"]["miou" if known else "agreement"]
+    own, theirs = (np.asarray(logits.get(role)) for role in ("network", "teacher"))
     return [
-        Shown(float(network["agreement"][row]), batch.images[row], None, teacher, student)
-        for row, teacher, student in zip(rows, theirs, own, strict=True)
+        Shown(float(score[row]), batch.images[row], batch.masks[row], None, own[row])
+        if known
+        else Shown(float(score[row]), batch.images[row], None, theirs[row], own[row])
+        for row in np.flatnonzero(batch.labelled if known else batch.weights)
     ]
 
 

@@ -9,13 +9,12 @@ from PIL import Image
 
 from jaxdistill import config, evaluate, export, fill
 from jaxdistill.checkpoints import best
-from jaxdistill.data.batches import open_split
 from jaxdistill.errors import UserError
 from jaxdistill.page.folder import read
 from jaxdistill.train import main
 
 SHIPPED = tiny_run.ROOT / "configs/label_free.yaml"
-PLAIN = ["data.train.annotations=null", "data.validation.annotations=null"]
+pytestmark = pytest.mark.slow
 OF_MASKS = {"bce", "dice", "student_miou", "teacher_miou"}
 
 
@@ -104,7 +103,6 @@ def test_it_is_measured_on_masks_where_there_are_some(
     assert found["teacher"]["miou"] > 0.95
 
 
-@pytest.mark.slow
 def test_it_can_be_taken_home_in_eight_bits(label_free: Path, tmp_path: Path) -> None:
     precisions = ["float32", "int8"]
     export.main([str(label_free), str(tmp_path / "s.onnx"), "--precision", *precisions])
@@ -125,7 +123,6 @@ def test_a_rehearsal_says_what_has_nothing_to_act_on(
     assert " masks 4 x" not in printed
 
 
-@pytest.mark.slow
 def test_labelled_and_unlabelled_pictures_are_learnt_from_together(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,11 +150,3 @@ def test_labelled_and_unlabelled_pictures_are_learnt_from_together(
     ] + [False for _ in range(5)]
     labelled = [one["network"]["miou"] for one in found["each"] if "miou" in one["network"]]
     assert found["network"]["miou"] == pytest.approx(sum(labelled) / 8, abs=1e-6)
-
-
-@pytest.mark.parametrize("chosen", [PLAIN, ["data.unlabelled=images/val2017"]])
-def test_a_split_is_the_same_however_often_it_is_opened(place: Path, chosen: list[str]) -> None:
-    settings = config.load(tiny_run.SPECIFIED, [*tiny_run.overrides(place), *chosen])
-    one, two = (open_split(settings.data, "train") for _ in range(2))
-    assert one.fingerprint == two.fingerprint
-    assert one.ids.tolist() == two.ids.tolist()

@@ -156,6 +156,9 @@ def _configs(given: argparse.Namespace, place: Path) -> dict[str, Path]:
     settings = config.load(given.config, overrides)
     if not settings.features:
         raise UserError(f"{given.config}: features is empty, but the original always aligns some")
+    data = settings.data
+    if not (data.train.labelled and data.validation.labelled) or data.unlabelled:
+        raise UserError(f"{given.config}: pictures without masks, but the original needs a mask each")
     drawn_pictures.draw(place / "data", settings.data, 2 * given.batch)
     stored = [f"targets.store={place / 'store'}"]
     if settings.data.augment != "none" and not settings.targets.clean_pictures:
