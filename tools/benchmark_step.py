@@ -158,7 +158,7 @@ def _configs(given: argparse.Namespace, place: Path) -> dict[str, Path]:
         raise UserError(f"{given.config}: features is empty, but the original always aligns some")
     data = settings.data
     if not (data.train.labelled and data.validation.labelled) or data.unlabelled:
-        raise UserError(f"{given.config}: pictures without masks, but the original needs a mask each")
+        raise UserError(f"{given.config}: the original needs pictures with masks")
     drawn_pictures.draw(place / "data", settings.data, 2 * given.batch)
     stored = [f"targets.store={place / 'store'}"]
     if settings.data.augment != "none" and not settings.targets.clean_pictures:
