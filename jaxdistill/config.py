@@ -25,7 +25,11 @@ from jaxdistill import config_tree
 from jaxdistill.config_complaints import explain
 from jaxdistill.errors import UserError
 
-Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+# Bounds far beyond any use: a configuration may be somebody else's, and memory grows with these.
+LARGEST_SIDE = 2**14
+Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
+Channels = Annotated[int, Field(gt=0, le=2**13)]
+Size = tuple[Side, Side]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
@@ -37,6 +41,19 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*")
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        """A path is one that a system can have, with a home folder that there is."""
+        if isinstance(value, Path):
+            if "\0" in str(value):
+                raise ValueError("a path cannot hold the character NUL")
+            try:
+                value.expanduser()
+            except RuntimeError:
+                raise ValueError(f"there is no home folder {value.parts[0]}") from None
+        return value
 
 
 class MeanStd(Section):
@@ -83,7 +100,7 @@ class Data(Section):
     """Height and width that pictures and masks are resized to; multiples of 32."""
     augment: Literal["none", "flip", "light", "heavy"] = "light"
     """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, ..."""
-    workers: Annotated[int, Field(ge=1)] = 2
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Threads that decode pictures."""
 
     @field_validator("train", "validation", mode="before")
@@ -128,13 +145,13 @@ class Student(Section):
     """Such a file of a whole student to start from, instead of `encoder_weights` alone."""
     normalization: Normalization | None = None
     """What the student's encoder expects; null: what the weights file says, else `imagenet`."""
-    decoder_channels: tuple[
-        Annotated[int, Field(gt=0)],
-        Annotated[int, Field(gt=0)],
-        Annotated[int, Field(gt=0)],
-        Annotated[int, Field(gt=0)],
-        Annotated[int, Field(gt=0)],
-    ] = (256, 128, 64, 32, 16)
+    decoder_channels: tuple[Channels, Channels, Channels, Channels, Channels] = (
+        256,
+        128,
+        64,
+        32,
+        16,
+    )
     """Channels of the five decoder blocks, from stride 16 down to stride 1."""
     frozen: tuple[str, ...] = ("encoder",)
     """Parameter paths that are not trained; a path stands for everything below it."""
@@ -187,7 +204,7 @@ class Feature(Section):
     tap: str = "encoder.3"
     """The student's feature map to align: `encoder.1` ... `encoder.5` (stride 2 ... 32) or
     `decoder.0` ... `decoder.4` (stride 16 ... 1)."""
-    hidden_channels: Annotated[int, Field(gt=0)] | None = 768
+    hidden_channels: Channels | None = 768
     """Width of the projector's hidden layer; null: a single 1x1 convolution."""
     resize: bool = False
     """Brings the student's map to the tensor's size, bilinear, where they differ; else that is an
@@ -373,7 +390,7 @@ def check(tree: dict[str, Any], source: str) -> Config:
         return Config.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         raise UserError(f"{source}: {explain(error, Config)}") from None
-    except (TypeError, ValueError) as error:  # a date, say, which JSON cannot hold
+    except (TypeError, ValueError, RecursionError) as error:  # a date, say: JSON has none
         raise UserError(f"{source}: {error}") from None
 
 

@@ -11,8 +11,11 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """The first complaint, in the words of someone who wrote the YAML file."""
     first, *rest = error.errors(include_url=False)
     # A union reports every branch; the branch's own name is not part of the key.
-    location = [str(part) for part in first["loc"] if not str(part)[:1].isupper()]
+    unknown = first["type"] == "extra_forbidden"  # then the last part is what somebody wrote
+    path = first["loc"][:-1] if unknown else first["loc"]
+    location = [str(part) for part in path if not str(part)[:1].isupper()]
     location = [part for part in location if not part.startswith(("literal[", "function-"))]
+    location += [str(part) for part in first["loc"][-1:] if unknown]
     key = ".".join(location)
     match first["type"]:
         case "extra_forbidden":
@@ -26,7 +29,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
             message = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
         case _:
             text = first["msg"].replace("Input should", "should")
-            message = f"{key}: {text}, got {first['input']!r}"
+            message = f"{key}: {text}, got {first['input']!r:.200}"
     others = {part["loc"][:1] for part in rest} - {first["loc"][:1]}
     return message + (
         f" (and more, at {', '.join(str(o[0]) for o in others if o)})" if others else ""

@@ -7,7 +7,12 @@ from typing import Any
 
 import yaml
 
+from jaxdistill import files
 from jaxdistill.errors import UserError
+
+LARGEST_FILE = 2**18
+"""Bytes: a hundred times what a configuration has, and as much as is read in a few seconds."""
+_MOST_VALUES, _DEEPEST = 20_000, 100
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -38,15 +43,40 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # a tag such as !!bool with another text raises nearly anything
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{source}{where}: not valid YAML: {what}") from None
+        what = getattr(error, "problem", None) or (str(error) or type(error).__name__)
+        raise UserError(f"{source}{where}: not valid YAML: {what.splitlines()[0]}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    """Counts values as they are once every alias (`*name`) is written out: who reads the tree
+    meets each of them, and a few lines of aliases of aliases stand for billions."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._values = 0
+        self._within: dict[str, int] = {}  # values by anchor, once it is complete
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        alias, before = isinstance(event, yaml.AliasEvent), self._values
+        if alias and event.anchor in self.anchors and event.anchor not in self._within:
+            raise _problem(f"*{event.anchor} stands for what contains it", event)
+        self._values += self._within.get(event.anchor, 0) if alias else 1
+        if self._values > _MOST_VALUES or self._depth > _DEEPEST:
+            raise _problem(f"more than {_MOST_VALUES} values, or nested too deeply", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None and not alias:
+            self._within[event.anchor] = self._values - before
+        return node
+
+
+def _problem(what: str, event: Any) -> yaml.YAMLError:
+    return yaml.composer.ComposerError(None, None, what, event.start_mark)
 
 
 # The first resolver that matches wins, and int's and float's own come before an appended one.
@@ -61,13 +91,14 @@ _Loader.add_implicit_resolver(
 
 
 def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UserError(f"{path}: extends itself, by way of {seen[-1]}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        here = path.resolve()
+        text = files.read(path, LARGEST_FILE).decode()
+    except (OSError, ValueError, RuntimeError) as error:  # a link that leads to itself is one
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UserError(f"cannot read the configuration {path.absolute()}: {reason}") from None
+    if here in seen:
+        raise UserError(f"{path}: extends itself, by way of {seen[-1]}")
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys and values at the top, such as `seed: 0`")
@@ -76,7 +107,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return tree
     if not isinstance(base, str):
         raise UserError(f"{path}: extends: expected a file name, got {base!r}")
-    return _merge(_read_extended(path.parent / base, (*seen, path.resolve())), tree)
+    return _merge(_read_extended(path.parent / base, (*seen, here)), tree)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

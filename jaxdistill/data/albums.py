@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxdistill import files
+from jaxdistill.data import pictures
 from jaxdistill.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -23,11 +25,9 @@ class Picture(NamedTuple):
         """The file's bytes.
 
         Raises:
-          OSError: also for what is no file, such as a pipe, which might never end.
+          OSError: see `files.read`.
         """
-        if self.source.exists() and not self.source.is_file():
-            raise OSError("not a file")
-        return self.source.read_bytes()
+        return files.read(self.source, pictures.LARGEST_FILE)
 
 
 def find(arguments: Sequence[str], outputs: Sequence[Path]) -> list[Picture]:
@@ -93,8 +93,8 @@ def _matches(pattern: Path, written: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path, written: Sequence[Path]) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
+    for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if Path(place, name) not in written)
-        for name in sorted(files):
+        for name in sorted(names):
             if name.lower().endswith(ENDINGS):
                 yield Path(place, name)

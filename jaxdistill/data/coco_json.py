@@ -11,6 +11,12 @@ from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
 from jaxdistill.errors import UserError
 
+LARGEST_FILE = 2**32
+"""Bytes: nine times COCO's own."""
+_LONGEST_OUTLINE = 1e6
+"""Pixels, of one person. pycocotools stores each of five steps per pixel, and does not look whether
+it got the memory."""
+
 _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Side = Annotated[int, Field(gt=0, lt=2**31)]
 _Coordinate = Annotated[float, Field(allow_inf_nan=False)]
@@ -210,6 +216,17 @@ def _fill_polygons(picture: Picture, polygons: list[list[float]]) -> UInt8[np.nd
                 f"a segmentation of {picture.name} has corners far outside of the image, which is "
                 f"{height} x {width} (height x width)"
             )
+    if sum(map(_perimeter, drawable)) > _LONGEST_OUTLINE:
+        raise UserError(
+            f"a segmentation of {picture.name} has an outline of more than "
+            f"{_LONGEST_OUTLINE / 1e6:.0f} million pixels"
+        )
     if not drawable:
         return np.zeros((height, width), np.uint8)
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(drawable, height, width)))
+
+
+def _perimeter(polygon: list[float]) -> float:
+    """In steps along the longer axis, as pycocotools walks it."""
+    corners = np.asarray(polygon).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxdistill import files
 from jaxdistill.data import coco_json, pictures
 from jaxdistill.data.prepared import Loaded, Source
 from jaxdistill.errors import UserError
@@ -26,10 +27,10 @@ class CocoFolder(Source[coco_json.Picture]):
 
     def fingerprint(self) -> str:
         """Of the annotations' bytes and the pictures' names, sizes and times."""
-        digest = hashlib.sha256(_read(self.annotations))
-        for folder, folders, files in os.walk(self.images):
+        digest = hashlib.sha256(self._content())
+        for folder, folders, names in os.walk(self.images):
             folders.sort()
-            for name in sorted(files):
+            for name in sorted(names):
                 path = Path(folder, name)
                 status = path.stat() if path.exists() else path.lstat()
                 place = path.relative_to(self.images)
@@ -38,7 +39,7 @@ class CocoFolder(Source[coco_json.Picture]):
         return digest.hexdigest()[:32]
 
     def find(self) -> Sequence[coco_json.Picture]:
-        found = coco_json.pictures_with_people(self.annotations, _read(self.annotations))
+        found = coco_json.pictures_with_people(self.annotations, self._content())
         if not found:
             raise UserError(f"{self.annotations}: no image has a person outside of a crowd")
         missing = [picture.name for picture in found if not self.file(picture).is_file()]
@@ -55,7 +56,7 @@ class CocoFolder(Source[coco_json.Picture]):
 
     def load(self, found: coco_json.Picture) -> Loaded:
         path = self.file(found)
-        data = _read(path)
+        data = _read(path, pictures.LARGEST_FILE)
         declared = (found.height, found.width)
         try:
             # COCO's sizes say whether its masks are for the pictures as stored, or turned upright.
@@ -71,9 +72,12 @@ class CocoFolder(Source[coco_json.Picture]):
         mask = pictures.encode_mask(coco_json.draw(found))
         return Loaded(found.id, found.name, data, upright, mask)
 
+    def _content(self) -> bytes:
+        return _read(self.annotations, coco_json.LARGEST_FILE)
 
-def _read(path: Path) -> bytes:
+
+def _read(path: Path, most: int) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read(path, most)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

@@ -22,6 +22,7 @@ import rich.progress
 import tensorflow_datasets as tfds
 
 from jaxdistill.errors import UserError
+from jaxdistill.files import printable
 
 # Beyond a gigabyte per split, TFDS sorts on disk, and for that it needs TensorFlow. So a data set
 # is written as several TFDS splits, none of which comes near.
@@ -218,7 +219,8 @@ def prepare(source: Source, prepared: Path) -> Pictures:
         raise UserError(f"cannot write the prepared data set to {folder}: {error}") from None
     skipped = builder.info.metadata["skipped"]
     if skipped:
-        print(f"{source.title}: skipped {len(skipped)} undecodable pictures: {'; '.join(skipped)}")
+        names = printable("; ".join(skipped))
+        print(f"{source.title}: skipped {len(skipped)} undecodable pictures: {names}")
     return builder
 
 

@@ -140,10 +140,12 @@ class OnnxStudent:
         outputs = [self._session.run(None, {"image": image})[0] for image in fed]
         return np.concatenate(outputs).transpose(0, 2, 3, 1)
 
-    def probe(self, size: Size) -> Callable[[], object]:
+    def probe(
+        self, size: Size, options: onnxruntime.RunOptions | None = None
+    ) -> Callable[[], object]:
         """Computes one picture of that size, whichever, already laid out."""
         image = next(feed(noise(1, size).images, self._form, self._normalization))
-        return lambda: self._session.run(None, {"image": image})
+        return lambda: self._session.run(None, {"image": image}, options)
 
 
 def flax_outputs(student: Student, images: UInt8[np.ndarray, "n h w 3"], form: Form) -> Output:

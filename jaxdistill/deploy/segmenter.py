@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
+from pydantic import TypeAdapter
 
 from jaxdistill import checkpoints, config
 from jaxdistill.checkpoints import Best
@@ -28,6 +29,7 @@ from jaxdistill.errors import UserError
 from jaxdistill.models import student
 from jaxdistill.targets.frozen import FrozenNetworks, to_logits
 from jaxdistill.targets.onnx_graph import OnnxGraph
+from jaxdistill.targets.onnx_network import PATIENCE, within
 
 Pictures = UInt8[np.ndarray, "b h w 3"]
 Logits = Float[Array, "b h w 1"]
@@ -60,6 +62,7 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+_SIZE = TypeAdapter(Size)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +93,7 @@ def given(arguments: argparse.Namespace) -> Given:
       UserError: a side is not positive.
     """
     size = tuple(arguments.size) if arguments.size else None
-    if size and min(size) < 1:
+    if size and not all(0 < side <= config.LARGEST_SIDE for side in size):
         raise UserError(f"--size {size[0]} {size[1]}: expected positive numbers, such as 320 320")
     return Given(arguments.normalization, arguments.gives, arguments.tensor, size)
 
@@ -193,8 +196,11 @@ def _of_bytes(
     gives = _gives(about)
     form = Form("uint8", sigmoid=gives == "probabilities")
     try:
-        network = OnnxStudent(path.read_bytes(), form, pixels.resolve("unit"))
-        network.probe(size)()
+        network = OnnxStudent(graph.whole(), form, pixels.resolve("unit"))
+        with within(PATIENCE) as options:
+            network.probe(size, options)()
+    except UserError:
+        raise
     except Exception as error:  # onnxruntime's errors have no base class of their own
         reason = " ".join(str(error).split())
         raise UserError(
@@ -217,13 +223,16 @@ def _about(path: Path) -> dict[str, Any] | None:
     try:
         stamped = {entry.key: entry.value for entry in model.metadata_props}
         about = {name: json.loads(stamped[name]) for name in ("input", "output", "normalization")}
-        about["input"]["dtype"], about["input"]["shape"]
-        height, width = about["input"]["image_size"]
-        about["input"]["image_size"] = int(height), int(width)
+        about["input"]["dtype"]
+        _, *sides, _ = about["input"]["shape"]
+        if about["input"]["dtype"] == "uint8" and len(sides) != 2:
+            raise ValueError(f"shape {sides}")
+        about["input"]["image_size"] = _SIZE.validate_python(about["input"]["image_size"])
         _gives(about)
         _normalization(about)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its metadata are damaged ({error}); export it again") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: its metadata are damaged ({reason}); export it again") from None
     return about
 
 
@@ -246,6 +255,8 @@ def _size(
 ) -> Size:
     """The file's own where it is fixed, else what it says that it was trained on."""
     height, width = fixed
+    if any(side is not None and not 0 < side <= config.LARGEST_SIDE for side in fixed):
+        raise UserError(f"{path}: its input is fixed to {height} x {width}, which is no size")
     if height and width:
         return height, width
     size = about["input"]["image_size"] if about else otherwise

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jaxdistill import config
 from jaxdistill.data.pixels import Normalization
 from jaxdistill.errors import UserError
 
@@ -67,9 +68,9 @@ def parse_normalization(text: str | None, path: Path) -> Normalization | None:
         return None
     try:
         mean, std = json.loads(text)
-        (r, g, b), (u, v, w) = mean, std
-        return Normalization((float(r), float(g), float(b)), (float(u), float(v), float(w)))
-    except (TypeError, ValueError):
+        read = config.MeanStd(mean=tuple(mean), std=tuple(std))
+        return Normalization(read.mean, read.std)
+    except (TypeError, ValueError, RecursionError):
         raise UserError(
             f"{path}: metadata 'normalization' should be [[r, g, b], [r, g, b]], got {text!r}"
         ) from None

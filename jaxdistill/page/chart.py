@@ -5,18 +5,21 @@ The script moves the line of class `at` within the rectangle of class `plot`.
 
 import math
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import NamedTuple
+
+from jaxdistill.page.form import text
 
 _WIDTH, _HEIGHT = 320, 160
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 312, 8, 138
 _FEW = 12  # so few epochs show as dots, too
 _TICKS = 4
+_TINY, _HUGE = 1e-200, 1e200  # beyond, an axis' arithmetic would leave what a float can hold
 _LEAST = 0.01  # of the largest value: the least that an axis spans
 
 
 class Series(NamedTuple):
-    """A curve: its look is a class of the style sheet; None and what is not finite are gaps."""
+    """A curve: its look is a class of the style sheet; None and what is not finite (or
+    beyond 1e200) are gaps."""
 
     look: str
     values: Sequence[float | None]
@@ -48,7 +51,7 @@ def draw(
     kind = "logarithmic" if logarithmic else "linear"
     parts = [
         f'<svg class="{kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}">',
+        f'aria-label="{text(label)}">',
         f'<rect class="plot" x="{_LEFT}" y="{_TOP}" '
         f'width="{_RIGHT - _LEFT}" height="{_BOTTOM - _TOP}"/>',
         *_grid(scale),
@@ -66,9 +69,11 @@ def draw(
 
 
 def _on_scale(value: float | None, logarithmic: bool) -> float | None:
-    if value is None or not math.isfinite(value) or (logarithmic and value <= 0):
+    if value is None or not abs(value) <= _HUGE or (logarithmic and value < _TINY):
         return None
-    return math.log10(value) if logarithmic else value
+    if logarithmic:
+        return math.log10(value)
+    return value if abs(value) >= _TINY else 0.0
 
 
 def _linear(low: float, high: float) -> _Scale:

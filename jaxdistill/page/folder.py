@@ -7,13 +7,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdistill.config_tree import parse_yaml
+from jaxdistill import config_tree, files
 from jaxdistill.errors import UserError
 
 Key = tuple[str, str]
 """Group and name of a number."""
 Facts = Mapping[str, Mapping[str, Any]]
 BEST_BY = ("student_miou", "agreement")  # the first that there is, as checkpoints choose theirs
+_LARGEST_FILE = 2**28  # bytes: a line of metrics has a thousand
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+_LAST_EPOCH = 2**53  # up to which a float holds every one
 
 
 class Column(NamedTuple):
@@ -82,8 +85,8 @@ def read(run: Path) -> Run:
     """
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run.absolute()} is not a run: it has no config.yaml")
-    configuration = (run / "config.yaml").read_text(encoding="utf-8")
-    settings = parse_yaml(configuration, str(run / "config.yaml"))
+    configuration = _text(run / "config.yaml", config_tree.LARGEST_FILE)
+    settings = config_tree.parse_yaml(configuration, str(run / "config.yaml"))
     metrics = run / "metrics.jsonl"
     lines = _metrics(metrics) if metrics.exists() else {}
     return Run(
@@ -92,31 +95,50 @@ def read(run: Path) -> Run:
         settings=settings if isinstance(settings, Mapping) else {},
         epochs=list(lines),
         columns=_columns(list(lines.values())),
-        updated=datetime.fromtimestamp(metrics.stat().st_mtime).astimezone() if lines else None,
+        updated=_modified(metrics) if lines else None,
         facts=_facts(run / "facts.json"),
         samples=_samples(run / "samples"),
     )
 
 
-def _metrics(path: Path) -> dict[int, dict[str, Any]]:
+def _text(path: Path, most: int) -> str:
+    try:
+        return files.read(path, most).decode()
+    except OSError as error:
+        raise UserError(f"cannot read {path.absolute()}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path.absolute()} is not a text file; delete it") from None
+
+
+def _modified(path: Path) -> datetime | None:
+    """None for a time that no calendar has, as an archive may give it to a file."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _metrics(path: Path) -> dict[int, dict[Key, float | None]]:
     lines = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(path, _LARGEST_FILE).splitlines(), start=1):
         try:
             values = json.loads(line)
-            lines[int(values.pop("epoch"))] = values
-        except (ValueError, TypeError, KeyError, AttributeError):
+            epoch = int(values.pop("epoch"))
+            if not 0 <= epoch <= _LAST_EPOCH:
+                raise ValueError(epoch)
+            lines[epoch] = _flat(values)
+        except _UNREADABLE:
             raise UserError(
                 f"{path}, line {number}: expected a JSON object with an epoch; remove that line"
             ) from None
     return dict(sorted(lines.items()))
 
 
-def _columns(lines: Sequence[Mapping[str, Any]]) -> list[Column]:
-    flat = [_flat(line) for line in lines]
-    keys = list(dict.fromkeys(key for line in flat for key in line))
+def _columns(lines: Sequence[Mapping[Key, float | None]]) -> list[Column]:
+    keys = list(dict.fromkeys(key for line in lines for key in line))
     groups = [group for group, _ in keys]
     keys.sort(key=lambda key: groups.index(key[0]))  # what came late stands with its group
-    return [Column(*key, [line.get(key) for line in flat]) for key in keys]
+    return [Column(*key, [line.get(key) for line in lines]) for key in keys]
 
 
 def _flat(line: Mapping[str, Any]) -> dict[Key, float | None]:
@@ -133,8 +155,8 @@ def _facts(path: Path) -> Facts:
     if not path.exists():
         return {}
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        facts = json.loads(_text(path, _LARGEST_FILE))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON, got {error}; delete the file") from None
     if not isinstance(facts, dict) or not all(isinstance(v, dict) for v in facts.values()):
         raise UserError(f"{path}: expected sections of names and values; delete the file")

@@ -16,7 +16,8 @@ _MISSING = "\N{EN DASH}"
 
 def text(value: object) -> str:
     """For use between tags and in quoted attributes."""
-    return escape(str(value), quote=True)
+    known = str(value).encode(errors="replace").decode()  # a lone surrogate cannot be written
+    return escape(known, quote=True)
 
 
 def words(name: str) -> str:
@@ -82,7 +83,9 @@ def fact(value: Any) -> str:
         case float():
             return f"{value:.6g}"
         case list():
-            return ", ".join(map(fact, value))
+            return ", ".join(
+                json.dumps(one) if isinstance(one, list | dict) else fact(one) for one in value
+            )
         case dict():
             return json.dumps(value)
         case _:

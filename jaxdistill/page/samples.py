@@ -9,6 +9,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from jaxdistill import files
+from jaxdistill.data import pictures
+from jaxdistill.errors import UserError
+
 BUDGET = 6_000_000
 """Bytes of all sheets together, before base64 adds a third."""
 _LARGEST = (1640, 2460)
@@ -41,6 +45,9 @@ def embed(paths: Mapping[int, Path], best: int | None) -> Album:
     Args:
       paths: of the sheets by epoch, in order.
       best: an epoch that must not be left out.
+
+    Raises:
+      UserError: a sheet is no picture.
     """
     every = 1
     while (album := _every(every, paths, best)) is None:
@@ -67,8 +74,10 @@ def _every(every: int, paths: Mapping[int, Path], best: int | None) -> Album | N
 # A page is written after each epoch: all sheets but the newest were encoded for the one before.
 @lru_cache(maxsize=128)
 def _encoded(path: Path, modified: int) -> tuple[int, int, bytes]:
-    with Image.open(path) as image:
-        sheet = image.convert("RGB")
+    try:
+        sheet = Image.fromarray(pictures.decode(files.read(path, pictures.LARGEST_FILE)))
+    except (OSError, pictures.PictureError) as error:
+        raise UserError(f"cannot read the samples {path}: {error}; delete the file") from None
     sheet.thumbnail(_LARGEST)
     file = io.BytesIO()
     sheet.save(file, "WEBP", quality=_QUALITY, method=2)

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
+from jaxdistill import files
 from jaxdistill.errors import UserError
 
 PICTURE_TYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
@@ -80,6 +81,18 @@ class OnnxGraph:
                 fed.update(filter(None, node.output))
                 nodes.append(node)
         return nodes
+
+    def whole(self) -> bytes:
+        """The file's graph as it is, serialized.
+
+        Raises:
+          UserError: it breaks ONNX's rules, or has weights beside it.
+        """
+        if any(map(uses_external_data, _tensors(self._model))):
+            raise UserError(f"{self.path}: expected its weights in the file itself")
+        content = self._model.SerializeToString()
+        self._check(ModelProto.FromString(content))
+        return content
 
     def cut(self, tensors: Sequence[str]) -> Cut:
         """Keeps what the tensors (outputs or inner ones) need, and makes them the only outputs.
@@ -164,7 +177,7 @@ def _read(path: Path) -> bytes:
                 f"{path}: larger than the 2 GB that an ONNX file can have; save it anew with "
                 "onnx.save(..., save_as_external_data=True)"
             )
-        return path.read_bytes()
+        return files.read(path, LARGEST_PROTOBUF)
     except OSError as error:
         raise UserError(f"cannot read the network {path.absolute()}: {error.strerror}") from None
 

@@ -4,9 +4,11 @@ NHWC outside, NCHW only between here and onnxruntime. Both share the arrays' mem
 copied between them, on the CPU and on a GPU alike.
 """
 
+import contextlib
 import functools
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,12 +17,15 @@ import onnxruntime
 from jaxtyping import Array, Float
 
 from jaxdistill.config import Size
+from jaxdistill.data.pictures import LARGEST
 from jaxdistill.errors import UserError
 from jaxdistill.targets.onnx_graph import OnnxGraph, Picture
 
 log = logging.getLogger(__name__)
 
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+PATIENCE = 600
+"""Seconds that a network may take for its first picture."""
 FATAL_ONLY = 4  # onnxruntime's log severity: whatever else it has to say, it raises as well
 
 
@@ -85,7 +90,9 @@ class OnnxNetwork:
         batch = self._chunk or 1
         height, width = self.size
         try:
-            results = self._run(jnp.zeros((batch, 3, height, width), self._picture.dtype))
+            blank = jnp.zeros((batch, 3, height, width), self._picture.dtype)
+            with within(PATIENCE) as options:
+                results = self._run(blank, options)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_run(self.path, self.size, error) from None
         for tensor, result in zip(self.tensors, results, strict=True):
@@ -96,7 +103,9 @@ class OnnxNetwork:
                 )
         return tuple((h, w, channels) for _, channels, h, w in (r.shape for r in results))
 
-    def _run(self, images: Float[Array, "n 3 h w"]) -> tuple[Float[Array, "n c _ _"], ...]:
+    def _run(
+        self, images: Float[Array, "n 3 h w"], options: onnxruntime.RunOptions | None = None
+    ) -> tuple[Float[Array, "n c _ _"], ...]:
         """One call of onnxruntime, in memory shared with JAX.
 
         Outputs are taken by DLPack, the input is given by address: onnxruntime 1.22, which we
@@ -115,7 +124,7 @@ class OnnxNetwork:
         )
         for tensor in self.tensors:
             binding.bind_output(tensor, self._device)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, options)
         binding.synchronize_outputs()
         outputs = binding.get_outputs_as_ortvaluevector()
         return tuple(jax.dlpack.from_dlpack(output) for output in outputs)
@@ -130,6 +139,11 @@ def input_size(path: Path, picture: Picture, size: Size | None, image_size: Size
         raise UserError(
             f"{path}: its input is fixed to {shown}, but the configured size is "
             f"{size[0]} x {size[1]}; leave the size out, or export the network at that size"
+        )
+    if (picture.batch or 1) * height * width > LARGEST:
+        raise UserError(
+            f"{path}: its input is fixed to {picture.batch or 1} pictures of {height} x {width}, "
+            f"more than {LARGEST / 1e6:.0f} million pixels"
         )
     return height, width
 
@@ -164,6 +178,20 @@ def cannot_run(path: Path, size: Size, error: Exception) -> UserError:
     return UserError(
         f"{path}: onnxruntime cannot run it on pictures of {height} x {width}: {_line(error)}"
     )
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[onnxruntime.RunOptions]:
+    """Options for a run that is to end by then: a loop in a file may have no end, and a thread
+    inside of onnxruntime hears no Ctrl-C."""
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

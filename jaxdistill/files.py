@@ -1,0 +1,28 @@
+"""Files that anybody may have written, taken into memory: what is no file, or too large, is not."""
+
+import errno
+import stat
+from pathlib import Path
+
+
+def read(path: Path, most: int) -> bytes:
+    """A file's bytes.
+
+    Args:
+      most: bytes that a file of its kind has at most.
+
+    Raises:
+      OSError: also for what is no regular file, such as a pipe or a device, which might never end,
+        and for what is larger than `most`. It has a `strerror`.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"larger than {most / 1e6:.3g} MB", str(path))
+    return path.read_bytes()
+
+
+def printable(text: str) -> str:
+    """For a terminal: names from files may hold line breaks, and codes that steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
