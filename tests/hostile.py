@@ -1,0 +1,407 @@
+"""Everything that reads a file of somebody else's, with valid small files to damage for it."""
+
+import functools
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import damage
+import numpy as np
+import onnx
+import onnx_models
+import safetensors.numpy
+import tiny_run
+import yaml
+from hypothesis import strategies as st
+from made_run import Page, line, make
+from PIL import Image
+
+from jaxdistill import checkpoints, config, page, update
+from jaxdistill.data import batches, coco_json, coco_person, pictures
+from jaxdistill.deploy import segmenter
+from jaxdistill.deploy.segmenter import Given
+from jaxdistill.errors import UserError
+from jaxdistill.models import student, weights
+from jaxdistill.targets import onnx_network
+from jaxdistill.targets.store import Damaged, Shelf
+
+Files = dict[str, bytes]
+"""By name; None stands for a file that is not there."""
+
+
+class Reader(NamedTuple):
+    """What reads, and what to give it."""
+
+    title: str
+    hostile: st.SearchStrategy[Files]
+    """Files that replace those of the same name in a folder of sound ones."""
+    read: Callable[[Path], object]
+    """Of that folder."""
+    refuses: tuple[type[Exception], ...] = (UserError,)
+    cost: int = 1
+    """How many examples of the cheapest reader take as long as one of this."""
+
+
+READERS: dict[str, Callable[[Path], Reader]] = {}
+
+
+def reader(make: Callable[[Path], Reader]) -> Callable[[Path], Reader]:
+    READERS[make.__name__] = make
+    return make
+
+
+def one_of(folder: Path, names: list[Path]) -> st.SearchStrategy[Files]:
+    """One of these files of the folder, damaged."""
+    sound = {str(path.relative_to(folder)): path.read_bytes() for path in names}
+    return st.sampled_from(sorted(sound)).flatmap(
+        lambda name: damage.bytes_of([sound[name]]).map(lambda content: {name: content})
+    )
+
+
+def named(name: str, contents: st.SearchStrategy[bytes | str]) -> st.SearchStrategy[Files]:
+    def encoded(content: bytes | str) -> Files:
+        return {name: content if isinstance(content, bytes) else content.encode("utf-8", "replace")}
+
+    return contents.map(encoded)
+
+
+@reader
+def configuration(folder: Path) -> Reader:
+    sound = (tiny_run.ROOT / "configs" / "demo.yaml").read_bytes()
+    shipped = config.load(tiny_run.SPECIFIED).model_dump(mode="json")
+    tokens = ["a: ", "- ", "&a ", "*a", "<<: ", "{", "}", "[", "]", ",", "\n", "  ", "? ", ": "]
+    tokens += ["!!int ", "!!bool ", "!!timestamp ", "!!binary ", "!!set ", "!!omap ", "!!python/x "]
+    tokens += [
+        "'",
+        '"',
+        "\\",
+        "|",
+        ">",
+        "#",
+        "%",
+        "---\n",
+        "1e9",
+        "0x",
+        "0b",
+        "2001-01-01",
+        "1:1:1",
+    ]
+    tokens += ["~", "\t", "\0", "extends: ", "config.yaml", "data: ", "run: "]
+    soup = st.lists(st.sampled_from(tokens), max_size=30).map("".join)
+    texts = st.one_of(
+        damage.bytes_of([sound, config.dump(config.load(tiny_run.SPECIFIED)).encode()]),
+        soup,
+        damage.json_of([shipped]),
+    )
+    return Reader(
+        "config YAML", named("config.yaml", texts), lambda f: config.load(f / "config.yaml")
+    )
+
+
+@reader
+def annotations(folder: Path) -> Reader:
+    tiny_run.folder(folder / "coco", train=2, validation=1)
+    [train, _] = sorted((folder / "coco" / "annotations").glob("*"), reverse=True)[:2]
+    sound = json.loads(train.read_bytes())
+    rle = {"size": [48, 48], "counts": [100, 30, 2174]}
+    sound["annotations"][0]["segmentation"] = rle
+    other = json.loads(json.dumps(sound))
+    other["annotations"][0]["segmentation"] = {"size": [48, 48], "counts": "T3n0b>"}
+
+    def read(place: Path) -> None:
+        path = place / "annotations.json"
+        for picture in coco_json.pictures_with_people(path, path.read_bytes()):
+            (place / picture.name).relative_to(place)
+            assert ".." not in Path(picture.name).parts
+            if (picture.height, picture.width) == (48, 48):  # else no mask is drawn
+                coco_json.draw(picture)
+
+    texts = st.one_of(
+        damage.json_of([sound, other]),
+        damage.bytes_of([json.dumps(sound).encode(), json.dumps(other).encode()]),
+    )
+    return Reader("annotation JSON", named("annotations.json", texts), read)
+
+
+def encoded() -> list[bytes]:
+    """A picture in every format and form that Pillow can write."""
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (19, 23, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the orientation
+    frames = [colour.rotate(angle) for angle in (90, 180)]
+    forms = [
+        *(("JPEG", mode, {}) for mode in ("RGB", "L", "CMYK")),
+        ("JPEG", "RGB", {"progressive": True, "exif": exif, "icc_profile": b"x" * 200}),
+        *(("PNG", mode, {}) for mode in ("RGB", "RGBA", "L", "P", "1", "I;16", "LA")),
+        ("PNG", "RGB", {"save_all": True, "append_images": frames, "exif": exif}),
+        ("WEBP", "RGB", {"exif": exif}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("WEBP", "RGB", {"save_all": True, "append_images": frames}),
+        *(("BMP", mode, {}) for mode in ("RGB", "RGBA", "P", "1")),
+        *(
+            ("TIFF", mode, {"compression": compression})
+            for mode, compression in (
+                *(("RGB", "raw"), ("RGBA", "tiff_lzw"), ("L", "tiff_deflate"), ("RGB", "jpeg")),
+                *(("1", "group4"), ("I;16", "raw"), ("F", "raw"), ("CMYK", "packbits")),
+            )
+        ),
+        ("TIFF", "RGB", {"save_all": True, "append_images": frames, "exif": exif}),
+    ]
+    files = []
+    for form, mode, options in forms:
+        file = io.BytesIO()
+        source = Image.new(mode, (23, 19), 7) if mode in ("I;16", "F") else colour.convert(mode)
+        source.save(file, form, **options)
+        files.append(file.getvalue())
+    return files
+
+
+@reader
+def photographs(folder: Path) -> Reader:
+    def read(place: Path) -> None:
+        content = (place / "picture").read_bytes()
+        for upright in (False, True):
+            pixels = pictures.decode(content, upright)
+            assert pixels.dtype == np.uint8
+            assert pixels.ndim == 3
+        pictures.decode_mask(content)
+
+    hostile = named("picture", damage.bytes_of(encoded()))
+    return Reader("JPEG, PNG, WEBP, BMP, TIFF", hostile, read, (pictures.PictureError,))
+
+
+def headers(content: bytes) -> st.SearchStrategy[bytes]:
+    """A safetensors file whose header says something else."""
+    length = int.from_bytes(content[:8], "little")
+    tree = json.loads(content[8 : 8 + length])
+
+    def whole(text: str) -> bytes:
+        header = text.encode("utf-8", "replace")
+        return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+    return damage.json_of([tree]).map(whole)
+
+
+@reader
+def safetensors_files(folder: Path) -> Reader:
+    arrays = {"encoder.a": np.ones((3, 2), np.float32), "encoder.b": np.ones(5, np.float16)}
+    about = {"encoder": "lite", "normalization": "[[0, 0, 0], [1, 1, 1]]"}
+    content = safetensors.numpy.save(arrays, about)
+
+    def read(place: Path) -> None:
+        path = place / "weights.safetensors"
+        loaded, _ = weights.load_for("lite", path)
+        weights.fill(arrays, loaded, path)
+
+    hostile = st.one_of(damage.bytes_of([content]), headers(content))
+    return Reader("weights, safetensors", named("weights.safetensors", hostile), read)
+
+
+@reader
+def store_entries(folder: Path) -> Reader:
+    shelf = Shelf(folder / "store", "teacher", {}, [(2, 3, 1), (4, 1, 2)])
+    shelf.write(7, False, [np.ones(shape, np.float16) for shape in shelf.shapes])
+    [path] = shelf.folder.glob("*/7.safetensors")
+    hostile = st.one_of(damage.bytes_of([path.read_bytes()]), headers(path.read_bytes()))
+
+    def read(place: Path) -> None:
+        entry = shelf.read(7, False)
+        assert entry is not None
+        for array, shape in zip(entry, shelf.shapes, strict=True):
+            assert array.dtype == np.float16
+            np.testing.assert_array_equal(array, np.ones(shape))
+
+    return Reader("store entries", named(str(path.relative_to(folder)), hostile), read, (Damaged,))
+
+
+@reader
+def torch_files(folder: Path) -> Reader:
+    import torch
+    import torch_checkpoints
+
+    def saved(content: object, zipped: bool) -> bytes:
+        file = io.BytesIO()
+        torch.save(content, file, _use_new_zipfile_serialization=zipped)
+        return file.getvalue()
+
+    tensors = {"model.a": torch.ones(3, 2), "model.b": torch.ones(4).half()}
+    sound = [saved({"state_dict": tensors, "epoch": 3}, zipped) for zipped in (True, False)]
+
+    def read(place: Path) -> None:
+        torch_checkpoints.arrays_of(torch_checkpoints.read(place / "teacher.pth"))
+
+    return Reader("`.pth`", named("teacher.pth", damage.bytes_of(sound)), read, cost=3)
+
+
+@reader
+def run_page(folder: Path) -> Reader:
+    lines = [line(epoch) for epoch in (1, 2, 3)]
+    facts = {"Data": {"pictures": 8, "names": ["a", "b"]}, "Files": {"teacher": None}}
+    run = make(folder / "run", lines, facts=facts)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+
+    def jsonl(texts: list[str]) -> bytes:
+        return "\n".join(texts).encode("utf-8", "replace")
+
+    metrics = st.lists(damage.json_of(lines), min_size=1, max_size=4).map(jsonl)
+    several = st.fixed_dictionaries(
+        {},
+        optional={
+            "run/metrics.jsonl": metrics,
+            "run/facts.json": damage.json_of([facts]).map(lambda t: t.encode("utf-8", "replace")),
+            "run/config.yaml": damage.json_of([settings]).map(
+                lambda t: t.encode("utf-8", "replace")
+            ),
+        },
+    )
+    files = [path for path in run.rglob("*") if path.is_file()]
+    script = page.render(run).count("<script")
+
+    def read(place: Path) -> None:
+        html = page.render(place / "run")
+        html.encode()
+        assert len(Page(html).all("script")) == script
+
+    hostile = st.one_of(several, one_of(folder, files))
+    return Reader("a run's folder, for its page", hostile, read, cost=8)
+
+
+@reader
+def prepared_data(folder: Path) -> Reader:
+    tiny_run.folder(folder / "coco", train=3, validation=2)
+    data = config.Data(root=folder / "coco", prepared=folder / "prepared", image_size=(32, 32))
+    batches.open_split(data, "train")
+    files = [path for path in (folder / "prepared").rglob("*") if path.is_file()]
+
+    def read(place: Path) -> None:
+        examples = batches.open_split(data, "train")
+        for index in range(len(examples)):
+            examples[index]
+
+    return Reader("a prepared data set", one_of(folder, files), read, cost=20)
+
+
+@reader
+def networks(folder: Path) -> Reader:
+    onnx_network.PATIENCE = 5
+    plain = onnx_models.segmenter()
+    stamped = onnx_models.segmenter(1, 64, 64)
+    stamped.producer_name = "jaxdistill"
+    about = {
+        "input": {"dtype": "float32", "shape": [1, 3, 64, 64], "image_size": [64, 64]},
+        "output": {"range": "logits"},
+        "normalization": {"mean": [0, 0, 0], "std": [1, 1, 1], "done by": "the caller"},
+    }
+    onnx.helper.set_model_props(stamped, {name: json.dumps(v) for name, v in about.items()})
+    sound = [plain.SerializeToString(), stamped.SerializeToString()]
+
+    def card(text: str) -> bytes:
+        model = onnx.ModelProto.FromString(sound[1])
+        try:
+            for entry in model.metadata_props:
+                entry.value = json.dumps(json.loads(text)[entry.key])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            model.metadata_props[0].value = text.encode("utf-8", "replace").decode()
+        return model.SerializeToString()
+
+    def read(place: Path) -> None:
+        network = segmenter.load(place / "network.onnx", Given(gives="logits"), (64, 64))
+        shape = network.logits(np.zeros((1, 64, 64, 3), np.uint8)).shape
+        assert shape == (1, 64, 64, 1)
+
+    hostile = st.one_of(
+        damage.bytes_of(sound), graphs(plain), graphs(stamped), damage.json_of([about]).map(card)
+    )
+    return Reader("ONNX", named("network.onnx", hostile), read, cost=25)
+
+
+@st.composite
+def graphs(draw: st.DrawFn, sound: onnx.ModelProto) -> bytes:
+    """The network with another wiring, other operations, attributes, shapes."""
+    model = onnx.ModelProto()
+    model.CopyFrom(sound)
+    graph = model.graph
+    sizes = st.sampled_from((-(2**63), -1, 0, 1, 2, 3, 7, 2**16, 2**31, 2**40, 2**63 - 1))
+    operations = (
+        "Relu",
+        "Conv",
+        "Add",
+        "Expand",
+        "Resize",
+        "Loop",
+        "Reshape",
+        "Tile",
+        "Pad",
+        "Gemm",
+    )
+    names = ["picture", "low", "inner", "deep", "score", "mask", "low_weight", "deep_weight", ""]
+    for _ in range(draw(st.integers(1, 3))):
+        node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
+        tensor = graph.initializer[draw(st.integers(0, len(graph.initializer) - 1))]
+        match draw(st.sampled_from(("op", "wire", "attribute", "shape", "type", "input", "opset"))):
+            case "op":
+                node.op_type = draw(st.sampled_from(operations))
+            case "wire":
+                place = draw(st.integers(0, len(node.input)))
+                if place == len(node.input):
+                    node.input.append(draw(st.sampled_from(names)))
+                else:
+                    node.input[place] = draw(st.sampled_from(names))
+            case "attribute" if node.attribute:
+                attribute = node.attribute[draw(st.integers(0, len(node.attribute) - 1))]
+                for place in range(len(attribute.ints)):
+                    attribute.ints[place] = draw(sizes)
+            case "shape":
+                tensor.dims[draw(st.integers(0, len(tensor.dims) - 1))] = draw(sizes)
+            case "type":
+                tensor.data_type = draw(st.integers(0, 30))
+            case "input":
+                sides = graph.input[0].type.tensor_type.shape.dim
+                sides[draw(st.integers(0, len(sides) - 1))].dim_value = draw(sizes)
+            case "opset":
+                model.opset_import[0].version = draw(sizes)
+    return model.SerializeToString()
+
+
+@reader
+def checkpoint_folders(folder: Path) -> Reader:
+    run = folder / "run"
+    settings = config.check(
+        {
+            "run": str(run),
+            "data": {"root": "coco", "image_size": [64, 64]},
+            "losses": {"kl": 0, "mse": 0},
+            "student": {"encoder": "tf_efficientnet_lite0", "decoder_channels": [4, 4, 4, 4, 4]},
+        },
+        "tests",
+    )
+    run.mkdir()
+    (run / "config.yaml").write_text(config.dump(settings))
+    # What takes most of the time, and reads nothing of the run.
+    student.build = functools.lru_cache(maxsize=4)(student.build)
+    split = student.freeze(student.build(settings.student, seed=0), settings.student.frozen)
+    state = update.start(settings, split)
+    frozen = checkpoints.fingerprint(split.frozen)
+    with checkpoints.Checkpoints(run, settings.checkpoints) as written:
+        for step in (1, 2):
+            record = {"steps_per_epoch": 1, "frozen": frozen, "validation": {}}
+            written.save(state._replace(step=np.asarray(step)), record, step / 10)
+    own = checkpoints.fingerprint(student.variables_of(checkpoints.best(run).student))
+    files = [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
+    trees = [json.loads(path.read_bytes()) for path in files if path.name == "_METADATA"]
+    records = [json.loads(path.read_bytes()) for path in files if path.name == "metadata"]
+
+    def text(name: str, contents: list[object]) -> st.SearchStrategy[Files]:
+        return named(f"run/checkpoints/2/{name}", damage.json_of(contents))
+
+    def read(place: Path) -> None:
+        found = checkpoints.best(place / "run")
+        assert checkpoints.fingerprint(student.variables_of(found.student)) == own
+
+    hostile = st.one_of(
+        one_of(folder, files), text("state/_METADATA", trees), text("record/metadata", records)
+    )
+    return Reader("checkpoints", hostile, read, cost=250)
