@@ -8,7 +8,7 @@ import argparse
 import faulthandler
 import json
 import resource
-import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -22,10 +22,12 @@ sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import hostile
 from hypothesis import HealthCheck, given, seed, settings
 
-LIMIT = 3 * 2**30
-"""Bytes of memory that reading small files may take, before the system refuses."""
-MOST = 2**30
-"""And that they may really fill."""
+from jaxdistill.data import pictures
+
+LIMIT = 2**32
+"""Bytes of memory that reading small files may ask for, before the system refuses."""
+MOST = 22 * pictures.LARGEST
+"""And that it may really fill: what decoding the largest picture does."""
 PATIENCE = 30
 """Seconds for one example."""
 
@@ -51,10 +53,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="a line of JSON for each reader")
     given_ = parser.parse_args()
     faulthandler.enable()
+    faulthandler.register(signal.SIGALRM, chain=True)  # tells where, and ends the process
     warnings.simplefilter("ignore")
     if not given_.json:
-        print("| reads | tried | accepted | refused | slowest | memory |")
-        print("|---|---|---|---|---|---|")
+        print("| reads | tried | accepted | refused | seconds | slowest | memory |")
+        print("|---|---|---|---|---|---|---|")
     for name in given_.only or hostile.READERS:
         row = fuzz(name, given_.examples, given_.seed, given_.kept)
         print(
@@ -68,12 +71,14 @@ def fuzz(name: str, examples: int, number: int, kept: Path) -> Row:
     Raises:
       Exception: whatever the reader raised that it should not.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, (kept / name).open("wb") as evidence:
         place = Path(folder)
         reader = hostile.READERS[name](place)
         _limit_memory()
-        kept.mkdir(parents=True, exist_ok=True)
-        outcomes, before, began, slowest = Counter(), _reset_peak(), time.perf_counter(), 0.0
+        outcomes: Counter[str] = Counter()
+        before, began, slowest = _reset_peak(), time.perf_counter(), 0.0
+        sound: hostile.Files = {}
 
         @seed(number)
         @settings(
@@ -85,9 +90,12 @@ def fuzz(name: str, examples: int, number: int, kept: Path) -> Row:
         @given(reader.hostile)
         def attempt(files: hostile.Files) -> None:
             nonlocal slowest
-            sound = _replace(place, files)
-            evidence = _keep(kept / name, files)
-            faulthandler.dump_traceback_later(PATIENCE, exit=True)
+            _replace(place, files, sound)
+            evidence.seek(0)
+            evidence.write(repr(files).encode())
+            evidence.truncate()
+            evidence.flush()
+            signal.alarm(PATIENCE)
             started = time.perf_counter()
             try:
                 reader.read(place)
@@ -96,44 +104,34 @@ def fuzz(name: str, examples: int, number: int, kept: Path) -> Row:
                 assert str(refusal).isprintable(), f"not one line: {refusal!r}"
                 outcomes["refused"] += 1
             finally:
-                faulthandler.cancel_dump_traceback_later()
+                signal.alarm(0)
                 slowest = max(slowest, time.perf_counter() - started)
-                _replace(place, sound)
-            shutil.rmtree(evidence)
 
         attempt()
         filled = _peak() - before
         assert filled < MOST, f"{name}: reading took {filled / 2**20:.0f} MB"
         seconds = time.perf_counter() - began
-        return Row(
-            reader.title,
-            outcomes.total(),
-            outcomes["accepted"],
-            outcomes["refused"],
-            round(seconds, 2),
-            round(slowest, 3),
-            round(filled / 2**20),
-        )
+    (kept / name).unlink()
+    return Row(
+        reader.title,
+        outcomes.total(),
+        outcomes["accepted"],
+        outcomes["refused"],
+        round(seconds, 2),
+        round(slowest, 3),
+        round(filled / 2**20),
+    )
 
 
-def _replace(place: Path, files: hostile.Files) -> hostile.Files:
-    """Writes the files, and gives back what was there."""
-    before = {}
+def _replace(place: Path, files: hostile.Files, sound: hostile.Files) -> None:
+    """Writes the files, and those that the example before had damaged as they were."""
+    for name in sound.keys() - files.keys():
+        (place / name).write_bytes(sound.pop(name))
     for name, content in files.items():
         path = place / name
-        before[name] = path.read_bytes() if path.exists() else b""
+        if name not in sound:
+            sound[name] = path.read_bytes() if path.exists() else b""
         path.write_bytes(content)
-    return before
-
-
-def _keep(folder: Path, files: hostile.Files) -> Path:
-    """Left behind where the process does not survive the example, or the example is a bug."""
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _limit_memory() -> None:
@@ -155,7 +153,7 @@ def _peak() -> int:
 def _line(row: Row) -> str:
     return (
         f"| {row.title} | {row.tried:,} | {row.accepted:,} | {row.refused:,} | "
-        f"{row.slowest:.2f} s | {row.megabytes:.0f} MB |"
+        f"{row.seconds:.0f} | {row.slowest:.2f} s | {row.megabytes:.0f} MB |"
     )
 
 

@@ -19,7 +19,7 @@ from made_run import Page, line, make
 from PIL import Image
 
 from jaxdistill import checkpoints, config, page, update
-from jaxdistill.data import batches, coco_json, coco_person, pictures
+from jaxdistill.data import batches, coco_json, pictures
 from jaxdistill.deploy import segmenter
 from jaxdistill.deploy.segmenter import Given
 from jaxdistill.errors import UserError
@@ -315,7 +315,7 @@ def networks(folder: Path) -> Reader:
     hostile = st.one_of(
         damage.bytes_of(sound), graphs(plain), graphs(stamped), damage.json_of([about]).map(card)
     )
-    return Reader("ONNX", named("network.onnx", hostile), read, cost=25)
+    return Reader("ONNX", named("network.onnx", hostile), read, cost=5)
 
 
 @st.composite
@@ -404,4 +404,4 @@ def checkpoint_folders(folder: Path) -> Reader:
     hostile = st.one_of(
         one_of(folder, files), text("state/_METADATA", trees), text("record/metadata", records)
     )
-    return Reader("checkpoints", hostile, read, cost=250)
+    return Reader("checkpoints", hostile, read, cost=50)

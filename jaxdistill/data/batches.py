@@ -87,15 +87,20 @@ class _Part:
     def __init__(self, builder: prepared.Pictures) -> None:
         metadata = builder.info.metadata
         self.labelled = builder.labelled
-        self.ids = np.asarray(metadata["ids"], np.int64)
-        self.names: list[str] = metadata["names"]
-        self.fingerprint: str = metadata["fingerprint"]
         self.folder = builder.data_path
         encoded = ("image", "mask") if self.labelled else ("image",)
-        self.records = builder.as_data_source(
-            "+".join(metadata["parts"]),
-            decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},
-        )
+        try:
+            self.ids = np.asarray(metadata["ids"], np.int64)
+            self.names = [str(name) for name in metadata["names"]]
+            self.fingerprint = str(metadata["fingerprint"])
+            self.records = builder.as_data_source(
+                "+".join(metadata["parts"]),
+                decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},
+            )
+            if {self.ids.shape, (len(self.names),)} != {(len(self.records),)}:
+                raise ValueError("its lists are of different lengths")
+        except Exception as error:  # whatever TFDS stumbles over in its own files
+            raise self._damaged("", error) from None
 
     def photograph(self, index: int) -> Photograph:
         try:
@@ -103,12 +108,15 @@ class _Part:
             image = pictures.decode(record["image"], bool(record["upright"]))
             mask = pictures.decode_mask(record["mask"]) if self.labelled else None
         except Exception as error:  # array_record has no exceptions of its own
-            raise UserError(
-                f"the prepared data set {self.folder} is damaged at {self.names[index]} "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-                "delete that folder, and it is built anew"
-            ) from None
+            raise self._damaged(f" at {self.names[index]}", error) from None
         return Photograph(image, mask)
+
+    def _damaged(self, where: str, error: Exception) -> UserError:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return UserError(
+            f"the prepared data set {self.folder} is damaged{where} ({reason}); "
+            "delete that folder, and it is built anew"
+        )
 
 
 def _distinct(parts: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, " n"]:

@@ -16,7 +16,7 @@ Facts = Mapping[str, Mapping[str, Any]]
 BEST_BY = ("student_miou", "agreement")  # the first that there is, as checkpoints choose theirs
 _LARGEST_FILE = 2**28  # bytes: a line of metrics has a thousand
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-_LAST_EPOCH = 2**53  # up to which a float holds every one
+_LARGEST_NUMBER = 2**53  # up to which a float holds every integer
 
 
 class Column(NamedTuple):
@@ -56,11 +56,11 @@ class Run(NamedTuple):
         return next((c for c in self.columns if c.key == (group, name)), None)
 
     def setting(self, path: str) -> Any:
-        """The value at a dotted path of the configuration; None where there is none."""
+        """The value at a dotted path of the configuration; None where there is none that fits."""
         value: Any = self.settings
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+        return None if isinstance(value, int) and abs(value) > _LARGEST_NUMBER else value
 
     @property
     def score(self) -> Column | None:
@@ -124,7 +124,7 @@ def _metrics(path: Path) -> dict[int, dict[Key, float | None]]:
         try:
             values = json.loads(line)
             epoch = int(values.pop("epoch"))
-            if not 0 <= epoch <= _LAST_EPOCH:
+            if not 0 <= epoch <= _LARGEST_NUMBER:
                 raise ValueError(epoch)
             lines[epoch] = _flat(values)
         except _UNREADABLE:

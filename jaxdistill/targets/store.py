@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxdistill.errors import UserError
+from jaxdistill.files import printable
 
 FORMAT = 1  # part of the digest: another way to write entries is another shelf
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is nobody's
@@ -78,7 +79,7 @@ class Shelf:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError, TypeError) as error:
-            raise Damaged(f"{path}: {error}") from None
+            raise Damaged(printable(f"{path}: {error}")) from None
         if [array.shape for array in entry] != list(self.shapes) or checksum != _checksum(entry):
             raise Damaged(f"{path}: its checksum is not that of its bytes")
         return entry
