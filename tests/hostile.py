@@ -266,7 +266,7 @@ def run_page(folder: Path) -> Reader:
         assert len(Page(html).all("script")) == script
 
     hostile = st.one_of(several, one_of(folder, files))
-    return Reader("a run's folder, for its page", hostile, read, cost=8)
+    return Reader("a run's folder, for its page", hostile, read, cost=4)
 
 
 @reader
@@ -281,7 +281,7 @@ def prepared_data(folder: Path) -> Reader:
         for index in range(len(examples)):
             examples[index]
 
-    return Reader("a prepared data set", one_of(folder, files), read, cost=20)
+    return Reader("a prepared data set", one_of(folder, files), read, cost=3)
 
 
 @reader
@@ -315,7 +315,7 @@ def networks(folder: Path) -> Reader:
     hostile = st.one_of(
         damage.bytes_of(sound), graphs(plain), graphs(stamped), damage.json_of([about]).map(card)
     )
-    return Reader("ONNX", named("network.onnx", hostile), read, cost=5)
+    return Reader("ONNX", named("network.onnx", hostile), read, cost=2)
 
 
 @st.composite

@@ -1,0 +1,382 @@
+"""Files of somebody else's do no harm: fuzzed in a process of its own, and what that found."""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import onnx
+import onnx_models
+import pytest
+import tiny_run
+from made_run import line, make
+from PIL import Image
+
+from jaxdistill import config, page
+from jaxdistill.data import batches, coco_json, pictures
+from jaxdistill.deploy import segmenter
+from jaxdistill.errors import UserError
+from jaxdistill.files import read
+from jaxdistill.models import weights
+from jaxdistill.targets import onnx_network
+from jaxdistill.targets.onnx_graph import OnnxGraph
+from jaxdistill.targets.onnx_network import OnnxNetwork
+
+FUZZ = Path(__file__).with_name("fuzz.py")
+
+
+@pytest.mark.parametrize("examples", [120, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, examples: int) -> None:
+    """A crash, a hang, a strange error or too much memory ends the process with another code."""
+    command = [sys.executable, FUZZ, "--examples", str(examples), "--json", "--kept", tmp_path]
+    path = f"{tiny_run.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONPATH": path})
+    output = done.stderr.decode(errors="replace")[-8000:]
+    assert done.returncode == 0, f"{output}\nkept: {[f.read_bytes() for f in tmp_path.iterdir()]}"
+    rows = [json.loads(row) for row in done.stdout.splitlines() if row.startswith(b"{")]
+    assert len(rows) >= 10
+    assert all(row["tried"] >= examples // 100 for row in rows)
+    assert sum(row["refused"] for row in rows) > sum(row["tried"] for row in rows) / 2
+
+
+def aliases(levels: int, form: str) -> str:
+    """Each level stands for ten of the one before."""
+    rows = [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, levels)]
+    return "\n".join(["a0: &a0 {x: 1}", *rows])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (aliases(10, "[{}]"), "more than 20000 values"),
+        (aliases(10, "{{<<: [{}]}}"), "more than 20000 values"),
+        ("run: &a [*a]", "stands for what contains it"),
+        ("run: " + "[" * 100_000, "nested too deeply"),
+        ("run: !!bool x", "not valid YAML"),
+        ("run: !!int ''", "not valid YAML"),
+        ("run: !!timestamp x", "not valid YAML"),
+        ("#" * 300_000, "larger than"),
+        ("run: x\ndata: {root: x}\nlosses: {kl: 0, mse: 0}\nTargets: 3", "unknown key 'Targets'"),
+        ('run: "a\\0b"\ndata: {root: x}', "NUL"),
+        ('extends: "a\\0b"', "cannot read"),
+        ("run: ~nobody-of-that-name/x\ndata: {root: x}", "no home folder"),
+        (
+            "run: x\ndata: {root: x}\nstudent: {decoder_channels: [9000000, 1, 1, 1, 1]}",
+            "decoder_channels",
+        ),
+        ("run: x\ndata: {root: x, image_size: [640000, 640]}", "image_size"),
+        ("seed: " + "9" * 4000, "seed"),
+    ],
+)
+def test_a_configuration_does_no_harm(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    began = time.perf_counter()
+    with pytest.raises(UserError) as caught:
+        config.load(path)
+    assert complaint in str(caught.value)
+    assert time.perf_counter() - began < 5
+
+
+def test_aliases_of_a_reasonable_size_are_welcome(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "run: x\ndata: {root: x, train: &split {images: a}, validation: *split}\n"
+        "losses: {kl: 0, mse: 0}\nstudent: {normalization: {mean: &m [0, 0, 1], std: [1, 1, 1]}}"
+    )
+    assert config.load(path).data.validation.images == Path("a")
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe", "folder", "missing"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, place: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"not a regular file|No such file"):
+        read(tmp_path / place, 10**6)
+    with pytest.raises(UserError, match="cannot read the network"):
+        OnnxGraph(tmp_path / place)
+    with pytest.raises(UserError, match="cannot read the configuration"):
+        config.load(tmp_path / place)
+
+
+def test_names_cannot_steer_a_terminal_nor_fill_it() -> None:
+    message = str(UserError("a\nb\x1b[2Jc\u202e" + "x" * 10**6))
+    assert message.startswith(r"a\nb\x1b[2Jc\u202ex")
+    assert message.isprintable()
+    assert len(message) < 3000
+
+
+# Pictures
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def head(width: int, height: int) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
+def test_the_largest_picture_is_just_taken() -> None:
+    rows = zlib.compress(bytes(2**14 + 1) * 2**13, 1)  # grey
+    kind = b"IHDR", struct.pack(">IIBBBBB", 2**14, 2**13, 8, 0, 0, 0, 0)
+    content = png(kind, (b"IDAT", rows), (b"IEND", b""))
+    assert pictures.decode_mask(content).size == pictures.LARGEST
+    wider = b"IHDR", struct.pack(">IIBBBBB", 2**14 + 1, 2**13, 8, 0, 0, 0, 0)
+    with pytest.raises(pictures.PictureError, match="more than 134 million"):
+        pictures.decode(png(wider, (b"IDAT", rows), (b"IEND", b"")))
+
+
+def bomb_in_tiles() -> bytes:
+    """A TIFF of 16 x 16 grey pixels, in one deflated tile of a gigabyte."""
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: 2**15, 323: 2**15}
+    tags |= {324: 8, 325: len(ZEROS)}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    table = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(ZEROS)) + ZEROS + table
+
+
+def scans(count: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=True)
+    *body, last = file.getvalue().rpartition(b"\xff\xda")
+    return b"".join(body) + last.removesuffix(b"\xff\xd9") + (b"\xff\xda" + last) * count
+
+
+ZEROS = zlib.compress(bytes(2**28), 9)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(head(2**31 - 1, 2**31 - 1), (b"IDAT", ZEROS), (b"IEND", b"")),
+        png(head(8, 8), (b"iCCP", b"a\0\0" + ZEROS), (b"IDAT", b"")),
+        png(head(8, 8), (b"zTXt", b"a\0\0" + ZEROS), (b"IDAT", b"")),
+        png(head(8, 8), (b"iTXt", b"a\0\1\0\0\0" + ZEROS), (b"IDAT", b"")),
+        bomb_in_tiles(),
+        scans(2000),
+    ],
+    ids=["size", "iCCP", "zTXt", "iTXt", "tiles", "scans"],
+)
+def test_a_bomb_does_not_go_off(content: bytes) -> None:
+    began = time.perf_counter()
+    with pytest.raises(pictures.PictureError):
+        pictures.decode(content, upright=True)
+    assert time.perf_counter() - began < 2
+
+
+# Annotations
+
+
+def test_an_outline_is_not_walked_forever() -> None:
+    """pycocotools ended the process, where the system refused it the memory."""
+    corners = [-64.0, -64.0, 128.0, 128.0] * 500_000
+    with pytest.raises(UserError, match="outline of more than 1 million pixels"):
+        coco_json.draw(coco_json.Picture(1, "a.jpg", 64, 64, ([corners],)))
+
+
+def test_sizes_are_believed_only_once_the_picture_has_them(tmp_path: Path) -> None:
+    """Else a mask of 2**62 pixels would be drawn."""
+    root = tiny_run.folder(tmp_path / "coco")
+    [path] = (root / "annotations").glob("*train*")
+    content = json.loads(path.read_bytes())
+    content["images"][0] |= {"height": 2**31 - 1, "width": 2**31 - 1}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="mask and image of different size"):
+        batches.open_split(config.Data(root=root, prepared=tmp_path / "prepared"), "train")
+
+
+def test_a_link_is_the_users_own_but_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    """A JSON file cannot make a link; whoever has one in the folder wants it followed."""
+    root = tiny_run.folder(tmp_path / "coco")
+    picture = root / "images" / "train2017" / "1.png"
+    picture.rename(tmp_path / "elsewhere.png")
+    picture.symlink_to(tmp_path / "elsewhere.png")
+    data = config.Data(root=root, prepared=tmp_path / "prepared")
+    assert "1.png" in batches.open_split(data, "train").names
+    picture.unlink()
+    os.mkfifo(picture)
+    with pytest.raises(UserError, match=r"names the picture 1\.png, which is not in"):
+        batches.open_split(data, "train")
+
+
+@pytest.mark.parametrize(
+    "change", [{"parts": ["x"]}, {"ids": [1]}, {"names": []}, {"ids": ["x"] * 8}, {"parts": None}]
+)
+def test_a_prepared_data_set_whose_lists_are_wrong_is_named(tmp_path: Path, change: dict) -> None:
+    root = tiny_run.folder(tmp_path / "coco")
+    data = config.Data(root=root, prepared=tmp_path / "prepared")
+    batches.open_split(data, "train")
+    [path] = (tmp_path / "prepared").rglob("metadata.json")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    with pytest.raises(UserError, match="is damaged"):
+        batches.open_split(data, "train")
+
+
+# Networks and weights
+
+
+def test_a_loop_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_network, "PATIENCE", 0.5)
+    model = onnx_models.parse("""
+        net (float[N, 3, H, W] picture) => (float[N, 3, H, W] mask)
+        <int64 n = {9000000000000000000}, bool yes = {1}>
+        {
+            mask = Loop (n, yes, picture) <
+                body = step (int64 i, bool on, float[N, 3, H, W] x)
+                    => (bool still, float[N, 3, H, W] y)
+                { still = Identity (on) y = Neg (x) }
+            >
+        }""")
+    graph = OnnxGraph(onnx_models.save(model, tmp_path))
+    began = time.perf_counter()
+    with pytest.raises(UserError, match="cannot run it"):
+        OnnxNetwork(graph, ["mask"], None, (64, 64))
+    assert time.perf_counter() - began < 10
+
+
+def test_a_huge_input_is_not_made(tmp_path: Path) -> None:
+    for batch, side in ((1, 100_000), (10**6, 64)):
+        graph = OnnxGraph(onnx_models.save(onnx_models.segmenter(batch, side, side), tmp_path))
+        with pytest.raises(UserError, match="more than 134 million pixels"):
+            OnnxNetwork(graph, ["mask"], None, (64, 64))
+
+
+ABOUT = {
+    "input": {"dtype": "uint8", "shape": ["N", "H", "W", 3], "image_size": [64, 64]},
+    "output": {"range": "logits"},
+    "normalization": {"mean": [0, 0, 0], "std": [1, 1, 1], "done by": "the graph"},
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "change"),
+    [
+        ("input", {"image_size": [10**9, 10**9]}),
+        ("input", {"image_size": [float("inf"), 1]}),
+        ("input", {"image_size": [-32, 0]}),
+        ("input", {"shape": 7}),
+        ("input", {"shape": ["N", -5, 10**12, 3]}),
+        ("input", {"shape": ["N", 3]}),
+        ("output", {"range": []}),
+        ("normalization", {"done by": "the caller", "std": [0, 1, 1]}),
+        ("normalization", {"done by": "the caller", "mean": [float("nan"), 1, 1]}),
+    ],
+)
+def test_metadata_of_a_network_are_checked(tmp_path: Path, group: str, change: dict) -> None:
+    model = onnx_models.segmenter()  # which eats no bytes, whatever it says
+    model.producer_name = "jaxdistill"
+    told = {**ABOUT, group: {**ABOUT[group], **change}}
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in told.items()})
+    with pytest.raises(UserError):
+        segmenter.load(onnx_models.save(model, tmp_path), otherwise=(64, 64))
+
+
+def test_deep_metadata_of_a_network_are_refused(tmp_path: Path) -> None:
+    model = onnx_models.segmenter()
+    model.producer_name = "jaxdistill"
+    deep = "[" * 100_000 + "]" * 100_000
+    onnx.helper.set_model_props(model, dict.fromkeys(ABOUT, deep))
+    with pytest.raises(UserError, match="metadata are damaged"):
+        segmenter.load(onnx_models.save(model, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "[[NaN, 0, 0], [1, 1, 1]]", "[[0, 0, 0], [0, 1, 1]]", "[[1e999, 0, 0], 1]"],
+)
+def test_a_normalisation_of_no_use_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="normalization"):
+        weights.parse_normalization(text, Path("x.safetensors"))
+
+
+class TestCheckpointsOfTorch:
+    """None of their code is run, and none of their sizes is believed."""
+
+    @pytest.fixture(autouse=True)
+    def _torch(self) -> None:
+        self.torch = pytest.importorskip("torch", reason="needs the torch extra")
+
+    def refused(self, path: Path, content: object = None) -> str:
+        import torch_checkpoints
+
+        if content is not None:
+            self.torch.save(content, path)
+        with pytest.raises(UserError) as caught:
+            torch_checkpoints.read(path)
+        return str(caught.value)
+
+    def test_a_value_that_is_repeated_without_end(self, tmp_path: Path) -> None:
+        half = self.torch.zeros(1, dtype=self.torch.half)
+        assert "'a' is none" in self.refused(tmp_path / "a.pth", {"a": half.expand(2**40)})
+
+    def test_tensors_that_are_none(self, tmp_path: Path) -> None:
+        torch = self.torch
+        for tensor in (
+            torch.sparse_coo_tensor([[0], [0]], [1.0], (10, 10)),
+            torch.zeros(3, device="meta"),
+            torch.zeros(3, dtype=torch.complex64).conj(),
+        ):
+            assert "'a' is none" in self.refused(tmp_path / "a.pth", {"a": tensor})
+        assert "'1' is none" in self.refused(tmp_path / "a.pth", {1: torch.zeros(3)})
+
+    def test_a_compressed_file(self, tmp_path: Path) -> None:
+        self.torch.save({"a": self.torch.zeros(10**6)}, tmp_path / "sound.pth")
+        with (
+            zipfile.ZipFile(tmp_path / "sound.pth") as sound,
+            zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+        ):
+            for name in sound.namelist():
+                bomb.writestr(name, sound.read(name))
+        assert "compresses nothing" in self.refused(tmp_path / "bomb.pth")
+
+
+# A run's folder
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("metrics.jsonl", '{"epoch": Infinity}', "line 1"),
+        ("metrics.jsonl", '{"epoch": 1e300}', "line 1"),
+        ("metrics.jsonl", f'{{"epoch": 1, "train": {{"total": {10**400}}}}}', "line 1"),
+        ("metrics.jsonl", "[" * 100_000, "line 1"),
+        ("facts.json", "[" * 100_000, "expected JSON"),
+        ("config.yaml", aliases(10, "[{}]"), "more than 20000 values"),
+        ("config.yaml", b"\xff\xfe", "not a text file"),
+        ("samples/epoch_001.png", b"nothing", "cannot read the samples"),
+    ],
+)
+def test_a_run_of_somebody_else_s_has_a_page_or_says_why(
+    tmp_path: Path, file: str, content: str | bytes, complaint: str
+) -> None:
+    run = make(tmp_path / "run", [line(1), line(2)])
+    (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=complaint):
+        page.render(run)
+
+
+def test_odd_values_of_a_run_are_shown(tmp_path: Path) -> None:
+    odd = {"train": {"total": 5e-324, "\ud800": 1e308}, "seconds": {"</script>": -1e308}}
+    deep = json.loads("[" * 400 + "]" * 400)
+    run = make(
+        tmp_path / "run",
+        [line(1), line(2, **odd), {"epoch": 2**53}],
+        {"losses": {"total": 10**400}, "training": {"epochs": 10**400}, "teacher": {"onnx": [1]}},
+        {"<b>": {"\udfff": deep, '"': 10**100}},
+    )
+    os.utime(run / "metrics.jsonl", (2**40, 2**40))
+    html = page.render(run)
+    html.encode()
+    assert html.count("</script>") == 1
+    assert "<b>" not in html
