@@ -7,6 +7,7 @@ measured by the agreement with the teacher.
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from jaxdistill import checkpoints, config, config_tree, metrics, report
+from jaxdistill import checkpoints, config, config_tree, files, metrics, report
 from jaxdistill.data import pixels
 from jaxdistill.data.batches import Batch, Examples, open_split, validation_batches
 from jaxdistill.deploy import segmenter
@@ -290,8 +291,10 @@ def _write(output: Path, numbers: dict[str, Any], worst: Sequence[Shown]) -> Non
     sheet = report.sample_sheet(images, masks, teacher, logits)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "evaluation.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-        sheet.save(output / "worst.png")
+        files.write(output / "evaluation.json", json.dumps(numbers, indent=1).encode())
+        encoded = io.BytesIO()
+        sheet.save(encoded, "PNG")
+        files.write(output / "worst.png", encoded.getvalue())
     except OSError as error:
         raise UserError(f"cannot write into {output.absolute()}: {error.strerror}") from None
 

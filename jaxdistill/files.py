@@ -1,4 +1,4 @@
-"""Files that anybody may have written, taken into memory: what is no file, or too large, is not."""
+"""Files in folders that anybody may have filled: read within bounds, written in their own place."""
 
 import errno
 import stat
@@ -21,6 +21,18 @@ def read(path: Path, most: int) -> bytes:
     if status.st_size > most:
         raise OSError(errno.EFBIG, f"larger than {most / 1e6:.3g} MB", str(path))
     return path.read_bytes()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Whole or not at all; whoever reads meanwhile sees the file before.
+
+    Never through a link: in a folder that somebody else filled it may lead to any file.
+    """
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with partial.open("xb") as file:
+        file.write(content)
+    partial.replace(path)
 
 
 def printable(text: str) -> str:

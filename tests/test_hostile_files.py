@@ -380,3 +380,13 @@ def test_odd_values_of_a_run_are_shown(tmp_path: Path) -> None:
     html.encode()
     assert html.count("</script>") == 1
     assert "<b>" not in html
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", [line(1)])
+    own = tmp_path / "own"
+    own.write_text("mine")
+    for name in ("report.html", "report.partial"):
+        (run / name).symlink_to(own)
+    assert page.write(run).read_bytes().startswith(b"<!doctype html>")
+    assert own.read_text() == "mine"

@@ -27,10 +27,11 @@ A fact is text, a number, true, false, null, or a list of these; units belong in
 
 import base64
 import hashlib
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from string import Template
 
+from jaxdistill import files
 from jaxdistill.page import parts
 from jaxdistill.page.curves import charts
 from jaxdistill.page.folder import Run, read
@@ -48,9 +49,7 @@ def write(run: Path) -> Path:
       UserError: the folder is not a run, or a file in it cannot be read.
     """
     page = run / NAME
-    partial = page.with_suffix(".partial")
-    partial.write_text(render(run), encoding="utf-8")
-    partial.replace(page)
+    files.write(page, render(run).encode())
     return page
 
 
@@ -86,4 +85,4 @@ def _contents(run: Run) -> dict[str, str]:
 
 
 def _part(name: str) -> str:
-    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
