@@ -11,7 +11,14 @@ from onnx import NodeProto, helper
 
 from jaxdistill.config import Size
 from jaxdistill.targets.onnx_graph import OnnxGraph
-from jaxdistill.targets.onnx_network import FLOATS, cannot_run, input_size, open_session
+from jaxdistill.targets.onnx_network import (
+    FLOATS,
+    PATIENCE,
+    cannot_run,
+    input_size,
+    open_session,
+    within,
+)
 
 _SAME = {"Cast", "Dropout", "Identity"}
 """Operators that give what they are given."""
@@ -91,7 +98,8 @@ def _dims(
     height, width = input_size(graph.path, cut.picture, size, image_size)
     blank = np.zeros((batch, 3, height, width), cut.picture.dtype)
     try:
-        shapes = session.run(None, {cut.picture.name: blank})
+        with within(PATIENCE) as options:
+            shapes = session.run(None, {cut.picture.name: blank}, options)
     except Exception as error:  # onnxruntime's errors have no base class of their own
         raise cannot_run(graph.path, (height, width), error) from None
     return {t: tuple(map(int, dims)) for t, dims in zip(wanted, shapes, strict=True)}, batch
