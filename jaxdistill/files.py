@@ -17,7 +17,8 @@ def read(path: Path, most: int) -> bytes:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise OSError(errno.EINVAL, f"{kind}, not a file", str(path))
     if status.st_size > most:
         raise OSError(errno.EFBIG, f"larger than {most / 1e6:.3g} MB", str(path))
     return path.read_bytes()

@@ -387,7 +387,7 @@ def checkpoint_folders(folder: Path) -> Reader:
     frozen = checkpoints.fingerprint(split.frozen)
     with checkpoints.Checkpoints(run, settings.checkpoints) as written:
         for step in (1, 2):
-            record = {"steps_per_epoch": 1, "frozen": frozen, "validation": {}}
+            record = {"progress": {"phase": 0}, "frozen": frozen, "validation": {}}
             written.save(state._replace(step=np.asarray(step)), record, step / 10)
     own = checkpoints.fingerprint(student.variables_of(checkpoints.best(run).student))
     files = [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
