@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
-import hostile
+from hostile import Files
+from hostile_networks import READERS
 from hypothesis import HealthCheck, given, seed, settings
 
 from jaxdistill.data import pictures
@@ -47,7 +48,7 @@ class Row(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=300, help="of the cheapest readers")
-    parser.add_argument("--only", nargs="*", choices=sorted(hostile.READERS))
+    parser.add_argument("--only", nargs="*", choices=sorted(READERS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", type=Path, default=Path("build/fuzz"), help="of what did harm")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each reader")
@@ -58,7 +59,7 @@ def main() -> None:
     if not given_.json:
         print("| reads | tried | accepted | refused | seconds | slowest | memory |")
         print("|---|---|---|---|---|---|---|")
-    for name in given_.only or hostile.READERS:
+    for name in given_.only or READERS:
         row = fuzz(name, given_.examples, given_.seed, given_.kept)
         print(
             json.dumps({"name": name, **row._asdict()}) if given_.json else _line(row), flush=True
@@ -74,11 +75,11 @@ def fuzz(name: str, examples: int, number: int, kept: Path) -> Row:
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, (kept / name).open("wb") as evidence:
         place = Path(folder)
-        reader = hostile.READERS[name](place)
+        reader = READERS[name](place)
         _limit_memory()
         outcomes: Counter[str] = Counter()
         before, began, slowest = _reset_peak(), time.perf_counter(), 0.0
-        sound: hostile.Files = {}
+        sound: Files = {}
 
         @seed(number)
         @settings(
@@ -88,7 +89,7 @@ def fuzz(name: str, examples: int, number: int, kept: Path) -> Row:
             suppress_health_check=list(HealthCheck),
         )
         @given(reader.hostile)
-        def attempt(files: hostile.Files) -> None:
+        def attempt(files: Files) -> None:
             nonlocal slowest
             _replace(place, files, sound)
             evidence.seek(0)
@@ -123,7 +124,7 @@ def fuzz(name: str, examples: int, number: int, kept: Path) -> Row:
     )
 
 
-def _replace(place: Path, files: hostile.Files, sound: hostile.Files) -> None:
+def _replace(place: Path, files: Files, sound: Files) -> None:
     """Writes the files, and those that the example before had damaged as they were."""
     for name in sound.keys() - files.keys():
         (place / name).write_bytes(sound.pop(name))
