@@ -18,14 +18,16 @@ from jaxdistill.deploy.segmenter import Given
 from jaxdistill.models import student
 from jaxdistill.targets import onnx_network
 
+try:  # here, for it needs more room than a reader is given
+    import torch
+    import torch_checkpoints
+except ImportError:
+    torch = None
+
 __all__ = ["READERS"]  # with those below among them
 
 
-@reader
 def torch_files(folder: Path) -> Reader:
-    import torch
-    import torch_checkpoints
-
     def saved(content: object, zipped: bool) -> bytes:
         file = io.BytesIO()
         torch.save(content, file, _use_new_zipfile_serialization=zipped)
@@ -38,6 +40,10 @@ def torch_files(folder: Path) -> Reader:
         torch_checkpoints.arrays_of(torch_checkpoints.read(place / "teacher.pth"))
 
     return Reader("`.pth`", named("teacher.pth", damage.bytes_of(sound)), read, cost=3)
+
+
+if torch is not None:
+    reader(torch_files)
 
 
 @reader

@@ -35,7 +35,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, examples:
     output = done.stderr.decode(errors="replace")[-8000:]
     assert done.returncode == 0, f"{output}\nkept: {[f.read_bytes() for f in tmp_path.iterdir()]}"
     rows = [json.loads(row) for row in done.stdout.splitlines() if row.startswith(b"{")]
-    assert len(rows) >= 10
+    assert len(rows) >= 9
     assert all(row["tried"] >= examples // 100 for row in rows)
     assert sum(row["refused"] for row in rows) > sum(row["tried"] for row in rows) / 2
 
