@@ -26,7 +26,7 @@ from jaxdistill.targets.onnx_network import OnnxNetwork
 FUZZ = Path(__file__).with_name("fuzz.py")
 
 
-@pytest.mark.parametrize("examples", [120, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, examples: int) -> None:
     """A crash, a hang, a strange error or too much memory ends the process with another code."""
     command = [sys.executable, FUZZ, "--examples", str(examples), "--json", "--kept", tmp_path]
