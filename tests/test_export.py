@@ -22,6 +22,7 @@ from jaxdistill.deploy.student_graph import Form, Input, student_graph
 from jaxdistill.errors import UserError, command
 from jaxdistill.models import student
 from jaxdistill.models.student import Student
+from jaxdistill.progress import Progress
 
 SMALL = Settings(encoder="tf_efficientnet_lite0", decoder_channels=(16, 8, 8, 4, 4))
 ENCODERS = [
@@ -160,11 +161,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small: Student) -> Path:
             statistics={path: own[path] for path in split.statistics},
         ),
     )
-    with checkpoints.Checkpoints(settings.run, split.frozen) as kept:
-        kept.save(
-            state._replace(step=jnp.asarray(6, jnp.int32)),
-            {"validation": {"student_miou": 0.5}, "steps_per_epoch": 3},
-        )
+    record = {
+        "frozen": checkpoints.fingerprint(split.frozen),
+        "progress": vars(Progress(epoch=2, step=6)),
+        "validation": {"student_miou": 0.5},
+    }
+    with checkpoints.Checkpoints(settings.run, settings.checkpoints) as kept:
+        kept.save(state._replace(step=jnp.asarray(6, jnp.int32)), record, score=0.5)
     return settings.run
 
 
