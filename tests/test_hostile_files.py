@@ -8,6 +8,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_models
 import pytest
@@ -22,6 +23,7 @@ from jaxdistill.models import weights
 from jaxdistill.targets import onnx_network
 from jaxdistill.targets.onnx_graph import OnnxGraph
 from jaxdistill.targets.onnx_network import OnnxNetwork
+from jaxdistill.targets.store import Damaged, Shelf
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 
@@ -98,6 +100,16 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, place: str) -> None:
         OnnxGraph(tmp_path / place)
     with pytest.raises(UserError, match="cannot read the configuration"):
         config.load(tmp_path / place)
+
+
+def test_a_store_s_entry_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, "teacher", {}, [(1, 1, 1)])
+    shelf.write(7, False, [np.ones((1, 1, 1))])
+    [path] = shelf.folder.glob("*/7.safetensors")
+    path.write_bytes(path.read_bytes().replace(b'"F16"', b'"\\n "'))
+    with pytest.raises(Damaged) as caught:
+        shelf.read(7, False)
+    assert str(caught.value).isprintable()
 
 
 def test_names_cannot_steer_a_terminal_nor_fill_it() -> None:
