@@ -7,37 +7,37 @@ in its folder whole or not at all; one that was damaged later is known by its di
 """
 
 import errno
-import hashlib
-import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxdistill import config, unfreezing
+from jaxdistill.checkpoint_files import (
+    Damaged,
+    Parts,
+    Record,
+    fingerprint,
+    newest_first,
+    read_parts,
+    read_record,
+)
 from jaxdistill.errors import UserError
 from jaxdistill.models import student
-from jaxdistill.models.student import Student, Variables
+from jaxdistill.models.student import Student
 from jaxdistill.update import TrainState
 
-Record = dict[str, Any]
-Parts = Mapping[str, Variables]
-"""`parameters`, `statistics`, `optimizer`: arrays by name."""
 FOLDER = "checkpoints"
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax has to say, it raises
 _MARGIN = 2**20  # bytes of a checkpoint beside its arrays, and of the report
-
-
-class Damaged(Exception):
-    """A checkpoint that is there, but not as it was written; or not one of this network."""
 
 
 class Checkpoints:
@@ -119,7 +119,7 @@ class Restored(NamedTuple):
 
 def newest_record(run: Path) -> Record | None:
     """The plain values of the newest checkpoint where they can be read; None if there is none."""
-    for folder in _newest_first(run):
+    for folder in newest_first(run / FOLDER):
         try:
             return read_record(folder)
         except Damaged:
@@ -140,11 +140,11 @@ def latest(run: Path, like: Callable[[int], TrainState]) -> Restored | None:
       UserError: there are checkpoints, but none that is sound and fits; says why.
     """
     problems: dict[Path, str] = {}
-    for folder in _newest_first(run):
+    for folder in newest_first(run / FOLDER):
         try:
             record = read_record(folder)
             state = like(record["progress"]["phase"])
-            parts = _read_parts(folder, _parts(state), record)
+            parts = read_parts(folder, _parts(state), record)
         except Damaged as damage:
             problems[folder] = str(damage)
             continue
@@ -179,14 +179,15 @@ def best(run: Path) -> Best:
     first = fingerprint(unfreezing.freeze(network, settings.student, phase=0).frozen)
     for folder, record in records:
         if record["frozen"] != first:
-            raise UserError(
-                f"{run}: the frozen encoder is not the one it was trained on; restore "
+            problems.append(
+                f"{folder}: the frozen encoder is not the one it was trained on; restore "
                 f"{settings.student.encoder_weights or 'student.encoder_weights'}"
             )
+            continue
         split = unfreezing.freeze(network, settings.student, record["progress"]["phase"])
         wanted = {"parameters": split.parameters, "statistics": split.statistics}
         try:
-            parts = _read_parts(folder, wanted, record, partly=True)
+            parts = read_parts(folder, wanted, record, partly=True)
         except Damaged as damage:
             problems.append(str(damage))
             continue
@@ -199,38 +200,10 @@ def best(run: Path) -> Best:
     raise UserError(f"{run.absolute()} has no checkpoint yet: train for an epoch first")
 
 
-def fingerprint(variables: Mapping[str, Any]) -> str:
-    """A digest of names and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(variables):
-        digest.update(name.encode())
-        digest.update(np.asarray(variables[name]).tobytes())
-    return digest.hexdigest()
-
-
-def read_record(folder: Path) -> Record:
-    """The plain values of one checkpoint.
-
-    Raises:
-      Damaged: there are none, or they are not what a run writes.
-    """
-    try:
-        record = json.loads((folder / "record" / "metadata").read_text(encoding="utf-8"))
-        if not isinstance(record["digests"], dict) or not isinstance(record["frozen"], str):
-            raise TypeError("digests")
-        if record["progress"]["phase"] not in range(unfreezing.PHASES):
-            raise ValueError("phase")
-        if record["score"] is not None and not math.isfinite(record["score"]):
-            raise ValueError("score")
-        return record
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"{folder}: its record cannot be read ({_line(error)})") from None
-
-
 def _records(run: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
     """Checkpoints whose record is sound, the best first, then the newest; and what is wrong."""
     records, problems = [], []
-    for folder in _newest_first(run):
+    for folder in newest_first(run / FOLDER):
         try:
             records.append((folder, read_record(folder)))
         except Damaged as damage:
@@ -240,52 +213,6 @@ def _records(run: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
 
 def _score(record: Record) -> float:
     return -math.inf if record["score"] is None else record["score"]
-
-
-def _newest_first(run: Path) -> Iterator[Path]:
-    """The folders of the checkpoints that were written to their end."""
-    folders = [path for path in (run / FOLDER).glob("*") if path.name.isdecimal()]
-    yield from sorted(folders, key=lambda path: -int(path.name))
-
-
-def _read_parts(
-    folder: Path, wanted: Parts, record: Record, *, partly: bool = False
-) -> dict[str, Variables]:
-    """The arrays of the wanted parts, on the host, whatever devices they were saved from.
-
-    Args:
-      partly: a part may hold more than is wanted of it.
-
-    Raises:
-      Damaged: their names, shapes or bytes are not as wanted or not as they were written.
-    """
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    path = (folder / "state").absolute()
-    try:
-        stored = checkpointer.metadata(path).item_metadata.tree
-        shapes = {part: {n: tuple(m.shape) for n, m in stored[part].items()} for part in wanted}
-    except Exception as error:  # as in `save`
-        raise Damaged(f"{folder}: its arrays cannot be read ({_line(error)})") from None
-    for part, arrays in wanted.items():
-        for name in arrays.keys() | (set() if partly else shapes[part].keys()):
-            here, there = arrays.get(name), shapes[part].get(name)
-            if here is None or there != here.shape:
-                own = "nothing" if here is None else str(here.shape)
-                raise Damaged(f"{folder}: {name} is {there or 'not there'}, expected {own}")
-    # All of a part is read, for its digest.
-    blank = {part: {n: np.zeros(s, np.uint8) for n, s in shapes[part].items()} for part in wanted}
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), blank)
-    try:
-        parts = checkpointer.restore(
-            path,
-            args=ocp.args.PyTreeRestore(blank, restore_args=arguments, partial_restore=True),
-        )
-    except Exception as error:  # as above
-        raise Damaged(f"{folder}: its arrays cannot be read ({_line(error)})") from None
-    for part, arrays in parts.items():
-        if fingerprint(arrays) != record["digests"].get(part):
-            raise Damaged(f"{folder}: its {part} are not what was written")
-    return {part: {name: parts[part][name] for name in wanted[part]} for part in wanted}
 
 
 def _parts(state: TrainState) -> Parts:
@@ -319,8 +246,6 @@ def _place(value: Any, like: jax.Array) -> jax.Array:
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what it has to say, it raises
-
     def score(metrics: Any) -> float:
         return metrics["score"]
 
@@ -331,7 +256,3 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

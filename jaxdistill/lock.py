@@ -17,6 +17,7 @@ from jaxdistill.page.form import duration
 log = logging.getLogger(__name__)
 
 NAME = "lock"
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link could lead to any file
 
 
 @contextlib.contextmanager
@@ -27,7 +28,7 @@ def locked(run: Path) -> Iterator[None]:
       UserError: another process holds it; names that process and since when.
     """
     # The file stays when the lock is given up: whoever removed it could remove another's.
-    with (run / NAME).open("a+", encoding="utf-8") as file:
+    with os.fdopen(os.open(run / NAME, _FLAGS, 0o644), "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

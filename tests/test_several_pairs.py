@@ -57,6 +57,7 @@ def setting() -> Setting:
     return Setting(settings, split, pairs, fed, step)
 
 
+@pytest.mark.slow
 def test_each_pair_has_its_own_loss_and_weight(setting: Setting) -> None:
     state, first = setting.step(update.start(setting.settings, setting.split))
     _, second = setting.step(state)
@@ -75,6 +76,7 @@ def test_each_pair_has_its_own_loss_and_weight(setting: Setting) -> None:
     assert moved[int(np.argmin(sizes))] > 0 > moved[int(np.argmax(sizes))]
 
 
+@pytest.mark.slow
 def test_what_is_masked_is_drawn_from_the_step_s_number(setting: Setting) -> None:
     state = update.start(setting.settings, setting.split)
     one, other, again = (
@@ -87,6 +89,7 @@ def test_what_is_masked_is_drawn_from_the_step_s_number(setting: Setting) -> Non
     assert changed == [n for n, pair in enumerate(PAIRS) if pair.loss == "mgd"]
 
 
+@pytest.mark.slow
 def test_a_target_s_statistics_stay_as_they_were_measured(setting: Setting) -> None:
     names = [f"projectors.4.standard.{part}" for part in ("mean", "factor")]
     measured = {name: jnp.arange(5.0) for name in names}

@@ -63,6 +63,7 @@ def norm(values: dict[str, np.ndarray]) -> float:
     return float(np.sqrt(sum(np.square(value).sum() for value in values.values())))
 
 
+@pytest.mark.slow
 def test_a_stored_run_is_an_uncached_one_within_float16(place: Path, stored: Path) -> None:
     main(arguments(place, place / "uncached"))
     own, other = learnt(stored), learnt(place / "uncached")
@@ -79,6 +80,7 @@ def test_a_stored_run_is_an_uncached_one_within_float16(place: Path, stored: Pat
                 assert line[part][name] == pytest.approx(same[part][name], rel=bound), name
 
 
+@pytest.mark.slow
 def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, stored: Path) -> None:
     first = counts(stored)
     assert first["computed"] <= ENTRIES
@@ -105,6 +107,7 @@ def fill_arguments(place: Path, store: Path) -> list[str]:
     return [*arguments(place, place / "none"), f"targets.store={store}"]
 
 
+@pytest.mark.slow
 def test_filling_beforehand_leaves_nothing_to_compute(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -238,6 +238,7 @@ FLOAT32_AFTER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_all_that_steps_change(parity: Parity, case: Case) -> None:
     steps = Steps(case)
