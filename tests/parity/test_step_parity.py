@@ -48,16 +48,11 @@ class Case(NamedTuple):
 
 CASES = [
     Case(),
-    *(
-        pytest.param(case, marks=pytest.mark.slow)
-        for case in (
-            Case(size=(64, 64), seed=1),
-            Case(size=(64, 96), seed=2, encoder="tf_efficientnet_lite0", clip=None),
-            Case(seed=3, channels=(256, 128, 64, 32, 16)),
-            # The encoder's last stages train, too: the deepest of back-propagations.
-            Case(size=(64, 96), seed=4, frozen=(*SHALLOW, *CLASSIFIER), float32=False),
-        )
-    ),
+    Case(size=(64, 64), seed=1),
+    Case(size=(64, 96), seed=2, encoder="tf_efficientnet_lite0", clip=None),
+    Case(seed=3, channels=(256, 128, 64, 32, 16)),
+    # The encoder's last stages train, too: the deepest of back-propagations.
+    Case(size=(64, 96), seed=4, frozen=(*SHALLOW, *CLASSIFIER), float32=False),
 ]
 
 
