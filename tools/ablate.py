@@ -54,6 +54,7 @@ def rows(near: str, deep: str) -> dict[str, Row]:
     return {
         "masks": Row("no distillation (BCE + Dice)", ()),
         "logits": Row("+ logits (KL + MSE)", LOGITS),
+        "kl": Row("+ logits (KL alone)", ("losses.kl=1.0",)),
         "specified": Row("the specification as written", (*pairs(specified), *SHARED)),
         "tap": Row("logits + a decoder tap", pairs(one)),
         "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
