@@ -71,8 +71,9 @@ def _every(every: int, paths: Mapping[int, Path], best: int | None) -> Album | N
     return Album(sheets, len(epochs), every)
 
 
-# A page is written after each epoch: all sheets but the newest were encoded for the one before.
-@lru_cache(maxsize=128)
+# A page is written after each epoch: all sheets but the newest were encoded for the one before. No
+# more than a few budgets' worth of them is ever asked for.
+@lru_cache(maxsize=4096)
 def _encoded(path: Path, modified: int) -> tuple[int, int, bytes]:
     try:
         sheet = Image.fromarray(pictures.decode(files.read(path, pictures.LARGEST_FILE)))
