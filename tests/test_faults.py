@@ -44,7 +44,7 @@ class Runs:
 
     def __init__(self, place: Path, *settings: str) -> None:
         self.place, self.settings = place, settings
-        self.untouched = place / f"untouched-{len(settings)}"
+        self.untouched = place / f"untouched-{len(list(place.glob('untouched-*')))}"
         assert self.start(self.untouched).wait() == 0
 
     def start(self, run: Path, *more: str) -> Any:
