@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from jaxdistill import config, unfreezing
+from jaxdistill import config, processes, unfreezing
 from jaxdistill.checkpoint_files import (
     Damaged,
     Parts,
@@ -31,6 +31,7 @@ from jaxdistill.checkpoint_files import (
     read_record,
 )
 from jaxdistill.errors import UserError
+from jaxdistill.mesh import place
 from jaxdistill.models import student
 from jaxdistill.models.student import Student
 from jaxdistill.update import TrainState
@@ -148,8 +149,10 @@ def latest(run: Path, like: Callable[[int], TrainState]) -> Restored | None:
         except Damaged as damage:
             problems[folder] = str(damage)
             continue
-        for damaged in problems:
-            shutil.rmtree(damaged)
+        if processes.leads():
+            for damaged in problems:
+                shutil.rmtree(damaged)
+        processes.wait("damaged checkpoints removed")
         return Restored(_state(state, int(folder.name), parts), record, list(problems.values()))
     if problems:
         raise UserError(f"no checkpoint can be used: {'; '.join(problems.values())}")
@@ -242,7 +245,7 @@ def _state(like: TrainState, step: int, parts: Parts) -> TrainState:
 
 
 def _place(value: Any, like: jax.Array) -> jax.Array:
-    return jax.device_put(jnp.asarray(value, like.dtype), like.sharding)
+    return place(np.asarray(value, like.dtype), like.sharding)
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

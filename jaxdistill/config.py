@@ -278,6 +278,9 @@ class Training(Section):
     """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=1)] = 4
     """Pictures per step."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """In how many parts a step takes its batch, one after the other, where memory does not hold it
+    at once. Losses and gradients are the whole batch's; BatchNorm measures each part by itself."""
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     """Ends an epoch early, for rehearsals; null: the whole split."""
     learning_rate: Positive = 1e-4
@@ -300,6 +303,11 @@ class Checkpoints(Section):
     """A checkpoint when the last one is so old; null: no such one."""
     keep: Annotated[int, Field(ge=1)] = 2
     """How many of the latest are kept, next to the best."""
+
+
+class Mesh(Section):
+    data: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Among how many devices a batch is divided; `auto`: all that there are, of all processes."""
 
 
 class Config(Section):
@@ -325,6 +333,8 @@ class Config(Section):
     """Steps and optimizer."""
     checkpoints: Checkpoints = Checkpoints()
     """When they are written and how many stay."""
+    mesh: Mesh = Mesh()
+    """The devices that share every step."""
     precision: Precision = "float32"
     """What the student computes in; `bfloat16` is for GPUs. Parameters, BatchNorm statistics and
     losses are float32 in any case."""

@@ -11,28 +11,29 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from jaxdistill import config, update
+from jaxdistill import config, processes, update
 from jaxdistill.errors import UserError
-from jaxdistill.job import Fed, prepare, teaching
+from jaxdistill.job import prepare, teaching
 from jaxdistill.page.form import duration
+from jaxdistill.update import Fed
 
 _STEPS = 3  # after the first, which compiles
 
 
 def dry_run(settings: config.Config) -> None:
     """Everything that a run does up to its first steps; nothing is written into its folder."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, quiet=not processes.leads())
     job = prepare(settings, console)
     for line in teaching(job):
         console.print(line)
-    state = update.start(settings, job.split)
+    state = job.start()
     with closing(job.training(first_step=0)) as batches:
         fed = next(batches)
         console.print(f"a batch: {_shapes(fed)}")
         seconds = []
         for step in range(1 + _STEPS):
             began = time.perf_counter()
-            state, scalars = job.train_step(state, job.split.frozen, *fed)
+            state, scalars = job.train_step(state, job.frozen, *job.mesh.share(fed))
             _check(step, jax.device_get(scalars))
             fed = next(batches)
             seconds.append(time.perf_counter() - began)
@@ -40,8 +41,9 @@ def dry_run(settings: config.Config) -> None:
     each = statistics.median(steps)
     with closing(job.validation()) as batches:
         began = time.perf_counter()
-        variables = (state.parameters, state.statistics, job.split.frozen)
-        jax.block_until_ready(job.eval_step(*variables, *next(batches), jnp.ones(())))
+        variables = (state.parameters, state.statistics, job.frozen)
+        shared = job.mesh.share(next(batches))
+        jax.block_until_ready(job.eval_step(*variables, *shared, jnp.ones(())))
         evaluating = time.perf_counter() - began
     size = settings.training.batch_size
     epoch = job.steps * each

@@ -1,7 +1,7 @@
 """The two halves of an epoch: to learn from one split, and to measure on the other."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -12,15 +12,17 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from jaxdistill import config, report, schedules, update
+from jaxdistill import config, processes, report, schedules, update
 from jaxdistill.checkpoints import Checkpoints, Record
 from jaxdistill.data.batches import Batch
 from jaxdistill.errors import UserError
 from jaxdistill.interruption import Interruption
-from jaxdistill.job import Fed, Job
+from jaxdistill.job import Job
+from jaxdistill.mesh import own_rows
+from jaxdistill.processes import Agreement
 from jaxdistill.progress import Progress
 from jaxdistill.report import Report
-from jaxdistill.update import Scalars, TrainState
+from jaxdistill.update import Fed, Scalars, TrainState
 
 
 class Keeper:
@@ -28,19 +30,26 @@ class Keeper:
 
     Args:
       about: what every checkpoint's record says, next to the progress.
+      old: whether the processes find the last one old.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, settings: config.Checkpoints, about: Mapping[str, Any]
+        self,
+        checkpoints: Checkpoints,
+        settings: config.Checkpoints,
+        about: Mapping[str, Any],
+        old: Agreement,
     ) -> None:
         self._checkpoints, self._settings, self._about = checkpoints, settings, dict(about)
-        self._written = time.monotonic()
+        self._old, self._written = old, time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether one should be written after so many steps."""
+        """Whether one should be written after so many steps; all processes ask, and all agree."""
         steps, minutes = self._settings.every_steps, self._settings.every_minutes
-        return (steps is not None and step % steps == 0) or (
-            minutes is not None and time.monotonic() - self._written > 60 * minutes
+        if steps is not None and step % steps == 0:
+            return True
+        return minutes is not None and self._old.reached(
+            time.monotonic() - self._written > 60 * minutes
         )
 
     def save(
@@ -49,6 +58,7 @@ class Keeper:
         about = {**self._about, "progress": vars(progress).copy()}
         self._checkpoints.save(state, {**about, **record}, score)
         self._written = time.monotonic()
+        self._old.forget()
 
 
 def learn(
@@ -73,13 +83,13 @@ def learn(
     pending: tuple[Batch, Scalars] | None = None
     for step in track(steps, bar, console=console, transient=True, disable=not console.is_terminal):
         batch, targets = next(batches)
-        state, scalars = job.train_step(state, job.split.frozen, batch, targets)
+        state, scalars = job.train_step(state, job.frozen, *job.mesh.share((batch, targets)))
         # Read a step late, so that the device never waits to be asked.
         if pending:
             _count(job, progress, *pending, written, console)
         pending = (batch, scalars)
         done = step + 1
-        if interruption.requested or (done < steps.stop and keeper.due(done)):
+        if interruption.poll() or (done < steps.stop and keeper.due(done)):
             _count(job, progress, *pending, written, console)
             pending = None
             keeper.save(state, progress, {})
@@ -106,7 +116,7 @@ def _count(
     if term is None:
         progress.count(values, dict.fromkeys(update.OF_MASKS & values.keys(), labelled))
         return
-    names = {int(picture): job.examples.name_of(int(picture)) for picture in batch.ids}
+    names = {int(id): job.examples.name_of(int(id)) for id in processes.gather(batch.ids)}
     written.fault({"step": step, "term": term, "values": values, "pictures": names})
     allowed = job.settings.training.skip_nonfinite
     what = (
@@ -125,8 +135,11 @@ def _count(
 
 def validate(
     job: Job, state: TrainState, epoch: int, interruption: Interruption
-) -> tuple[dict[str, float], Image.Image] | None:
-    """Means over the validation split, and the sheet of sample pictures; None if interrupted."""
+) -> tuple[dict[str, float], Image.Image | None] | None:
+    """Means over the validation split, and the sheet of sample pictures; None if interrupted.
+
+    The pictures are process 0's: with several, not quite the first ones of the split.
+    """
     temperature = schedules.temperature(
         job.settings.losses.temperature, epoch, job.settings.training.epochs
     )
@@ -134,26 +147,30 @@ def validate(
     shown: list[tuple[np.ndarray, ...]] = []
     with closing(job.validation()) as batches:
         for batch, targets in batches:
-            if interruption.requested:
+            if interruption.poll():
                 return None
             sums, logits = job.eval_step(
                 state.parameters,
                 state.statistics,
-                job.split.frozen,
-                batch,
-                targets,
+                job.frozen,
+                *job.mesh.share((batch, targets)),
                 temperature,
             )
-            if len(shown) < report.SAMPLES:
+            if processes.leads() and len(shown) < report.SAMPLES:
                 masks = batch.masks if job.settings.data.validation.labelled else None
                 maps = [batch.images, masks, targets.logits, logits]
-                arrays = [np.asarray(m) if m is not None else [None] * len(logits) for m in maps]
+                rows = len(batch.images)
+                arrays = [own_rows(m) if m is not None else [None] * rows for m in maps]
                 real = int(batch.weights.sum())
                 shown += list(zip(*(a[:real] for a in arrays), strict=True))
             measured.append(jax.device_get(sums))
     means = update.means(measured)
     terms = {name: jnp.asarray(means[name]) for name in update.LOSSES if name in means}
     means["total"] = float(update.total(job.settings.losses, terms))
-    images, truth, teacher, own = zip(*shown[: report.SAMPLES], strict=True)
+    return means, _sheet(shown[: report.SAMPLES]) if processes.leads() else None
+
+
+def _sheet(shown: Sequence[tuple[np.ndarray, ...]]) -> Image.Image:
+    images, truth, teacher, own = zip(*shown, strict=True)
     known, theirs = (None if maps[0] is None else np.stack(maps) for maps in (truth, teacher))
-    return means, report.sample_sheet(np.stack(images), known, theirs, np.stack(own))
+    return report.sample_sheet(np.stack(images), known, theirs, np.stack(own))

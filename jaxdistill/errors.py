@@ -26,13 +26,22 @@ def command(main: Callable[[], int | None]) -> int:
     """
     try:
         return main() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        if error.errno not in _OF_DISKS:
+    except BaseException as error:
+        code = tell(error)
+        if code is None:
             raise
+        return code
+
+
+def tell(error: BaseException) -> int | None:
+    """Prints the line that an error deserves, and gives its exit code; None: it is none of ours."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.errno in _OF_DISKS:
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-    except KeyboardInterrupt:
+        return 2
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    return 2
+    return None

@@ -4,10 +4,14 @@ Settings that change no number, or only how long a run lasts, may differ; files 
 their content and not by their place.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxdistill import config
+import numpy as np
+
+from jaxdistill import config, processes
 from jaxdistill.checkpoints import fingerprint
 from jaxdistill.errors import UserError
 from jaxdistill.job import Job
@@ -28,6 +32,7 @@ _FREE = (
     "training.epochs",
     "training.skip_nonfinite",
     "checkpoints",
+    "mesh",  # rounding apart
 )
 _SHOWN = 5
 
@@ -60,6 +65,24 @@ def check(then: Identity, now: Identity, where: str) -> None:
         raise UserError(
             f"{where} was trained with something else: {shown}; go on with what it was, or add "
             f"--accept-changes if the change is meant"
+        )
+
+
+def check_processes(own: Identity) -> None:
+    """Sees that all processes of a run were given the same.
+
+    Raises:
+      UserError: names those that were not, as seen from process 0.
+    """
+    settings = {key: value for key, value in _flat(own["settings"]) if not _is_free(key)}
+    text = json.dumps([settings, own["files"]], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).digest()
+    digests = processes.gather(np.frombuffer(digest, np.uint8)[None])
+    others = [str(index) for index in np.flatnonzero((digests != digests[0]).any(1))]
+    if others:
+        raise UserError(
+            f"processes {', '.join(others)} have other settings, data or files than process 0; "
+            f"start all of them with the same command on the same files"
         )
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 EXIT_CODE = 75
@@ -13,15 +14,22 @@ class Interruption:
     """As a context it catches the first signal; the second one ends the process at once.
 
     Outside of the main thread, where Python lets nobody catch signals, it is never requested.
+
+    Args:
+      agree: whether any process of the run wishes to stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[bool], bool]) -> None:
+        self._agree = agree
         self.signal: str | None = None
         """Name of the signal that was caught."""
+        self.requested = False
+        """Whether the run is to stop, by the last `poll`."""
 
-    @property
-    def requested(self) -> bool:
-        return self.signal is not None
+    def poll(self) -> bool:
+        """Looks whether the run is to stop; to be called by all processes at the same places."""
+        self.requested = self.requested or self._agree(self.signal is not None)
+        return self.requested
 
     def __enter__(self) -> "Interruption":
         self._catches = threading.current_thread() is threading.main_thread()

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from rich.console import Console
 
-from jaxdistill import config, standards, unfreezing, update
+from jaxdistill import config, processes, standards, unfreezing, update
 from jaxdistill.checkpoints import fingerprint
 from jaxdistill.data import augment, batches, pixels
 from jaxdistill.data.batches import Batch, Examples
+from jaxdistill.mesh import Mesh
 from jaxdistill.models.pairs import Pair, describe_sizes, pair_up
 from jaxdistill.models.student import (
     Encoded,
@@ -28,18 +29,20 @@ from jaxdistill.models.student import (
 from jaxdistill.ops import compiling
 from jaxdistill.reach import explain, reach
 from jaxdistill.targets.ahead import ahead
-from jaxdistill.targets.frozen import FrozenNetworks, Targets
+from jaxdistill.targets.frozen import FrozenNetworks
 from jaxdistill.targets.stored import Encoder, StoredTargets
-
-Fed = tuple[Batch, Targets]
+from jaxdistill.update import Fed
 
 
 class Job(NamedTuple):
     """Everything a run works with."""
 
     settings: config.Config
+    mesh: Mesh
     pairs: list[Pair]
     split: Split
+    frozen: Variables
+    """Those of the split, on every device."""
     networks: FrozenNetworks
     examples: Examples
     validation_examples: Examples
@@ -51,11 +54,24 @@ class Job(NamedTuple):
     training_source: "Source"
     validation_source: "Source"
 
+    def start(self) -> update.TrainState:
+        """The state before the first step."""
+        return self.mesh.replicate(update.start(self.settings, self.split))
+
     def training(self, first_step: int) -> Generator[Fed]:
-        """Endless batches with their targets, prepared ahead of the step that needs them."""
+        """Endless batches with their targets, prepared ahead of the step that needs them.
+
+        Of each batch these are the rows of this process; so are those of `validation`.
+        """
         settings = self.settings
         read = batches.train_batches(
-            self.examples, settings.data, settings.training.batch_size, settings.seed, first_step
+            self.examples,
+            settings.data,
+            settings.training.batch_size,
+            settings.seed,
+            first_step,
+            jax.process_index(),
+            jax.process_count(),
         )
         return ahead(self.training_source.feed(read, first_step), _depth())
 
@@ -63,7 +79,11 @@ class Job(NamedTuple):
         """Once over the validation split."""
         settings = self.settings
         read = batches.validation_batches(
-            self.validation_examples, settings.data, settings.training.batch_size
+            self.validation_examples,
+            settings.data,
+            settings.training.batch_size,
+            jax.process_index(),
+            jax.process_count(),
         )
         return ahead(self.validation_source.feed(read), _depth())
 
@@ -81,8 +101,11 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     is bound to.
     """
     compiling.set_up()
-    examples = batches.open_split(settings.data, "train")
-    validation = batches.open_split(settings.data, "validation")
+    mesh = Mesh(settings.mesh.data)
+    mesh.check(settings.training.batch_size, settings.training.accumulate)
+    with processes.leader_first("data"):
+        examples = batches.open_split(settings.data, "train")
+        validation = batches.open_split(settings.data, "validation")
     console.print(
         f"data: {len(examples)} pictures to learn from{_without_masks(examples)}, "
         f"{len(validation)} to measure on{_without_masks(validation)}"
@@ -100,25 +123,27 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         console.print(line)
     student = build(settings.student, pairs, seed=settings.seed, dtype=settings.precision)
     split = unfreezing.freeze(student, settings.student, phase=0)
-    console.print(f"student: {settings.student.encoder} on {jax.devices()[0].device_kind}")
+    console.print(f"student: {settings.student.encoder} on {mesh.describe()}")
     natural = batches.steps_per_epoch(examples, settings.training.batch_size)
     steps = min(natural, settings.training.steps_per_epoch or natural)
     training_source = source(settings, networks, split, examples, settings.data.augment)
     if any(pair.standardized for pair in pairs):
-        measured = _standards(training_source, examples)
+        measured = processes.of_leader(_standards(training_source, examples))
         for line in standards.describe(measured):
             console.print(line)
         split = split.with_values(measured)
     return Job(
         settings,
+        mesh,
         pairs,
         split,
+        mesh.replicate(split.frozen),
         networks,
         examples,
         validation,
         steps,
-        update.make_train_step(settings, split.graph, steps),
-        update.make_eval_step(settings, split.graph),
+        update.make_train_step(settings, split.graph, steps, mesh),
+        update.make_eval_step(settings, split.graph, mesh),
         0,
         training_source,
         source(settings, networks, split, validation, "none"),
@@ -135,10 +160,11 @@ def in_phase(job: Job, state: update.TrainState, phase: int) -> tuple[Job, updat
     there = job._replace(
         phase=phase,
         split=split,
-        train_step=update.make_train_step(job.settings, split.graph, job.steps),
-        eval_step=update.make_eval_step(job.settings, split.graph),
+        frozen=job.mesh.replicate(split.frozen),
+        train_step=update.make_train_step(job.settings, split.graph, job.steps, job.mesh),
+        eval_step=update.make_eval_step(job.settings, split.graph, job.mesh),
     )
-    return there, update.carry(state, job.settings, split)
+    return there, job.mesh.replicate(update.carry(state, job.settings, split))
 
 
 def teaching(job: Job) -> list[str]:
@@ -204,7 +230,14 @@ class Source(NamedTuple):
 
     def feed(self, read: Iterable[Batch], first_step: int = 0) -> Iterator[Fed]:
         for step, batch in enumerate(read, start=first_step):
-            seen, clean, flipped = _augmented(self.settings.seed, step, batch, self.kind)
+            seen, clean, flipped = _augmented(
+                self.settings.seed,
+                step,
+                batch,
+                self.kind,
+                first=jax.process_index() * len(batch.images),
+                whole=jax.process_count() * len(batch.images),
+            )
             images = clean if self.settings.targets.clean_pictures else seen.images
             if self.stored is None:
                 yield seen, self.networks.targets(images)
@@ -215,19 +248,20 @@ class Source(NamedTuple):
                 )
 
 
-@partial(jax.jit, static_argnames="kind")
+@partial(jax.jit, static_argnames=("kind", "first", "whole"))
 def _augmented(
-    seed: int, step: int, batch: Batch, kind: augment.Kind
+    seed: int, step: int, batch: Batch, kind: augment.Kind, first: int, whole: int
 ) -> tuple[Batch, Float[Array, "b h w 3"], Bool[Array, " b"]]:
     """The batch that the student sees, its pictures before they were repainted, and the flips.
 
-    Bytes become [0, 1]; all randomness comes from (seed, step).
+    Bytes become [0, 1]; all randomness comes from (seed, step) and the place in the whole batch,
+    of which these are the rows from the `first` on.
     """
     key = jax.random.fold_in(jax.random.key(seed), step)
-    flipped = augment.flips(key, len(batch.images), kind)
+    flipped = augment.flips(key, whole, kind)[first : first + len(batch.images)]
     clean = augment.flip(flipped, pixels.in_unit(batch.images))
     masks = augment.flip(flipped, batch.masks.astype(jnp.float32))
-    seen = batch._replace(images=augment.repaint(key, clean, kind), masks=masks)
+    seen = batch._replace(images=augment.repaint(key, clean, kind, first), masks=masks)
     return seen, clean, flipped
 
 

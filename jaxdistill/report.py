@@ -40,13 +40,14 @@ class Report:
         """What holds for the whole run, for its page."""
         (self._run / "facts.json").write_text(json.dumps(sections, indent=1), encoding="utf-8")
 
-    def epoch(self, number: int, values: Mapping[str, Any], sheet: Image.Image) -> None:
+    def epoch(self, number: int, values: Mapping[str, Any], sheet: Image.Image | None) -> None:
         """One line of JSON, a point on each curve, the sample pictures, and the page anew.
 
         Epochs count from 1 here.
         """
         with (self._run / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": number, **values}) + "\n")
+        assert sheet is not None
         sheet.save(self._run / "samples" / f"epoch_{number:03d}.png")
         for name, value in _flat(values):
             self._board.add_scalar(name, value, number)
@@ -61,6 +62,25 @@ class Report:
 
     def close(self) -> None:
         self._board.close()
+
+
+class Silence(Report):
+    """The report of a process that leaves it to another one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def facts(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        pass
+
+    def epoch(self, number: int, values: Mapping[str, Any], sheet: Image.Image | None) -> None:
+        pass
+
+    def fault(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def forget_after(run: Path, epoch: int, step: int) -> None:

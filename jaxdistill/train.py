@@ -4,12 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from jaxdistill import config, guard, report, unfreezing, update
+from jaxdistill import config, guard, processes, report, unfreezing, update
 from jaxdistill.checkpoints import Checkpoints, Record, fingerprint, latest, newest_record
 from jaxdistill.dry_run import dry_run
 from jaxdistill.epochs import Keeper, learn, validate
@@ -19,6 +19,7 @@ from jaxdistill.interruption import EXIT_CODE, Interruption
 from jaxdistill.job import Job, in_phase, prepare, teaching
 from jaxdistill.lock import locked
 from jaxdistill.page.folder import BEST_BY
+from jaxdistill.processes import Agreement
 from jaxdistill.progress import Progress
 from jaxdistill.update import TrainState
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         action="store_true",
         help="with --resume: settings, data or files may differ from those of the run",
     )
+    processes.add_options(parser)
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as training.clip.norm=1"
     )
@@ -52,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     }
     overrides = given.overrides + [f"{key}={value}" for key, value in short.items() if value]
     settings = config.load(given.config, overrides)
-    if given.dry_run:
-        dry_run(settings)
-        return None
-    return train(settings, resume=given.resume, accept_changes=given.accept_changes)
+    with processes.joined(given):
+        if given.dry_run:
+            dry_run(settings)
+            return None
+        return train(settings, resume=given.resume, accept_changes=given.accept_changes)
 
 
 def _as_overrides(arguments: Sequence[str]) -> list[str]:
@@ -76,27 +79,30 @@ def train(
 
     Returns `interruption.EXIT_CODE` if it was asked to stop before its end.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, quiet=not processes.leads())
     job = prepare(settings, console)
-    for line in teaching(job):
+    for line in teaching(job) if processes.leads() else ():
         console.print(line)
-    about = {
+    about: Record = {
         "identity": guard.identity(job),
         "frozen": fingerprint(job.split.frozen),
         "steps_per_epoch": job.steps,
     }
-    with Interruption() as interruption, _claimed(settings.run, resume):
-        state, progress = update.start(settings, job.split), Progress()
+    guard.check_processes(about["identity"])
+    stop, old = Agreement(job.mesh), Agreement(job.mesh)
+    with Interruption(stop.reached) as interruption, _claimed(settings.run, resume):
+        state, progress = job.start(), Progress()
         if resume:
             job, state, progress = _resume(job, state, about, accept_changes, console)
-        _write(settings.run / "config.yaml", config.dump(settings))
+        if processes.leads():
+            _write(settings.run / "config.yaml", config.dump(settings))
         with (
             Checkpoints(settings.run, settings.checkpoints) as checkpoints,
-            closing(report.Report(settings.run, progress.epoch)) as written,
+            closing(_report(settings.run, progress.epoch)) as written,
             closing(job.training(first_step=progress.step)) as batches,
         ):
             written.facts(facts(job))
-            keeper = Keeper(checkpoints, settings.checkpoints, about)
+            keeper = Keeper(checkpoints, settings.checkpoints, about, old)
             record: Record = {}
             while progress.epoch < settings.training.epochs:
                 progress.phase = unfreezing.phase(settings.student, progress.epoch)
@@ -127,29 +133,36 @@ def train(
                 console.print(_line(progress.epoch, settings.training.epochs, record))
     if interruption.requested:
         console.print(
-            f"{interruption.signal}: stopped after step {progress.step}, and kept it; "
-            f"go on with --resume"
+            f"{interruption.signal or 'another process'}: stopped after step {progress.step}, "
+            f"and kept it; go on with --resume"
         )
         return EXIT_CODE
-    if record:
+    if record and processes.leads():
         variables = {**state.parameters, **state.statistics, **job.split.frozen}
         speed = record["images_per_second"]
         report.print_summary(console, record["validation"], variables, speed, settings.run)
-    else:
+    elif not record:
         console.print(f"{settings.run} has all of its {settings.training.epochs} epochs already")
     return None
 
 
 @contextmanager
 def _claimed(run: Path, resume: bool) -> Iterator[None]:
-    """The run's folder, for this process alone."""
-    run.mkdir(parents=True, exist_ok=True)
-    with locked(run):
-        if (run / "config.yaml").exists() and not resume:
-            raise UserError(
-                f"{run} holds a run already: --resume goes on with it, run=OTHER starts another"
-            )
+    """The run's folder, for the processes of this run alone."""
+    with ExitStack() as claim:
+        if processes.leads():
+            run.mkdir(parents=True, exist_ok=True)
+            claim.enter_context(locked(run))
+            if (run / "config.yaml").exists() and not resume:
+                raise UserError(
+                    f"{run} holds a run already: --resume goes on with it, run=OTHER starts another"
+                )
+        processes.wait("claimed")
         yield
+
+
+def _report(run: Path, epochs: int) -> report.Report:
+    return report.Report(run, epochs) if processes.leads() else report.Silence()
 
 
 def _resume(
@@ -166,7 +179,7 @@ def _resume(
         guard.check(then["identity"], about["identity"], str(run))
     found = latest(run, lambda phase: in_phase(job, fresh, phase)[1])
     if found is None:
-        report.forget_after(run, epoch=0, step=0)
+        _forget_after(run, epoch=0, step=0)
         console.print("nothing to resume from yet: starting at the first step")
         return job, fresh, Progress()
     for problem in found.damaged:
@@ -177,10 +190,15 @@ def _resume(
             f"{job.steps}; resume with the same data and batch size, or start another run"
         )
     progress = Progress(**found.record["progress"])
-    report.forget_after(run, progress.epoch, progress.step)
+    _forget_after(run, progress.epoch, progress.step)
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     job, _ = in_phase(job, fresh, progress.phase)
     return job, found.state, progress
+
+
+def _forget_after(run: Path, epoch: int, step: int) -> None:
+    if processes.leads():
+        report.forget_after(run, epoch, step)
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,7 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxdistill import config, features, losses, metrics, schedules, unfreezing
+from jaxdistill.accumulation import accumulate
 from jaxdistill.data.batches import Batch
+from jaxdistill.mesh import Mesh
 from jaxdistill.models.student import (
     GROUPS,
     Outputs,
@@ -26,6 +28,7 @@ from jaxdistill.ops import compiling
 from jaxdistill.targets.frozen import Targets
 
 Scalars = dict[str, Float[Array, ""]]
+Fed = tuple[Batch, Targets]
 LOSSES = ("kl", "mse", "bce", "dice", "feature")
 OF_MASKS = frozenset(
     {"bce", "dice", "student_miou", "student_iou", "student_boundary_iou", "teacher_miou"}
@@ -117,7 +120,7 @@ def _clip(clip: config.Clip) -> optax.GradientTransformation:
 
 
 def make_train_step(
-    settings: config.Config, graph: nnx.GraphDef, steps_per_epoch: int
+    settings: config.Config, graph: nnx.GraphDef, steps_per_epoch: int, mesh: Mesh | None = None
 ) -> TrainStep:
     """The jitted step: (state, frozen, batch, targets) to the next state and what was measured.
 
@@ -128,8 +131,14 @@ def make_train_step(
     finite the state is left as it was, but for the step's number: nothing is learnt, and nothing
     lost.
 
-    The state's buffers are donated.
+    The batch is taken in `training.accumulate` parts, one after the other: all measures and
+    gradients are means over the whole of it, but BatchNorm measures each part by itself, and its
+    statistics move once for each.
+
+    The state's buffers are donated. Over a mesh of several devices, state and frozen variables are
+    the same on each, batch and targets divided by rows.
     """
+    parts, mesh = settings.training.accumulate, mesh or Mesh()
 
     def step(
         state: TrainState, frozen: Variables, batch: Batch, targets: Targets
@@ -140,20 +149,35 @@ def make_train_step(
         )
         rate = schedules.learning_rate(settings.training, epoch)
 
-        def objective(parameters: Variables) -> tuple[Array, tuple[Scalars, Variables]]:
-            student = Split(graph, parameters, state.statistics, frozen).student()
-            key = features.mask_key(settings.seed, state.step)
-            outputs = student(batch.images, train=True, encoded=targets.encoded, key=key)
+        def pictures(name: str) -> Array:
+            """Of the whole batch, a part's share."""
+            return jnp.maximum(_counted(name, batch).sum(), 1) / parts
+
+        def objective(
+            parameters: Variables, part: int | Array, rows: Fed, statistics: Variables
+        ) -> tuple[Array, tuple[Scalars, Variables]]:
+            own, targets = rows
+            student = Split(graph, parameters, statistics, frozen).student()
+            key = features.mask_key(settings.seed, state.step * parts + part)
+            outputs = student(own.images, train=True, encoded=targets.encoded, key=key)
             after = variables_of(student)
-            sums = _sums(loss_terms(settings, outputs, batch, targets, temperature), batch)
-            terms = {name: one.total / jnp.maximum(one.pictures, 1) for name, one in sums.items()}
-            statistics = {path: after[path] for path in state.statistics}
+            sums = _sums(loss_terms(settings, outputs, own, targets, temperature), own)
+            terms = {name: one.total / pictures(name) for name, one in sums.items()}
             balancing, weights = _balancing(settings, outputs.balance, terms)
             value = total(settings.losses, terms)
-            return value + balancing, ({**terms, **weights, "total": value}, statistics)
+            moved = {path: after[path] for path in statistics}
+            return value + balancing, ({**terms, **weights, "total": value}, moved)
 
-        (_, (terms, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(
-            state.parameters
+        def measure(
+            part: int | Array, rows: Fed, statistics: Variables
+        ) -> tuple[tuple[Scalars, Variables], Variables]:
+            (_, (terms, moved)), gradients = jax.value_and_grad(objective, has_aux=True)(
+                state.parameters, part, rows, statistics
+            )
+            return (terms, gradients), moved
+
+        (terms, gradients), statistics = accumulate(
+            measure, (batch, targets), state.statistics, parts
         )
         norm = optax.global_norm(gradients)
         update = optimizer(settings, state.parameters).update
@@ -174,7 +198,7 @@ def make_train_step(
         }
         return TrainState(state.step + 1, *kept), measured
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiling.options())
+    return mesh.jit(step, mesh.same, donate_argnums=0, compiler_options=compiling.options())
 
 
 def _norms(gradients: Variables) -> Scalars:
@@ -187,11 +211,15 @@ def _norms(gradients: Variables) -> Scalars:
     }
 
 
-def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
+def make_eval_step(
+    settings: config.Config, graph: nnx.GraphDef, mesh: Mesh | None = None
+) -> EvalStep:
     """The jitted validation step: every measure's sum over the batch's pictures, and the logits.
 
-    Its arguments: parameters, statistics, frozen, batch, targets, temperature of the KL loss.
+    Its arguments: parameters, statistics, frozen, batch, targets, temperature of the KL loss. Over
+    a mesh, the logits are divided by rows.
     """
+    mesh = mesh or Mesh()
 
     def step(
         parameters: Variables,
@@ -216,7 +244,7 @@ def make_eval_step(settings: config.Config, graph: nnx.GraphDef) -> EvalStep:
             values["agreement"] = metrics.agreement(predicted, teacher)
         return _sums(values, batch), outputs.logits
 
-    return jax.jit(step, compiler_options=compiling.options())
+    return mesh.jit(step, (mesh.same, mesh.rows), compiler_options=compiling.options())
 
 
 def means(batches: Iterable[Mapping[str, Sum]]) -> dict[str, float]:
@@ -295,5 +323,10 @@ def _balancing(
 
 
 def _sums(values: dict[str, Float[Array, " b"]], batch: Batch) -> dict[str, Sum]:
-    counted = {name: batch.labelled if name in OF_MASKS else batch.weights for name in values}
+    counted = {name: _counted(name, batch) for name in values}
     return {name: Sum((values[name] * one).sum(), one.sum()) for name, one in counted.items()}
+
+
+def _counted(name: str, batch: Batch) -> Float[Array, " b"]:
+    """1 for each picture that has what a measure takes."""
+    return batch.labelled if name in OF_MASKS else batch.weights

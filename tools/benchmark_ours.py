@@ -23,7 +23,7 @@ LEAD = 3  # steps until as many targets lie ready as ever will
 class OurStep:
     def __init__(self, given: Given) -> None:
         self._job = job.prepare(given.settings, Console(stderr=True), given.threads)
-        self._state = update.start(given.settings, self._job.split)
+        self._state = self._job.start()
         with closing(self._job.training(first_step=0)) as batches:
             self._fed = jax.block_until_ready(next(batches))
         began = time.perf_counter()
@@ -56,7 +56,8 @@ class OurStep:
         return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
 
     def _learn(self) -> update.Scalars:
-        self._state, scalars = self._job.train_step(self._state, self._job.split.frozen, *self._fed)
+        fed = self._job.mesh.share(self._fed)
+        self._state, scalars = self._job.train_step(self._state, self._job.frozen, *fed)
         return scalars
 
     def _producers(self) -> dict[str, Callable[[], object]]:

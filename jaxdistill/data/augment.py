@@ -83,16 +83,22 @@ def flip(flipped: Bool[Array, " b"], maps: Float[Array, "b h w c"]) -> Float[Arr
     return jnp.where(flipped[:, None, None, None], maps[:, :, ::-1], maps)
 
 
-@functools.partial(jax.jit, static_argnames="kind")
+@functools.partial(jax.jit, static_argnames=("kind", "first"))
 def repaint(
-    key: Key[Array, ""], images: Float[Array, "b h w 3"], kind: Kind
+    key: Key[Array, ""], images: Float[Array, "b h w 3"], kind: Kind, first: int = 0
 ) -> Float[Array, "b h w 3"]:
-    """What `augment` does to pixels where they stand."""
+    """What `augment` does to pixels where they stand.
+
+    Args:
+      first: the place in the batch of the first of these examples.
+    """
     if not _STAGES[kind]:
         return images
     one = functools.partial(_repaint_one, stages=_STAGES[kind])
     key = jax.random.fold_in(key, _PAINT)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(images)))
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
+        jnp.arange(first, first + len(images))
+    )
     # Side by side, every operation is computed for every example, and most results are dropped:
     # nothing to a GPU, but a CPU is better off with one example after the other.
     return jax.lax.platform_dependent(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdistill.mesh import sum_over_rows
 from jaxdistill.ops.depthwise import Padding
 
 Map = Float[Array, "b h w i"]
@@ -56,7 +57,7 @@ def _backward(padding: Padding, saved: tuple[Map, Kernel], dy: Gradient) -> tupl
     dkernel = lax.platform_dependent(
         x,
         dy,
-        cpu=lambda x, dy: gradient_by_rows(x, dy, padding),
+        cpu=sum_over_rows(partial(gradient_by_rows, padding=padding)),
         default=lambda x, dy: plain_gradient(x, dy, padding),
     )
     return dx, dkernel

@@ -1,0 +1,158 @@
+"""One run in many processes: how they find each other, agree, and end together."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxdistill.errors import UserError, tell
+from jaxdistill.mesh import Mesh
+
+PATIENCE = 60
+"""Seconds without a sign of life after which a process is taken for lost, and the others end."""
+LOST = 76
+"""Exit code of a process whose run failed elsewhere: `EX_PROTOCOL` of sysexits.h."""
+_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+_ANNOUNCED = ("JAX_COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX")
+Tree = TypeVar("Tree")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """To a command line that runs in many processes."""
+    group = parser.add_argument_group("many processes, where Slurm or Open MPI does not tell")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--processes", type=int, help="how many there are; 1: this one is alone")
+    group.add_argument("--process", type=int, help="which of them this is, counted from 0")
+
+
+@contextmanager
+def joined(given: argparse.Namespace) -> Iterator[None]:
+    """Inside, this process is one of those of its run, if there are several; before, JAX must not
+    have been used.
+
+    Where they are several, whatever is raised inside ends the process at once, with its line: a
+    process that waited for the others would keep them waiting.
+
+    Raises:
+      UserError: the others cannot be found.
+    """
+    if not _expected(given):
+        yield
+        return
+    _initialize(given)
+    try:
+        yield
+    except BaseException as error:
+        code = tell(error)
+        if code is None:
+            code = LOST
+            if not isinstance(error, jax.errors.JaxRuntimeError):
+                traceback.print_exc()
+            print(
+                f"error: process {jax.process_index()} cannot go on ({_line(error)}); most likely "
+                f"another process failed: see its last line, then start all again with --resume",
+                file=sys.stderr,
+            )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    jax.distributed.shutdown()
+
+
+def _expected(given: argparse.Namespace) -> bool:
+    """Whether options or environment speak of other processes."""
+    if given.processes is not None:
+        return given.processes > 1
+    counts = [os.environ.get(name, "1") for name in _COUNTS]
+    several = any(count.isdecimal() and int(count) > 1 for count in counts)
+    return several or bool(given.coordinator) or any(name in os.environ for name in _ANNOUNCED)
+
+
+def _initialize(given: argparse.Namespace) -> None:
+    # Its handler of SIGTERM would stand in the way of `interruption`.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            given.coordinator,
+            given.processes,
+            given.process,
+            heartbeat_timeout_seconds=PATIENCE,
+            shutdown_timeout_seconds=PATIENCE,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the run's processes cannot be joined ({_line(error)}); give each of them "
+            f"--coordinator HOST:PORT, --processes N and --process I, or run alone with "
+            f"--processes 1"
+        ) from None
+
+
+def leads() -> bool:
+    """Whether this process is the one that prints, draws and writes what all have in common."""
+    return jax.process_index() == 0
+
+
+def wait(place: str) -> None:
+    """Until all processes have come to that place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
+@contextmanager
+def leader_first(place: str) -> Iterator[None]:
+    """What is made on disk, where it is not there yet: by one process, and found by the others."""
+    if not leads():
+        wait(place)
+    yield
+    if leads():
+        wait(place)
+
+
+def of_leader(tree: Tree) -> Tree:
+    """Process 0's values, for all."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+def gather(values: Any) -> np.ndarray:
+    """The rows of all processes, in their order."""
+    if jax.process_count() == 1:
+        return np.asarray(values)
+    return np.concatenate(multihost_utils.process_allgather(np.asarray(values)))
+
+
+class Agreement:
+    """Whether any process wishes something: the same answer to all of them at the same call.
+
+    With several processes it is what was wished at the call before, so that nobody waits for the
+    devices.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh, self._asked = mesh, None
+        self._any = jax.jit(lambda flags: flags.any(), out_shardings=mesh.same)
+
+    def reached(self, wish: bool) -> bool:
+        """To be called by all processes as often."""
+        if jax.process_count() == 1:
+            return wish
+        before = self._asked
+        flags = np.full(jax.local_device_count(), wish)
+        self._asked = self._any(self._mesh.share(flags))
+        return before is not None and bool(before)
+
+    def forget(self) -> None:
+        """What was wished before has been done."""
+        self._asked = None
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
