@@ -5,12 +5,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jaxdistill import config
+from jaxdistill import config, processes
 from jaxdistill.data import augment, batches, pixels
 from jaxdistill.errors import UserError
 from jaxdistill.job import Source, prepare
@@ -21,32 +22,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m jaxdistill.targets", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+    processes.add_options(parser)
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as targets.store=PATH"
     )
     given = parser.parse_intermixed_args(arguments)
-    fill(config.load(given.config, given.overrides))
+    settings = config.load(given.config, given.overrides)
+    with processes.joined(given):
+        fill(settings)
 
 
 def fill(settings: config.Config) -> None:
     """Computes and keeps every target that a run with these settings will ask for.
 
-    What is there already stays, so it goes on where it was stopped.
+    What is there already stays, so it goes on where it was stopped. Of several processes, each
+    takes its rows of every batch.
 
     Raises:
       UserError: no store is configured, or the disk has not enough room.
     """
     if settings.targets.store is None:
         raise UserError("targets.store is not set: give the folder to fill, targets.store=PATH")
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, quiet=not processes.leads())
     job = prepare(settings, console)
     shares = [
         _Share("train", job.examples, job.training_source),
         _Share("validation", job.validation_examples, job.validation_source),
     ]
     _check_room(settings.targets.store, shares, console)
+    processes.wait("counted")
     for share in shares:
         share.fill(console)
+    processes.wait("filled")
     made = sum(share.missing for share in shares)
     console.print(f"{settings.targets.store}: {made} computed, and nothing is missing now")
 
@@ -68,7 +75,9 @@ class _Share:
         settings = self._source.settings
         size = settings.training.batch_size
         for batch in track(
-            batches.validation_batches(self._examples, settings.data, size),
+            batches.validation_batches(
+                self._examples, settings.data, size, jax.process_index(), jax.process_count()
+            ),
             f"{self.title}: {self.missing} of {self.wanted} to compute",
             total=-(-len(self._examples) // size),
             console=console,

@@ -91,7 +91,11 @@ class Job(NamedTuple):
         """Under `store`, entries of both splits: read, computed, damaged; empty without a store."""
         splits = [self.training_source.stored, self.validation_source.stored]
         counts = [stored.counts for stored in splits if stored]
-        return {"store": {k: sum(c[k] for c in counts) for k in counts[0]}} if counts else {}
+        if not counts:
+            return {}
+        own = [[sum(each[kind] for each in counts) for kind in counts[0]]]
+        together = processes.gather(own).sum(0).tolist()
+        return {"store": dict(zip(counts[0], together, strict=True))}
 
 
 def prepare(settings: config.Config, console: Console, threads: int | None = None) -> Job:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,8 +16,6 @@ from jax.experimental import multihost_utils
 from jaxdistill.errors import UserError, tell
 from jaxdistill.mesh import Mesh
 
-PATIENCE = 60
-"""Seconds without a sign of life after which a process is taken for lost, and the others end."""
 LOST = 76
 """Exit code of a process whose run failed elsewhere: `EX_PROTOCOL` of sysexits.h."""
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
@@ -30,6 +29,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
     group.add_argument("--processes", type=int, help="how many there are; 1: this one is alone")
     group.add_argument("--process", type=int, help="which of them this is, counted from 0")
+    group.add_argument(
+        "--patience",
+        type=int,
+        default=60,
+        metavar="SECONDS",
+        help="how long a process may give no sign of life before the others end too; 60",
+    )
 
 
 @contextmanager
@@ -47,6 +53,7 @@ def joined(given: argparse.Namespace) -> Iterator[None]:
         yield
         return
     _initialize(given)
+    last_words = _LastWords(given.patience)
     try:
         yield
     except BaseException as error:
@@ -60,10 +67,32 @@ def joined(given: argparse.Namespace) -> Iterator[None]:
                 f"another process failed: see its last line, then start all again with --resume",
                 file=sys.stderr,
             )
+        last_words.spare()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     jax.distributed.shutdown()
+    last_words.spare()
+
+
+class _LastWords:
+    """A line for when this process ends without one of its own: JAX aborts it when it learns that
+    another one is lost."""
+
+    def __init__(self, patience: int) -> None:
+        line = (
+            f"error: process {jax.process_index()} was ended, since another one had failed or had "
+            f"given no sign of life for {patience} s, or it was killed itself; see which was the "
+            f"first, then start all again with --resume"
+        )
+        waits = 'trap "" INT TERM; read -r word || echo "$0" >&2'
+        self._shell = subprocess.Popen(
+            ["sh", "-c", waits, line], stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def spare(self) -> None:
+        """It is not needed."""
+        self._shell.communicate(b"spared\n")
 
 
 def _expected(given: argparse.Namespace) -> bool:
@@ -83,8 +112,8 @@ def _initialize(given: argparse.Namespace) -> None:
             given.coordinator,
             given.processes,
             given.process,
-            heartbeat_timeout_seconds=PATIENCE,
-            shutdown_timeout_seconds=PATIENCE,
+            heartbeat_timeout_seconds=given.patience,
+            shutdown_timeout_seconds=given.patience,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(

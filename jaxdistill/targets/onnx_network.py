@@ -59,6 +59,7 @@ class OnnxNetwork:
         """The onnxruntime execution provider that does the work."""
         on_gpu = self.provider == "CUDAExecutionProvider"
         self._device = "cuda" if on_gpu and jax.default_backend() == "gpu" else "cpu"
+        self._ordinal = _gpu() if self._device == "cuda" else 0
         # One picture at a time is faster on a CPU: its working set stays in the cache.
         self._chunk = self._picture.batch or (None if on_gpu else 1)
         self.shapes = self._try()
@@ -117,13 +118,13 @@ class OnnxNetwork:
         binding.bind_input(
             self._picture.name,
             self._device,
-            0,
+            self._ordinal,
             images.dtype.type,
             images.shape,
             images.unsafe_buffer_pointer(),
         )
         for tensor in self.tensors:
-            binding.bind_output(tensor, self._device)
+            binding.bind_output(tensor, self._device, self._ordinal)
         self._session.run_with_iobinding(binding, options)
         binding.synchronize_outputs()
         outputs = binding.get_outputs_as_ortvaluevector()
@@ -166,7 +167,13 @@ def open_session(
     try:
         # Its own fallback prints a banner and goes on without the GPU.
         return onnxruntime.InferenceSession(
-            model, options, providers=_providers(), enable_fallback=0
+            model,
+            options,
+            providers=_providers(),
+            provider_options=[
+                {"device_id": _gpu()} if name.startswith("CUDA") else {} for name in _providers()
+            ],
+            enable_fallback=0,
         )
     except Exception as error:  # onnxruntime's errors have no base class of their own
         raise UserError(f"{path}: onnxruntime cannot open it: {_line(error)}") from None
@@ -215,6 +222,13 @@ def _providers() -> list[str]:
         return ["CPUExecutionProvider"]
     onnxruntime.preload_dlls()  # else CUDA's libraries from PyPI are not found, silently
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _gpu() -> int:
+    """This process's first GPU, by CUDA's number: several processes may each have their own."""
+    if jax.default_backend() != "gpu":
+        return 0
+    return jax.local_devices()[0].local_hardware_id or 0
 
 
 def _line(error: Exception) -> str:

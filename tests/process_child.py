@@ -1,0 +1,28 @@
+"""`jaxdistill.train`, leaving a list of which pictures it read for which step."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxdistill import job, train
+from jaxdistill.errors import command
+
+_feed = job.Source.feed
+
+
+def _noted(source: job.Source, read, first_step: int = 0) -> Iterator[job.Fed]:
+    seen = Path(os.environ["SEEN"]) / f"{os.getpid()}.jsonl"
+    for step, fed in enumerate(_feed(source, read, first_step), start=first_step):
+        if source.kind != "none":  # not the validation's
+            with seen.open("a") as file:
+                ids = [int(picture) for picture in fed[0].ids]
+                file.write(json.dumps({"step": step, "ids": ids}) + "\n")
+        yield fed
+
+
+job.Source.feed = _noted  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    sys.exit(command(train.main))

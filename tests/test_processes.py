@@ -1,0 +1,231 @@
+"""One run in several real processes on this machine: equal to a run in one, whatever happens."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny_run
+
+from jaxdistill import fill
+from jaxdistill.train import main
+
+EPOCHS, STEPS = 3, 2
+PATIENCE = 10
+PICTURES = {1, 2, 3, 4, 5, 6, 7, 8}
+GIVEN = [
+    f"training.epochs={EPOCHS}",
+    "training.learning_rate=1e-4",
+    "data.augment=light",
+    "checkpoints.keep=9",
+    "student.encoder=tf_efficientnet_lite0",  # as in `mesh_child`
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    tiny_run.make(place)
+    return place
+
+
+def arguments(place: Path, run: Path, *more: str) -> list[str]:
+    shrunk = ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(place)]
+    return [*shrunk, *GIVEN, f"run={run}", *more]
+
+
+def launch(
+    count: int,
+    seen: Path,
+    program: Sequence[str],
+    given: Sequence[str],
+    each: Sequence[str] = (),
+) -> list[subprocess.Popen[str]]:
+    """Starts that many processes of a program; in `each`, `{}` is the process's number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seen.mkdir(parents=True, exist_ok=True)
+    joined = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
+    return [
+        subprocess.Popen(
+            [sys.executable, *program, *given, *joined, "--process", str(index)]
+            + ["--patience", str(PATIENCE), *(one.format(index) for one in each)],
+            env={**os.environ, "SEEN": str(seen)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def train(count: int, place: Path, run: Path, *more: str) -> str:
+    """A run in so many processes; what process 0 printed."""
+    child = Path(__file__).with_name("process_child.py")
+    given = arguments(place, run, *more)
+    processes = launch(count, run.parent / f"{run.name}-seen", [str(child)], given)
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(printed)
+    for others in printed[1:]:
+        assert "epoch" not in others
+    return printed[0]
+
+
+def seen(run: Path) -> list[list[int]]:
+    """The pictures of each epoch, over all processes."""
+    files = (run.parent / f"{run.name}-seen").iterdir()
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [
+        sorted(i for line in lines if line["step"] // STEPS == epoch for i in line["ids"])
+        for epoch in range(EPOCHS)
+    ]
+
+
+def cut(run: Path, other: Path) -> Path:
+    """A copy as it stood within its second epoch."""
+    shutil.copytree(run, other)
+    for folder in (other / "checkpoints").iterdir():
+        if int(folder.name) > 3:
+            shutil.rmtree(folder)
+    return other
+
+
+def learnt(run: Path) -> np.ndarray:
+    """Parameters and statistics after the last step."""
+    tree = ocp.StandardCheckpointer().restore((run / "checkpoints" / "6" / "state").absolute())
+    parts = [tree[part] for part in ("parameters", "statistics")]
+    return np.concatenate([np.ravel(part[name]) for part in parts for name in sorted(part)])
+
+
+def apart(one: Path, other: Path) -> float:
+    a, b = learnt(one), learnt(other)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(a))
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path) -> Path:
+    main(arguments(place, place / "alone", "checkpoints.every_steps=1"))
+    return place / "alone"
+
+
+@pytest.fixture(scope="module")
+def two(place: Path) -> Path:
+    train(2, place, place / "two", "checkpoints.every_steps=1")
+    return place / "two"
+
+
+def test_two_processes_learn_what_one_learns(alone: Path, two: Path) -> None:
+    assert apart(alone, two) < 1e-5
+    for one, other in zip(metrics(alone), metrics(two), strict=True):
+        for part in ("train", "validation"):
+            for name, value in one[part].items():
+                assert other[part][name] == pytest.approx(value, rel=1e-4), (part, name)
+
+
+def test_every_picture_is_seen_once_in_an_epoch_by_some_process(two: Path) -> None:
+    assert [set(epoch) for epoch in seen(two)] == [PICTURES] * EPOCHS
+    assert [len(epoch) for epoch in seen(two)] == [len(PICTURES)] * EPOCHS
+
+
+@pytest.mark.parametrize(("before", "after"), [("two", 1), ("two", 4), ("alone", 2)])
+def test_a_checkpoint_is_any_number_of_processes(
+    request: pytest.FixtureRequest, place: Path, tmp_path: Path, before: str, after: int
+) -> None:
+    whole: Path = request.getfixturevalue(before)
+    run = cut(whole, tmp_path / "run")
+    printed = train(after, place, run, "--resume", "checkpoints.every_steps=1")
+    assert "resuming after step 3, in epoch 2" in printed
+    assert apart(whole, run) < 1e-5
+    assert [line["epoch"] for line in metrics(run)] == [1, 2, 3]
+    begun, *rest = seen(run)[1:]
+    assert len(begun) == 4  # the second epoch's other half
+    assert set(begun) < PICTURES
+    assert rest == [sorted(PICTURES)]
+
+
+def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(
+    place: Path, two: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    child = Path(__file__).with_name("process_child.py")
+    given = arguments(place, run, "checkpoints.every_steps=1")
+    first, other = launch(2, tmp_path / "seen", [str(child)], given)
+    patience = time.monotonic() + 300
+    while not (run / "checkpoints" / "3").exists() and time.monotonic() < patience:
+        time.sleep(0.01)
+    os.kill(other.pid, signal.SIGKILL)
+    began = time.monotonic()
+    printed, _ = first.communicate(timeout=10 * PATIENCE)
+    assert time.monotonic() - began < 2 * PATIENCE
+    assert first.returncode not in (0, 2, 75)
+    assert printed.splitlines()[-1].startswith("error: process 0")
+    assert "start all again with --resume" in printed.splitlines()[-1]
+    other.wait()
+    train(2, place, run, "--resume", "checkpoints.every_steps=1")
+    np.testing.assert_array_equal(learnt(run), learnt(two))
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step(place: Path, two: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    child = Path(__file__).with_name("process_child.py")
+    given = arguments(place, run, "checkpoints.every_steps=1")
+    first, other = launch(2, tmp_path / "seen", [str(child)], given)
+    while not (run / "checkpoints" / "1").exists() and first.poll() is None:
+        time.sleep(0.01)
+    other.send_signal(signal.SIGTERM)
+    printed, _ = first.communicate()
+    assert other.wait() == first.returncode == 75, printed
+    [step] = re.findall(r"another process: stopped after step (\d)", printed)
+    assert (run / "checkpoints" / step).exists()
+    train(2, place, run, "--resume", "checkpoints.every_steps=1")
+    np.testing.assert_array_equal(learnt(run), learnt(two))
+
+
+def test_a_store_filled_by_four_is_read_by_one_and_the_reverse(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = ["-m", "jaxdistill.targets"]
+    given = [*arguments(place, tmp_path / "none"), "data.augment=flip"]
+    by_four, by_one = (f"targets.store={tmp_path / name}" for name in ("four", "one"))
+    processes = launch(4, tmp_path / "seen", program, [*given, by_four])
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, printed
+    assert "16 to compute" in printed[0]
+    fill.main([*given, by_four])
+    assert "21 pictures" not in capsys.readouterr().out
+    fill.main([*given, by_one])
+    assert sorted(p.relative_to(tmp_path / "four") for p in (tmp_path / "four").rglob("*.s*")) == (
+        sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.s*"))
+    )
+    processes = launch(2, tmp_path / "seen", program, [*given, by_one])
+    printed = [process.communicate()[0] for process in processes]
+    assert "train: 16 pictures, counting flipped ones; 0 to compute" in printed[0]
+
+
+def test_processes_that_were_given_different_things_are_refused(
+    place: Path, tmp_path: Path
+) -> None:
+    child = Path(__file__).with_name("process_child.py")
+    given = arguments(place, tmp_path / "run")
+    processes = launch(2, tmp_path / "seen", [str(child)], given, each=["seed={}"])
+    for process in processes:
+        printed, _ = process.communicate()
+        assert process.returncode == 2
+        assert "processes 1 have other settings, data or files than process 0" in printed
