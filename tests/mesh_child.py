@@ -53,7 +53,7 @@ def _sums(job: Job, state: TrainState) -> dict[str, np.ndarray]:
     with closing(job.validation()) as batches:
         fed = job.mesh.share(next(batches))
         sums, _ = job.eval_step(state.parameters, state.statistics, job.frozen, *fed, temperature)
-    return {f"validation {name}": np.asarray(value) for name, value in sums.items()}
+    return {f"validation {name}": np.asarray(value.total) for name, value in sums.items()}
 
 
 def _flat(variables: dict[str, jax.Array]) -> np.ndarray:

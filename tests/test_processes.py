@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -59,10 +60,13 @@ def launch(
         port = free.getsockname()[1]
     seen.mkdir(parents=True, exist_ok=True)
     joined = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
+    joined += ["--patience", str(PATIENCE)]
     return [
         subprocess.Popen(
-            [sys.executable, *program, *given, *joined, "--process", str(index)]
-            + ["--patience", str(PATIENCE), *(one.format(index) for one in each)],
+            [
+                *(sys.executable, *program, *given, *joined, "--process", str(index)),
+                *(one.format(index) for one in each),
+            ],
             env={**os.environ, "SEEN": str(seen)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -105,7 +109,11 @@ def cut(run: Path, other: Path) -> Path:
 
 def learnt(run: Path) -> np.ndarray:
     """Parameters and statistics after the last step."""
-    tree = ocp.StandardCheckpointer().restore((run / "checkpoints" / "6" / "state").absolute())
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    folder = (run / "checkpoints" / "6" / "state").absolute()
+    blank = checkpointer.metadata(folder).item_metadata.tree
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), blank)
+    tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=arguments))
     parts = [tree[part] for part in ("parameters", "statistics")]
     return np.concatenate([np.ravel(part[name]) for part in parts for name in sorted(part)])
 
