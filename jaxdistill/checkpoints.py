@@ -66,7 +66,7 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:
             if kind is None:
-                raise self._unwritten(error) from None
+                raise (error if processes.of_another(error) else self._unwritten(error)) from None
 
     def save(self, state: TrainState, record: Record, score: float | None = None) -> None:
         """Writes in the background; one of the same step gives way.
@@ -91,7 +91,7 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:  # Orbax and TensorStore have no exceptions of their own
-            raise self._unwritten(error) from None
+            raise (error if processes.of_another(error) else self._unwritten(error)) from None
 
     def _check_room(self, size: int) -> None:
         """Before anything is written: Orbax's threads have much to say when a disk gets full."""

@@ -60,7 +60,7 @@ def joined(given: argparse.Namespace) -> Iterator[None]:
         code = tell(error)
         if code is None:
             code = LOST
-            if not isinstance(error, jax.errors.JaxRuntimeError):
+            if not of_another(error):
                 traceback.print_exc()
             print(
                 f"error: process {jax.process_index()} cannot go on ({_line(error)}); most likely "
@@ -121,6 +121,11 @@ def _initialize(given: argparse.Namespace) -> None:
             f"--coordinator HOST:PORT, --processes N and --process I, or run alone with "
             f"--processes 1"
         ) from None
+
+
+def of_another(error: BaseException) -> bool:
+    """Whether it is what this process sees of another one's end."""
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def leads() -> bool:
