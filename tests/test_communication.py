@@ -11,7 +11,7 @@ import tiny_run
 
 PROGRAM = """
   %all-reduce.1 = f32[3,4]{1,0} all-reduce(%a), channel_id=1, to_apply=%add
-  %all-reduce.2 = (f32[5]{0}, bf16[2,2]{1,0}, pred[]) all-reduce(%b, %c, %d), channel_id=2
+  %all-reduce.2 = (f32[5]{0}, bf16[2,2]{1,0}, /*index=2*/pred[]) all-reduce(%b, %c), channel_id=2
   %all-gather-start = f32[8]{0} all-gather-start(%e), channel_id=3
   %get = f32[5]{0} get-tuple-element(%all-reduce.2), index=0
 """

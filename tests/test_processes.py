@@ -145,7 +145,7 @@ def test_two_processes_learn_what_one_learns(alone: Path, two: Path) -> None:
     for one, other in zip(metrics(alone), metrics(two), strict=True):
         for part in ("train", "validation"):
             for name, value in one[part].items():
-                assert other[part][name] == pytest.approx(value, rel=1e-4, abs=1e-3), (part, name)
+                assert other[part][name] == pytest.approx(value, rel=1e-3, abs=1e-3), (part, name)
 
 
 def test_every_picture_is_seen_once_in_an_epoch_by_some_process(two: Path) -> None:

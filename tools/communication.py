@@ -30,6 +30,7 @@ from jaxdistill.targets.frozen import Targets
 SIDE = 64  # of a picture
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _CALL = re.compile(rf"= (\(?[^=]*?\)?) ({'|'.join(_KINDS)})(?:-start)?\(")
+_COMMENT = re.compile(r"/\*.*?\*/")  # such as the number of every fifth result
 _ARRAY = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
 
 
@@ -130,7 +131,7 @@ def _compile(settings: config.Config, mesh: Mesh, channels: int) -> str:
 def parse(program: str) -> Sent:
     """The collective operations of a compiled program, as XLA writes it."""
     calls, total = dict.fromkeys(_KINDS, 0), dict.fromkeys(_KINDS, 0)
-    for result, kind in _CALL.findall(program):
+    for result, kind in _CALL.findall(_COMMENT.sub("", program)):
         calls[kind] += 1
         total[kind] += sum(_bytes(*array) for array in _ARRAY.findall(result))
     return Sent(
