@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdistill import unfreezing
+from jaxdistill.errors import first_line
 from jaxdistill.models.student import Variables
 
 Record = dict[str, Any]
@@ -52,7 +53,7 @@ def read_record(folder: Path) -> Record:
             raise ValueError("score")
         return record
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise Damaged(f"{folder}: its record cannot be read ({_line(error)})") from None
+        raise Damaged(f"{folder}: its record cannot be read ({first_line(error)})") from None
 
 
 def read_parts(
@@ -83,7 +84,7 @@ def read_parts(
     except Damaged:
         raise
     except Exception as error:  # as in `save`
-        raise Damaged(f"{folder}: its arrays cannot be read ({_line(error)})") from None
+        raise Damaged(f"{folder}: its arrays cannot be read ({first_line(error)})") from None
     for part, arrays in parts.items():
         if fingerprint(arrays) != record["digests"].get(part):
             raise Damaged(f"{folder}: its {part} are not what was written")
@@ -131,7 +132,3 @@ def fingerprint(variables: Mapping[str, Any]) -> str:
         digest.update(name.encode())
         digest.update(np.asarray(variables[name]).tobytes())
     return digest.hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

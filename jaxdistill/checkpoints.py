@@ -30,7 +30,7 @@ from jaxdistill.checkpoint_files import (
     read_parts,
     read_record,
 )
-from jaxdistill.errors import UserError
+from jaxdistill.errors import UserError, first_line
 from jaxdistill.mesh import place
 from jaxdistill.models import student
 from jaxdistill.models.student import Student
@@ -100,11 +100,11 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, f"No space left, {free / 1e6:.1f} MB")
 
     def _unwritten(self, error: Exception) -> UserError:
-        reason = str(error) or type(error).__name__
+        reason = first_line(error)
         if "No space left" in reason or "RESOURCE_EXHAUSTED" in reason:
             reason = "no space left on the disk"
         return UserError(
-            f"{self._folder}: a checkpoint could not be written: {reason.splitlines()[0][:200]}; "
+            f"{self._folder}: a checkpoint could not be written: {reason}; "
             f"the ones before it stand: mend this, and go on with --resume"
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from jaxdistill import files
-from jaxdistill.errors import UserError
+from jaxdistill.errors import UserError, first_line
 
 LARGEST_FILE = 2**18
 """Bytes: a hundred times what a configuration has, and as much as is read in a few seconds."""
@@ -46,8 +46,8 @@ def parse_yaml(text: str, source: str) -> Any:
     except Exception as error:  # a tag such as !!bool with another text raises nearly anything
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or (str(error) or type(error).__name__)
-        raise UserError(f"{source}{where}: not valid YAML: {what.splitlines()[0]}") from None
+        what = getattr(error, "problem", None) or first_line(error)
+        raise UserError(f"{source}{where}: not valid YAML: {what}") from None
 
 
 class _Loader(yaml.SafeLoader):

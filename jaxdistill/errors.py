@@ -7,6 +7,7 @@ from collections.abc import Callable
 from jaxdistill.files import printable
 
 _LONGEST = 2000  # characters of a message: names in it may come from anywhere
+_OF_OTHERS = 300  # of what other libraries say
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -16,6 +17,12 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
         super().__init__(printable(short))
+
+
+def first_line(error: BaseException) -> str:
+    """Of what it says; the name of its type if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:_OF_OTHERS] if lines else type(error).__name__
 
 
 def command(main: Callable[[], int | None]) -> int:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxdistill.errors import UserError, tell
+from jaxdistill.errors import UserError, first_line, tell
 from jaxdistill.mesh import Mesh
 
 LOST = 76
@@ -63,8 +63,9 @@ def joined(given: argparse.Namespace) -> Iterator[None]:
             if not of_another(error):
                 traceback.print_exc()
             print(
-                f"error: process {jax.process_index()} cannot go on ({_line(error)}); most likely "
-                f"another process failed: see its last line, then start all again with --resume",
+                f"error: process {jax.process_index()} cannot go on ({first_line(error)}); most "
+                f"likely another process failed: see its last line, then start all again with "
+                f"--resume",
                 file=sys.stderr,
             )
         last_words.spare()
@@ -117,7 +118,7 @@ def _initialize(given: argparse.Namespace) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the run's processes cannot be joined ({_line(error)}); give each of them "
+            f"the run's processes cannot be joined ({first_line(error)}); give each of them "
             f"--coordinator HOST:PORT, --processes N and --process I, or run alone with "
             f"--processes 1"
         ) from None
@@ -186,7 +187,3 @@ class Agreement:
     def forget(self) -> None:
         """What was wished before has been done."""
         self._asked = None
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

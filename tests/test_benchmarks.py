@@ -48,6 +48,7 @@ def settings(place: Path) -> config.Config:
     return config.load(tiny_run.SPECIFIED, changes)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_original_freezes_the_encoder_s_weights_and_nothing_else(
     place: Path, settings: config.Config
 ) -> None:
@@ -267,6 +268,7 @@ def test_missing_files_are_named(step: Run, capsys: pytest.CaptureFixture) -> No
     assert f"there is no file {Path('nowhere.onnx').absolute()}" in message
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit_are_refused_before_anything_is_measured(
     step: Run, capsys: pytest.CaptureFixture
 ) -> None:

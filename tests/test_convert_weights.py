@@ -82,6 +82,7 @@ def test_every_tensor_of_a_unet_finds_its_place_and_comes_back(encoder: str) -> 
         np.testing.assert_array_equal(back[name], tensor, err_msg=name, strict=True)
 
 
+@pytest.mark.slow
 def test_an_smp_unet_becomes_a_student_and_comes_back_to_the_bit(
     tmp_path: Path, convert: Convert, unet: dict[str, torch.Tensor], capsys: pytest.CaptureFixture
 ) -> None:

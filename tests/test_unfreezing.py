@@ -64,6 +64,7 @@ def test_the_deepest_stages_are_trained_and_the_others_are_not(network, phase, b
             assert path in split.statistics, path
 
 
+@pytest.mark.slow
 def test_what_joins_starts_afresh_and_what_was_there_stays(network) -> None:
     """Adam's first step is the gradient's sign, whenever it is taken."""
     settings = config.Config(

@@ -86,4 +86,5 @@ def _answers() -> TextIO:
     """Where answers go: stdout, whose place stderr takes for whatever libraries print."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # else it would come behind the last words
     return answers

@@ -14,7 +14,7 @@ from jaxdistill import config
 from jaxdistill.data import pictures, pixels, prepared
 from jaxdistill.data.coco_person import CocoFolder
 from jaxdistill.data.plain_folder import PlainFolder
-from jaxdistill.errors import UserError
+from jaxdistill.errors import UserError, first_line
 
 
 class Batch(NamedTuple):
@@ -112,9 +112,8 @@ class _Part:
         return Photograph(image, mask)
 
     def _damaged(self, where: str, error: Exception) -> UserError:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         return UserError(
-            f"the prepared data set {self.folder} is damaged{where} ({reason}); "
+            f"the prepared data set {self.folder} is damaged{where} ({first_line(error)}); "
             "delete that folder, and it is built anew"
         )
 

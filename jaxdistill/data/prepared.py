@@ -21,7 +21,7 @@ import rich.console
 import rich.progress
 import tensorflow_datasets as tfds
 
-from jaxdistill.errors import UserError
+from jaxdistill.errors import UserError, first_line
 from jaxdistill.files import printable
 
 # Beyond a gigabyte per split, TFDS sorts on disk, and for that it needs TensorFlow. So a data set
@@ -231,9 +231,8 @@ def _open(source: Source, folder: Path) -> Pictures | None:
         builder = Pictures(source, folder)
         builder.info.metadata["fingerprint"]
     except Exception as error:  # whatever TFDS stumbles over in its own files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"the prepared data set {folder} is damaged ({reason}); "
+            f"the prepared data set {folder} is damaged ({first_line(error)}); "
             "delete that folder, and it is built anew"
         ) from None
     return builder

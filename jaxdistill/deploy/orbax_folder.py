@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdistill import config
-from jaxdistill.errors import UserError
+from jaxdistill.errors import UserError, first_line
 from jaxdistill.models.student import Student, variables_of
 
 
@@ -40,5 +40,6 @@ def save(folder: Path, settings: config.Student, student: Student) -> None:
                 custom_metadata={"student": own.model_dump(mode="json")},
             )
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot write {folder}: {reason}; choose another name") from None
+        raise UserError(
+            f"cannot write {folder}: {first_line(error)}; choose another name"
+        ) from None

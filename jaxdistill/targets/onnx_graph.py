@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from jaxdistill import files
-from jaxdistill.errors import UserError
+from jaxdistill.errors import UserError, first_line
 
 PICTURE_TYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 LARGEST_PROTOBUF = 2**31 - 1
@@ -164,9 +164,8 @@ class OnnxGraph:
         try:
             onnx.checker.check_model(model)
         except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"{self.path}: breaks the rules of ONNX, export it again: {reason}"
+                f"{self.path}: breaks the rules of ONNX, export it again: {first_line(error)}"
             ) from None
 
 
