@@ -12,12 +12,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill import config, features, losses, metrics, schedules, unfreezing
+from jaxdistill import config, features, losses, metrics, optimizer, schedules
 from jaxdistill.accumulation import accumulate
 from jaxdistill.data.batches import Batch
 from jaxdistill.mesh import Mesh
 from jaxdistill.models.student import (
-    GROUPS,
     Outputs,
     Split,
     Variables,
@@ -62,7 +61,7 @@ EvalStep = Callable[
 
 def start(settings: config.Config, split: Split) -> TrainState:
     """The state before the first step."""
-    moments = optimizer(settings, split.parameters).init(split.parameters)
+    moments = optimizer.build(settings, split.parameters).init(split.parameters)
     return TrainState(jnp.zeros((), jnp.int32), split.parameters, split.statistics, moments)
 
 
@@ -81,42 +80,6 @@ def carry(state: TrainState, settings: config.Config, split: Split) -> TrainStat
 
 def _leaves(tree: optax.OptState) -> list[tuple[Any, Array]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def optimizer(settings: config.Config, parameters: Variables) -> optax.GradientTransformation:
-    """AdamW of these parameters, up to the learning rate, which the step supplies."""
-    training = settings.training
-    return optax.chain(
-        _clip(training.clip),
-        _adam(settings.student.unfreeze, parameters),
-        optax.add_decayed_weights(training.weight_decay),
-        _scale(settings.student.unfreeze),
-    )
-
-
-def _adam(plan: config.Unfreezing | None, parameters: Variables) -> optax.GradientTransformation:
-    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    if plan is None:
-        return adam
-    # Each stage that has joined counts its own steps, which correct the bias of its moments.
-    stages = set(unfreezing.joined(parameters).values())
-    return optax.partition(dict.fromkeys(stages, adam), unfreezing.joined)
-
-
-def _scale(plan: config.Unfreezing | None) -> optax.GradientTransformation:
-    if plan is None:
-        return optax.identity()
-    scale = optax.scale(plan.learning_rate_scale)
-    return optax.masked(scale, lambda tree: {path: group_of(path) == "encoder" for path in tree})
-
-
-def _clip(clip: config.Clip) -> optax.GradientTransformation:
-    if clip.norm is None:
-        return optax.identity()
-    if clip.per == "all":
-        return optax.clip_by_global_norm(clip.norm)
-    each = {group: optax.clip_by_global_norm(clip.norm) for group in GROUPS}
-    return optax.partition(each, lambda tree: {path: group_of(path) for path in tree})
 
 
 def make_train_step(
@@ -180,7 +143,7 @@ def make_train_step(
             measure, (batch, targets), state.statistics, parts
         )
         norm = optax.global_norm(gradients)
-        update = optimizer(settings, state.parameters).update
+        update = optimizer.build(settings, state.parameters).update
         updates, moments = update(gradients, state.optimizer, state.parameters)
         updates = jax.tree.map(lambda u: -rate * u, updates)
         parameters = optax.apply_updates(state.parameters, updates)

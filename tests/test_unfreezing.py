@@ -11,7 +11,7 @@ import tiny_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill import config, unfreezing, update
+from jaxdistill import config, optimizer, unfreezing, update
 from jaxdistill.checkpoints import best
 from jaxdistill.models.student import build, group_of, variables_of
 from jaxdistill.predict import main as predict
@@ -76,19 +76,19 @@ def test_what_joins_starts_afresh_and_what_was_there_stays(network) -> None:
     )
     before = unfreezing.freeze(network, settings.student, 0)
     state = update.start(settings, before)
-    optimizer = update.optimizer(settings, state.parameters)
+    adamw = optimizer.build(settings, state.parameters)
     gradients = {path: jnp.full_like(value, 0.3) for path, value in state.parameters.items()}
     moments = state.optimizer
     for _ in range(5):
-        _, moments = optimizer.update(gradients, moments, state.parameters)
+        _, moments = adamw.update(gradients, moments, state.parameters)
     state = state._replace(optimizer=moments)
 
     split = unfreezing.freeze(network, settings.student, 1)
     after = update.carry(state, settings, split)
     assert after.parameters.keys() == split.parameters.keys()
-    optimizer = update.optimizer(settings, after.parameters)
+    adamw = optimizer.build(settings, after.parameters)
     gradients = {path: jnp.full_like(value, -0.3) for path, value in after.parameters.items()}
-    updates, _ = optimizer.update(gradients, after.optimizer, after.parameters)
+    updates, _ = adamw.update(gradients, after.optimizer, after.parameters)
     b1 = 0.9
     mean = (b1 * (1 - b1**5) * 0.3 - (1 - b1) * 0.3) / (1 - b1**6)
     for path, value in after.parameters.items():

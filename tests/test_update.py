@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdistill import config, metrics, update
+from jaxdistill import config, metrics, optimizer, update
 from jaxdistill.data import pixels
 from jaxdistill.data.batches import Batch
 from jaxdistill.models.pairs import Pair
@@ -133,7 +133,7 @@ def test_the_clip_bounds_the_gradient_by_group_or_altogether() -> None:
     }
 
     def clipped(per: str) -> dict[str, np.ndarray]:
-        transform = update._clip(config.Clip(norm=0.5, per=per))  # type: ignore[arg-type]
+        transform = optimizer._clip(config.Clip(norm=0.5, per=per))  # type: ignore[arg-type]
         return transform.update(gradients, transform.init(gradients))[0]
 
     def norm(tree: dict[str, np.ndarray]) -> float:
