@@ -142,6 +142,7 @@ def two(place: Path) -> Path:
 def test_two_processes_learn_what_one_learns(alone: Path, two: Path) -> None:
     assert apart(alone, two, step=3) < 1e-5
     assert apart(alone, two) < 1e-4  # rounding grows
+    # mIoU counts pixels, and one whose logit lies at 0 may fall on either side.
     for one, other in zip(metrics(alone), metrics(two), strict=True):
         for part in ("train", "validation"):
             for name, value in one[part].items():
