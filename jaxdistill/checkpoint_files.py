@@ -24,6 +24,7 @@ from jaxdistill.models.student import Variables
 Record = dict[str, Any]
 Parts = Mapping[str, Variables]
 """`parameters`, `statistics`, `optimizer`: arrays by name."""
+SEAL = "digest"
 _MOST_BESIDE = 2**28  # values of projectors, which are not known to who wants the student alone
 
 
@@ -37,14 +38,27 @@ def newest_first(checkpoints: Path) -> Iterator[Path]:
     yield from sorted(folders, key=lambda path: -int(path.name))
 
 
+def sealed(record: Record) -> Record:
+    """The record with a digest of itself, by which `read_record` knows that nothing changed."""
+    return {**record, SEAL: _seal(record)}
+
+
+def _seal(record: Record) -> str:
+    as_read = json.loads(json.dumps(record))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
 def read_record(folder: Path) -> Record:
     """The plain values of one checkpoint.
 
     Raises:
-      Damaged: there are none, or they are not what a run writes.
+      Damaged: there are none, or they are not what a run wrote.
     """
     try:
-        record = json.loads((folder / "record" / "metadata").read_text(encoding="utf-8"))
+        text = (folder / "record" / "metadata").read_text(encoding="utf-8")
+        record = dict(json.loads(text))
+        if record.pop(SEAL) != _seal(record):
+            raise Damaged(f"{folder}: its record is not what was written")
         if not isinstance(record["digests"], dict) or not isinstance(record["frozen"], str):
             raise TypeError("digests")
         if record["progress"]["phase"] not in range(unfreezing.PHASES):

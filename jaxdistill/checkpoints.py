@@ -1,9 +1,9 @@
 """Checkpoints of a run: what is saved, which are kept, and what comes back.
 
 A checkpoint holds what training changes: trained parameters, their statistics, optimizer moments;
-and a record of plain values, with digests of those arrays. Frozen variables are named by
-fingerprint, not stored: they come from the same weights file, or the same seed, again. It appears
-in its folder whole or not at all; one that was damaged later is known by its digests.
+and a record of plain values, with digests of those arrays and of itself. Frozen variables are named
+by fingerprint, not stored: they come from the same weights file, or the same seed, again. It
+appears in its folder whole or not at all; one that was damaged later is known by its digests.
 """
 
 import errno
@@ -29,6 +29,7 @@ from jaxdistill.checkpoint_files import (
     newest_first,
     read_parts,
     read_record,
+    sealed,
 )
 from jaxdistill.errors import UserError, first_line
 from jaxdistill.mesh import place
@@ -76,6 +77,7 @@ class Checkpoints:
         """
         step, parts = int(state.step), _parts(state)
         digests = {name: fingerprint(arrays) for name, arrays in parts.items()}
+        whole = sealed({**record, "score": score, "digests": digests})
         try:
             self._manager.wait_until_finished()
             self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(parts)))
@@ -85,7 +87,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(parts),
-                    record=ocp.args.JsonSave({**record, "score": score, "digests": digests}),
+                    record=ocp.args.JsonSave(whole),
                 ),
                 metrics=None if score is None else {"score": score},
                 force=True,

@@ -13,6 +13,7 @@ from hostile import READERS, Files, Reader, named, one_of, reader
 from hypothesis import strategies as st
 
 from jaxdistill import checkpoints, config, update
+from jaxdistill.checkpoint_files import SEAL, sealed
 from jaxdistill.deploy import segmenter
 from jaxdistill.deploy.segmenter import Given
 from jaxdistill.models import student
@@ -128,6 +129,16 @@ def graphs(draw: st.DrawFn, sound: onnx.ModelProto) -> bytes:
     return model.SerializeToString()
 
 
+def _sealed_again(text: str) -> str:
+    """A record as somebody would forge it."""
+    try:
+        return json.dumps(
+            sealed({key: value for key, value in json.loads(text).items() if key != SEAL})
+        )
+    except (ValueError, AttributeError, RecursionError):
+        return text
+
+
 @reader
 def checkpoint_folders(folder: Path) -> Reader:
     run = folder / "run"
@@ -156,14 +167,16 @@ def checkpoint_folders(folder: Path) -> Reader:
     trees = [json.loads(path.read_bytes()) for path in files if path.name == "_METADATA"]
     records = [json.loads(path.read_bytes()) for path in files if path.name == "metadata"]
 
-    def text(name: str, contents: list[object]) -> st.SearchStrategy[Files]:
-        return named(f"run/checkpoints/2/{name}", damage.json_of(contents))
+    def text(name: str, contents: st.SearchStrategy[str]) -> st.SearchStrategy[Files]:
+        return named(f"run/checkpoints/2/{name}", contents)
 
     def read(place: Path) -> None:
         found = checkpoints.best(place / "run")
         assert checkpoints.fingerprint(student.variables_of(found.student)) == own
 
     hostile = st.one_of(
-        one_of(folder, files), text("state/_METADATA", trees), text("record/metadata", records)
+        one_of(folder, files),
+        text("state/_METADATA", damage.json_of(trees)),
+        text("record/metadata", damage.json_of(records).map(_sealed_again)),
     )
     return Reader("checkpoints", hostile, read, cost=50)
