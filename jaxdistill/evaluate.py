@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from jaxdistill import checkpoints, config, config_tree, files, metrics, report
+from jaxdistill import checkpoints, config, files, metrics, report
+from jaxdistill.config import tree
 from jaxdistill.data import pixels
 from jaxdistill.data.batches import Batch, Examples, open_split, validation_batches
 from jaxdistill.deploy import segmenter
@@ -257,7 +258,7 @@ def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config
             f"{path} does not say what to measure it on: give data.root=FOLDER, or --config FILE"
         )
     blank = {"run": "evaluation", "losses": {"kl": 0, "mse": 0}}
-    return config.check(config_tree.override(blank, overrides), source="KEY=VALUE")
+    return config.check(tree.override(blank, overrides), source="KEY=VALUE")
 
 
 def _teacher(settings: config.Config, console: Console) -> FrozenNetworks | None:

@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill import config, config_tree
+from jaxdistill import config
+from jaxdistill.config import tree
 from jaxdistill.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -164,13 +165,13 @@ def test_yaml_cannot_build_python_objects(tmp_path: Path) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_is_read_as_python_writes_it(number: float) -> None:
-    assert config_tree.parse_yaml(repr(number), "here") == number
+    assert tree.parse_yaml(repr(number), "here") == number
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
-        config_tree.parse_yaml(text, "here")
+        tree.parse_yaml(text, "here")
     except UserError as error:
         assert "\n" not in str(error)
 

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdistill import config_tree, files
+from jaxdistill import files
+from jaxdistill.config import tree
 from jaxdistill.errors import UserError
 
 Key = tuple[str, str]
@@ -85,8 +86,8 @@ def read(run: Path) -> Run:
     """
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run.absolute()} is not a run: it has no config.yaml")
-    configuration = _text(run / "config.yaml", config_tree.LARGEST_FILE)
-    settings = config_tree.parse_yaml(configuration, str(run / "config.yaml"))
+    configuration = _text(run / "config.yaml", tree.LARGEST_FILE)
+    settings = tree.parse_yaml(configuration, str(run / "config.yaml"))
     metrics = run / "metrics.jsonl"
     lines = _metrics(metrics) if metrics.exists() else {}
     return Run(

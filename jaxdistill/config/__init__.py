@@ -1,0 +1,52 @@
+"""The configuration: what may be set, what it means, and how a file and overrides become one.
+
+A YAML file holds only what differs from the file that it `extends`; overrides such as
+`training.epochs=3` come last. Unknown keys, wrong types and impossible values are refused with the
+key's full path.
+"""
+
+from jaxdistill.config.data import Data, Split
+from jaxdistill.config.learning import Checkpoints, Clip, Losses, Mesh, Temperature, Training
+from jaxdistill.config.networks import (
+    Detector,
+    Feature,
+    FrozenNetwork,
+    MeanStd,
+    Normalization,
+    Student,
+    Targets,
+    Teacher,
+    Unfreezing,
+)
+from jaxdistill.config.root import Config, check, dump, load
+from jaxdistill.config.sections import LARGEST_SIDE, Gives, Precision, Rgb, Section, Size
+
+__all__ = [
+    "LARGEST_SIDE",
+    "Checkpoints",
+    "Clip",
+    "Config",
+    "Data",
+    "Detector",
+    "Feature",
+    "FrozenNetwork",
+    "Gives",
+    "Losses",
+    "MeanStd",
+    "Mesh",
+    "Normalization",
+    "Precision",
+    "Rgb",
+    "Section",
+    "Size",
+    "Split",
+    "Student",
+    "Targets",
+    "Teacher",
+    "Temperature",
+    "Training",
+    "Unfreezing",
+    "check",
+    "dump",
+    "load",
+]
