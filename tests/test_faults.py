@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
-from onnx import numpy_helper, parser, save
 
 from jaxdistill import checkpoints, config, epochs, interruption, lock, report, train, update
 from jaxdistill.data import batches
@@ -330,38 +329,12 @@ def test_a_run_in_use_is_refused_and_a_dead_one_s_lock_is_taken_over(
     runs.finish(run, f"training.epochs={len(_metrics(run)) + 1}")
 
 
-# A teacher whose logits are not a number for pictures that are dark in the mean.
-TIMID = """
-<ir_version: 8, opset_import: ["" : 17]>
-timid (float[N, 3, H, W] picture) => (float[N, 1, H, W] mask, float[N, 4, h, w] deep)
-{
-    bright = Conv <kernel_shape = [1, 1]> (picture, weight, bias)
-    mean = GlobalAveragePool (picture)
-    level = ReduceMean <axes = [1]> (mean)
-    above = Sub (level, least)
-    root = Sqrt (above)
-    nothing = Sub (root, root)
-    mask = Add (bright, nothing)
-    inner = Conv <kernel_shape = [8, 8], strides = [8, 8]> (picture, patches)
-    deep = Relu (inner)
-}
-"""
-
-
 def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
     place: Path, tmp_path: Path
 ) -> None:
-    model = parser.parse_model(TIMID)
-    for name, values in {
-        "weight": np.full((1, 3, 1, 1), 10 / 3),
-        "bias": np.asarray([-5.0]),
-        "least": np.asarray(_second_darkest(place)),
-        "patches": np.random.default_rng(0).normal(size=(4, 3, 8, 8)) / 8,
-    }.items():
-        model.graph.initializer.append(numpy_helper.from_array(values.astype("f4"), name))
-    save(model, tmp_path / "timid.onnx")
+    network = tiny_run.timid_network(tmp_path / "timid.onnx", place)
     timid = [
-        f"teacher.onnx={tmp_path}/timid.onnx",
+        f"teacher.onnx={network}",
         "data.augment=none",
         "losses.feature=0",
         "training.skip_nonfinite=1000",
@@ -450,13 +423,6 @@ def _arrays(run: Path) -> dict[str, np.ndarray]:
 
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _second_darkest(place: Path) -> float:
-    settings = tiny_run.load(place)
-    examples = batches.open_split(settings.data, "train")
-    means = sorted(examples[index].image.mean() / 255 for index in range(len(examples)))
-    return float(np.mean(means[:2]))
 
 
 def _resources(pid: int) -> tuple[int, int, float]:

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny_run
 
-from jaxdistill import fill
+from jaxdistill import fill, report
 from jaxdistill.train import main
 
 EPOCHS, STEPS = 3, 2
@@ -55,16 +55,12 @@ def launch(
     each: Sequence[str] = (),
 ) -> list[subprocess.Popen[str]]:
     """Starts that many processes of a program; in `each`, `{}` is the process's number."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     seen.mkdir(parents=True, exist_ok=True)
-    joined = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
-    joined += ["--patience", str(PATIENCE)]
+    meeting = joining(count)
     return [
         subprocess.Popen(
             [
-                *(sys.executable, *program, *given, *joined, "--process", str(index)),
+                *(sys.executable, *program, *given, *meeting, "--process", str(index)),
                 *(one.format(index) for one in each),
             ],
             env={**os.environ, "SEEN": str(seen)},
@@ -74,6 +70,15 @@ def launch(
         )
         for index in range(count)
     ]
+
+
+def joining(count: int) -> list[str]:
+    """The options with which so many processes find each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
+    return [*meeting, "--patience", str(PATIENCE)]
 
 
 def train(count: int, place: Path, run: Path, *more: str) -> str:
@@ -139,22 +144,70 @@ def two(place: Path) -> Path:
     return place / "two"
 
 
-def test_two_processes_learn_what_one_learns(alone: Path, two: Path) -> None:
-    assert apart(alone, two, step=3) < 1e-5
-    assert apart(alone, two) < 1e-4  # rounding grows
+@pytest.fixture(scope="module")
+def four(place: Path) -> Path:
+    train(4, place, place / "four", "checkpoints.every_steps=1")
+    return place / "four"
+
+
+@pytest.mark.parametrize("several", ["two", "four"])
+def test_several_processes_learn_what_one_learns(
+    request: pytest.FixtureRequest, alone: Path, several: str
+) -> None:
+    run: Path = request.getfixturevalue(several)
+    assert apart(alone, run, step=3) < 1e-5
+    assert apart(alone, run) < 1e-4  # rounding grows
     # mIoU counts pixels, and one whose logit lies at 0 may fall on either side.
-    for one, other in zip(metrics(alone), metrics(two), strict=True):
+    for one, other in zip(metrics(alone), metrics(run), strict=True):
         for part in ("train", "validation"):
             for name, value in one[part].items():
                 assert other[part][name] == pytest.approx(value, rel=1e-3, abs=1e-3), (part, name)
 
 
-def test_every_picture_is_seen_once_in_an_epoch_by_some_process(two: Path) -> None:
-    assert [set(epoch) for epoch in seen(two)] == [PICTURES] * EPOCHS
-    assert [len(epoch) for epoch in seen(two)] == [len(PICTURES)] * EPOCHS
+@pytest.mark.parametrize("several", ["two", "four"])
+def test_every_picture_is_seen_once_in_an_epoch_by_some_process(
+    request: pytest.FixtureRequest, several: str
+) -> None:
+    epochs = seen(request.getfixturevalue(several))
+    assert epochs == [sorted(PICTURES)] * EPOCHS
 
 
-@pytest.mark.parametrize(("before", "after"), [("two", 1), ("two", 4), ("alone", 2)])
+def test_statistics_of_features_and_a_freed_encoder_are_those_of_all_processes(
+    place: Path, tmp_path: Path
+) -> None:
+    given = [
+        "features.0.standardize=true",
+        "student.unfreeze={from_epoch: 2, batch_norm: true}",
+        "training.epochs=2",
+        "checkpoints.every_steps=1",
+    ]
+    main(arguments(place, tmp_path / "alone", *given))
+    train(2, place, tmp_path / "two", *given)
+    assert apart(tmp_path / "alone", tmp_path / "two", step=3) < 1e-5
+
+
+def test_what_is_not_finite_is_skipped_by_all_and_listed_once(place: Path, tmp_path: Path) -> None:
+    given = [
+        f"teacher.onnx={tiny_run.timid_network(tmp_path / 'timid.onnx', place)}",
+        "data.augment=none",
+        "losses.feature=0",
+        "training.skip_nonfinite=9",
+    ]
+    main(arguments(place, tmp_path / "alone", *given))
+    train(2, place, tmp_path / "two", *given)
+    one, two = ((tmp_path / run / report.FAULTS).read_text() for run in ("alone", "two"))
+    listed = [[json.loads(line) for line in text.splitlines()] for text in (one, two)]
+    assert len(listed[0]) == EPOCHS  # the darkest picture's step, in every epoch
+    for fault, other in zip(*listed, strict=True):
+        assert (fault["step"], fault["term"]) == (other["step"], other["term"])
+        assert fault["pictures"] == other["pictures"]
+    assert apart(tmp_path / "alone", tmp_path / "two") < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("alone", 2), ("alone", 4), ("two", 1), ("two", 4), ("four", 1), ("four", 2)],
+)
 def test_a_checkpoint_is_any_number_of_processes(
     request: pytest.FixtureRequest, place: Path, tmp_path: Path, before: str, after: int
 ) -> None:
@@ -188,6 +241,36 @@ def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(
     assert printed.splitlines()[-1].startswith("error: process 0")
     assert "start all again with --resume" in printed.splitlines()[-1]
     other.wait()
+    train(2, place, run, "--resume", "checkpoints.every_steps=1")
+    np.testing.assert_array_equal(learnt(run), learnt(two))
+
+
+def test_a_full_disk_ends_all_with_a_line_and_the_run_goes_on(
+    place: Path, two: Path, tmp_path: Path
+) -> None:
+    disk, run = tmp_path / "disk", tmp_path / "run"
+    disk.mkdir()
+    size = sum(path.stat().st_size for path in (two / "checkpoints" / "3").rglob("*"))
+    script = (
+        f"mount -t tmpfs -o size={4 * size} tmpfs {disk} || exit 99\n"
+        '"$@" --process 1 & "$@" --process 0; code=$?\n'
+        f"wait; cp -r {disk}/run {run}; exit $code"
+    )
+    child = Path(__file__).with_name("process_child.py")
+    given = arguments(place, disk / "run", "checkpoints.every_steps=1")
+    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    done = subprocess.run(
+        [*inside, sys.executable, str(child), *given, *joining(2)],
+        env={**os.environ, "SEEN": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode in (1, 99):
+        pytest.skip("this system lets nobody mount a small disk")
+    assert done.returncode == 2, done.stderr
+    assert "no space left" in done.stderr.lower()
     train(2, place, run, "--resume", "checkpoints.every_steps=1")
     np.testing.assert_array_equal(learnt(run), learnt(two))
 

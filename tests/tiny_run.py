@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxdistill import config
+from jaxdistill.data import batches
 
 QUIET = Console(quiet=True)
 ROOT = Path(__file__).parents[1]
@@ -66,14 +68,44 @@ def folder(root: Path, train: int = 8, validation: int = 5, side: int = 48) -> P
 
 def network(path: Path, bias: float = -5.0) -> Path:
     """The teacher, and a detector too: its tensor `inner` has 4 channels at stride 8."""
-    model = parser.parse_model(NETWORK)
+    return _save(path, NETWORK, bias)
+
+
+# As above, but what it says of a picture that is dark in the mean is not a number.
+TIMID_NETWORK = """
+<ir_version: 8, opset_import: ["" : 17]>
+timid (float[N, 3, H, W] picture) => (float[N, 1, H, W] mask, float[N, 4, h, w] deep)
+{
+    bright = Conv <kernel_shape = [1, 1]> (picture, weight, bias)
+    mean = GlobalAveragePool (picture)
+    level = ReduceMean <axes = [1]> (mean)
+    above = Sub (level, least)
+    root = Sqrt (above)
+    nothing = Sub (root, root)
+    mask = Add (bright, nothing)
+    inner = Conv <kernel_shape = [8, 8], strides = [8, 8]> (picture, patches)
+    deep = Relu (inner)
+}
+"""
+
+
+def timid_network(path: Path, place: Path) -> Path:
+    """A teacher whose logits are not a number for the darkest picture of the training split."""
+    examples = batches.open_split(load(place).data, "train")
+    means = sorted(examples[index].image.mean() / 255 for index in range(len(examples)))
+    return _save(path, TIMID_NETWORK, bias=-5.0, least=np.mean(means[:2]))
+
+
+def _save(path: Path, text: str, bias: float, **more: Any) -> Path:
+    model = parser.parse_model(text)
     patches = np.random.default_rng(0).normal(size=(4, 3, 8, 8)) / 8
     for name, values in {
         "weight": np.full((1, 3, 1, 1), 10 / 3),
         "bias": np.asarray([bias]),
         "patches": patches,
+        **more,
     }.items():
-        model.graph.initializer.append(numpy_helper.from_array(values.astype("f4"), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(values, "f4"), name))
     onnx.save(model, path)
     return path
 
