@@ -5,8 +5,9 @@
         --feature NAME --deep NAME
 
 Every row is trained with several seeds, in two regimes: with all masks, and with the masks of a few
-pictures only, the others going without. It goes on where it was stopped. `table.md` and
-`table.json` are written anew after every run; a gain is over the first row, paired by seed.
+pictures only, the others going without. `table.md` and `table.json` are written anew after every
+run; a gain is over the first row, paired by seed. It goes on where it was stopped, also from a
+`table.json` alone.
 """
 
 import argparse
@@ -23,7 +24,9 @@ from jaxdistill import report, train
 from jaxdistill.errors import UserError, command
 
 CONFIG = Path(__file__).parents[1] / "configs" / "ablation.yaml"
-LOGITS = ("losses.kl=1.0", "losses.mse=0.5")
+LOGITS = ("losses.kl=1.0",)
+COLD = (*LOGITS, "losses.temperature={initial: 1, final: 1}")
+ORIGINAL = (*LOGITS, "losses.mse=0.5")
 SHARED = ("training.clip.norm=0.5", "training.clip.per=all")
 
 
@@ -38,37 +41,41 @@ class Row(NamedTuple):
 def rows(near: str, deep: str) -> dict[str, Row]:
     """By name; `near` is the teacher's tensor at stride 8, `deep` the one at stride 16."""
 
-    def pairs(*features: str, weight: float = 0.5) -> tuple[str, ...]:
-        return (*LOGITS, f"features=[{', '.join(features)}]", f"losses.feature={weight}")
+    def pairs(*features: str) -> tuple[str, ...]:
+        return (f"features=[{', '.join(features)}]", "losses.feature=0.5")
 
     def pair(tensor: str, tap: str, more: str = "") -> str:
-        return f"{{tensor: '{tensor}', tap: {tap}, hidden_channels: null{more}}}"
+        return f"{{tensor: '{tensor}', tap: {tap}, hidden_channels: null, resize: true{more}}}"
 
     one = pair(near, "decoder.1")
     standard = pair(near, "decoder.1", ", standardize: true")
     second = pair(deep, "decoder.0", ", standardize: true")
     attending = pair(near, "decoder.1", ", standardize: true, attention: uncertainty")
-    specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768}}"
-    learned = "losses.feature_weights=learned"
-    freed = "student.unfreeze={from_epoch: 4, every: 2, stages: 3}"
+    specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
+    two = (*LOGITS, *pairs(standard, second))
+    freed = "student.unfreeze={from_epoch: 3, every: 1, stages: 3}"
     return {
         "masks": Row("no distillation (BCE + Dice)", ()),
-        "logits": Row("+ logits (KL + MSE)", LOGITS),
-        "kl": Row("+ logits (KL alone)", ("losses.kl=1.0",)),
-        "specified": Row("the specification as written", (*pairs(specified), *SHARED)),
-        "tap": Row("logits + a decoder tap", pairs(one)),
+        "logits": Row("logits (+ KL)", LOGITS),
+        "cold": Row("logits, temperature 1", COLD),
+        "mse": Row("logits, as the original (+ KL + MSE)", ORIGINAL),
+        "specified": Row("the specification as written", (*ORIGINAL, *pairs(specified), *SHARED)),
+        "tap": Row("logits + a decoder tap", (*LOGITS, *pairs(one))),
+        "cosine": Row(
+            "... by cosine", (*LOGITS, *pairs(pair(near, "decoder.1", ", loss: cosine")))
+        ),
+        "cwd": Row("... by CWD", (*LOGITS, *pairs(pair(near, "decoder.1", ", loss: cwd")))),
+        "mgd": Row("... by MGD", (*LOGITS, *pairs(pair(near, "decoder.1", ", loss: mgd")))),
+        "standard": Row("... standardised", (*LOGITS, *pairs(standard))),
+        "attention": Row("... and with attention to uncertainty", (*LOGITS, *pairs(attending))),
+        "scales": Row("... standardised, two scales", two),
+        "learned": Row("... and with learned weights", (*two, "losses.feature_weights=learned")),
+        "masks-unfrozen": Row("no distillation + unfreezing", (freed,)),
         "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
-        "best": Row("logits + a decoder tap + unfreezing", (*pairs(one), freed)),
-        "free": Row("label-free: logits alone", LOGITS, ("none",)),
-        "free-unfrozen": Row("label-free + unfreezing", (*LOGITS, freed), ("none",)),
-        "masks-unfrozen": Row("no distillation, + unfreezing", (freed,)),
-        "standard": Row("decoder tap, standardised", pairs(standard)),
-        "attention": Row("... + attention to uncertainty", pairs(attending)),
-        "scales": Row("... + a second scale", pairs(standard, second)),
-        "learned": Row("... + learned weights", (*pairs(standard, second), learned)),
-        "cosine": Row("decoder tap, cosine", pairs(pair(near, "decoder.1", ", loss: cosine"))),
-        "cwd": Row("decoder tap, CWD", pairs(pair(near, "decoder.1", ", loss: cwd"))),
-        "mgd": Row("decoder tap, MGD", pairs(pair(near, "decoder.1", ", loss: mgd"))),
+        "best": Row("logits + a decoder tap + unfreezing", (*LOGITS, *pairs(one), freed)),
+        "free": Row("label-free: logits", LOGITS, ("none",)),
+        "free-cold": Row("label-free: logits, temperature 1", COLD, ("none",)),
+        "free-unfrozen": Row("label-free: logits + unfreezing", (*LOGITS, freed), ("none",)),
     }
 
 
@@ -95,15 +102,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(chosen) - known.keys():
         raise UserError(f"no row {sorted(unknown)[0]!r}; there are {', '.join(known)}")
     table = {name: row for name, row in known.items() if name in chosen}
+    if given.table and not given.folder.is_dir():
+        raise UserError(f"there is no folder {given.folder.absolute()}")
     if not given.table:
-        for run, settings in _missing(given, table):
+        found = ablation_table.read(given.folder, known)
+        for run, settings in _missing(given, table, found):
             _train(run, settings)
             ablation_table.write(given.folder, known)
     ablation_table.write(given.folder, known)
 
 
 def _missing(
-    given: argparse.Namespace, table: Mapping[str, Row]
+    given: argparse.Namespace, table: Mapping[str, Row], found: ablation_table.Found
 ) -> Iterator[tuple[Path, list[str]]]:
     """Runs that are not finished, seed by seed, so that every row is there early."""
     regimes = ablation_data.prepare(given.folder / "data", given.data.absolute(), given.few)
@@ -123,7 +133,7 @@ def _missing(
                 distils = any(setting.startswith("losses.kl") for setting in row.settings)
                 data = regimes[regime if distils or regime != "few" else "few-repeated"]
                 settings = [*common, *data, *row.settings, f"seed={seed}", f"run={run}"]
-                if not (run / ablation_table.DONE).exists():
+                if str(seed) not in found[regime].get(name, {}):
                     yield run, settings
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-DONE = "ablation.json"
+DONE, TABLE = "ablation.json", "table.json"
 BASE = "masks"
 MEASURES = {
     "student_miou": "mIoU",
@@ -16,25 +16,33 @@ MEASURES = {
 }
 REGIMES = {"all": "all masks", "few": "few masks", "none": "no masks"}
 
+Found = dict[str, dict[str, dict[str, dict[str, float]]]]
+"""By regime, row and seed."""
+
 
 def write(folder: Path, rows: Mapping[str, Any]) -> None:
     """`table.json` and `table.md`, from the runs that are finished."""
-    found = {regime: _read(folder / regime, rows) for regime in REGIMES}
-    (folder / "table.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    found = read(folder, rows)
+    (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
     parts = [_table(regime, found[regime], rows) for regime in REGIMES if found[regime]]
     (folder / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _read(folder: Path, rows: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """By row and seed what was measured after the last epoch."""
-    found = {
-        name: {
-            path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted((folder / name).glob(f"*/{DONE}"))
-        }
-        for name in rows
-    }
-    return {name: seeds for name, seeds in found.items() if seeds}
+def read(folder: Path, rows: Mapping[str, Any]) -> Found:
+    """What was measured after the last epoch: by the runs in the folder, and by those of which
+    `table.json` alone is left."""
+    table = folder / TABLE
+    kept = json.loads(table.read_text(encoding="utf-8")) if table.exists() else {}
+    found: Found = {}
+    for regime in REGIMES:
+        found[regime] = {}
+        for row in rows:
+            seeds = dict(kept.get(regime, {}).get(row, {}))
+            for path in (folder / regime / row).glob(f"*/{DONE}"):
+                seeds[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+            if seeds:
+                found[regime][row] = dict(sorted(seeds.items()))
+    return found
 
 
 def _table(
