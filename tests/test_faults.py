@@ -10,24 +10,21 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import tiny_run
+from whole_runs import EPOCHS, Runs, metrics, read, wait_for_epoch, wait_for_line
 
-from jaxdistill import checkpoints, config, epochs, interruption, lock, report, train, update
+from jaxdistill import checkpoints, epochs, interruption, lock, report, train
 from jaxdistill.data import batches
-from jaxdistill.job import prepare
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 24
 KILLS = 30
 
 
@@ -36,57 +33,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("faults")
     tiny_run.make(place)
     return place
-
-
-class Runs:
-    """Runs of one configuration, each in its own folder."""
-
-    def __init__(self, place: Path, *settings: str) -> None:
-        self.place, self.settings = place, settings
-        self.untouched = place / f"untouched-{len(list(place.glob('untouched-*')))}"
-        assert self.start(self.untouched).wait() == 0
-
-    def start(self, run: Path, *more: str) -> Any:
-        """A training process."""
-        return subprocess.Popen(
-            self.command(run, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def command(self, run: Path, *more: str) -> list[str]:
-        config = ["--config", str(tiny_run.SPECIFIED)]
-        return [sys.executable, "-m", "jaxdistill.train", *config, *self.given(run), *more]
-
-    def given(self, run: Path) -> list[str]:
-        return [
-            *tiny_run.overrides(self.place),
-            f"training.epochs={EPOCHS}",
-            "checkpoints.every_steps=1",
-            *self.settings,
-            f"run={run}",
-        ]
-
-    def finish(self, run: Path, *more: str) -> str:
-        """Resumes to the end; what was printed."""
-        process = self.start(run, "--resume", *more)
-        printed, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, printed
-        return printed
-
-    def halfway(self, run: Path) -> None:
-        """Trains until it is stopped in the middle, by SIGTERM."""
-        process = self.start(run)
-        _wait_for_epoch(run, EPOCHS // 3)
-        process.send_signal(signal.SIGTERM)
-        printed, _ = process.communicate(timeout=120)
-        assert process.returncode == interruption.EXIT_CODE, printed
-        assert len(_metrics(run)) < EPOCHS
-
-    def assert_untouched(self, run: Path) -> None:
-        assert _numbers(run) == _numbers(self.untouched)
-        one, two = _arrays(run), _arrays(self.untouched)
-        assert one.keys() == two.keys()
-        for name, array in one.items():
-            assert array.tobytes() == two[name].tobytes(), name
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +49,7 @@ def test_a_run_killed_at_thirty_moments_is_the_untouched_one(runs: Runs, tmp_pat
         if kills % 2:
             time.sleep(moments.uniform(0, 6))
         else:
-            _wait_for_line(process, "in epoch", "nothing to resume")
+            wait_for_line(process, "in epoch", "nothing to resume")
             time.sleep(moments.uniform(0, 1.0))
         if process.poll() is not None:
             assert process.returncode == 0, process.stdout.read()
@@ -125,7 +71,7 @@ def test_a_signal_lets_the_step_finish_and_keeps_it(
 ) -> None:
     run = tmp_path / "run"
     process = runs.start(run, "checkpoints.every_steps=null")
-    _wait_for_epoch(run, 2)
+    wait_for_epoch(run, 2)
     process.send_signal(number)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == interruption.EXIT_CODE, printed
@@ -138,7 +84,7 @@ def test_a_signal_lets_the_step_finish_and_keeps_it(
 def test_a_second_signal_ends_it_at_once_and_harms_nothing(runs: Runs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = runs.start(run)
-    _wait_for_epoch(run, 2)
+    wait_for_epoch(run, 2)
     for _ in range(200):  # the first is noted between two bytecodes; then the next one ends it
         process.send_signal(signal.SIGINT)
         if process.poll() is not None:
@@ -193,7 +139,7 @@ def test_a_full_disk_ends_it_with_a_line_and_what_was_kept_goes_on(
     assert done.returncode == 2, done.stderr
     assert "no space left" in done.stderr.lower()
     assert "Traceback" not in done.stderr
-    assert 0 < len(_metrics(run)) < EPOCHS
+    assert 0 < len(metrics(run)) < EPOCHS
     runs.finish(run)
     runs.assert_untouched(run)
 
@@ -305,12 +251,12 @@ def test_changes_are_accepted_when_told_and_harmless_ones_anyway(
 ) -> None:
     run = tmp_path / "run"
     _halfway_copy(runs, run)
-    wanted = len(_metrics(run)) + 2
+    wanted = len(metrics(run)) + 2
     harmless = [f"training.epochs={wanted}", "data.workers=1", "checkpoints.keep=3"]
     runs.finish(run, *harmless)
-    assert len(_metrics(run)) == wanted
+    assert len(metrics(run)) == wanted
     runs.finish(run, f"training.epochs={wanted + 1}", "losses.dice=2", "--accept-changes")
-    assert len(_metrics(run)) == wanted + 1
+    assert len(metrics(run)) == wanted + 1
 
 
 def test_a_run_in_use_is_refused_and_a_dead_one_s_lock_is_taken_over(
@@ -318,7 +264,7 @@ def test_a_run_in_use_is_refused_and_a_dead_one_s_lock_is_taken_over(
 ) -> None:
     run = tmp_path / "run"
     first = runs.start(run, "training.epochs=100000")
-    _wait_for_epoch(run, 1)
+    wait_for_epoch(run, 1)
     second = runs.start(run, "--resume")
     printed, _ = second.communicate(timeout=120)
     assert second.returncode == 2
@@ -326,7 +272,7 @@ def test_a_run_in_use_is_refused_and_a_dead_one_s_lock_is_taken_over(
     first.kill()
     first.wait()
     assert json.loads((run / lock.NAME).read_text())["pid"] == first.pid  # the dead one's
-    runs.finish(run, f"training.epochs={len(_metrics(run)) + 1}")
+    runs.finish(run, f"training.epochs={len(metrics(run)) + 1}")
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
@@ -341,15 +287,15 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
         "training.epochs=4",
     ]
     runs = Runs(place, *timid)
-    faults = [json.loads(line) for line in _read(runs.untouched / report.FAULTS)]
+    faults = [json.loads(line) for line in read(runs.untouched / report.FAULTS)]
     assert 1 <= len(faults) <= 4
-    assert _metrics(runs.untouched)[-1]["skipped_steps"] == len(faults)
+    assert metrics(runs.untouched)[-1]["skipped_steps"] == len(faults)
     assert all(fault["term"] == "kl" and len(fault["pictures"]) == 4 for fault in faults)
     process = runs.start(tmp_path / "strict", "training.skip_nonfinite=0")
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert f"step {faults[0]['step']}: kl is nan" in printed
-    assert len(_read(tmp_path / "strict" / report.FAULTS)) == 1
+    assert len(read(tmp_path / "strict" / report.FAULTS)) == 1
 
 
 def test_a_thousand_steps_leave_memory_descriptors_and_threads_as_they_were(
@@ -360,12 +306,12 @@ def test_a_thousand_steps_leave_memory_descriptors_and_threads_as_they_were(
     process = runs.start(run, *given)
     seen: list[tuple[int, int, int, float]] = []
     while process.poll() is None:
-        done = len(_read(run / report.METRICS))
+        done = len(read(run / report.METRICS))
         if done > 10 and (not seen or done >= seen[-1][0] + 5):
             seen.append((done, *_resources(process.pid)))
         time.sleep(0.05)
     assert process.returncode == 0, process.stdout.read()
-    lines = _metrics(run)
+    lines = metrics(run)
     assert len(lines) * 20 >= 1000
     (_, files, threads, memory), *_, last = seen
     assert last[1] <= files + 4, seen
@@ -382,43 +328,6 @@ def _halfway_copy(runs: Runs, run: Path) -> None:
     if not kept.exists():
         runs.halfway(kept)
     shutil.copytree(kept, run)
-
-
-def _wait_for_epoch(run: Path, epoch: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(_read(run / report.METRICS)) < epoch:
-        assert time.monotonic() < deadline, "the run does not get on"
-        time.sleep(0.01)
-
-
-def _wait_for_line(process: Any, *words: str) -> None:
-    for line in process.stdout:
-        if any(word in line for word in words):
-            return
-
-
-def _read(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _read(run / report.METRICS)]
-
-
-def _numbers(run: Path) -> list[tuple[int, dict[str, float], dict[str, float]]]:
-    return [(line["epoch"], line["train"], line["validation"]) for line in _metrics(run)]
-
-
-def _arrays(run: Path) -> dict[str, np.ndarray]:
-    """All arrays of the newest checkpoint."""
-    settings = config.load(run / "config.yaml")
-    job = prepare(settings, tiny_run.QUIET)
-    found = checkpoints.latest(run, lambda _: update.start(settings, job.split))
-    assert found is not None
-    assert not found.damaged
-    state = found.state._asdict()
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def _bytes(folder: Path) -> int:

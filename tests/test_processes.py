@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny_run
+from whole_runs import metrics
 
 from jaxdistill import fill, report
 from jaxdistill.checkpoint_files import newest_first
@@ -132,10 +133,6 @@ def learnt(run: Path) -> np.ndarray:
 def apart(one: Path, other: Path) -> float:
     a, b = learnt(one), learnt(other)
     return float(np.linalg.norm(a - b) / np.linalg.norm(a))
-
-
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
