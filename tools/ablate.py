@@ -26,6 +26,7 @@ from jaxdistill.errors import UserError, command
 CONFIG = Path(__file__).parents[1] / "configs" / "ablation.yaml"
 LOGITS = ("losses.kl=1.0",)
 COLD = (*LOGITS, "losses.temperature={initial: 1, final: 1}")
+HINTON = (*LOGITS, "losses.kl_scale=t2")
 ORIGINAL = (*LOGITS, "losses.mse=0.5")
 SHARED = ("training.clip.norm=0.5", "training.clip.per=all")
 
@@ -58,6 +59,7 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "masks": Row("no distillation (BCE + Dice)", ()),
         "logits": Row("logits (+ KL)", LOGITS),
         "cold": Row("logits, temperature 1", COLD),
+        "hinton": Row("logits, KL times T squared", HINTON),
         "mse": Row("logits, as the original (+ KL + MSE)", ORIGINAL),
         "specified": Row("the specification as written", (*ORIGINAL, *pairs(specified), *SHARED)),
         "tap": Row("logits + a decoder tap", (*LOGITS, *pairs(one))),
