@@ -28,7 +28,11 @@ LOGITS = ("losses.kl=1.0",)
 COLD = (*LOGITS, "losses.temperature={initial: 1, final: 1}")
 HINTON = (*LOGITS, "losses.kl_scale=t2")
 ORIGINAL = (*LOGITS, "losses.mse=0.5")
-SHARED = ("training.clip.norm=0.5", "training.clip.per=all")
+SPECIFIED = (
+    *ORIGINAL,
+    "losses.temperature={initial: 3, final: 1, schedule: cosine}",
+    "training.clip={norm: 0.5, per: all}",
+)
 
 
 class Row(NamedTuple):
@@ -42,18 +46,19 @@ class Row(NamedTuple):
 def rows(near: str, deep: str) -> dict[str, Row]:
     """By name; `near` is the teacher's tensor at stride 8, `deep` the one at stride 16."""
 
-    def pairs(*features: str) -> tuple[str, ...]:
-        return (f"features=[{', '.join(features)}]", "losses.feature=0.5")
-
     def pair(tensor: str, tap: str, more: str = "") -> str:
         return f"{{tensor: '{tensor}', tap: {tap}, hidden_channels: null, resize: true{more}}}"
 
-    one = pair(near, "decoder.1")
-    standard = pair(near, "decoder.1", ", standardize: true")
-    second = pair(deep, "decoder.0", ", standardize: true")
-    attending = pair(near, "decoder.1", ", standardize: true, attention: uncertainty")
+    def aligned(*pairs: str) -> tuple[str, ...]:
+        return (f"features=[{', '.join(pairs)}]", "losses.feature=0.5")
+
+    def tapped(more: str = "") -> tuple[str, ...]:
+        return (*LOGITS, *aligned(pair(near, "decoder.1", more)))
+
+    standard = ", standardize: true"
+    near_and_deep = (pair(near, "decoder.1", standard), pair(deep, "decoder.0", standard))
+    two = (*LOGITS, *aligned(*near_and_deep))
     specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
-    two = (*LOGITS, *pairs(standard, second))
     freed = "student.unfreeze={from_epoch: 3, every: 1, stages: 3}"
     return {
         "masks": Row("no distillation (BCE + Dice)", ()),
@@ -61,20 +66,20 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "cold": Row("logits, temperature 1", COLD),
         "hinton": Row("logits, KL times T squared", HINTON),
         "mse": Row("logits, as the original (+ KL + MSE)", ORIGINAL),
-        "specified": Row("the specification as written", (*ORIGINAL, *pairs(specified), *SHARED)),
-        "tap": Row("logits + a decoder tap", (*LOGITS, *pairs(one))),
-        "cosine": Row(
-            "... by cosine", (*LOGITS, *pairs(pair(near, "decoder.1", ", loss: cosine")))
+        "specified": Row("the specification as written", (*SPECIFIED, *aligned(specified))),
+        "tap": Row("logits + a decoder tap", tapped()),
+        "cosine": Row("... by cosine", tapped(", loss: cosine")),
+        "cwd": Row("... by CWD", tapped(", loss: cwd")),
+        "mgd": Row("... by MGD", tapped(", loss: mgd")),
+        "standard": Row("... standardised", tapped(standard)),
+        "attention": Row(
+            "... and with attention to uncertainty", tapped(f"{standard}, attention: uncertainty")
         ),
-        "cwd": Row("... by CWD", (*LOGITS, *pairs(pair(near, "decoder.1", ", loss: cwd")))),
-        "mgd": Row("... by MGD", (*LOGITS, *pairs(pair(near, "decoder.1", ", loss: mgd")))),
-        "standard": Row("... standardised", (*LOGITS, *pairs(standard))),
-        "attention": Row("... and with attention to uncertainty", (*LOGITS, *pairs(attending))),
         "scales": Row("... standardised, two scales", two),
         "learned": Row("... and with learned weights", (*two, "losses.feature_weights=learned")),
         "masks-unfrozen": Row("no distillation + unfreezing", (freed,)),
         "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
-        "best": Row("logits + a decoder tap + unfreezing", (*LOGITS, *pairs(one), freed)),
+        "best": Row("logits + a decoder tap + unfreezing", (*tapped(), freed)),
         "free": Row("label-free: logits", LOGITS, ("none",)),
         "free-cold": Row("label-free: logits, temperature 1", COLD, ("none",)),
         "free-unfrozen": Row("label-free: logits + unfreezing", (*LOGITS, freed), ("none",)),
