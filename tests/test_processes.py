@@ -40,8 +40,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> Path:
-    """Real weights: after those of chance, rounding alone moves six steps apart by 2e-5 and more,
-    whatever the number of processes."""
+    """Real weights, as users have them. With random ones, six steps in one and in several processes
+    were found 2e-4 apart on one machine, which `docs/scale.md` states and does not explain."""
     place = tmp_path_factory.mktemp("place")
     tiny_run.make(place)
     (place / ENCODER).symlink_to(imagenet_encoder)
