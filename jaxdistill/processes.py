@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -62,13 +63,13 @@ def joined(given: argparse.Namespace) -> Iterator[None]:
             code = LOST
             if not of_another(error):
                 traceback.print_exc()
-            print(
+            last_words.become(
                 f"error: process {jax.process_index()} cannot go on ({first_line(error)}); most "
                 f"likely another process failed: see its last line, then start all again with "
-                f"--resume",
-                file=sys.stderr,
+                f"--resume"
             )
-        last_words.spare()
+        else:
+            last_words.spare()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -77,8 +78,8 @@ def joined(given: argparse.Namespace) -> Iterator[None]:
 
 
 class _LastWords:
-    """A line for when this process ends without one of its own: JAX aborts it when it learns that
-    another one is lost."""
+    """A line that follows this process's end: JAX aborts it when it learns that another one is
+    lost, and prints much while it does."""
 
     def __init__(self, patience: int) -> None:
         line = (
@@ -86,14 +87,23 @@ class _LastWords:
             f"given no sign of life for {patience} s, or it was killed itself; see which was the "
             f"first, then start all again with --resume"
         )
-        waits = 'trap "" INT TERM; read -r word || echo "$0" >&2'
+        waits = (
+            'trap "" INT TERM; last="$0"; while read -r line; do last="$line"; done\n'
+            '[ -z "$last" ] || printf "%s\\n" "$last" >&2'
+        )
         self._shell = subprocess.Popen(
-            ["sh", "-c", waits, line], stdin=subprocess.PIPE, start_new_session=True
+            ["sh", "-c", waits, line], stdin=subprocess.PIPE, start_new_session=True, text=True
         )
 
+    def become(self, line: str) -> None:
+        """That line instead."""
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(f"{line}\n")
+        self._shell.stdin.flush()
+
     def spare(self) -> None:
-        """It is not needed."""
-        self._shell.communicate(b"spared\n")
+        """None is needed."""
+        self._shell.communicate("\n")
 
 
 def _expected(given: argparse.Namespace) -> bool:
@@ -126,7 +136,11 @@ def _initialize(given: argparse.Namespace) -> None:
 
 def of_another(error: BaseException) -> bool:
     """Whether it is what this process sees of another one's end."""
-    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    if jax.process_count() == 1:
+        return False
+    # Where JAX waits for a collective outside of a step, its error is a plain ValueError.
+    own = isinstance(error, ValueError) and re.search("gloo|nccl", str(error), re.IGNORECASE)
+    return bool(own) or isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def leads() -> bool:

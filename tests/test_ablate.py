@@ -69,6 +69,12 @@ def test_a_row_that_is_not_there_is_named(place: Path) -> None:
         ablate.main([*given, "--feature", "inner", "--deep", "inner", "--rows", "logit"])
 
 
+@pytest.mark.parametrize("few", [0, 8])
+def test_a_regime_of_few_masks_needs_some_with_and_some_without(place: Path, few: int) -> None:
+    with pytest.raises(UserError, match=rf"--few {few}: .* has masks for 8 pictures"):
+        ablation_data.prepare(place / "data", place / "coco", few)
+
+
 @pytest.mark.slow
 def test_it_trains_what_is_missing_and_nothing_twice(
     place: Path, capsys: pytest.CaptureFixture[str]

@@ -36,6 +36,7 @@ NOT_RUN = {
     r"\S*python tools/prepare_demo.py": "minutes: it is what `make demo` runs",
     r"\S*python -m jaxdistill.train --config configs/demo": "needs what `make demo` prepares",
     r"\S*python tools/convert_weights.py encoder timm-": "fetches weights from a model hub",
+    r"\S*python tools/ablate.py": "hours; test_ablate.py runs it",
     r"\S*python tools/benchmark_": "test_benchmarks.py and test_benchmark_inference.py run them",
 }
 """Commands that the slow test leaves out, and why."""

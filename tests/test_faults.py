@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_run
-from whole_runs import EPOCHS, Runs, metrics, read, wait_for_epoch, wait_for_line
+from whole_runs import (
+    EPOCHS,
+    Runs,
+    end_on_a_full_disk,
+    metrics,
+    read,
+    wait_for_epoch,
+    wait_for_line,
+)
 
 from jaxdistill import checkpoints, epochs, interruption, lock, report, train
 from jaxdistill.data import batches
@@ -119,26 +126,9 @@ def test_a_full_disk_ends_it_with_a_line_and_what_was_kept_goes_on(
     runs: Runs, tmp_path: Path
 ) -> None:
     disk, run = tmp_path / "disk", tmp_path / "run"
-    disk.mkdir()
     size = 3 * _bytes(runs.untouched / "checkpoints")
     command = runs.command(disk / "run", "checkpoints.keep=1000")
-    script = (
-        f"mount -t tmpfs -o size={size} tmpfs {disk} || exit 99\n"
-        '"$@"; code=$?\n'
-        f"cp -r {disk}/run {run}; exit $code"
-    )
-    done = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", *command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    if done.returncode in (1, 99):
-        pytest.skip("this system lets nobody mount a small disk")
-    assert done.returncode == 2, done.stderr
-    assert "no space left" in done.stderr.lower()
-    assert "Traceback" not in done.stderr
+    end_on_a_full_disk(disk, size, run, '"$@"', command)
     assert 0 < len(metrics(run)) < EPOCHS
     runs.finish(run)
     runs.assert_untouched(run)

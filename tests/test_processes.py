@@ -17,9 +17,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny_run
-from whole_runs import metrics
+from whole_runs import end_on_a_full_disk, metrics
 
-from jaxdistill import fill, report
+from jaxdistill import fill, processes, report
 from jaxdistill.checkpoint_files import newest_first
 from jaxdistill.train import main
 
@@ -247,32 +247,40 @@ def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(
     np.testing.assert_array_equal(learnt(run), learnt(two))
 
 
+@pytest.mark.parametrize(
+    ("error", "of_another"),
+    [
+        (jax.errors.JaxRuntimeError("INTERNAL: whatever a step ends with"), True),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
+        (ValueError("INTERNAL: NCCL operation ncclAllReduce(...) failed"), True),
+        (ValueError("RESOURCE_EXHAUSTED: No space left on device"), False),
+        (OSError("Gloo"), False),
+    ],
+)
+def test_what_another_s_end_looks_like(
+    error: Exception, of_another: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert processes.of_another(error) is of_another
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert not processes.of_another(error)
+
+
 def test_a_full_disk_ends_all_with_a_line_and_the_run_goes_on(
-    place: Path, two: Path, tmp_path: Path
+    place: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, run = tmp_path / "disk", tmp_path / "run"
-    disk.mkdir()
     size = sum(path.stat().st_size for path in (two / "checkpoints" / "3").rglob("*"))
-    script = (
-        f"mount -t tmpfs -o size={4 * size} tmpfs {disk} || exit 99\n"
-        '"$@" --process 1 & "$@" --process 0; code=$?\n'
-        f"wait; cp -r {disk}/run {run}; exit $code"
-    )
     child = Path(__file__).with_name("process_child.py")
     given = arguments(place, disk / "run", "checkpoints.every_steps=1")
-    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
-    done = subprocess.run(
-        [*inside, sys.executable, str(child), *given, *joining(2)],
-        env={**os.environ, "SEEN": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    monkeypatch.setenv("SEEN", str(tmp_path))
+    end_on_a_full_disk(
+        disk,
+        4 * size,
+        run,
+        '"$@" --process 1 & "$@" --process 0',
+        [sys.executable, str(child), *given, *joining(2)],
     )
-    if done.returncode in (1, 99):
-        pytest.skip("this system lets nobody mount a small disk")
-    assert done.returncode == 2, done.stderr
-    assert "no space left" in done.stderr.lower()
     train(2, place, run, "--resume", "checkpoints.every_steps=1")
     np.testing.assert_array_equal(learnt(run), learnt(two))
 

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import tiny_run
 
 from jaxdistill import checkpoints, config, interruption, report, update
@@ -67,6 +69,31 @@ class Runs:
         assert one.keys() == two.keys()
         for name, array in one.items():
             assert array.tobytes() == two[name].tobytes(), name
+
+
+def end_on_a_full_disk(
+    disk: Path, size: int, kept: Path, script: str, command: Sequence[str]
+) -> None:
+    """A run in the folder `run` of a disk of so many bytes, which it fills and which ends it with a
+    line; the folder is then at `kept`. `script` starts the command, which is its `$@`."""
+    disk.mkdir()
+    around = (
+        f"mount -t tmpfs -o size={size} tmpfs {disk} || exit 99\n"
+        f"{script}; code=$?\n"
+        f"wait; cp -r {disk}/run {kept}; exit $code"
+    )
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", around, "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode in (1, 99):
+        pytest.skip("this system lets nobody mount a small disk")
+    assert done.returncode == 2, done.stderr
+    assert "no space left" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
 
 
 def wait_for_epoch(run: Path, epoch: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.config import Data
+from jaxdistill.errors import UserError
 
 
 def prepare(folder: Path, root: Path, few: int) -> dict[str, list[str]]:
@@ -13,12 +14,20 @@ def prepare(folder: Path, root: Path, few: int) -> dict[str, list[str]]:
     `few`: every so many-th picture with a mask, the others without; `few-repeated`: those with a
     mask alone, so often that an epoch is as long, for what learns from masks only; `none`: all
     without. The pictures themselves stay where they are.
+
+    Raises:
+      UserError: so few are not fewer than there are.
     """
     split = Data(root=root).train
     assert split.annotations is not None
     content = json.loads((root / split.annotations).read_text(encoding="utf-8"))
     shown = {annotation["image_id"] for annotation in content["annotations"]}
     images = [image for image in content["images"] if image["id"] in shown]
+    if not 0 < few < len(images):
+        raise UserError(
+            f"--few {few}: {root / split.annotations} has masks for {len(images)} pictures; some "
+            f"must keep theirs, and some go without"
+        )
     kept = images[:: max(len(images) // few, 1)][:few]
     others = [image for image in images if image not in kept]
     folder = folder.absolute()
