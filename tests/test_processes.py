@@ -19,8 +19,9 @@ import pytest
 import tiny_run
 from whole_runs import end_on_a_full_disk, metrics
 
-from jaxdistill import fill, processes, report
+from jaxdistill import fill, report
 from jaxdistill.checkpoint_files import newest_first
+from jaxdistill.processes import of_another
 from jaxdistill.train import main
 
 EPOCHS, STEPS = 3, 2
@@ -248,7 +249,7 @@ def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("error", "of_another"),
+    ("error", "so"),
     [
         (jax.errors.JaxRuntimeError("INTERNAL: whatever a step ends with"), True),
         (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
@@ -258,12 +259,12 @@ def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(
     ],
 )
 def test_what_another_s_end_looks_like(
-    error: Exception, of_another: bool, monkeypatch: pytest.MonkeyPatch
+    error: Exception, so: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert processes.of_another(error) is of_another
+    assert of_another(error) is so
     monkeypatch.setattr(jax, "process_count", lambda: 1)
-    assert not processes.of_another(error)
+    assert not of_another(error)
 
 
 def test_a_full_disk_ends_all_with_a_line_and_the_run_goes_on(
