@@ -44,6 +44,14 @@ def test_eight_devices_learn_what_one_learns(found) -> None:
 
 
 @pytest.mark.slow
+def test_what_eight_devices_differ_by_is_rounding(found) -> None:
+    assert max(found["eight, float64"].values()) < 1e-10, found["eight, float64"]
+    # An encoder of random weights makes much of little: of its weights' last bits even more.
+    for kind in ("parameters", "statistics"):
+        assert found["eight"][kind] < found["last bits"][kind]
+
+
+@pytest.mark.slow
 def test_the_same_holds_of_a_batch_in_parts(found) -> None:
     assert max(found["four, in parts"].values()) < 1e-5
     # BatchNorm measures each part by itself: that is another training, though not by much.

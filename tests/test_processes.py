@@ -41,8 +41,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> Path:
-    """Real weights, as users have them. With random ones, six steps in one and in several processes
-    were found 2e-4 apart on one machine, which `docs/scale.md` states and does not explain."""
+    """Real weights, as users have them: random ones make much of rounding (`test_mesh.py`)."""
     place = tmp_path_factory.mktemp("place")
     tiny_run.make(place)
     (place / ENCODER).symlink_to(imagenet_encoder)

@@ -9,7 +9,6 @@ far.
 
 # ruff: noqa: E402
 
-import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import cases
 from comparison import Parity
+from double import in_float64, wide
 from torch import Tensor
 from torch_student import TorchStudent, Trainer
 
@@ -125,18 +125,10 @@ def settings_of(case: Case) -> config.Config:
     )
 
 
-@contextlib.contextmanager
-def in_float64() -> Iterator[None]:
-    """Where the project says float32, float64 is meant."""
-    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
-        patch.setattr(jnp, "float32", jnp.float64)
-        yield
-
-
 def our_gradients(steps: Steps) -> tuple[dict[str, Tensor], float]:
     """Of the first step, by PyTorch's names; and the loss."""
     batch, targets = steps.batch(0)
-    settings, split = steps.settings, wide(steps.split)
+    settings, split = steps.settings, in_width(steps.split)
     temperature = settings.losses.temperature.initial
 
     @jax.jit
@@ -155,7 +147,7 @@ def our_gradients(steps: Steps) -> tuple[dict[str, Tensor], float]:
 
 def our_steps(steps: Steps) -> Iterator[dict[str, dict[str, Tensor]]]:
     """All that changes, after each step, by kind and PyTorch's names."""
-    split = wide(steps.split)
+    split = in_width(steps.split)
     step = update.make_train_step(steps.settings, split.graph, STEPS_PER_EPOCH)
     state = jax.tree.map(jnp.copy, update.start(steps.settings, split))
     state = state._replace(step=jnp.asarray(0))  # an int64 where rates are to be float64
@@ -179,10 +171,8 @@ def their_steps(steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, dict[str
             trainer.schedule.step()
 
 
-def wide(split: Split) -> Split:
-    """In float64 where that is meant."""
-    parts = [{k: jnp.asarray(v, jnp.float32) for k, v in part.items()} for part in split[1:]]
-    return Split(split.graph, *parts)
+def in_width(split: Split) -> Split:
+    return Split(split.graph, *(wide(dict(part)) for part in split[1:]))
 
 
 def without_effect(gradients: dict[str, Tensor]) -> set[str]:
