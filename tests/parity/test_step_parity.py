@@ -172,7 +172,7 @@ def their_steps(steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, dict[str
 
 
 def in_width(split: Split) -> Split:
-    return Split(split.graph, *(wide(dict(part)) for part in split[1:]))
+    return Split(split.graph, *jax.tree.map(jnp.asarray, wide(tuple(split[1:]))))
 
 
 def without_effect(gradients: dict[str, Tensor]) -> set[str]:
