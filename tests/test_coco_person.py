@@ -1,85 +1,25 @@
 """COCO folders, sound and broken, as prepared data sets; masks against pycocotools."""
 
 import contextlib
-import io
 import json
 import os
 
 import numpy as np
 import pytest
+from coco_folders import SQUARE, Folder, encode, photograph, rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from jaxdistill import config
-from jaxdistill.data import batches, coco_json, pictures, prepared
+from jaxdistill.data import batches, coco_json, prepared
 from jaxdistill.errors import UserError
-
-SPLIT = config.Split(images="images", annotations="people.json")
-SQUARE = [[1.0, 1.0, 6.0, 1.0, 6.0, 6.0, 1.0, 6.0]]
-
-
-class Folder:
-    """A COCO folder in the making."""
-
-    def __init__(self, root):
-        self.root = root
-        (root / "images").mkdir()
-        self.instances = {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "person"}],
-        }
-
-    def picture(self, name, data=None, size=(8, 12), **changed):
-        """Adds a picture, by default 8 high and 12 wide, without people."""
-        if data is None:
-            data = encode(photograph(*size))
-        (self.root / "images" / name).write_bytes(data)
-        number = len(self.instances["images"]) + 1
-        image = {"id": number, "file_name": name, "height": size[0], "width": size[1]}
-        self.instances["images"].append(image | changed)
-        return number
-
-    def person(self, picture, segmentation=SQUARE, **changed):
-        annotation = {"image_id": picture, "category_id": 3, "segmentation": segmentation}
-        self.instances["annotations"].append(annotation | changed)
-
-    def open(self, text=None):
-        text = json.dumps(self.instances) if text is None else text
-        path = self.root / "people.json"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        prepared = self.root / "prepared"
-        data = config.Data(root=self.root, train=SPLIT, prepared=prepared, image_size=(32, 32))
-        return batches.open_split(data, "train")
 
 
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path)
-
-
-def photograph(height, width):
-    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def encode(pixels, kind="PNG", **options):
-    file = io.BytesIO()
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def rle(mask, compressed):
-    """The reference's encoding, by way of pycocotools."""
-    encoded = coco_mask.encode(np.asfortranarray(mask))
-    if compressed:
-        return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-    flat = mask.T.reshape(-1)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *edges, flat.size]).tolist()
-    return {"size": list(mask.shape), "counts": runs if flat[0] == 0 else [0, *runs]}
 
 
 def test_a_mask_is_the_union_of_people_in_every_notation_and_crowds_and_dogs_are_left_out(folder):
@@ -315,37 +255,6 @@ def test_many_damaged_pictures_stop_the_build_and_leave_nothing_behind(folder, t
     ):
         folder.open()
     assert not list(tmp_path.glob("prepared/*/coco_person/*"))
-
-
-def test_a_picture_bomb_is_refused_before_it_is_decoded():
-    header = encode(np.zeros((1, 1, 3), np.uint8))
-    # The IHDR chunk: width and height of 60,000, and its checksum mended.
-    chunk = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + header[24:29]
-    bomb = header[:12] + chunk + PngImagePlugin._crc32(chunk).to_bytes(4, "big") + header[33:]
-    with pytest.raises(pictures.PictureError, match="3600000000 pixels"):
-        pictures.decode(bomb)
-
-
-def test_values_of_32_bits_are_refused():
-    with pytest.raises(pictures.PictureError, match="32-bit"):
-        pictures.decode(encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # Pillow's
-@settings(deadline=None, max_examples=300)
-@given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"]), st.data())
-def test_no_damaged_picture_does_harm(kind, draw):
-    data = bytearray(encode(photograph(9, 7), kind))
-    for _ in range(draw.draw(st.integers(1, 4))):
-        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    with contextlib.suppress(pictures.PictureError):
-        assert pictures.decode(bytes(data[: draw.draw(st.integers(0, len(data)))])).ndim == 3
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_masks_survive_their_encoding(height, width, seed):
-    mask = np.random.default_rng(seed).integers(0, 2, (height, width), np.uint8)
-    np.testing.assert_array_equal(pictures.decode_mask(pictures.encode_mask(mask)), mask * 255)
 
 
 def test_a_damaged_data_set_is_named(folder, tmp_path):

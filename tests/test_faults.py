@@ -294,7 +294,7 @@ def test_a_thousand_steps_leave_memory_descriptors_and_threads_as_they_were(
     run, data = tmp_path / "run", tiny_run.folder(tmp_path / "coco", train=80)
     given = ["training.epochs=60", "checkpoints.every_steps=25", f"data.root={data}"]
     process = runs.start(run, *given)
-    seen: list[tuple[int, int, int, float]] = []
+    seen: list[tuple[int, int, int, int, float]] = []
     while process.poll() is None:
         done = len(read(run / report.METRICS))
         if done > 10 and (not seen or done >= seen[-1][0] + 5):
@@ -303,13 +303,13 @@ def test_a_thousand_steps_leave_memory_descriptors_and_threads_as_they_were(
     assert process.returncode == 0, process.stdout.read()
     lines = metrics(run)
     assert len(lines) * 20 >= 1000
-    (_, files, threads, memory), *_, last = seen
-    assert last[1] <= files + 4, seen
-    assert last[2] <= threads + 2, seen
-    assert last[3] <= memory * 1.05 + 5e6, seen
-    seconds = np.asarray([line["seconds"]["train"] for line in lines])
-    early, late = np.median(seconds[5:20]), np.median(seconds[-15:])
-    assert late < 2 * early, (early, late)
+    done, files, threads, memory, seconds = np.transpose(seen)
+    assert files[-1] <= files[0] + 4, seen
+    assert threads[-1] <= threads[0] + 2, seen
+    assert memory[-1] <= memory[0] * 1.05 + 5e6, seen
+    # Of the processor, not of the clock: what else runs on the machine does not count.
+    per_epoch = np.diff(seconds) / np.diff(done)
+    assert np.median(per_epoch[-4:]) < 1.5 * np.median(per_epoch[:4]), seen
 
 
 def _halfway_copy(runs: Runs, run: Path) -> None:
@@ -324,9 +324,11 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _resources(pid: int) -> tuple[int, int, float]:
-    """Open files, threads, and bytes of memory of a process."""
+def _resources(pid: int) -> tuple[int, int, int, float]:
+    """Open files, threads, bytes of memory, and seconds of processor time of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     words = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     memory = 1024 * int(words["VmRSS"].split()[0])
-    return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(words["Threads"]), memory
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(words["Threads"]), memory, seconds
