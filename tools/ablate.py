@@ -79,7 +79,7 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "learned": Row("... and with learned weights", (*two, "losses.feature_weights=learned")),
         "masks-unfrozen": Row("no distillation + unfreezing", (freed,)),
         "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
-        "best": Row("... standardised, and unfreezing", (*tapped(standard), freed)),
+        "best": Row("... and a decoder tap, standardised", (*tapped(standard), freed)),
         "free": Row("label-free: logits", LOGITS, ("none",)),
         "free-cold": Row("label-free: logits, temperature 1", COLD, ("none",)),
         "free-unfrozen": Row("label-free: logits + unfreezing", (*LOGITS, freed), ("none",)),
