@@ -20,7 +20,7 @@ test: setup
 	$(BIN)/pytest -m "not slow" -n 2
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
