@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/python -m jaxdistill.train --config configs/demo.yaml
 
 test: setup
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/pytest -m slow -n 2 --dist loadfile

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array
 
 from jaxdistill.errors import UserError
@@ -40,9 +40,10 @@ class Mesh:
                 f"{jax.process_count()} processes; choose auto"
             )
         self._mesh = jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
-        self.rows = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        alone = SingleDeviceSharding(devices[0]) if count == 1 else None
+        self.rows: Sharding = alone or NamedSharding(self._mesh, PartitionSpec(AXIS))
         """Of arrays that are divided by their first axis."""
-        self.same = NamedSharding(self._mesh, PartitionSpec())
+        self.same: Sharding = alone or NamedSharding(self._mesh, PartitionSpec())
         """Of arrays that are the same on every device."""
 
     @property
@@ -67,17 +68,14 @@ class Mesh:
 
     def share(self, tree: Tree) -> Tree:
         """Arrays that hold this process's rows as arrays of all rows, each where it belongs."""
-        if self.size == 1:
-            return tree
-        return jax.tree.map(self._share, tree)
-
-    def _share(self, local: Any) -> Array:
-        return jax.make_array_from_process_local_data(self.rows, local)
+        return jax.make_array_from_process_local_data(self.rows, tree)
 
     def replicate(self, tree: Tree) -> Tree:
-        """Arrays on every device, from values that every process has."""
-        if self.size == 1:
-            return tree
+        """Arrays on every device, from values that every process has.
+
+        On a single one, too: a step whose arrays JAX may still move would be compiled again for
+        those that it has made, which stay.
+        """
         return jax.tree.map(lambda leaf: place(leaf, self.same), tree)
 
     def describe(self) -> str:
@@ -103,9 +101,9 @@ class Mesh:
         return jax.jit(known, out_shardings=results, **options)
 
 
-def place(value: Any, sharding: jax.sharding.Sharding) -> Array:
+def place(value: Any, sharding: Sharding) -> Array:
     """An array that every process has, where it belongs; without asking the other processes."""
-    if isinstance(value, jax.Array) and value.sharding == sharding:
+    if isinstance(value, jax.Array) and value.committed and value.sharding == sharding:
         return value
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)

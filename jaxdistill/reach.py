@@ -10,6 +10,7 @@ from jaxdistill import config, update
 from jaxdistill.data.batches import Batch
 from jaxdistill.models.pairs import Pair, tap_stride
 from jaxdistill.models.student import Split, Variables, group_of
+from jaxdistill.ops import compiling
 from jaxdistill.targets.frozen import Targets
 
 _SIZE = 64  # of a picture of noise: what depends on what is the same at any size
@@ -40,7 +41,8 @@ def reach(settings: config.Config, split: Split, pairs: Sequence[Pair]) -> dict[
         # One after the other: a gradient for each loss at once may not fit into memory.
         return jax.lax.map(touches, jnp.eye(len(values)))
 
-    found = jax.device_get(jax.jit(touched)(split.parameters))
+    program = jax.jit(touched, compiler_options=compiling.QUICKLY)
+    found = jax.device_get(program(split.parameters))
     taps = {f"feature.{index}": pair.tap for index, pair in enumerate(pairs)}
     return {
         f"{loss}, from {taps[loss]}" if loss in taps else loss: sorted(

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from jaxdistill import config, update
 from jaxdistill.checkpoints import best
 from jaxdistill.errors import UserError
+from jaxdistill.job import prepare
 from jaxdistill.models.student import build, group_of, variables_of
 from jaxdistill.train import main
 
@@ -100,6 +103,15 @@ def test_the_frozen_encoder_keeps_every_byte_and_the_rest_changes(finished) -> N
             assert np.asarray(value).tobytes() == np.asarray(after[name]).tobytes(), name
         else:
             assert not np.array_equal(value, after[name]), name
+
+
+def test_the_step_is_compiled_once(finished, place: Path) -> None:
+    job = prepare(config.load(tiny_run.SPECIFIED, tiny_run.overrides(place)), tiny_run.QUIET)
+    state = job.start()
+    with closing(job.training(first_step=0)) as batches:
+        for fed in islice(batches, 2):
+            state, _ = job.train_step(state, job.frozen, *job.mesh.share(fed))
+    assert job.train_step._cache_size() == 1
 
 
 def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(

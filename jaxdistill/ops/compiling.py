@@ -13,6 +13,8 @@ import jax
 # sums that is the faster way by far; for the others, and above all for convolutions without
 # padding, XLA's own is.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+QUICKLY = {"xla_backend_optimization_level": 0}
+"""`jax.jit`'s `compiler_options` for a program that runs once, and costs little but compiling."""
 _LONG = 1.0  # seconds of compiling that leave much behind
 
 
