@@ -84,6 +84,7 @@ def learn(
     for step in track(steps, bar, console=console, transient=True, disable=not console.is_terminal):
         batch, targets = next(batches)
         state, scalars = job.train_step(state, job.frozen, *job.mesh.share((batch, targets)))
+        job.settle(scalars)
         # Read a step late, so that the device never waits to be asked.
         if pending:
             _count(job, progress, *pending, written, console)

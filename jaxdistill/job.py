@@ -59,7 +59,8 @@ class Job(NamedTuple):
         return self.mesh.replicate(update.start(self.settings, self.split))
 
     def training(self, first_step: int) -> Generator[Fed]:
-        """Endless batches with their targets, prepared ahead of the step that needs them.
+        """Endless batches with their targets, prepared ahead of the step that needs them, or in its
+        turn on a CPU.
 
         Of each batch these are the rows of this process; so are those of `validation`.
         """
@@ -74,6 +75,11 @@ class Job(NamedTuple):
             jax.process_count(),
         )
         return ahead(self.training_source.feed(read, first_step), _depth())
+
+    def settle(self, scalars: update.Scalars) -> None:
+        """Waits for a step, before the next batch, where that is made in its turn."""
+        if _depth() == 0:
+            jax.block_until_ready(scalars)
 
     def validation(self) -> Generator[Fed]:
         """Once over the validation split."""
@@ -201,8 +207,9 @@ def _without_masks(examples: Examples) -> str:
 
 
 def _depth() -> int:
-    """How many batches lie ready. On a CPU targets and step share the cores: one will do."""
-    return 1 if jax.default_backend() == "cpu" else 2
+    """How many batches are made ahead. On a CPU none: targets and step would take cores and caches
+    from each other, and hold their memory at the same time."""
+    return 0 if jax.default_backend() == "cpu" else 2
 
 
 def source(

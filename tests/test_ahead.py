@@ -37,7 +37,7 @@ def producer(items, log=None, fails=False):
             log.append("closed")
 
 
-@given(st.lists(st.none() | st.integers()), st.integers(1, 5), st.booleans())
+@given(st.lists(st.none() | st.integers()), st.integers(0, 5), st.booleans())
 def test_items_and_errors_come_in_order(items, depth, fails):
     """Nothing is lost, whatever its truth value, and an error comes after what stood before it."""
     received = []
@@ -49,7 +49,7 @@ def test_items_and_errors_come_in_order(items, depth, fails):
     assert not workers()
 
 
-@given(st.integers(0, 8), st.integers(1, 4), st.sampled_from(["close", "drop", "error"]))
+@given(st.integers(0, 8), st.integers(0, 4), st.sampled_from(["close", "drop", "error"]))
 def test_stopping_early_stops_the_thread_and_the_producer(taken, depth, how):
     log, made = [], []
 
@@ -72,7 +72,7 @@ def test_stopping_early_stops_the_thread_and_the_producer(taken, depth, how):
     assert len(made) <= taken + depth
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("depth", [0, 1, 2, 4])
 def test_exactly_so_many_are_made_while_the_consumer_is_busy(depth):
     made = []
     iterator = ahead((made.append(item) or item for item in range(100)), depth)
@@ -141,6 +141,6 @@ def test_an_item_is_not_kept_once_it_is_given():
         assert Item.alive <= 1, "only the one made ahead"
 
 
-def test_a_depth_of_none_is_refused():
+def test_a_depth_below_none_is_refused():
     with pytest.raises(ValueError, match="depth"):
-        ahead([], depth=0)
+        ahead([], depth=-1)

@@ -1,7 +1,7 @@
 """Our own step as a contestant of `benchmark_step.py`, with a target store if there is one.
 
 The whole step is what `jaxdistill.train` does: pictures are read, augmented and given their
-targets ahead of the step, in a thread of their own, while the step computes.
+targets ahead of the step, in a thread of their own, while the step computes; on a CPU in its turn.
 """
 
 if __name__ == "__main__":
@@ -45,6 +45,7 @@ class OurStep:
             for _ in range(LEAD + steps + 1):
                 self._fed = next(batches)
                 scalars = self._learn()
+                self._job.settle(scalars)
                 jax.device_get(pending)  # a step late, as in training
                 pending = scalars
                 marks.append(time.perf_counter())

@@ -14,14 +14,19 @@ def ahead(iterable: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
 
     The iterable runs in one background thread, from the moment its first item is asked for. What
     it raises is raised here in its place, with its own traceback. When this iterator ends, is
-    closed or is dropped, the item in the making is finished, then the thread ends.
+    closed or is dropped, the item in the making is finished, then the thread ends. With a depth of
+    0 there is no thread, and each item is made when it is asked for.
 
     Not Grain's thread prefetch, which wants iterators that know their state and leaves its thread
     behind when it is dropped; nor `flax.jax_utils.prefetch_to_device`, which runs in no thread.
     """
-    if depth < 1:
-        raise ValueError(f"depth: expected at least 1, got {depth}")
-    return _ahead(iterable, depth)
+    if depth < 0:
+        raise ValueError(f"depth: expected at least 0, got {depth}")
+    return _ahead(iterable, depth) if depth else _in_turn(iterable)
+
+
+def _in_turn(iterable: Iterable[T]) -> Generator[T, None, None]:
+    yield from iterable
 
 
 def _ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
