@@ -1,10 +1,5 @@
 """Trains a student: `python -m jaxdistill.train --config configs/my.yaml [KEY=VALUE ...]`."""
 
-if __name__ == "__main__":
-    from jaxdistill import huge_pages
-
-    huge_pages.restart("jaxdistill.train")
-
 import argparse
 import sys
 import time

@@ -4,11 +4,6 @@ The whole step is what `jaxdistill.train` does: pictures are read, augmented and
 targets ahead of the step, in a thread of their own, while the step computes; on a CPU in its turn.
 """
 
-if __name__ == "__main__":
-    from jaxdistill import huge_pages
-
-    huge_pages.restart("benchmark_ours.py")
-
 import time
 from collections.abc import Callable
 from contextlib import closing
