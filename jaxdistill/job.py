@@ -207,8 +207,8 @@ def _without_masks(examples: Examples) -> str:
 
 
 def _depth() -> int:
-    """How many batches are made ahead. On a CPU none: targets and step share the cores, so little is
-    won by making both at once, and each would hold its memory while the other runs."""
+    """How many batches are made ahead. On a CPU none: targets and step share its cores, so little
+    is won by making both at once, and each would hold its memory while the other runs."""
     return 0 if jax.default_backend() == "cpu" else 2
 
 
