@@ -67,6 +67,7 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "hinton": Row("logits, KL times T squared", HINTON),
         "mse": Row("logits, as the original (+ KL + MSE)", ORIGINAL),
         "specified": Row("the specification as written", (*SPECIFIED, *aligned(specified))),
+        "featureless": Row("... without its features", SPECIFIED),
         "tap": Row("logits + a decoder tap", tapped()),
         "cosine": Row("... by cosine", tapped(", loss: cosine")),
         "cwd": Row("... by CWD", tapped(", loss: cwd")),
