@@ -15,10 +15,17 @@ SHARED = ROOT.parent / "shared"
 # Compiling is most of what these tests cost; what one of them compiled, the others need not.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+QUICKLY = "--xla_backend_optimization_level=0"
 
 # The first example of a test compiles, which no deadline should count.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The fast suite compiles quickly; what the slow one runs is compiled as for a user."""
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), QUICKLY]).strip()
 
 
 @pytest.fixture(scope="session")

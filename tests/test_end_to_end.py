@@ -117,14 +117,14 @@ def test_the_step_is_compiled_once(finished, place: Path) -> None:
 def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(arguments(place, f"run={tmp_path / 'run'}", "--dry-run", "training.epochs=100"))
+    main(arguments(place, f"run={tmp_path / 'run'}", "--dry-run"))
     printed = capsys.readouterr().out
     assert "images 4 x 64 x 64 x 3 float32" in printed
     assert "teacher logits 4 x 64 x 64 x 1" in printed
     assert "features 0 4 x 8 x 8 x 4" in printed
     assert "feature teaches projectors" in printed
     assert "an epoch of 2 steps" in printed
-    assert "100 epochs: about" in printed
+    assert f"{tiny_run.EPOCHS} epochs: about" in printed
     assert "this process" in printed
     assert not list(tmp_path.iterdir())
 
