@@ -35,6 +35,7 @@ def dry_run(settings: config.Config) -> None:
             began = time.perf_counter()
             state, scalars = job.train_step(state, job.frozen, *job.mesh.share(fed))
             _check(step, jax.device_get(scalars))
+            job.settle(scalars)
             fed = next(batches)
             seconds.append(time.perf_counter() - began)
     compiling, *steps = seconds

@@ -26,7 +26,7 @@ from jaxdistill.models.student import (
     build,
     group_of,
 )
-from jaxdistill.ops import compiling
+from jaxdistill.ops import compiling, memory
 from jaxdistill.reach import explain, reach
 from jaxdistill.targets.ahead import ahead
 from jaxdistill.targets.frozen import FrozenNetworks
@@ -59,8 +59,7 @@ class Job(NamedTuple):
         return self.mesh.replicate(update.start(self.settings, self.split))
 
     def training(self, first_step: int) -> Generator[Fed]:
-        """Endless batches with their targets, prepared ahead of the step that needs them, or in its
-        turn on a CPU.
+        """Endless batches with their targets, made ahead of the steps, or in turn on a CPU.
 
         Of each batch these are the rows of this process; so are those of `validation`.
         """
@@ -77,9 +76,10 @@ class Job(NamedTuple):
         return ahead(self.training_source.feed(read, first_step), _depth())
 
     def settle(self, scalars: update.Scalars) -> None:
-        """Waits for a step, before the next batch, where that is made in its turn."""
+        """Waits for a step where the next batch is made in its turn; memory is for the next one."""
         if _depth() == 0:
             jax.block_until_ready(scalars)
+            memory.keep_freed()
 
     def validation(self) -> Generator[Fed]:
         """Once over the validation split."""

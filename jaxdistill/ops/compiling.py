@@ -1,13 +1,13 @@
 """How XLA is asked to compile the steps, and what is done with what compiling leaves behind."""
 
-import contextlib
-import ctypes
 import functools
 import os
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxdistill.ops import memory
 
 # On a CPU, XLA hands what it can to the library YNNPACK: sums, matrix products, convolutions. For
 # sums that is the faster way by far; for the others, and above all for convolutions without
@@ -32,7 +32,11 @@ def options() -> dict[str, str]:
 
 @functools.cache
 def set_up() -> None:
-    """For programs that train: compiled steps stay on disk, and compiling gives back its memory."""
+    """For programs that train: compiled steps stay on disk, and compiling gives back its memory.
+
+    Before they start threads.
+    """
+    memory.share_heap()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path("~/.cache/jaxdistill/xla").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -45,5 +49,4 @@ def _give_back(event: str, duration_secs: float, **_: Any) -> None:
     The C library would keep it, more than half a gigabyte for a training step.
     """
     if event.endswith("backend_compile_duration") and duration_secs > _LONG:
-        with contextlib.suppress(OSError, AttributeError):  # not the GNU C library
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        memory.give_back()
