@@ -68,6 +68,10 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "mse": Row("logits, as the original (+ KL + MSE)", ORIGINAL),
         "specified": Row("the specification as written", (*SPECIFIED, *aligned(specified))),
         "featureless": Row("... without its features", SPECIFIED),
+        "rewired": Row(
+            "... with a decoder tap, standardised, instead",
+            (*SPECIFIED, *aligned(pair(near, "decoder.1", standard))),
+        ),
         "tap": Row("logits + a decoder tap", tapped()),
         "cosine": Row("... by cosine", tapped(", loss: cosine")),
         "cwd": Row("... by CWD", tapped(", loss: cwd")),
