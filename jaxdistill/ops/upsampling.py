@@ -41,11 +41,11 @@ def by_phases(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
     outputs = kernel.shape[-1]
     own, joined = kernel[:, :, :channels], kernel[:, :, channels:]
     together = jnp.concatenate([_merge(_merge(own, r, 0), c, 1) for r, c in _PHASES], axis=-1)
-    y = convolve(x, together, _SAME).reshape(batch, height + 1, width + 1, 4, outputs)
+    parts = lax.split(convolve(x, together, _SAME), [outputs] * 4, axis=3)
     # An even row sees the small map's row above and its own; an odd row its own and the one below.
     phases = [
-        y[:, row : row + height, column : column + width, index]
-        for index, (row, column) in enumerate(_PHASES)
+        part[:, row : row + height, column : column + width]
+        for part, (row, column) in zip(parts, _PHASES, strict=True)
     ]
     # Interleave: (row phase, column phase) become the lowest digits of row and column.
     grid = jnp.stack(phases).reshape(2, 2, batch, height, width, outputs)
