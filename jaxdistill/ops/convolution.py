@@ -27,7 +27,7 @@ _PATCH_FLOATS = 1 << 18  # of one block; about a megabyte, what a core's cache h
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: Map, kernel: Kernel, padding: Padding) -> Float[Array, "b oh ow o"]:
     """The same as `plain`, by the forms that are fast on the platform."""
-    if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+    if _is_pointwise(kernel.shape[:2], padding):
         return lax.platform_dependent(
             x, kernel, cpu=pointwise, default=lambda x, kernel: plain(x, kernel, padding)
         )
@@ -62,10 +62,12 @@ def _backward(padding: Padding, saved: tuple[Map, Kernel], dy: Gradient) -> tupl
     around = _around(kernel.shape[:2], padding)
     # Back through a convolution of stride 1 is one too, with the kernel turned round.
     dx = convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), around)
+    by_rows = partial(gradient_by_rows, padding=padding)
+    fast = pointwise_gradient if _is_pointwise(kernel.shape[:2], padding) else by_rows
     dkernel = lax.platform_dependent(
         x,
         dy,
-        cpu=sum_over_rows(partial(gradient_by_rows, padding=padding)),
+        cpu=sum_over_rows(fast),
         default=lambda x, dy: plain_gradient(x, dy, padding),
     )
     return dx, dkernel
@@ -79,6 +81,13 @@ def plain_gradient(x: Map, dy: Gradient, padding: Padding) -> Kernel:
     like = jax.ShapeDtypeStruct((*_kernel_size(x, dy, padding), x.shape[-1], dy.shape[-1]), x.dtype)
     [dkernel] = jax.linear_transpose(lambda kernel: plain(x, kernel, padding), like)(dy)
     return dkernel
+
+
+def pointwise_gradient(x: Map, dy: Gradient) -> Float[Array, "1 1 i o"]:
+    """The same numbers for a 1x1 convolution: one product, as that itself is one."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 would lose the sum
+    rows, columns = (a.reshape(-1, a.shape[-1]).astype(wide) for a in (x, dy))
+    return (rows.T @ columns)[None, None].astype(x.dtype)
 
 
 def gradient_by_rows(x: Map, dy: Gradient, padding: Padding) -> Kernel:
@@ -117,6 +126,10 @@ def gradient_by_rows(x: Map, dy: Gradient, padding: Padding) -> Kernel:
     blocks = jnp.arange(batch * steps)
     total, _ = lax.scan(add, jnp.zeros((outputs, places), wide), blocks)
     return total.T.reshape(tall, broad, inputs, outputs).astype(x.dtype)
+
+
+def _is_pointwise(size: Sequence[int], padding: Padding) -> bool:
+    return tuple(size) == (1, 1) and padding == ((0, 0), (0, 0))
 
 
 def _around(size: Sequence[int], padding: Padding) -> Padding:
