@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
-# A thread takes much memory, twice; how many pages the system maps for the second time.
-PROGRAM = """
+START = """
 import sys
 from jaxdistill.ops import memory
 memory.share_heap()
+"""
+# A thread takes much memory, twice; how many pages the system maps for the second time.
+AGAIN = """
 import resource, threading
 
 def faults():
@@ -27,17 +29,35 @@ if sys.argv[1] == "kept":
 faults()
 print(faults())
 """
+# Every other of many pieces is freed; how many of as many new ones are where those were.
+HOLES = """
+if sys.argv[1] == "kept":
+    memory.keep_freed()
+pieces = [bytes(100_000) for _ in range(200)]
+holes = {id(piece) for piece in pieces[::2]}
+pieces = pieces[1::2]
+memory.give_back()
+print(len(holes & {id(piece) for piece in [bytes(100_000) for _ in range(100)]}))
+"""
 PAGES = 2**28 // os.sysconf("SC_PAGESIZE")
 
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="what is tuned is GNU's C library"
+)
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is tuned is GNU's C library")
+
 def test_what_was_freed_is_taken_again_without_a_fault() -> None:
-    assert faults("given back") > PAGES / 2
-    assert faults("kept") < PAGES / 100
+    assert said(AGAIN, "given back") > PAGES / 2
+    assert said(AGAIN, "kept") < PAGES / 100
 
 
-def faults(mode: str) -> int:
+def test_what_a_compiler_has_left_is_not_filled_piece_by_piece() -> None:
+    assert said(HOLES, "given back") > 50
+    assert said(HOLES, "kept") < 5
+
+
+def said(program: str, mode: str) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True
+        [sys.executable, "-c", START + program, mode], capture_output=True, text=True, check=True
     )
     return int(done.stdout)
