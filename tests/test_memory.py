@@ -10,6 +10,7 @@ import pytest
 START = """
 import sys
 from jaxdistill.ops import memory
+memory._MOST_CORES = 1000
 memory.share_heap()
 """
 # A thread takes much memory, twice; how many pages the system maps for the second time.

@@ -2,11 +2,12 @@
 
 A step takes one block of a gigabyte or more. The GNU C library asks the system for blocks of that
 size each time, and gives them back; in each the system then maps every page anew, which was a sixth
-of a step. Elsewhere than with that library, none of this does anything.
+of a step. With another library, or many cores, all stays as it is.
 """
 
 import ctypes
 import functools
+import os
 import resource
 
 import jax
@@ -14,13 +15,14 @@ import jax
 # Of <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _HOLES = [2**power for power in range(27, 13, -1)]  # bytes, from the largest to the least
+_MOST_CORES = 8  # with many, threads might queue for the one heap; what was measured had two
 _kept = False
 
 
 @functools.cache
 def share_heap() -> None:
     """All threads that are yet to start will share the main one's heap: theirs end at 64 MB."""
-    if library := _library():
+    if (library := _library()) and _on_few_cores():
         library.mallopt(_ARENA_MAX, 1)
         if jax.default_backend() != "cpu":  # asked late, because asking starts threads
             library.mallopt(_ARENA_MAX, 0)
@@ -37,7 +39,9 @@ def give_back() -> None:
 def keep_freed() -> None:
     """From now on freed memory stays in the process: for when a first step has ended."""
     global _kept
-    if _kept or jax.default_backend() != "cpu" or not (library := _library()):
+    if _kept or jax.default_backend() != "cpu" or not _on_few_cores():
+        return
+    if not (library := _library()):
         return
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, -1)
@@ -61,6 +65,10 @@ def _arrange(library: ctypes.CDLL) -> None:
             pass
         library.free(hole)
     library.free(room)
+
+
+def _on_few_cores() -> bool:
+    return (os.cpu_count() or 1) <= _MOST_CORES
 
 
 @functools.cache
