@@ -14,7 +14,8 @@ from rich.progress import track
 from jaxdistill import config, processes
 from jaxdistill.data import augment, batches, pixels
 from jaxdistill.errors import UserError
-from jaxdistill.job import Source, prepare
+from jaxdistill.feed import Source
+from jaxdistill.job import prepare
 from jaxdistill.targets.stored import StoredTargets
 
 
@@ -65,7 +66,7 @@ class _Share:
         assert source.stored is not None
         self.title, self._examples, self._source = title, examples, source
         self._stored: StoredTargets = source.stored
-        self._flips = (False,) if source.kind == "none" else (False, True)
+        self._flips = (False,) if source.augmentation.kind == "none" else (False, True)
         self.wanted = len(examples) * len(self._flips)
         lacking = [self._stored.lacks(int(p), f) for p in examples.ids for f in self._flips]
         self.missing = sum(lacking)

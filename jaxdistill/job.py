@@ -1,36 +1,24 @@
 """What stays the same during a run: data, frozen networks, student, and the steps made for them."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
 from rich.console import Console
 
 from jaxdistill import config, processes, standards, unfreezing, update
-from jaxdistill.checkpoints import fingerprint
-from jaxdistill.data import augment, batches, pixels
-from jaxdistill.data.batches import Batch, Examples
+from jaxdistill.data import augment, batches
+from jaxdistill.data.batches import Examples
+from jaxdistill.feed import Source, source
 from jaxdistill.mesh import Mesh
 from jaxdistill.models.pairs import Pair, describe_sizes, pair_up
-from jaxdistill.models.student import (
-    Encoded,
-    Split,
-    Variables,
-    assemble,
-    build,
-    group_of,
-)
+from jaxdistill.models.student import Split, Variables, assemble, build
 from jaxdistill.ops import compiling, memory
 from jaxdistill.reach import explain, reach
 from jaxdistill.targets.ahead import ahead
 from jaxdistill.targets.frozen import FrozenNetworks
-from jaxdistill.targets.stored import Encoder, StoredTargets
 from jaxdistill.update import Fed
 
 
@@ -51,8 +39,8 @@ class Job(NamedTuple):
     eval_step: update.EvalStep
     phase: int
     """How many stages of the encoder have joined the training."""
-    training_source: "Source"
-    validation_source: "Source"
+    training_source: Source
+    validation_source: Source
 
     def start(self) -> update.TrainState:
         """The state before the first step."""
@@ -136,7 +124,8 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     console.print(f"student: {settings.student.encoder} on {mesh.describe()}")
     natural = batches.steps_per_epoch(examples, settings.training.batch_size)
     steps = min(natural, settings.training.steps_per_epoch or natural)
-    training_source = source(settings, networks, split, examples, settings.data.augment)
+    changes = augment.Augmentation(settings.data.augment, settings.data.crop)
+    training_source = source(settings, networks, split, examples, changes)
     if any(pair.standardized for pair in pairs):
         measured = processes.of_leader(_standards(training_source, examples))
         for line in standards.describe(measured):
@@ -156,7 +145,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         update.make_eval_step(settings, split.graph, mesh),
         0,
         training_source,
-        source(settings, networks, split, validation, "none"),
+        source(settings, networks, split, validation, augment.STILL),
     )
 
 
@@ -186,7 +175,7 @@ def teaching(job: Job) -> list[str]:
     return explain(now, reach(settings, final.split, job.pairs) if last else now)
 
 
-def _standards(training: "Source", examples: Examples) -> Variables:
+def _standards(training: Source, examples: Examples) -> Variables:
     """Of the targets of the first pictures in the training's order, as the data set has them.
 
     A resumed run measures them too, for a few seconds, and then goes on with those of its
@@ -197,7 +186,7 @@ def _standards(training: "Source", examples: Examples) -> Variables:
     read = batches.train_batches(examples, settings.data, size, settings.seed)
     count = min(len(examples) // size, -(-standards.PICTURES // size))
     with closing(read):
-        fed = islice(training._replace(kind="none").feed(read), count)
+        fed = islice(training._replace(augmentation=augment.STILL).feed(read), count)
         return standards.measure(settings.features, (targets.features for _, targets in fed))
 
 
@@ -210,90 +199,3 @@ def _depth() -> int:
     """How many batches are made ahead. On a CPU none: targets and step share its cores, so little
     is won by making both at once, and each would hold its memory while the other runs."""
     return 0 if jax.default_backend() == "cpu" else 2
-
-
-def source(
-    settings: config.Config,
-    networks: FrozenNetworks,
-    split: Split,
-    examples: Examples,
-    kind: augment.Kind,
-) -> "Source":
-    """The targets of a data set's pictures, from the store if there is to be one."""
-    if settings.targets.store is None:
-        return Source(settings, kind, networks, None)
-    encoder = None
-    # Else the encoder sees new pixels each time, or changes.
-    if kind in ("none", "flip") and settings.student.unfreeze is None:
-        encoder = _frozen_encoder(settings, split)
-    size = settings.data.image_size
-    stored = StoredTargets(settings.targets.store, networks, examples.fingerprint, size, encoder)
-    return Source(settings, kind, networks, stored)
-
-
-class Source(NamedTuple):
-    """Batches as they are read, to batches with their targets."""
-
-    settings: config.Config
-    kind: augment.Kind
-    networks: FrozenNetworks
-    stored: StoredTargets | None
-
-    def feed(self, read: Iterable[Batch], first_step: int = 0) -> Iterator[Fed]:
-        for step, batch in enumerate(read, start=first_step):
-            seen, clean, flipped = _augmented(
-                self.settings.seed,
-                step,
-                batch,
-                self.kind,
-                first=jax.process_index() * len(batch.images),
-                whole=jax.process_count() * len(batch.images),
-            )
-            images = clean if self.settings.targets.clean_pictures else seen.images
-            if self.stored is None:
-                yield seen, self.networks.targets(images)
-            else:
-                yield (
-                    seen,
-                    self.stored.targets(images, batch.ids, np.asarray(flipped), batch.weights),
-                )
-
-
-@partial(jax.jit, static_argnames=("kind", "first", "whole"))
-def _augmented(
-    seed: int, step: int, batch: Batch, kind: augment.Kind, first: int, whole: int
-) -> tuple[Batch, Float[Array, "b h w 3"], Bool[Array, " b"]]:
-    """The batch that the student sees, its pictures before they were repainted, and the flips.
-
-    Bytes become [0, 1]; all randomness comes from (seed, step) and the place in the whole batch,
-    of which these are the rows from the `first` on.
-    """
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    flipped = augment.flips(key, whole, kind)[first : first + len(batch.images)]
-    clean = augment.flip(flipped, pixels.in_unit(batch.images))
-    masks = augment.flip(flipped, batch.masks.astype(jnp.float32))
-    seen = batch._replace(images=augment.repaint(key, clean, kind, first), masks=masks)
-    return seen, clean, flipped
-
-
-def _frozen_encoder(settings: config.Config, split: Split) -> Encoder | None:
-    """The student's encoder, if nothing in it is trained."""
-    if any(group_of(name) == "encoder" for name in (*split.parameters, *split.statistics)):
-        return None
-
-    @jax.jit
-    def encode(variables: Variables, images: Float[Array, "b h w 3"]) -> Encoded:
-        return assemble(split.graph, variables).encode(images, train=False)
-
-    variables = {**split.parameters, **split.statistics, **split.frozen}
-    height, width = settings.data.image_size
-    blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    shapes = [tap.shape[1:] for tap in jax.eval_shape(encode, variables, blank)]
-    own = {name: v for name, v in split.frozen.items() if group_of(name) == "encoder"}
-    identity = {
-        "encoder": settings.student.encoder,
-        "normalization": split.student().normalization,
-        "weights": fingerprint(own),
-        "precision": settings.precision,
-    }
-    return Encoder(identity, shapes, partial(encode, variables))

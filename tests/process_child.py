@@ -6,23 +6,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxdistill import job, train
+from jaxdistill import feed, train
 from jaxdistill.errors import command
 
-_feed = job.Source.feed
+_feed = feed.Source.feed
 
 
-def _noted(source: job.Source, read, first_step: int = 0) -> Iterator[job.Fed]:
+def _noted(source: feed.Source, read, first_step: int = 0) -> Iterator[feed.Fed]:
     seen = Path(os.environ["SEEN"]) / f"{os.getpid()}.jsonl"
     for step, fed in enumerate(_feed(source, read, first_step), start=first_step):
-        if source.kind != "none":  # not the validation's
+        if source.augmentation.kind != "none":  # not the validation's
             with seen.open("a") as file:
                 ids = [int(picture) for picture in fed[0].ids]
                 file.write(json.dumps({"step": step, "ids": ids}) + "\n")
         yield fed
 
 
-job.Source.feed = _noted  # type: ignore[method-assign]
+feed.Source.feed = _noted  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     sys.exit(command(train.main))

@@ -42,6 +42,9 @@ class Data(Section):
     """Height and width that pictures and masks are resized to; multiples of 32."""
     augment: Literal["none", "flip", "light", "heavy"] = "light"
     """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, ..."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """A random part of each picture, of at least this share of its area, fills `image_size`, and
+    its mask and targets with it: the frozen networks see the whole picture. null: no crops."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Threads that decode pictures."""
 

@@ -1,12 +1,13 @@
-"""Augmentation: none, flip, light, heavy; pure functions of (key, images, masks).
+"""Augmentation: none, flip, light, heavy, and crops; pure functions of (key, images, masks).
 
-Only the flip moves anything, and it moves picture and mask together. All else changes the picture's
-pixels alone; what it does stands in `colour`, `weather` and `camera`.
+Only flip and crop move anything, and they move picture and mask together; a crop moves the targets
+too, for the frozen networks see the whole picture. All else changes the picture's pixels alone; it
+stands in `colour`, `weather` and `camera`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ Image = Float[Array, "h w 3"]
 Kind = Literal["none", "flip", "light", "heavy"]
 Operation = Callable[[Key[Array, ""], Image], Image]
 
-_FLIP, _PAINT = 0, 1  # what a key is folded with, for either use
+_FLIP, _PAINT, _CROP = 0, 1, 2  # what a key is folded with, for each use
+_STRETCH = 1.5  # how many times as high as wide, or as wide as high, a crop is at most
 
 # Each stage: how often it does something, and what; one of its operations is drawn then.
 _STAGES: dict[str, tuple[tuple[float, tuple[Operation, ...]], ...]] = {
@@ -46,6 +48,23 @@ _STAGES: dict[str, tuple[tuple[float, tuple[Operation, ...]], ...]] = {
         (0.3, (camera.jpeg, camera.downscale)),
     ),
 }
+
+
+class Augmentation(NamedTuple):
+    """What is done to a data set's pictures: `data.augment` and `data.crop`."""
+
+    kind: Kind
+    crop: float | None
+
+
+STILL = Augmentation("none", None)
+
+
+class Boxes(NamedTuple):
+    """Parts of pictures, in shares of their height and width."""
+
+    start: Float[Array, "b 2"]
+    side: Float[Array, "b 2"]
 
 
 def augment(
@@ -81,6 +100,33 @@ def flips(key: Key[Array, ""], count: int, kind: Kind) -> Bool[Array, " b"]:
 def flip(flipped: Bool[Array, " b"], maps: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Turns those examples left to right."""
     return jnp.where(flipped[:, None, None, None], maps[:, :, ::-1], maps)
+
+
+def boxes(key: Key[Array, ""], count: int, smallest: float) -> Boxes:
+    """Where so many examples are cropped.
+
+    A box's area is uniform in [smallest, 1] of its picture's, its place uniform within the picture.
+    """
+    area_key, stretch_key, place_key = jax.random.split(jax.random.fold_in(key, _CROP), 3)
+    area = jax.random.uniform(area_key, (count, 1), minval=smallest, maxval=1)
+    # Neither side is longer than the picture's.
+    longest = jnp.minimum(jnp.log(_STRETCH), -jnp.log(area)) / 2
+    stretch = longest * jax.random.uniform(stretch_key, (count, 1), minval=-1, maxval=1)
+    side = jnp.sqrt(area) * jnp.exp(jnp.concatenate([stretch, -stretch], axis=1))
+    return Boxes(jax.random.uniform(place_key, (count, 2)) * (1 - side), side)
+
+
+def crop(parts: Boxes, maps: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Each example's part, brought to the maps' own size (bilinear)."""
+
+    def one(map_: Float[Array, "h w c"], part: Boxes) -> Float[Array, "h w c"]:
+        scale = 1 / part.side
+        shift = -part.start * scale * jnp.asarray(map_.shape[:2])
+        return jax.image.scale_and_translate(
+            map_, map_.shape, (0, 1), scale, shift, "linear", antialias=False
+        )
+
+    return jax.vmap(one)(maps, parts)
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "first"))

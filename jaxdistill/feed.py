@@ -1,0 +1,131 @@
+"""Batches as they are read, to batches with their targets: augmentation, frozen networks, store."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxdistill import config
+from jaxdistill.checkpoints import fingerprint
+from jaxdistill.data import augment, pixels
+from jaxdistill.data.batches import Batch, Examples
+from jaxdistill.models.student import Encoded, Split, Variables, assemble, group_of
+from jaxdistill.targets.frozen import FrozenNetworks, Targets
+from jaxdistill.targets.stored import Encoder, StoredTargets
+from jaxdistill.update import Fed
+
+
+def source(
+    settings: config.Config,
+    networks: FrozenNetworks,
+    split: Split,
+    examples: Examples,
+    augmentation: augment.Augmentation,
+) -> "Source":
+    """The targets of a data set's pictures, from the store if there is to be one."""
+    if settings.targets.store is None:
+        return Source(settings, augmentation, networks, None)
+    encoder = None
+    same_pixels = augmentation.kind in ("none", "flip") and augmentation.crop is None
+    if same_pixels and settings.student.unfreeze is None:  # else they are new, or the encoder is
+        encoder = _frozen_encoder(settings, split)
+    size = settings.data.image_size
+    stored = StoredTargets(settings.targets.store, networks, examples.fingerprint, size, encoder)
+    return Source(settings, augmentation, networks, stored)
+
+
+class Source(NamedTuple):
+    """Batches as they are read, to batches with their targets."""
+
+    settings: config.Config
+    augmentation: augment.Augmentation
+    networks: FrozenNetworks
+    stored: StoredTargets | None
+
+    def feed(self, read: Iterable[Batch], first_step: int = 0) -> Iterator[Fed]:
+        kind, smallest = self.augmentation
+        for step, batch in enumerate(read, start=first_step):
+            key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
+            rows = _Rows.of_process(batch)
+            seen, clean, flipped = _augmented(key, batch, kind, rows)
+            images = clean if self.settings.targets.clean_pictures else seen.images
+            if self.stored is None:
+                targets = self.networks.targets(images)
+            else:
+                flips = np.asarray(flipped)
+                targets = self.stored.targets(images, batch.ids, flips, batch.weights)
+            if smallest is not None:
+                seen, targets = _cropped(key, seen, targets, smallest, rows)
+            yield seen, targets
+
+
+class _Rows(NamedTuple):
+    """Those of the whole batch that a process has.
+
+    All randomness comes from the key and a row's place in the whole batch.
+    """
+
+    first: int
+    count: int
+    whole: int
+
+    @classmethod
+    def of_process(cls, batch: Batch) -> "_Rows":
+        count = len(batch.images)
+        return cls(jax.process_index() * count, count, jax.process_count() * count)
+
+    def of(self, drawn: Any) -> Any:
+        """The process's own, of what was drawn for the whole batch."""
+        return jax.tree.map(lambda array: array[self.first : self.first + self.count], drawn)
+
+
+@partial(jax.jit, static_argnames=("kind", "rows"))
+def _augmented(
+    key: Key[Array, ""], batch: Batch, kind: augment.Kind, rows: _Rows
+) -> tuple[Batch, Float[Array, "b h w 3"], Bool[Array, " b"]]:
+    """The batch with its pixels changed, its pictures before they were repainted, and the flips.
+
+    Bytes become [0, 1].
+    """
+    flipped = rows.of(augment.flips(key, rows.whole, kind))
+    clean = augment.flip(flipped, pixels.in_unit(batch.images))
+    masks = augment.flip(flipped, batch.masks.astype(jnp.float32))
+    seen = batch._replace(images=augment.repaint(key, clean, kind, rows.first), masks=masks)
+    return seen, clean, flipped
+
+
+@partial(jax.jit, static_argnames=("smallest", "rows"))
+def _cropped(
+    key: Key[Array, ""], batch: Batch, targets: Targets, smallest: float, rows: _Rows
+) -> Fed:
+    """A part of each picture, of its mask and of its targets."""
+    crop = partial(augment.crop, rows.of(augment.boxes(key, rows.whole, smallest)))
+    masks = (crop(batch.masks) >= 0.5).astype(jnp.float32)
+    return batch._replace(images=crop(batch.images), masks=masks), jax.tree.map(crop, targets)
+
+
+def _frozen_encoder(settings: config.Config, split: Split) -> Encoder | None:
+    """The student's encoder, if nothing in it is trained."""
+    if any(group_of(name) == "encoder" for name in (*split.parameters, *split.statistics)):
+        return None
+
+    @jax.jit
+    def encode(variables: Variables, images: Float[Array, "b h w 3"]) -> Encoded:
+        return assemble(split.graph, variables).encode(images, train=False)
+
+    variables = {**split.parameters, **split.statistics, **split.frozen}
+    height, width = settings.data.image_size
+    blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    shapes = [tap.shape[1:] for tap in jax.eval_shape(encode, variables, blank)]
+    own = {name: v for name, v in split.frozen.items() if group_of(name) == "encoder"}
+    identity = {
+        "encoder": settings.student.encoder,
+        "normalization": split.student().normalization,
+        "weights": fingerprint(own),
+        "precision": settings.precision,
+    }
+    return Encoder(identity, shapes, partial(encode, variables))
