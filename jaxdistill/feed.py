@@ -70,17 +70,18 @@ class _Rows(NamedTuple):
     """
 
     first: int
-    count: int
+    end: int
     whole: int
 
     @classmethod
     def of_process(cls, batch: Batch) -> "_Rows":
         count = len(batch.images)
-        return cls(jax.process_index() * count, count, jax.process_count() * count)
+        first = jax.process_index() * count
+        return cls(first, first + count, jax.process_count() * count)
 
     def of(self, drawn: Any) -> Any:
         """The process's own, of what was drawn for the whole batch."""
-        return jax.tree.map(lambda array: array[self.first : self.first + self.count], drawn)
+        return jax.tree.map(lambda array: array[self.first : self.end], drawn)
 
 
 @partial(jax.jit, static_argnames=("kind", "rows"))
