@@ -59,6 +59,7 @@ def rows(near: str, deep: str) -> dict[str, Row]:
     near_and_deep = (pair(near, "decoder.1", standard), pair(deep, "decoder.0", standard))
     two = (*LOGITS, *aligned(*near_and_deep))
     specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
+    cropped = "data.crop=0.4"
     freed = "student.unfreeze={from_epoch: 3, every: 1, stages: 3}"
     return {
         "masks": Row("no distillation (BCE + Dice)", ()),
@@ -85,6 +86,8 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "masks-unfrozen": Row("no distillation + unfreezing", (freed,)),
         "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
         "best": Row("... and a decoder tap, standardised", (*tapped(standard), freed)),
+        "masks-cropped": Row("no distillation + unfreezing + crops", (freed, cropped)),
+        "cropped": Row("the best one + crops", (*tapped(standard), freed, cropped)),
         "free": Row("label-free: logits", LOGITS, ("none",)),
         "free-cold": Row("label-free: logits, temperature 1", COLD, ("none",)),
         "free-unfrozen": Row("label-free: logits + unfreezing", (*LOGITS, freed), ("none",)),
