@@ -32,6 +32,7 @@ GIVEN = [
     f"training.epochs={EPOCHS}",
     "training.learning_rate=1e-4",
     "data.augment=light",
+    "data.crop=0.5",
     "checkpoints.keep=9",
     "student.encoder=tf_efficientnet_lite0",
 ]

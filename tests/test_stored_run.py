@@ -93,14 +93,19 @@ def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, st
 
 
 @pytest.mark.slow
-def test_the_colours_of_a_picture_do_not_matter_to_a_teacher_that_sees_it_clean(
-    place: Path, stored: Path
+@pytest.mark.parametrize(
+    "change", [["data.augment=light", "targets.clean_pictures=true"], ["data.crop=0.5"]]
+)
+def test_what_only_the_student_sees_changed_is_kept_once(
+    place: Path, stored: Path, tmp_path: Path, change: list[str]
 ) -> None:
-    """Then the student's encoder has its own work to do, on what it sees."""
-    more = ["data.augment=light", "targets.clean_pictures=true", f"targets.store={place}/store"]
-    main(arguments(place, place / "light", *more))
-    assert counts(place / "light")["computed"] == 0
-    assert not np.array_equal(learnt(place / "light")["head.kernel"], learnt(stored)["head.kernel"])
+    """The teacher's answers are read; the student's encoder has its own work to do, on what it
+    sees."""
+    main(arguments(place, tmp_path / "changed", *change, f"targets.store={place}/store"))
+    assert counts(tmp_path / "changed")["computed"] == 0
+    assert not np.array_equal(
+        learnt(tmp_path / "changed")["head.kernel"], learnt(stored)["head.kernel"]
+    )
 
 
 def fill_arguments(place: Path, store: Path) -> list[str]:
