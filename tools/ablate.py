@@ -87,10 +87,12 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
         "best": Row("... and a decoder tap, standardised", (*tapped(standard), freed)),
         "masks-cropped": Row("no distillation + unfreezing + crops", (freed, cropped)),
-        "cropped": Row("the best one + crops", (*tapped(standard), freed, cropped)),
+        "logits-cropped": Row("logits + unfreezing + crops", (*LOGITS, freed, cropped)),
+        "cropped": Row("... and a decoder tap, standardised", (*tapped(standard), freed, cropped)),
         "free": Row("label-free: logits", LOGITS, ("none",)),
         "free-cold": Row("label-free: logits, temperature 1", COLD, ("none",)),
         "free-unfrozen": Row("label-free: logits + unfreezing", (*LOGITS, freed), ("none",)),
+        "free-cropped": Row("... and crops", (*LOGITS, freed, cropped), ("none",)),
     }
 
 
