@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_a_student_learns_to_find_people(shared, imagenet_encoder: Path, tmp_path: Path) -> None:
-    """Two epochs; ten bring it to 0.91."""
+    """Four epochs of the recommended thirty, which bring it beyond its teacher."""
     people, teacher = shared("data", "people"), shared("models", "u2netp.onnx")
     settings = [
         f"run={tmp_path}/run",
@@ -20,13 +20,11 @@ def test_a_student_learns_to_find_people(shared, imagenet_encoder: Path, tmp_pat
         f"data.prepared={tmp_path}/prepared",
         f"student.encoder_weights={imagenet_encoder}",
         f"teacher.onnx={teacher}",
-        "teacher.gives=probabilities",
         f"detector.onnx={teacher}",
-        "detector.normalization=imagenet",
-        'features=[{tensor: "1429", tap: decoder.1, hidden_channels: null}]',
-        "training.epochs=2",
+        f"targets.store={tmp_path}/targets",
+        "training.epochs=4",
     ]
-    config = ROOT / "configs" / "lite0_320.yaml"
+    config = ROOT / "configs" / "recommended.yaml"
     train = [sys.executable, "-m", "jaxdistill.train", "--config", config, *settings]
     subprocess.run(train, check=True, cwd=tmp_path)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
