@@ -1,6 +1,7 @@
-# One command each; `make setup` makes a virtual environment in .venv with everything for the CPU.
+# One command each; `make setup` makes a virtual environment in .venv with everything for the CPU,
+# or for the GPU: EXTRA=cuda12 or cuda13. The others keep to what is there.
 PYTHON ?= python3
-EXTRA ?= cpu
+EXTRA ?= $(or $(patsubst .venv/ready-%,%,$(firstword $(wildcard .venv/ready-*))),cpu)
 BIN := .venv/bin
 
 .PHONY: setup demo test test-slow lint
@@ -8,7 +9,7 @@ BIN := .venv/bin
 setup: .venv/ready-$(EXTRA)
 
 .venv/ready-$(EXTRA): pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --editable ".[$(EXTRA),torch,dev]"
 	touch $@
 
