@@ -12,7 +12,7 @@ _HEAD = """# Configuration
 
 Every key of a configuration file, as `python -m jaxdistill.reference` prints it. A key is given in
 YAML, or on the command line as `key=value`; a file may `extends: another.yaml` and hold only what
-differs. The defaults are the specification's.
+differs.
 
 | key | type | default | meaning |
 |---|---|---|---|

@@ -24,6 +24,7 @@ from documents import DOCUMENTS, Command, blocks, commands, prose
 from PIL import Image
 
 from jaxdistill import config, export, train
+from jaxdistill.data import batches
 from jaxdistill.models import student, weights
 from jaxdistill.reference import table
 
@@ -55,16 +56,13 @@ ALL = [command for document in DOCUMENTS for command in commands(document)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the configurations: ours, those written out in documents, and a reader's."""
+    """A folder with the configurations: ours, and those written out in documents."""
     place = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "configs", place / "configs")
     for document in DOCUMENTS:
         for block in blocks(document, "yaml"):
             if named := re.match(r"# (configs/\S+\.yaml)\n", block):
                 (place / named[1]).write_text(block)
-    (place / "configs/my.yaml").write_text(
-        "{extends: lite0_320.yaml, data: {root: PATH/TO/COCO, augment: flip}}"
-    )
     return place
 
 
@@ -158,6 +156,32 @@ def test_configurations_that_ship_are_valid(file: Path) -> None:
     config.load(file)
 
 
+def test_folders_of_masks_become_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny_run.folder(tmp_path / "PATH/TO/COCO")
+    data = config.Data(root=root, prepared=tmp_path / "prepared")
+    splits = {"train2017": "train", "val2017": "validation"}
+    drawn = {folder: batches.open_split(data, split) for folder, split in splits.items()}
+    for folder, examples in drawn.items():
+        (root / "masks" / folder).mkdir(parents=True)
+        for index in range(len(examples)):
+            name = Path(examples.name_of(examples.ids[index])).with_suffix(".png").name
+            Image.fromarray(examples[index].mask).save(root / "masks" / folder / name)
+    shutil.rmtree(root / "annotations")
+    [block] = blocks(ROOT / "docs" / "guide.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "guide.md", "exec"), {})
+    for folder, split in splits.items():
+        found = batches.open_split(data, split)
+        assert len(found) == len(drawn[folder])
+        by_name = {found.name_of(found.ids[i]): found[i] for i in range(len(found))}
+        for index in range(len(found)):
+            same = by_name[drawn[folder].name_of(drawn[folder].ids[index])]
+            np.testing.assert_array_equal(same.mask, drawn[folder][index].mask)
+            np.testing.assert_array_equal(same.image, drawn[folder][index].image)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
@@ -222,6 +246,7 @@ def furnished(place: Path) -> Path:
         "ext_extractor/teacher.onnx": "inner",
         "ext_extractor/2020-09-23a.onnx": "inner",
         "u2netp.onnx": "1429",
+        "ext_extractor/u2netp.onnx": "1429",
         str(yolo.onnx): "segmentation_model_34_Concat_output_0",
     }.items():
         _network(place / name, tensor)
