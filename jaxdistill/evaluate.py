@@ -265,7 +265,7 @@ def _teacher(settings: config.Config, console: Console) -> FrozenNetworks | None
     """The configuration's teacher, if its file is there."""
     if settings.teacher is None:
         return None
-    if not settings.teacher.onnx.expanduser().is_file():
+    if not settings.teacher.onnx.is_file():
         console.print(f"no teacher: {settings.teacher.onnx} is not there", markup=False)
         return None
     return FrozenNetworks(settings.model_copy(update={"detector": None, "features": ()}))

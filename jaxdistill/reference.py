@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
@@ -81,6 +82,8 @@ def _default(value: Any) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
+    if isinstance(value, Path) and value.is_relative_to(Path.home()):
+        value = "~" / value.relative_to(Path.home())
     return f"`{value}`"
 
 

@@ -73,6 +73,11 @@ def test_every_configuration_that_ships_is_read_and_written_back(
         ("features.0={tensor: a, loss: cwd, attention: mask}", "not defined for loss: cwd"),
         ("losses.feature_weights=learned", "list at least two, or choose fixed"),
         ("features.3.tap=x", "override features.3.tap"),
+        ("data.image_size.0.x=3", "data.image_size.0: should be a valid integer, got {'x': 3}"),
+        ("mesh.data=two", "mesh.data: should be a valid integer or 'auto', got 'two'"),
+        ("teacher.normalization={mean: [0, 0, 0], std: [0, 1, 1]}", "normalization.std.0: should"),
+        ("student.frozen=[encoder, projectors]", "they are always trained"),
+        ("losses={kl: 0, mse: 0, bce: 0, dice: 0, feature: 0}", "nothing teaches the student"),
         ("seed", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
         ("seed=[1", "override seed:1: not valid YAML"),
@@ -91,6 +96,32 @@ def test_attention_of_the_teacher_s_needs_a_teacher(attention: str) -> None:
     assert config.load(SPECIFIED, alone).features[0].attention == "energy"
     with pytest.raises(UserError, match=r"features\.0\.attention: .* give teacher\.onnx"):
         config.load(SPECIFIED, [*alone, f"features.0.attention={attention}"])
+
+
+def test_an_override_changes_one_of_the_places_that_share_an_anchor(tmp_path: Path) -> None:
+    file = tmp_path / "shared.yaml"
+    file.write_text(
+        "{run: r, data: {root: d}, teacher: &net {onnx: a.onnx, normalization: {mean: [0, 0, 0], "
+        "std: [1, 1, 1]}}, detector: *net}"
+    )
+    changes = ["detector.onnx=b.onnx", "detector.normalization.mean=[1, 1, 1]"]
+    loaded = config.load(file, changes)
+    assert loaded.teacher
+    assert loaded.detector
+    assert (str(loaded.teacher.onnx), str(loaded.detector.onnx)) == ("a.onnx", "b.onnx")
+    means = [
+        part.normalization.mean
+        for part in (loaded.teacher, loaded.detector)
+        if isinstance(part.normalization, config.MeanStd)
+    ]
+    assert means == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = config.load(SPECIFIED, ["run=~/a", "student.encoder_weights=~/b", "data.root=~/c"])
+    found = [loaded.run, loaded.student.encoder_weights, loaded.data.root]
+    assert found == [tmp_path / name for name in "abc"]
 
 
 PLAIN_TRAIN, PLAIN_VALIDATION = "data.train.annotations=null", "data.validation.annotations=null"

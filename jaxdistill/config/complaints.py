@@ -9,13 +9,10 @@ from pydantic import BaseModel, ValidationError
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """The first complaint, in the words of someone who wrote the YAML file."""
-    first, *rest = error.errors(include_url=False)
-    # A union reports every branch; the branch's own name is not part of the key.
-    unknown = first["type"] == "extra_forbidden"  # then the last part is what somebody wrote
-    path = first["loc"][:-1] if unknown else first["loc"]
-    location = [str(part) for part in path if not str(part)[:1].isupper()]
-    location = [part for part in location if not part.startswith(("literal[", "function-"))]
-    location += [str(part) for part in first["loc"][-1:] if unknown]
+    first, *rest = errors = error.errors(include_url=False)
+    if isinstance(first["input"], dict):  # then it is the section of a union that was meant
+        first = next((one for one in errors if any(map(_is_section, one["loc"]))), first)
+    location = _location(first)
     key = ".".join(location)
     match first["type"]:
         case "extra_forbidden":
@@ -28,12 +25,27 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         case "value_error":
             message = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
         case _:
-            text = first["msg"].replace("Input should", "should")
-            message = f"{key}: {text}, got {first['input']!r:.200}"
+            same = [one["msg"] for one in errors if _location(one) == location]
+            text = " or ".join(part.removeprefix("Input should be ") for part in same)
+            message = f"{key}: should be {text}, got {first['input']!r:.200}"
     others = {part["loc"][:1] for part in rest} - {first["loc"][:1]}
     return message + (
         f" (and more, at {', '.join(str(o[0]) for o in others if o)})" if others else ""
     )
+
+
+def _location(error: Any) -> list[str]:
+    """The key's parts. A union reports every branch, whose own name is no part of the key."""
+    *path, last = error["loc"] or ("",)
+    unknown = error["type"] == "extra_forbidden"  # then the last part is what somebody wrote
+    named = [str(part) for part in (path if unknown else [*path, last]) if not _is_section(part)]
+    kinds = ("literal[", "function-", "constrained-")
+    parts = [part for part in named if not part.startswith(kinds)]
+    return [*parts, str(last)] if unknown else parts
+
+
+def _is_section(part: int | str) -> bool:
+    return str(part)[:1].isupper()
 
 
 def _keys_beside(location: Sequence[str], root: type[BaseModel]) -> list[str]:

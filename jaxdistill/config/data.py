@@ -1,5 +1,6 @@
 """Settings of pictures and masks."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +37,7 @@ class Data(Section):
     """The pictures to measure on, after every epoch; those without masks against the teacher."""
     unlabelled: Path | None = None
     """Folder of more pictures to learn from, without masks, relative to `data.root`; null: none."""
-    prepared: Path = Path("~/.cache/jaxdistill")
+    prepared: Path = Path(os.path.expanduser("~/.cache/jaxdistill"))  # noqa: PTH111 (never raises)
     """Where the data sets built from folders are kept; each is built once."""
     image_size: Size = (640, 640)
     """Height and width that pictures and masks are resized to; multiples of 32."""

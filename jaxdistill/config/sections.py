@@ -25,12 +25,12 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _usable(cls, value: Any) -> Any:
-        """A path is one that a system can have, with a home folder that there is."""
+        """A path is one that a system can have, and `~` the home folder."""
         if isinstance(value, Path):
             if "\0" in str(value):
                 raise ValueError("a path cannot hold the character NUL")
             try:
-                value.expanduser()
+                return value.expanduser()
             except RuntimeError:
                 raise ValueError(f"there is no home folder {value.parts[0]}") from None
         return value

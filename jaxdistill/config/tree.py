@@ -1,5 +1,6 @@
 """YAML files and overrides as one tree of keys and values, before anyone asks what they mean."""
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,14 +128,15 @@ def _set(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node: Any = tree
     for parent in parents:
+        place: Any = parent
         if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
-            node = node[int(parent)]
-        elif isinstance(node, dict):
-            if not isinstance(node.get(parent), dict | list):
-                node[parent] = {}
-            node = node[parent]
-        else:
+            place = int(parent)
+        elif not isinstance(node, dict):
             raise UserError(f"override {key}: there is no {parent!r} to set something in")
+        inner = node[place] if isinstance(node, list) else node.get(place)
+        # A copy, for a YAML anchor puts one object into several places.
+        node[place] = copy.copy(inner) if isinstance(inner, dict | list) else {}
+        node = node[place]
     if isinstance(node, list):
         if not last.isdigit() or int(last) >= len(node):
             raise UserError(f"override {key}: {last!r} is not one of 0 ... {len(node) - 1}")

@@ -146,7 +146,7 @@ def open_split(data: config.Data, split: Literal["train", "validation"]) -> Exam
 
 
 def _source(data: config.Data, split: config.Split, title: str) -> prepared.Source:
-    root = data.root.expanduser().absolute()
+    root = data.root.absolute()
     images = root / split.images
     if split.annotations is None:
         if not images.is_dir():
@@ -154,7 +154,7 @@ def _source(data: config.Data, split: config.Split, title: str) -> prepared.Sour
                 f"{title}: {images} does not exist; expected a folder of pictures: data.root "
                 f"{root}, in it {split.images}"
             )
-        return PlainFolder(title, images, data.workers, data.prepared.expanduser().absolute())
+        return PlainFolder(title, images, data.workers, data.prepared.absolute())
     annotations = root / split.annotations
     for path, exists in ((images, images.is_dir()), (annotations, annotations.is_file())):
         if not exists:

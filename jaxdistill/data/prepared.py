@@ -206,7 +206,7 @@ def prepare(source: Source, prepared: Path) -> Pictures:
     Raises:
       UserError: names the file or folder that is missing or wrong, and what was expected.
     """
-    folder = prepared.expanduser().absolute() / source.fingerprint()
+    folder = prepared.absolute() / source.fingerprint()
     if (found := _open(source, folder)) is not None:
         return found
     builder = Pictures(source, folder)

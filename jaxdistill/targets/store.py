@@ -48,7 +48,7 @@ class Shelf:
     def __init__(self, root: Path, kind: str, identity: Mapping[str, Any], shapes: Shapes) -> None:
         about = json.dumps({"format": FORMAT, **identity}, sort_keys=True, indent=1)
         digest = hashlib.sha256(about.encode()).hexdigest()[:16]
-        self.folder = root.expanduser().absolute() / f"{kind}-{digest}"
+        self.folder = root.absolute() / f"{kind}-{digest}"
         self.shapes = tuple(shapes)
         self._partial = self.folder / "partial"
         with _written_to(self.folder):
