@@ -116,7 +116,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         console.print(line)
     size = settings.data.image_size
     balanced = settings.losses.feature_weights == "learned" and settings.losses.feature > 0
-    pairs = pair_up(settings.features, networks.feature_shapes, size, balanced=balanced)
+    pairs = pair_up(settings.taught_features, networks.feature_shapes, size, balanced=balanced)
     for line in describe_sizes(pairs, size):
         console.print(line)
     student = build(settings.student, pairs, seed=settings.seed, dtype=settings.precision)
@@ -187,7 +187,7 @@ def _standards(training: Source, examples: Examples) -> Variables:
     count = min(len(examples) // size, -(-standards.PICTURES // size))
     with closing(read):
         fed = islice(training._replace(augmentation=augment.STILL).feed(read), count)
-        return standards.measure(settings.features, (targets.features for _, targets in fed))
+        return standards.measure(settings.taught_features, (targets.features for _, targets in fed))
 
 
 def _without_masks(examples: Examples) -> str:

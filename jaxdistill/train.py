@@ -192,6 +192,13 @@ def _resume(
     progress = Progress(**found.record["progress"])
     _forget_after(run, progress.epoch, progress.step)
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
+    planned = unfreezing.phase(job.settings.student, progress.epoch)
+    if planned < progress.phase:
+        raise UserError(
+            f"{run}: {progress.phase} stages of the encoder have joined the training, and "
+            f"student.unfreeze wants {planned} in epoch {progress.epoch + 1}; none can leave it: "
+            f"give the plan that it had, or a faster one"
+        )
     job, _ = in_phase(job, fresh, progress.phase)
     return job, found.state, progress
 

@@ -251,10 +251,10 @@ def loss_terms(
         terms["bce"] = losses.bce(logits, batch.masks)
     if supervised and weights.dice > 0:
         terms["dice"] = losses.dice(logits, batch.masks)
-    if settings.features and weights.feature > 0:
-        values = features.pair_losses(settings.features, outputs, targets)
+    if taught := settings.taught_features:
+        values = features.pair_losses(taught, outputs, targets)
         learned = _learned_weights(settings, outputs.balance)
-        terms["feature"] = features.weighted_sum(settings.features, values, learned)
+        terms["feature"] = features.weighted_sum(taught, values, learned)
         if len(values) > 1:
             terms |= {f"feature.{index}": value for index, value in enumerate(values)}
     return terms

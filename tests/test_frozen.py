@@ -180,6 +180,15 @@ def test_features_alone_need_no_teacher(path):
     assert list(networks.fingerprints) == ["detector"]
 
 
+def test_features_that_weigh_nothing_are_not_computed(path, opened):
+    given = settings(teacher={"onnx": path}, detector={"onnx": path}, features=["inner"])
+    losses = given.losses.model_copy(update={"feature": 0.0})
+    networks = FrozenNetworks(given.model_copy(update={"losses": losses}))
+    assert networks.feature_shapes == ()
+    assert networks.roles.keys() == {"teacher"}
+    assert networks.targets(jnp.asarray(IMAGES)).features == ()
+
+
 def test_every_network_is_described(path):
     networks = FrozenNetworks(
         settings(

@@ -60,6 +60,11 @@ class Student(Section):
             raise ValueError("weights hold the encoder too: set encoder_weights to null")
         if self.unfreeze is not None and "encoder" not in self.frozen:
             raise ValueError("unfreeze is for an encoder that is frozen: list encoder in frozen")
+        if any(path.partition(".")[0] == "projectors" for path in self.frozen):
+            raise ValueError(
+                "frozen: projectors only help to train, and start from random weights, so they are "
+                "always trained; to do without them, set hidden_channels to null"
+            )
         return self
 
 

@@ -46,6 +46,11 @@ class Config(Section):
     """What the student computes in; `bfloat16` is for GPUs. Parameters, BatchNorm statistics and
     losses are float32 in any case."""
 
+    @property
+    def taught_features(self) -> tuple[Feature, ...]:
+        """Those that the student learns from: none where `losses.feature` is 0."""
+        return self.features if self.losses.feature > 0 else ()
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         imitates = self.teacher is not None and (self.losses.kl > 0 or self.losses.mse > 0)
@@ -59,10 +64,11 @@ class Config(Section):
                 "data.validation has no masks (annotations: null), so there is only a teacher to "
                 "measure against: give teacher.onnx, or data.validation.annotations"
             )
-        if self.data.unlabelled is not None and not imitates and not self.features:
+        if self.data.unlabelled is not None and not imitates and not self.taught_features:
             raise ValueError(
                 "data.unlabelled has no masks, so only a teacher or a detector can teach with it: "
-                "give teacher.onnx, and losses.kl or losses.mse above 0, or set it to null"
+                "give teacher.onnx, and losses.kl or losses.mse above 0, or features and "
+                "losses.feature above 0, or set it to null"
             )
         if self.teacher is None and (self.losses.kl > 0 or self.losses.mse > 0):
             raise ValueError(
@@ -80,6 +86,12 @@ class Config(Section):
             raise ValueError(
                 f"losses.feature_weights: learned weighs features against each other, but there "
                 f"are {len(self.features)}; list at least two, or choose fixed"
+            )
+        supervised = self.data.train.labelled and (self.losses.bce > 0 or self.losses.dice > 0)
+        if not imitates and not supervised and not self.taught_features:
+            raise ValueError(
+                "nothing teaches the student: give a loss a weight above 0, kl or mse with a "
+                "teacher, bce or dice with masks, feature with features"
             )
         repaints = self.data.augment in ("light", "heavy")
         if self.targets.store is not None and repaints and not self.targets.clean_pictures:

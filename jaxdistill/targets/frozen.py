@@ -30,7 +30,7 @@ class Targets(NamedTuple):
     logits: Float[Array, "b h w 1"] | None
     """The teacher's, at the pictures' size; None without a teacher."""
     features: tuple[Float[Array, "b _ _ _"], ...]
-    """(B, h, w, C) for every entry of `config.features`, at the detector's own resolution."""
+    """(B, h, w, C) for each of `config.taught_features`, at the detector's own resolution."""
     encoded: tuple[Float[Array, "b _ _ _"], ...] | None = None
     """What the student's frozen encoder makes of the pictures, where that is known already."""
 
@@ -53,8 +53,8 @@ class FrozenNetworks:
             tensor = config.teacher.tensor or graph(config.teacher.onnx).outputs[0]
             wanted["teacher"] = (config.teacher, (tensor,))
             self._gives = config.teacher.gives
-        if config.detector and config.features:
-            tensors = tuple(feature.tensor for feature in config.features)
+        if config.detector and config.taught_features:
+            tensors = tuple(feature.tensor for feature in config.taught_features)
             wanted["detector"] = (config.detector, tensors)
 
         together: dict[_Feed, list[str]] = defaultdict(list)
@@ -83,7 +83,7 @@ class FrozenNetworks:
 
     @property
     def feature_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """(h, w, C) of every entry of `config.features`."""
+        """(h, w, C) of each of `config.taught_features`."""
         return self._roles["detector"].shapes if "detector" in self._roles else ()
 
     @property
