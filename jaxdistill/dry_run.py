@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from jaxdistill import config, processes, update
+from jaxdistill import config, processes, unfreezing, update
 from jaxdistill.errors import UserError
-from jaxdistill.job import prepare, teaching
+from jaxdistill.job import in_phase, prepare, teaching
 from jaxdistill.page.form import duration
 from jaxdistill.update import Fed
 
@@ -26,7 +26,9 @@ def dry_run(settings: config.Config) -> None:
     job = prepare(settings, console)
     for line in teaching(job):
         console.print(line)
-    state = job.start()
+    # The dearest part of a run: of an encoder that joins the training, all that will have joined.
+    last = unfreezing.phase(settings.student, settings.training.epochs - 1)
+    job, state = in_phase(job, job.start(), last)
     with closing(job.training(first_step=0)) as batches:
         fed = next(batches)
         console.print(f"a batch: {_shapes(fed)}")
@@ -57,6 +59,8 @@ def dry_run(settings: config.Config) -> None:
         f"{duration(epoch)} and its validation; {settings.training.epochs} epochs: about "
         f"{duration(epoch * settings.training.epochs)}"
     )
+    if last:
+        console.print(f"all with {last} of the encoder's stages in training, as in the last epoch")
     console.print(f"memory: {_memory()}")
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jaxdistill import config, optimizer, unfreezing, update
 from jaxdistill.checkpoints import best
+from jaxdistill.errors import UserError
 from jaxdistill.models.student import build, group_of, variables_of
 from jaxdistill.predict import main as predict
 from jaxdistill.train import main as train
@@ -143,6 +144,12 @@ def test_a_run_that_unfreezes_learns_resumes_and_is_used_like_any_other(
         again = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
         for one, two in zip(lines, again, strict=True):
             assert (one["train"], one["validation"]) == (two["train"], two["validation"])
+
+    slower = [run, "--resume", "--accept-changes", "student.unfreeze.stages=1"]
+    with pytest.raises(UserError, match=r"2 stages of the encoder have joined .* wants 1 in"):
+        train(arguments(tmp_path, *slower, "training.epochs=7"))
+    train([*arguments(tmp_path, tmp_path / "other"), "--dry-run"])
+    assert "with 2 of the encoder's stages in training" in capsys.readouterr().out
 
     picture = next((tmp_path / "coco" / "images" / "val2017").iterdir())
     assert not predict([str(run), str(picture), "--output", str(tmp_path / "found")])
