@@ -87,6 +87,22 @@ def test_as_on_a_gpu_a_batch_goes_at_once(batch_mean):
     np.testing.assert_allclose(mask, images - images.mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", ["1, 3, -1, 12", "1, 3, 8, 12"])
+def test_a_batch_that_is_fixed_within_is_found_out(tmp_path, batch_mean, shape):
+    model = parse(
+        f"""
+        net (float[N, 3, H, W] picture) => (float[N, 3, H, W] mask)
+        <int64[4] shape = {{{shape}}}>
+        {{ mask = Reshape (picture, shape) }}"""
+    )
+    images = pictures(3, 8, 12)
+    fixed = network(save(model, tmp_path))
+    assert not fixed._takes_several()
+    assert batch_mean._takes_several()
+    [mask] = fixed(jnp.asarray(images))
+    np.testing.assert_array_equal(mask, images)
+
+
 def test_results_stay_when_the_network_runs_again(tmp_path):
     """They lie in onnxruntime's own memory, which it must not use again while they live."""
     frozen = network(save(segmenter(), tmp_path), ["inner"])

@@ -61,7 +61,8 @@ class OnnxNetwork:
         self._device = "cuda" if on_gpu and jax.default_backend() == "gpu" else "cpu"
         self._ordinal = _gpu() if self._device == "cuda" else 0
         # One picture at a time is faster on a CPU: its working set stays in the cache.
-        self._chunk = self._picture.batch or (None if on_gpu else 1)
+        at_once = on_gpu and self._takes_several()
+        self._chunk = self._picture.batch or (None if at_once else 1)
         self.shapes = self._try()
         """(h, w, C) of each tensor."""
         log.info("%s: %s on %s", self.path.name, ", ".join(self.tensors), self.provider)
@@ -86,14 +87,26 @@ class OnnxNetwork:
             )
         return session
 
+    def _takes_several(self) -> bool:
+        """Whether two pictures have two answers: a file may say that N is free, and have a batch of
+        1 in its inner shapes."""
+        try:
+            with within(PATIENCE) as options:
+                results = self._run(self._black(2), options)
+        except Exception:  # `_try` says what is wrong, if one picture is too many as well
+            return False
+        return all(result.ndim == 4 and result.shape[0] == 2 for result in results)
+
+    def _black(self, count: int) -> Float[Array, "n 3 h w"]:
+        return jnp.zeros((count, 3, *self.size), self._picture.dtype)
+
     def _try(self) -> tuple[tuple[int, int, int], ...]:
         """Runs one chunk of black pictures: shapes in files are often incomplete, or wrong."""
         batch = self._chunk or 1
         height, width = self.size
         try:
-            blank = jnp.zeros((batch, 3, height, width), self._picture.dtype)
             with within(PATIENCE) as options:
-                results = self._run(blank, options)
+                results = self._run(self._black(batch), options)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_run(self.path, self.size, error) from None
         for tensor, result in zip(self.tensors, results, strict=True):
