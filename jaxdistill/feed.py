@@ -60,7 +60,7 @@ class Source(NamedTuple):
                 targets = self.stored.targets(images, batch.ids, flips, batch.weights)
             if smallest is not None:
                 seen, targets = _cropped(key, seen, targets, smallest, rows)
-            yield seen, targets
+            yield seen._replace(ids=batch.ids), targets  # an int64 is none after jit
 
 
 class _Rows(NamedTuple):

@@ -1,12 +1,13 @@
 """Random crops: where they lie, what fills the picture then, and that all maps move together."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill import config
@@ -18,7 +19,7 @@ from jaxdistill.targets.frozen import Targets
 
 
 @given(smallest=st.floats(0.01, 1), seed=st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50, deadline=None)
 def test_a_box_lies_in_its_picture_and_is_neither_too_small_nor_too_narrow(smallest, seed):
     start, side = map(np.asarray, augment.boxes(jax.random.key(seed), 64, smallest))
     assert (start >= 0).all()
@@ -86,9 +87,12 @@ def slopes(count):
     )
 
 
+def settings(place):
+    return config.load(tiny_run.SPECIFIED, ["data.augment=none", f"run={place}"])
+
+
 def fed(place, crop, step=0):
-    checked = config.load(tiny_run.SPECIFIED, ["data.augment=none", f"run={place}"])
-    source = Source(checked, augment.Augmentation("none", crop), _Slope(), None)
+    source = Source(settings(place), augment.Augmentation("none", crop), _Slope(), None)
     return next(iter(source.feed([slopes(16)], first_step=step)))
 
 
@@ -103,6 +107,14 @@ def test_picture_mask_and_targets_show_the_same_part(tmp_path):
     sure = np.abs(images[..., 1:2] - 0.5) > 1 / 64
     np.testing.assert_array_equal(masks[sure], (images[..., 1:2] > 0.5)[sure])
     assert set(np.unique(masks)) == {0, 1}
+
+
+@pytest.mark.parametrize("crop", [0.3, None])
+def test_a_picture_keeps_its_id(tmp_path, crop):
+    batch = slopes(16)._replace(ids=np.arange(16) + 2**33)
+    source = Source(settings(tmp_path), augment.Augmentation("none", crop), _Slope(), None)
+    [(seen, _)] = source.feed([batch])
+    np.testing.assert_array_equal(seen.ids, batch.ids)
 
 
 def test_crops_depend_on_the_step_and_none_is_made_unasked(tmp_path):
