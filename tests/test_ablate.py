@@ -63,6 +63,17 @@ def test_every_row_is_a_configuration(place: Path) -> None:
         assert (settings.losses.feature > 0) == bool(settings.features), name
 
 
+def test_another_design_wants_another_folder(place: Path) -> None:
+    given = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
+    given += ["--feature", "inner", "--deep", "inner", "--seeds", "0"]
+    ablate.main([*given, "--few", "2"])
+    ablate.main([*given, "--few", "2", "--rows", "masks"])
+    with pytest.raises(UserError, match=r"--few was 2 and is 3; .* take another folder"):
+        ablate.main([*given, "--few", "3"])
+    with pytest.raises(UserError, match="overrides was"):
+        ablate.main([*given, "--few", "2", "training.epochs=3"])
+
+
 def test_a_row_that_is_not_there_is_named(place: Path) -> None:
     given = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
     with pytest.raises(UserError, match="no row 'logit'; there are masks, logits"):

@@ -4,10 +4,10 @@
     python tools/ablate.py runs/ablation --data PATH/TO/COCO --teacher teacher.onnx \
         --feature NAME --deep NAME
 
-Every row is trained with several seeds, in two regimes: with all masks, and with the masks of a few
-pictures only, the others going without. `table.md` and `table.json` are written anew after every
-run; a gain is over the first row, paired by seed. It goes on where it was stopped, also from a
-`table.json` alone.
+Every row is trained with several seeds, in up to three regimes: with all masks, with the masks of a
+few pictures only, the others going without, and without any. `table.md` and `table.json` are
+written anew after every run; a gain is over the first row, paired by seed. It goes on where it was
+stopped, also from a `table.json` alone.
 """
 
 import argparse
@@ -22,7 +22,9 @@ import ablation_table
 
 from jaxdistill import report, train
 from jaxdistill.errors import UserError, command
+from jaxdistill.targets.onnx_graph import OnnxGraph
 
+DESIGN = "design.json"
 CONFIG = Path(__file__).parents[1] / "configs" / "ablation.yaml"
 LOGITS = ("losses.kl=1.0",)
 COLD = (*LOGITS, "losses.temperature={initial: 1, final: 1}")
@@ -110,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--few", type=int, default=16, help="pictures with masks, of few")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="*", help="names of rows; all of them if left out")
-    parser.add_argument("--regimes", nargs="*", default=list(ablation_table.REGIMES))
+    regimes = list(ablation_table.REGIMES)
+    parser.add_argument("--regimes", nargs="*", default=regimes, choices=regimes)
     parser.add_argument("--table", action="store_true", help="the table of what is there already")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run")
     given = parser.parse_intermixed_args(arguments)
@@ -122,11 +125,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.table and not given.folder.is_dir():
         raise UserError(f"there is no folder {given.folder.absolute()}")
     if not given.table:
+        _check_design(given)
         found = ablation_table.read(given.folder, known)
         for run, settings in _missing(given, table, found):
             _train(run, settings)
             ablation_table.write(given.folder, known)
     ablation_table.write(given.folder, known)
+
+
+def _check_design(given: argparse.Namespace) -> None:
+    """Sees that all runs of a folder were asked for alike, or their numbers do not compare.
+
+    Raises:
+      UserError: names what differs.
+    """
+    asked = {
+        "--data": str(given.data.absolute()),
+        "--teacher": OnnxGraph(given.teacher).fingerprint,
+        **{f"--{name}": getattr(given, name) for name in ("gives", "feature", "deep", "few")},
+        "overrides": sorted(given.overrides),
+    }
+    file = given.folder / DESIGN
+    if not file.exists():
+        given.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asked, indent=1), encoding="utf-8")
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in asked.items():
+        if before.get(name) != value:
+            raise UserError(
+                f"{given.folder}: {name} was {before.get(name)!r} and is {value!r}; runs that "
+                f"differ in it do not compare: take another folder"
+            )
 
 
 def _missing(
