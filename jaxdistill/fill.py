@@ -70,7 +70,8 @@ class _Share:
         self.wanted = len(examples) * len(self._flips)
         lacking = [self._stored.lacks(int(p), f) for p in examples.ids for f in self._flips]
         self.missing = sum(lacking)
-        self.bytes_missing = self.missing * self._stored.entry_bytes
+        self.bytes_each = self._stored.entry_bytes
+        self.bytes_missing = self.missing * self.bytes_each
 
     def fill(self, console: Console) -> None:
         settings = self._source.settings
@@ -99,7 +100,9 @@ class _Share:
 
 def _check_room(store: Path, shares: Sequence[_Share], console: Console) -> None:
     needed = sum(share.bytes_missing for share in shares)
-    free = shutil.disk_usage(store.expanduser()).free
+    if not any(share.bytes_each for share in shares):
+        raise UserError("there is nothing to keep: no teacher, no features, no frozen encoder")
+    free = shutil.disk_usage(store).free
     for share in shares:
         console.print(
             f"{share.title}: {share.wanted} pictures, counting flipped ones; "

@@ -93,8 +93,9 @@ def choose(
     Raises:
       UserError: there is none, or a pattern matches nothing.
     """
-    wanted = [each for each in found if not each.inside] if patterns is None else found
-    if patterns is not None:
+    if patterns is None:
+        wanted = [each for each in found if not each.inside]
+    else:
         names = {name for pattern in patterns for name in _matching(pattern, found, path)}
         wanted = [each for each in found if each.tensor in names]
     fitting = [
