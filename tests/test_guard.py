@@ -1,0 +1,27 @@
+"""What makes a run another run."""
+
+import pytest
+import tiny_run
+
+from jaxdistill import config, guard
+
+FILES = {"data.train": "a"}
+
+
+def identity(*overrides):
+    loaded = config.load(tiny_run.SPECIFIED, ["data.augment=flip", *overrides])
+    return {"settings": loaded.model_dump(mode="json"), "files": FILES}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "found"),
+    [
+        ([], ["targets.store=a"], ["targets.store was None and is 'a folder'"]),
+        (["targets.store=a"], [], ["targets.store was 'a folder' and is None"]),
+        (["targets.store=a"], ["targets.store=b"], []),
+        (["run=a", "data.root=b"], ["run=c", "training.epochs=99"], []),
+        ([], ["data.crop=0.5"], ["data.crop was None and is 0.5"]),
+    ],
+)
+def test_what_changes_a_number_is_a_difference(then, now, found):
+    assert guard.differences(identity(*then), identity(*now)) == found
