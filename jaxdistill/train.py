@@ -190,8 +190,6 @@ def _resume(
             f"{job.steps}; resume with the same data and batch size, or start another run"
         )
     progress = Progress(**found.record["progress"])
-    _forget_after(run, progress.epoch, progress.step)
-    console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     planned = unfreezing.phase(job.settings.student, progress.epoch)
     if planned < progress.phase:
         raise UserError(
@@ -199,6 +197,8 @@ def _resume(
             f"student.unfreeze wants {planned} in epoch {progress.epoch + 1}; none can leave it: "
             f"give the plan that it had, or a faster one"
         )
+    _forget_after(run, progress.epoch, progress.step)
+    console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     job, _ = in_phase(job, fresh, progress.phase)
     return job, found.state, progress
 
