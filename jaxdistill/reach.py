@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdistill import config, update
@@ -21,13 +22,28 @@ def reach(settings: config.Config, split: Split, pairs: Sequence[Pair]) -> dict[
 
     Of several pairs each is there by itself too, as `feature.N, from TAP`.
     """
-    batch, targets = _noise(settings, pairs)
+    with jax.default_device(compiling.host()):
+        names, found = _touched(settings, split, pairs)
+    taps = {f"feature.{index}": pair.tap for index, pair in enumerate(pairs)}
+    return {
+        f"{loss}, from {taps[loss]}" if loss in taps else loss: sorted(
+            {group_of(path) for path, touches in found.items() if touches[place]}
+        )
+        for place, loss in enumerate(names)
+    }
 
+
+def _touched(
+    settings: config.Config, split: Split, pairs: Sequence[Pair]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The losses' names, and for each parameter whether each of them has a gradient there."""
+    graph, *parts = split
+    here = Split(graph, *jax.device_put(jax.device_get(parts)))
+    batch, targets = _noise(settings, pairs)
     names: dict[str, Array] = {}
 
     def terms(parameters: Variables) -> Float[Array, " losses"]:
-        student = Split(split.graph, parameters, split.statistics, split.frozen).student()
-        outputs = student(batch.images, train=True)
+        outputs = here._replace(parameters=parameters).student()(batch.images, train=True)
         values = update.loss_terms(settings, outputs, batch, targets, temperature=1.0)
         names.update(values)
         return jnp.stack([value.mean() for value in values.values()])
@@ -42,14 +58,8 @@ def reach(settings: config.Config, split: Split, pairs: Sequence[Pair]) -> dict[
         return jax.lax.map(touches, jnp.eye(len(values)))
 
     program = jax.jit(touched, compiler_options=compiling.QUICKLY)
-    found = jax.device_get(program(split.parameters))
-    taps = {f"feature.{index}": pair.tap for index, pair in enumerate(pairs)}
-    return {
-        f"{loss}, from {taps[loss]}" if loss in taps else loss: sorted(
-            {group_of(path) for path, touches in found.items() if touches[place]}
-        )
-        for place, loss in enumerate(names)
-    }
+    found = jax.device_get(program(here.parameters))
+    return list(names), found
 
 
 Reached = dict[str, list[str]]

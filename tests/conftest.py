@@ -15,6 +15,9 @@ SHARED = ROOT.parent / "shared"
 # Compiling is most of what these tests cost; what one of them compiled, the others need not.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# A GPU would round the factors of products and convolutions to ten bits, in JAX and onnxruntime.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 QUICKLY = "--xla_backend_optimization_level=0"
 
 # The first example of a test compiles, which no deadline should count.

@@ -198,7 +198,15 @@ def test_every_network_is_described(path):
         )
     )
     teacher, detector = networks.describe()
-    for part in ("teacher", str(path), "mask (8 x 24 x 1)", "16 x 48", "imagenet", "logits", "CPU"):
+    for part in (
+        "teacher",
+        str(path),
+        "mask (8 x 24 x 1)",
+        "16 x 48",
+        "imagenet",
+        "logits",
+        "Provider",
+    ):
         assert part in teacher
     for part in ("detector", "deep (8 x 16 x 6)", "inner (16 x 32 x 4)", "32 x 64", "unit"):
         assert part in detector

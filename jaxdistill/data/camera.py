@@ -44,11 +44,8 @@ def gaussian_blur(key: Key[Array, ""], image: Image) -> Image:
     places = np.arange(-_REACH, _REACH + 1)
     weights = jnp.exp(-0.5 * (places / deviation) ** 2)
     weights /= weights.sum()
-    padded = _pad(image)
-    height, width, _ = image.shape
-    # A sum of shifted slices, which XLA fuses; its depthwise convolution is slow on a CPU.
-    down = _sum(weights[i] * padded[i : i + height] for i in range(len(places)))
-    return _sum(weights[i] * down[:, i : i + width] for i in range(len(places)))
+    down = _weigh_neighbours(weights, _pad(image), axis=0)
+    return _weigh_neighbours(weights, down, axis=1)
 
 
 def motion_blur(key: Key[Array, ""], image: Image) -> Image:
@@ -134,6 +131,20 @@ def _quantise(plane: Float[Array, "h w"], steps: Float[Array, "8 8"]) -> Float[A
     steps = steps[:, None, :]
     rounded = jnp.round(waves / steps) * steps
     return jnp.einsum("ui,rubv,vj->ribj", _COSINES, rounded, _COSINES).reshape(height, width)
+
+
+def _weigh_neighbours(weights: Float[Array, " n"], image: Array, axis: int) -> Array:
+    """Of an axis all but the margins of a padded one: a weighted sum of each pixel's neighbours."""
+    size = image.shape[axis] - len(weights) + 1
+
+    def add(place: Array, total: Array) -> Array:
+        return total + weights[place] * jax.lax.dynamic_slice_in_dim(image, place, size, axis)
+
+    # A loop, for XLA to compile one step of it: of the sums written out, one within the other, it
+    # makes a single kernel for a GPU, and takes more than a minute to. A convolution whose weights
+    # differ from picture to picture is slow on a CPU.
+    start = jnp.zeros_like(jax.lax.slice_in_dim(image, 0, size, axis=axis))
+    return jax.lax.fori_loop(0, len(weights), add, start)
 
 
 def _pad(image: Image) -> Array:

@@ -18,6 +18,15 @@ QUICKLY = {"xla_backend_optimization_level": 0}
 _LONG = 1.0  # seconds of compiling that leave much behind
 
 
+def host() -> jax.Device | None:
+    """The CPU, as `jax.default_device` for a program that runs once: compiling it for a GPU takes
+    half a minute, for the kernels that are tried out. None if JAX was told to have no CPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 @functools.cache
 def options() -> dict[str, str]:
     """For `jax.jit`'s `compiler_options`; empty where this XLA has no such option, or no need."""

@@ -27,6 +27,7 @@ FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 PATIENCE = 600
 """Seconds that a network may take for its first picture."""
 FATAL_ONLY = 4  # onnxruntime's log severity: whatever else it has to say, it raises as well
+onnxruntime.set_default_logger_severity(3)  # errors; of what warns, nothing is a user's to mend
 
 
 class OnnxNetwork:
