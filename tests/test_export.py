@@ -216,6 +216,7 @@ def test_a_run_becomes_verified_files_with_cards(
         }
         assert re.fullmatch("[0-9a-f]{64}", about["training"]["fingerprints"]["training_data"])
         assert about["training"]["epoch"] == 2
+        assert about["versions"]["onnxruntime"] == onnxruntime.__version__
         assert about["measured"]["bytes"] == len(content)
         assert 0 <= about["measured"]["mean_iou"] <= 1
         stamped = {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
