@@ -76,6 +76,8 @@ def rows(near: str, deep: str) -> dict[str, Row]:
             (*SPECIFIED, *aligned(pair(near, "decoder.1", standard))),
         ),
         "tap": Row("logits + a decoder tap", tapped()),
+        # U²-Net-p's tensor at stride 8 has a variance of 0.23, which standardising divides by.
+        "weighed": Row("... weighed 4.4 times", tapped(", weight: 4.4")),
         "cosine": Row("... by cosine", tapped(", loss: cosine")),
         "cwd": Row("... by CWD", tapped(", loss: cwd")),
         "mgd": Row("... by MGD", tapped(", loss: mgd")),
