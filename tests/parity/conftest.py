@@ -13,6 +13,8 @@ TABLE_STARTS = "<!-- The table, written by the command above: -->\n"
 
 @pytest.fixture(scope="session")
 def parity() -> Iterator[Parity]:
+    if os.environ.get("PARITY_TABLE") and os.environ.get("PYTEST_XDIST_WORKER"):
+        pytest.exit("a process of several sees a part of the table: PARITY_TABLE goes without -n")
     record = Parity()
     yield record
     if os.environ.get("PARITY_TABLE"):
