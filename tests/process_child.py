@@ -1,10 +1,12 @@
-"""`jaxdistill.train`, leaving a list of which pictures it read for which step."""
+"""`jaxdistill.train`, smoothly, leaving a list of which pictures it read for which step."""
 
 import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from smooth import smoothly
 
 from jaxdistill import feed, train
 from jaxdistill.errors import command
@@ -25,4 +27,5 @@ def _noted(source: feed.Source, read, first_step: int = 0) -> Iterator[feed.Fed]
 feed.Source.feed = _noted  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    sys.exit(command(train.main))
+    with smoothly():
+        sys.exit(command(train.main))

@@ -2,9 +2,11 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +21,14 @@ EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def found(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> dict[str, Any]:
     """How far apart what was learnt is, by `mesh_child`."""
     place = tmp_path_factory.mktemp("place")
     tiny_run.make(place)
     child = Path(__file__).with_name("mesh_child.py")
     environment = {**os.environ, **EIGHT, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, str(child), str(place)],
+        [sys.executable, str(child), str(place), str(imagenet_encoder)],
         env=environment,
         capture_output=True,
         text=True,
@@ -38,17 +40,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
 
 @pytest.mark.slow
 def test_eight_devices_learn_what_one_learns(found) -> None:
-    apart = found["eight"]
+    # The specification's student; its encoder's weights are random, which enlarges rounding.
+    assert max(found["float64"].values()) < 1e-10, found["float64"]
+    # ImageNet weights. A unit on its kink (`smooth.py`) moves some runs, but not most.
+    assert statistics.median(max(apart.values()) for apart in found["float32"]) < 1e-5
+    apart = found["smooth"]
     assert {"parameters", "statistics", "kl", "feature", "validation student_miou"} < set(apart)
     assert max(apart.values()) < 1e-5, apart
-
-
-@pytest.mark.slow
-def test_what_eight_devices_differ_by_is_rounding(found) -> None:
-    assert max(found["eight, float64"].values()) < 1e-10, found["eight, float64"]
-    # An encoder of random weights makes much of little: of its weights' last bits even more.
-    for kind in ("parameters", "statistics"):
-        assert found["eight"][kind] < found["last bits"][kind]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny_run
+from smooth import smoothly
 from whole_runs import end_on_a_full_disk, metrics
 
 from jaxdistill import fill, report
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> Path:
-    """Real weights, as users have them: random ones make much of rounding (`test_mesh.py`)."""
+    """Real weights, as users have them: random ones enlarge rounding."""
     place = tmp_path_factory.mktemp("place")
     tiny_run.make(place)
     (place / ENCODER).symlink_to(imagenet_encoder)
@@ -87,6 +88,12 @@ def joining(count: int) -> list[str]:
         port = free.getsockname()[1]
     meeting = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
     return [*meeting, "--patience", str(PATIENCE)]
+
+
+def train_alone(place: Path, run: Path, *more: str) -> None:
+    """A run in this process."""
+    with smoothly():
+        main(arguments(place, run, *more))
 
 
 def train(count: int, place: Path, run: Path, *more: str) -> str:
@@ -138,7 +145,7 @@ def apart(one: Path, other: Path) -> float:
 
 @pytest.fixture(scope="module")
 def alone(place: Path) -> Path:
-    main(arguments(place, place / "alone", "checkpoints.every_steps=1"))
+    train_alone(place, place / "alone", "checkpoints.every_steps=1")
     return place / "alone"
 
 
@@ -184,7 +191,7 @@ def test_statistics_of_features_and_a_freed_encoder_are_those_of_all_processes(
         "training.epochs=2",
         "checkpoints.every_steps=1",
     ]
-    main(arguments(place, tmp_path / "alone", *given))
+    train_alone(place, tmp_path / "alone", *given)
     train(2, place, tmp_path / "two", *given)
     assert apart(tmp_path / "alone", tmp_path / "two") < 1e-5
 
@@ -196,7 +203,7 @@ def test_what_is_not_finite_is_skipped_by_all_and_listed_once(place: Path, tmp_p
         "losses.feature=0",
         "training.skip_nonfinite=9",
     ]
-    main(arguments(place, tmp_path / "alone", *given))
+    train_alone(place, tmp_path / "alone", *given)
     train(2, place, tmp_path / "two", *given)
     one, two = ((tmp_path / run / report.FAULTS).read_text() for run in ("alone", "two"))
     listed = [[json.loads(line) for line in text.splitlines()] for text in (one, two)]
