@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -117,6 +118,15 @@ def test_a_data_set_is_built_once_found_again_and_the_same_in_parts(
 
     monkeypatch.setattr(prepared.Pictures, "download_and_prepare", never)
     folder.open()
+
+
+def test_a_data_set_that_is_built_leaves_nothing_elsewhere(folder, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    folder.person(folder.picture("a.png"))
+    folder.open()
+    assert not list(temporary.iterdir())
 
 
 def test_the_fingerprint_is_of_the_content(folder, tmp_path):

@@ -95,6 +95,11 @@ class Source(ABC, Generic[Found]):
         """
 
 
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """TFDS would ask its own server about the data set, and leave a temporary folder."""
+
+
 class Pictures(tfds.core.GeneratorBasedBuilder):
     """The pictures of a source, and their masks where there are any.
 
@@ -126,7 +131,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
         }
         if self.labelled:
             features["mask"] = tfds.features.Image(shape=(None, None, 1))
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description="Photographs, with masks of people where there are any.",
             features=tfds.features.FeaturesDict(features),
