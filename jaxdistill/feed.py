@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from jaxdistill import config
 from jaxdistill.checkpoints import fingerprint
@@ -50,58 +50,32 @@ class Source(NamedTuple):
         kind, smallest = self.augmentation
         for step, batch in enumerate(read, start=first_step):
             key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
-            rows = _Rows.of_process(batch)
-            seen, clean, flipped = _augmented(key, batch, kind, rows)
-            images = clean if self.settings.targets.clean_pictures else seen.images
+            rows = augment.Rows.of_process(len(batch.images))
+            changed = _augmented(key, batch, kind, rows)
+            seen = batch._replace(images=changed.images, masks=changed.masks)
+            images = changed.clean if self.settings.targets.clean_pictures else changed.images
             if self.stored is None:
                 targets = self.networks.targets(images)
             else:
-                flips = np.asarray(flipped)
+                flips = np.asarray(changed.flipped)
                 targets = self.stored.targets(images, batch.ids, flips, batch.weights)
             if smallest is not None:
                 seen, targets = _cropped(key, seen, targets, smallest, rows)
             yield seen._replace(ids=batch.ids), targets  # an int64 is none after jit
 
 
-class _Rows(NamedTuple):
-    """Those of the whole batch that a process has.
-
-    All randomness comes from the key and a row's place in the whole batch.
-    """
-
-    first: int
-    end: int
-    whole: int
-
-    @classmethod
-    def of_process(cls, batch: Batch) -> "_Rows":
-        count = len(batch.images)
-        first = jax.process_index() * count
-        return cls(first, first + count, jax.process_count() * count)
-
-    def of(self, drawn: Any) -> Any:
-        """The process's own, of what was drawn for the whole batch."""
-        return jax.tree.map(lambda array: array[self.first : self.end], drawn)
-
-
 @partial(jax.jit, static_argnames=("kind", "rows"))
 def _augmented(
-    key: Key[Array, ""], batch: Batch, kind: augment.Kind, rows: _Rows
-) -> tuple[Batch, Float[Array, "b h w 3"], Bool[Array, " b"]]:
-    """The batch with its pixels changed, its pictures before they were repainted, and the flips.
-
-    Bytes become [0, 1].
-    """
-    flipped = rows.of(augment.flips(key, rows.whole, kind))
-    clean = augment.flip(flipped, pixels.in_unit(batch.images))
-    masks = augment.flip(flipped, batch.masks.astype(jnp.float32))
-    seen = batch._replace(images=augment.repaint(key, clean, kind, rows.first), masks=masks)
-    return seen, clean, flipped
+    key: Key[Array, ""], batch: Batch, kind: augment.Kind, rows: augment.Rows
+) -> augment.Augmented:
+    """As `augment`; bytes become [0, 1]."""
+    images, masks = pixels.in_unit(batch.images), batch.masks.astype(jnp.float32)
+    return augment.augment(key, images, masks, kind, rows)
 
 
 @partial(jax.jit, static_argnames=("smallest", "rows"))
 def _cropped(
-    key: Key[Array, ""], batch: Batch, targets: Targets, smallest: float, rows: _Rows
+    key: Key[Array, ""], batch: Batch, targets: Targets, smallest: float, rows: augment.Rows
 ) -> Fed:
     """A part of each picture, of its mask and of its targets."""
     crop = partial(augment.crop, rows.of(augment.boxes(key, rows.whole, smallest)))

@@ -74,10 +74,8 @@ class OurStep:
     def _augment(self) -> object:
         batch, _ = self._fed
         kind = self._job.settings.data.augment
-        return _augmented(jax.random.key(0), batch.images, batch.masks, kind)
-
-
-_augmented = jax.jit(augment.augment, static_argnames="kind")
+        rows = augment.Rows.of_process(len(batch.images))
+        return augment.augment(jax.random.key(0), batch.images, batch.masks, kind, rows)
 
 
 def _finish(work: Callable[[], object]) -> None:

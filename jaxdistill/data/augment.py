@@ -7,7 +7,7 @@ stands in `colour`, `weather` and `camera`.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,27 +67,60 @@ class Boxes(NamedTuple):
     side: Float[Array, "b 2"]
 
 
+class Rows(NamedTuple):
+    """Those of the whole batch that a process has.
+
+    All randomness comes from the key and a row's place in the whole batch.
+    """
+
+    first: int
+    end: int
+    whole: int
+
+    @classmethod
+    def of_process(cls, count: int) -> "Rows":
+        """The `count` rows of this process."""
+        first = jax.process_index() * count
+        return cls(first, first + count, jax.process_count() * count)
+
+    def of(self, drawn: Any) -> Any:
+        """The process's own, of what was drawn for the whole batch."""
+        return jax.tree.map(lambda array: array[self.first : self.end], drawn)
+
+
+class Augmented(NamedTuple):
+    """Examples after augmentation."""
+
+    images: Float[Array, "b h w 3"]
+    """In [0, 1]."""
+    masks: Float[Array, "b h w 1"]
+    """Of {0, 1}."""
+    clean: Float[Array, "b h w 3"]
+    """The images as they were before they were repainted, but flipped."""
+    flipped: Bool[Array, " b"]
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "rows"))
 def augment(
     key: Key[Array, ""],
     images: Float[Array, "b h w 3"],
     masks: Float[Array, "b h w 1"],
     kind: Kind,
-) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 1"]]:
+    rows: Rows,
+) -> Augmented:
     """Changes each example in its own way; a flipped picture has a flipped mask.
 
     Args:
-      key: all randomness; an example's depends on it and the example's place in the batch.
       images: pixels in [0, 1]; height and width are multiples of 16.
       masks: 1 is a person, 0 is not.
       kind: `none` gives back what came; `flip` turns half of the pictures left to right; `light`:
         also brightness and contrast or hue, saturation and value, rarely blur; `heavy`: also more
         colour, weather, motion, noise, compression.
-
-    Returns:
-      Images in [0, 1] and masks of {0, 1}, of the same shapes.
+      rows: the examples' places.
     """
-    flipped = flips(key, len(images), kind)
-    return repaint(key, flip(flipped, images), kind), flip(flipped, masks)
+    flipped = rows.of(flips(key, rows.whole, kind))
+    clean, masks = flip(flipped, images), flip(flipped, masks)
+    return Augmented(repaint(key, clean, kind, rows.first), masks, clean, flipped)
 
 
 def flips(key: Key[Array, ""], count: int, kind: Kind) -> Bool[Array, " b"]:
