@@ -114,6 +114,8 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     networks = FrozenNetworks(settings, threads)
     for line in networks.describe():
         console.print(line)
+    if settings.teacher and not settings.asks_teacher:
+        console.print("the teacher teaches nothing: it is measured against, in validation alone")
     size = settings.data.image_size
     balanced = settings.losses.feature_weights == "learned" and settings.losses.feature > 0
     pairs = pair_up(settings.taught_features, networks.feature_shapes, size, balanced=balanced)
@@ -125,7 +127,8 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     natural = batches.steps_per_epoch(examples, settings.training.batch_size)
     steps = min(natural, settings.training.steps_per_epoch or natural)
     changes = augment.Augmentation(settings.data.augment, settings.data.crop)
-    training_source = source(settings, networks, split, examples, changes)
+    asked = networks if settings.asks_teacher else networks.only("detector")
+    training_source = source(settings, asked, split, examples, changes)
     if any(pair.standardized for pair in pairs):
         measured = processes.of_leader(_standards(training_source, examples))
         for line in standards.describe(measured):

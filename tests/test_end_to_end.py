@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_run
 from PIL import Image
+from rich.console import Console
 
 from jaxdistill import config, update
 from jaxdistill.checkpoints import best
@@ -218,6 +219,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(
     given = arguments(place, f"run={tmp_path}/run", f"teacher.onnx={broken}")
     with pytest.raises(UserError, match=r"step 0: kl is nan.*pictures \d+.png"):
         main(given)
+
+
+@pytest.mark.parametrize("attention", ["none", "uncertainty"])
+def test_a_teacher_that_does_not_teach_is_asked_in_validation_alone(
+    place: Path, capsys, attention: str
+) -> None:
+    overrides = [
+        *tiny_run.overrides(place),
+        "losses.kl=0",
+        "losses.mse=0",
+        f"features.0.attention={attention}",
+    ]
+    job = prepare(config.load(tiny_run.SPECIFIED, overrides), Console())
+    with closing(job.training(first_step=0)) as read:
+        _, taught = next(read)
+    with closing(job.validation()) as read:
+        _, measured = next(read)
+    assert len(taught.features) == len(measured.features) == 1
+    assert measured.logits is not None
+    teaches = attention == "uncertainty"
+    assert (taught.logits is not None) is teaches
+    assert ("the teacher teaches nothing" in capsys.readouterr().out) is not teaches
 
 
 @pytest.mark.slow

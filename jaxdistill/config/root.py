@@ -16,6 +16,8 @@ from jaxdistill.config.networks import Detector, Feature, Student, Targets, Teac
 from jaxdistill.config.sections import Precision, Section
 from jaxdistill.errors import UserError
 
+_TEACHERS_ATTENTION = ("mask", "uncertainty")
+
 
 class Config(Section):
     run: Path
@@ -51,10 +53,21 @@ class Config(Section):
         """Those that the student learns from: none where `losses.feature` is 0."""
         return self.features if self.losses.feature > 0 else ()
 
+    @property
+    def imitates(self) -> bool:
+        """Whether the student learns from the teacher's logits."""
+        return self.teacher is not None and (self.losses.kl > 0 or self.losses.mse > 0)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether training needs the teacher; else it is there to be measured against."""
+        return self.imitates or any(
+            feature.attention in _TEACHERS_ATTENTION for feature in self.taught_features
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        imitates = self.teacher is not None and (self.losses.kl > 0 or self.losses.mse > 0)
-        if not self.data.train.labelled and not imitates:
+        if not self.data.train.labelled and not self.imitates:
             raise ValueError(
                 "data.train has no masks (annotations: null), so a teacher has to teach: give "
                 "teacher.onnx, and losses.kl or losses.mse above 0"
@@ -64,7 +77,7 @@ class Config(Section):
                 "data.validation has no masks (annotations: null), so there is only a teacher to "
                 "measure against: give teacher.onnx, or data.validation.annotations"
             )
-        if self.data.unlabelled is not None and not imitates and not self.taught_features:
+        if self.data.unlabelled is not None and not self.imitates and not self.taught_features:
             raise ValueError(
                 "data.unlabelled has no masks, so only a teacher or a detector can teach with it: "
                 "give teacher.onnx, and losses.kl or losses.mse above 0, or features and "
@@ -77,7 +90,7 @@ class Config(Section):
         if self.features and self.detector is None:
             raise ValueError("features need a network to take them from: give detector.onnx")
         for index, feature in enumerate(self.features):
-            if feature.attention in ("mask", "uncertainty") and self.teacher is None:
+            if feature.attention in _TEACHERS_ATTENTION and self.teacher is None:
                 raise ValueError(
                     f"features.{index}.attention: {feature.attention} is the teacher's: give "
                     f"teacher.onnx, or choose energy or none"
@@ -88,7 +101,7 @@ class Config(Section):
                 f"are {len(self.features)}; list at least two, or choose fixed"
             )
         supervised = self.data.train.labelled and (self.losses.bce > 0 or self.losses.dice > 0)
-        if not imitates and not supervised and not self.taught_features:
+        if not self.imitates and not supervised and not self.taught_features:
             raise ValueError(
                 "nothing teaches the student: give a loss a weight above 0, kl or mse with a "
                 "teacher, bce or dice with masks, feature with features"

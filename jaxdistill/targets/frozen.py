@@ -1,5 +1,6 @@
 """The frozen networks of a run: pictures become the targets that the student imitates."""
 
+import copy
 import functools
 from collections import defaultdict
 from collections.abc import Collection
@@ -80,6 +81,12 @@ class FrozenNetworks:
         }
         """SHA-256, in hexadecimal, of the file behind `teacher` and `detector`."""
         self._check_teacher()
+
+    def only(self, *roles: str) -> "FrozenNetworks":
+        """These networks, asked for less."""
+        fewer = copy.copy(self)
+        fewer._roles = {role: part for role, part in self._roles.items() if role in roles}
+        return fewer
 
     @property
     def feature_shapes(self) -> tuple[tuple[int, int, int], ...]:
