@@ -1,7 +1,7 @@
 """The losses of distillation, each as one value per picture.
 
 Shapes: logits and masks (B, H, W, 1); features (B, h, w, C); results (B,). The mean over pictures
-is the caller's, so that padded pictures can be left out. Formulas: specification, "Loss Functions".
+is the caller's, so that padded pictures can be left out. Formulas: docs/losses.md.
 """
 
 from typing import Literal

@@ -245,7 +245,6 @@ def furnished(place: Path) -> Path:
         "PATH/TO/TEACHER.onnx": "inner",
         "ext_extractor/teacher.onnx": "inner",
         "ext_extractor/2020-09-23a.onnx": "inner",
-        "u2netp.onnx": "1429",
         "ext_extractor/u2netp.onnx": "1429",
         str(yolo.onnx): "segmentation_model_34_Concat_output_0",
     }.items():

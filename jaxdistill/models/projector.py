@@ -9,7 +9,7 @@ from jaxdistill.models.layers import BatchNorm, Conv, relu
 
 
 class Projector(nnx.Module):
-    """conv1x1-BN-ReLU-conv1x1, or a single conv1x1 (specification, component 4).
+    """conv1x1-BN-ReLU-conv1x1, or a single conv1x1.
 
     What else a pair may need stands beside it: `generator` restores what was masked, `standard`
     holds the target's statistics, `balance` the logit of the pair's learned weight.
