@@ -29,7 +29,11 @@ _MOST_BESIDE = 2**28  # values of projectors, which are not known to who wants t
 
 
 class Damaged(Exception):
-    """A checkpoint that is there, but not as it was written; or not one of this network."""
+    """A checkpoint that is there, but not as it was written."""
+
+
+class Misfit(Damaged):
+    """One whose arrays are not those of this network; of the same settings, it is damaged."""
 
 
 def newest_first(checkpoints: Path) -> Iterator[Path]:
@@ -79,7 +83,8 @@ def read_parts(
       partly: a part may hold more than is wanted of it.
 
     Raises:
-      Damaged: their names, shapes or bytes are not as wanted or not as they were written.
+      Misfit: their names or shapes are not as wanted.
+      Damaged: their bytes are not as they were written.
     """
     checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     path = (folder / "state").absolute()
@@ -113,7 +118,7 @@ def _check_shapes(
             here, there = arrays.get(name), shapes[part].get(name)
             if here is None or there != here.shape:
                 own = "nothing" if here is None else str(here.shape)
-                raise Damaged(f"{folder}: {name} is {there or 'not there'}, expected {own}")
+                raise Misfit(f"{folder}: {name} is {there or 'not there'}, expected {own}")
     declared = sum(math.prod(shape) for part in shapes.values() for shape in part.values())
     known = sum(array.size for arrays in wanted.values() for array in arrays.values())
     if declared > _MOST_BESIDE + known:

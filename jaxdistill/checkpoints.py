@@ -23,6 +23,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from jaxdistill import config, processes, unfreezing
 from jaxdistill.checkpoint_files import (
     Damaged,
+    Misfit,
     Parts,
     Record,
     fingerprint,
@@ -33,7 +34,7 @@ from jaxdistill.checkpoint_files import (
 )
 from jaxdistill.errors import UserError, first_line
 from jaxdistill.mesh import place
-from jaxdistill.models import student
+from jaxdistill.models import student, weights
 from jaxdistill.models.student import Student
 from jaxdistill.update import TrainState
 
@@ -130,7 +131,9 @@ def newest_record(run: Path) -> Record | None:
     return None
 
 
-def latest(run: Path, like: Callable[[int], TrainState]) -> Restored | None:
+def latest(
+    run: Path, like: Callable[[int], TrainState], *, changed: bool = False
+) -> Restored | None:
     """The newest sound checkpoint; None if nothing was saved yet.
 
     Later ones, which are damaged, are removed.
@@ -138,9 +141,11 @@ def latest(run: Path, like: Callable[[int], TrainState]) -> Restored | None:
     Args:
       like: a state of a phase of `unfreezing`, by which a checkpoint's arrays are checked, typed
         and placed.
+      changed: the settings are not those that the run was trained with: a checkpoint that does not
+        fit them is not damaged.
 
     Raises:
-      UserError: there are checkpoints, but none that is sound and fits; says why.
+      UserError: there are checkpoints, but none that is sound; or one does not fit what changed.
     """
     problems: dict[Path, str] = {}
     for folder in newest_first(run / FOLDER):
@@ -149,6 +154,11 @@ def latest(run: Path, like: Callable[[int], TrainState]) -> Restored | None:
             state = like(record["progress"]["phase"])
             parts = read_parts(folder, _parts(state), record)
         except Damaged as damage:
+            if changed and isinstance(damage, Misfit):
+                raise UserError(
+                    f"{damage}; the settings that have changed make another network: give those "
+                    f"that the run was trained with, or start another one"
+                ) from None
             problems[folder] = str(damage)
             continue
         if processes.leads():
@@ -189,6 +199,8 @@ def best(run: Path) -> Best:
                 f"{settings.student.encoder_weights or 'student.encoder_weights'}"
             )
             continue
+        trained_on = weights.parse_normalization(record.get("normalization"), folder)
+        network.normalization = trained_on or network.normalization
         split = unfreezing.freeze(network, settings.student, record["progress"]["phase"])
         wanted = {"parameters": split.parameters, "statistics": split.statistics}
         try:

@@ -1,12 +1,12 @@
 """What a run depends on, and how two such lists differ: nobody goes on with another run by mistake.
 
-Settings that change no number, or only how long a run lasts, may differ; files are compared by
-their content and not by their place.
+Settings that change no number may differ, and how long a run lasts; files are compared by their
+content and not by their place. Processes of one run differ in places alone.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxdistill.checkpoints import fingerprint
 from jaxdistill.errors import UserError
 from jaxdistill.job import Job
 
-_FREE = (
+_PLACES = (
     "run",
     "data.root",  # pictures and masks have fingerprints
     "data.train",
@@ -28,6 +28,9 @@ _FREE = (
     "student.weights",
     "teacher.onnx",
     "detector.onnx",
+)
+_FREE = (
+    *_PLACES,
     "training.epochs",
     "training.skip_nonfinite",
     "checkpoints",
@@ -42,8 +45,11 @@ Identity = Mapping[str, Mapping[str, Any]]
 def identity(job: Job) -> Identity:
     """All that the numbers of a run depend on."""
     files = {f"{role}.onnx": digest for role, digest in job.networks.fingerprints.items()}
+    settings = job.settings.model_dump(mode="json")
+    # A weights file may have said it; its arrays have a fingerprint, this has not.
+    settings["student"]["normalization"] = job.split.student().normalization._asdict()
     return {
-        "settings": job.settings.model_dump(mode="json"),
+        "settings": settings,
         "files": {
             "data.train": job.examples.fingerprint,
             "data.validation": job.validation_examples.fingerprint,
@@ -67,22 +73,31 @@ def check(then: Identity, now: Identity, where: str) -> None:
         )
 
 
-def check_processes(own: Identity) -> None:
+def check_processes(own: Identity, resume: bool) -> None:
     """Sees that all processes of a run were given the same.
 
     Raises:
       UserError: names those that were not, as seen from process 0.
     """
-    settings = dict(_compared(own["settings"]))
-    text = json.dumps([settings, own["files"]], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).digest()
+    settings = dict(_compared(own["settings"], _PLACES))
+    check_same(
+        [settings, own["files"], resume],
+        "have other settings, data or files than process 0; start all of them with the same "
+        "command on the same files",
+    )
+
+
+def check_same(own: Any, otherwise: str) -> None:
+    """Sees that all processes have the same plain values.
+
+    Raises:
+      UserError: names those that have not, and says of them what is given as `otherwise`.
+    """
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).digest()
     digests = processes.gather(np.frombuffer(digest, np.uint8)[None])
     others = [str(index) for index in np.flatnonzero((digests != digests[0]).any(1))]
     if others:
-        raise UserError(
-            f"processes {', '.join(others)} have other settings, data or files than process 0; "
-            f"start all of them with the same command on the same files"
-        )
+        raise UserError(f"processes {', '.join(others)} {otherwise}")
 
 
 def differences(then: Identity, now: Identity) -> list[str]:
@@ -123,13 +138,11 @@ def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(value, f"{path}.{key}" if path else str(key))
 
 
-def _compared(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _compared(
+    settings: Mapping[str, Any], free: Sequence[str] = _FREE
+) -> Iterator[tuple[str, Any]]:
     for key, value in _flat(settings):
         if key == "targets.store" and value is not None:
             yield key, "a folder"  # wherever: but what a store keeps is rounded to float16
-        elif not _is_free(key):
+        elif not any(key == path or key.startswith(path + ".") for path in free):
             yield key, value
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in _FREE)

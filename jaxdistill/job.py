@@ -14,7 +14,7 @@ from jaxdistill.data.batches import Examples
 from jaxdistill.feed import Source, source
 from jaxdistill.mesh import Mesh
 from jaxdistill.models.pairs import Pair, describe_sizes, pair_up
-from jaxdistill.models.student import Split, Variables, assemble, build
+from jaxdistill.models.student import Split, Variables, assemble, build, group_of
 from jaxdistill.ops import compiling, memory
 from jaxdistill.reach import explain, reach
 from jaxdistill.targets.ahead import ahead
@@ -115,7 +115,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     for line in networks.describe():
         console.print(line)
     if settings.teacher and not settings.asks_teacher:
-        console.print("the teacher teaches nothing: it is measured against, in validation alone")
+        console.print("the teacher teaches nothing: it is there to be measured against")
     size = settings.data.image_size
     balanced = settings.losses.feature_weights == "learned" and settings.losses.feature > 0
     pairs = pair_up(settings.taught_features, networks.feature_shapes, size, balanced=balanced)
@@ -175,7 +175,8 @@ def teaching(job: Job) -> list[str]:
     last = unfreezing.phase(settings.student, settings.training.epochs - 1)
     final, _ = in_phase(job, update.start(settings, job.split), last)
     now = reach(settings, job.split, job.pairs)
-    return explain(now, reach(settings, final.split, job.pairs) if last else now)
+    later = reach(settings, final.split, job.pairs) if last else now
+    return explain(now, later, {group_of(path) for path in final.split.parameters})
 
 
 def _standards(training: Source, examples: Examples) -> Variables:
@@ -185,9 +186,10 @@ def _standards(training: Source, examples: Examples) -> Variables:
     checkpoint.
     """
     settings = training.settings
-    size = settings.training.batch_size
-    read = batches.train_batches(examples, settings.data, size, settings.seed)
-    count = min(len(examples) // size, -(-standards.PICTURES // size))
+    size, shares = settings.training.batch_size, jax.process_count()
+    count = min(len(examples) // size, -(-standards.PICTURES // size)) * shares
+    # The same pictures in each process, but no more at once than in a step of training.
+    read = batches.train_batches(examples, settings.data, size // shares, settings.seed)
     with closing(read):
         fed = islice(training._replace(augmentation=augment.STILL).feed(read), count)
         return standards.measure(settings.taught_features, (targets.features for _, targets in fed))

@@ -1,6 +1,6 @@
 """Which parameters each loss teaches, found from gradients and not from names."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,11 +65,13 @@ def _touched(
 Reached = dict[str, list[str]]
 
 
-def explain(reached: Reached, later: Reached) -> list[str]:
-    """Lines for the start of a run; a warning where a loss teaches nothing that is kept.
+def explain(reached: Reached, later: Reached, trained: Collection[str] = ()) -> list[str]:
+    """Lines for the start of a run; a warning where a loss teaches nothing that is kept, or where
+    none teaches the masks.
 
     Args:
       later: what is reached when every stage of the encoder has joined that will.
+      trained: the parameter groups that are not frozen.
     """
     lines = []
     for loss, groups in reached.items():
@@ -85,6 +87,11 @@ def explain(reached: Reached, later: Reached) -> list[str]:
                 f"to teach the student with it, choose a tap in the decoder (decoder.0 ... "
                 f"decoder.4), or unfreeze the encoder"
             )
+    if "head" in trained and not any("head" in groups for groups in later.values()):
+        lines.append(
+            "warning: no loss reaches the head, so the masks stay what its first weights make of "
+            "them; give kl, mse, bce or dice a weight, or begin with student.weights and freeze it"
+        )
     return lines
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
 from jaxdistill import config, guard, processes, report, unfreezing, update
-from jaxdistill.checkpoints import Checkpoints, Record, fingerprint, latest, newest_record
+from jaxdistill.checkpoint_files import Record, fingerprint, newest_first
+from jaxdistill.checkpoints import FOLDER, Checkpoints, latest, newest_record
 from jaxdistill.dry_run import dry_run
 from jaxdistill.epochs import Keeper, learn, validate
 from jaxdistill.errors import UserError, command
@@ -18,6 +20,7 @@ from jaxdistill.facts import facts
 from jaxdistill.interruption import EXIT_CODE, Interruption
 from jaxdistill.job import Job, in_phase, prepare, teaching
 from jaxdistill.lock import locked
+from jaxdistill.models.weights import format_normalization
 from jaxdistill.page.folder import BEST_BY
 from jaxdistill.processes import Agreement
 from jaxdistill.progress import Progress
@@ -86,14 +89,16 @@ def train(
     about: Record = {
         "identity": guard.identity(job),
         "frozen": fingerprint(job.split.frozen),
+        "normalization": format_normalization(job.split.student().normalization),
         "steps_per_epoch": job.steps,
     }
-    guard.check_processes(about["identity"])
+    guard.check_processes(about["identity"], resume)
     stop, old = Agreement(job.mesh), Agreement(job.mesh)
     with Interruption(stop.reached) as interruption, _claimed(settings.run, resume):
         state, progress = job.start(), Progress()
         if resume:
             job, state, progress = _resume(job, state, about, accept_changes, console)
+        _check_start(state, progress)
         if processes.leads():
             _write(settings.run / "config.yaml", config.dump(settings))
         with (
@@ -151,7 +156,12 @@ def _claimed(run: Path, resume: bool) -> Iterator[None]:
     """The run's folder, for the processes of this run alone."""
     with ExitStack() as claim:
         if processes.leads():
-            run.mkdir(parents=True, exist_ok=True)
+            try:
+                run.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"run: {run} cannot be made a folder ({error.strerror}); name another one"
+                ) from None
             claim.enter_context(locked(run))
             if (run / "config.yaml").exists() and not resume:
                 raise UserError(
@@ -174,10 +184,18 @@ def _resume(
     everything else from the configuration as given now, which must be that of the run.
     """
     run = job.settings.run
-    then = newest_record(run)
-    if then is not None and not accept_changes:
-        guard.check(then["identity"], about["identity"], str(run))
-    found = latest(run, lambda phase: in_phase(job, fresh, phase)[1])
+    folders = [folder.name for folder in newest_first(run / FOLDER)]
+    guard.check_same(
+        folders, f"see other checkpoints in {run} than process 0; it must be one folder"
+    )
+    then, changed = newest_record(run), False
+    if then is not None:
+        changed = bool(guard.differences(then["identity"], about["identity"]))
+        if changed and not accept_changes:
+            guard.check(then["identity"], about["identity"], str(run))
+        for line in _another_length(then, job.settings):
+            console.print(line)
+    found = latest(run, lambda phase: in_phase(job, fresh, phase)[1], changed=changed)
     if found is None:
         _forget_after(run, epoch=0, step=0)
         console.print("nothing to resume from yet: starting at the first step")
@@ -201,6 +219,30 @@ def _resume(
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     job, _ = in_phase(job, fresh, progress.phase)
     return job, found.state, progress
+
+
+def _another_length(then: Record, settings: config.Config) -> Iterator[str]:
+    """A line where the run's length has changed, and with it what depends on its share."""
+    before, now = then["identity"]["settings"]["training"]["epochs"], settings.training.epochs
+    if before != now:
+        yield (
+            f"training.epochs was {before} and is {now}: learning rate and temperature go on as in "
+            f"a run of {now}"
+        )
+
+
+def _check_start(state: TrainState, progress: Progress) -> None:
+    """Sees that all processes of a run start alike.
+
+    Raises:
+      UserError: they have other weights, or went on from another checkpoint.
+    """
+    if jax.process_count() > 1:
+        digests = [fingerprint(part) for part in (state.parameters, state.statistics)]
+        guard.check_same(
+            [progress.step, progress.phase, *digests],
+            "start from other weights than process 0; give all of them the same files",
+        )
 
 
 def _forget_after(run: Path, epoch: int, step: int) -> None:

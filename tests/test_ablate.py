@@ -74,6 +74,21 @@ def test_another_design_wants_another_folder(place: Path) -> None:
         ablate.main([*given, "--few", "2", "training.epochs=3"])
 
 
+def test_a_mistake_does_not_become_the_folder_s(place: Path) -> None:
+    def run(folder: str, data: str, feature: str, *more: str) -> None:
+        given = [f"{place}/{folder}", "--data", f"{place}/{data}", "--few", "2", "--rows", "logits"]
+        networks = ["--teacher", f"{place}/network.onnx", "--feature", feature, "--deep", "inner"]
+        ablate.main([*given, *networks, *more])
+
+    with pytest.raises(UserError, match=r"no file .*coc/annotations"):
+        run("mended", "coc", "inner")
+    with pytest.raises(UserError, match="no tensor is named 'iner'"):
+        run("mended", "coco", "iner")
+    with pytest.raises(UserError, match="did you mean 'epochs'"):
+        run("mended", "coco", "inner", "training.epoch=1")
+    run("mended", "coco", "inner", "--seeds", "0")
+
+
 def test_a_row_that_is_not_there_is_named(place: Path) -> None:
     given = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
     with pytest.raises(UserError, match="no row 'logit'; there are masks, logits"):

@@ -90,6 +90,13 @@ def test_what_is_wrong_is_named(override: str, complaint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_features_that_weigh_nothing_teach_nothing() -> None:
+    alone = ["losses={kl: 0, mse: 0, bce: 0, dice: 0, feature: 1}"]
+    assert config.load(SPECIFIED, alone).taught_features
+    with pytest.raises(UserError, match="nothing teaches the student"):
+        config.load(SPECIFIED, [*alone, "features.0.weight=0"])
+
+
 @pytest.mark.parametrize("attention", ["mask", "uncertainty"])
 def test_attention_of_the_teacher_s_needs_a_teacher(attention: str) -> None:
     alone = ["teacher=null", "losses.kl=0", "losses.mse=0", "features.0.attention=energy"]

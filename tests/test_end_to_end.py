@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_run
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -195,6 +196,24 @@ def test_bad_input_is_named_before_anything_is_written(
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not run.exists()
+
+
+def test_a_run_that_cannot_be_a_folder_is_named(place: Path) -> None:
+    for run in (place / "network.onnx", place / "network.onnx" / "run"):
+        with pytest.raises(UserError, match=r"run: .*network.onnx.* cannot be made a folder"):
+            main(arguments(place, f"run={run}"))
+
+
+def test_a_run_knows_the_normalisation_it_was_trained_with(finished, tmp_path: Path) -> None:
+    """Whatever the weights file, or the configuration, says by now."""
+    run, _ = finished
+    before = best(run).student.normalization
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / "config.yaml"
+    tree = yaml.safe_load(file.read_text())
+    tree["student"]["normalization"] = "half"
+    file.write_text(yaml.safe_dump(tree))
+    assert best(tmp_path / "run").student.normalization == before
 
 
 def test_bad_input_ends_with_one_line_and_exit_code_2(place: Path, tmp_path: Path) -> None:

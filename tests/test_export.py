@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
+from onnx_models import save, segmenter
 from PIL import Image
 
 from jaxdistill import checkpoints, config, export, update
 from jaxdistill.config import Student as Settings
 from jaxdistill.data import pixels
-from jaxdistill.deploy import measure
+from jaxdistill.deploy import measure, orbax_folder
 from jaxdistill.deploy.student_graph import Form, Input, student_graph
 from jaxdistill.errors import UserError, command
 from jaxdistill.models import student
@@ -256,6 +258,26 @@ def test_without_pictures_noise_serves_but_not_for_int8(
     about = json.loads((tmp_path / "person.json").read_text())
     assert about["measured"]["mean_iou"] is None
     assert about["training"]["fingerprints"]["training_data"] is None
+
+
+def test_the_orbax_folder_names_no_weights_file(small: Student, tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"weights": tmp_path / "gone.safetensors"})
+    orbax_folder.save(tmp_path / "person.orbax", settings, small)
+    with ocp.StandardCheckpointer() as checkpointer:
+        told = checkpointer.metadata(tmp_path / "person.orbax").custom_metadata["student"]
+    assert told["weights"] is told["encoder_weights"] is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "found"), [("N", (96, 64), (96, 64)), (2, None, (32, 64))]
+)
+def test_a_teacher_is_timed_at_its_own_size(tmp_path: Path, batch, size, found) -> None:
+    path = save(segmenter(batch=batch), tmp_path)
+    probe, *measured = measure.teacher_probe(config.Teacher(onnx=path, size=size), (32, 64))
+    [mask] = probe()
+    count = 1 if batch == "N" else batch
+    assert measured == [found, count]
+    assert mask.shape[:2] == (count, 1)
 
 
 def test_the_readme_s_lines_read_the_orbax_folder(trained: Path, tmp_path: Path) -> None:

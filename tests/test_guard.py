@@ -25,3 +25,12 @@ def identity(*overrides):
 )
 def test_what_changes_a_number_is_a_difference(then, now, found):
     assert guard.differences(identity(*then), identity(*now)) == found
+
+
+def test_processes_may_differ_in_places_alone():
+    def compared(*overrides):
+        return dict(guard._compared(identity(*overrides)["settings"], guard._PLACES))
+
+    assert compared("run=a", "data.root=b", "teacher.onnx=c") == compared()
+    for other in ("training.epochs=99", "checkpoints.every_steps=1", "training.skip_nonfinite=1"):
+        assert compared(other) != compared(), other

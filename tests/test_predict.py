@@ -168,6 +168,15 @@ def test_the_file_s_own_size_is_used_where_it_is_fixed(tmp_path: Path) -> None:
         predict.main([*given, "--gives", "probabilities", "--size", "64", "64"])
 
 
+def test_a_tilde_is_the_home_folder(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(network.parent))
+    picture().save(tmp_path / "a.png")
+    given = [f"~/{network.name}", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    assert predict.main([*given, "--gives", "logits", "--size", "32", "32"]) == 0
+
+
 def hostile(folder: Path) -> dict[str, str]:
     """Files that are no pictures, and what should be said of them."""
     whole = io.BytesIO()

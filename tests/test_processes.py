@@ -20,8 +20,9 @@ import tiny_run
 from smooth import smoothly
 from whole_runs import end_on_a_full_disk, metrics
 
-from jaxdistill import fill, report
+from jaxdistill import config, fill, report
 from jaxdistill.checkpoint_files import newest_first
+from jaxdistill.models import student, weights
 from jaxdistill.processes import of_another
 from jaxdistill.train import main
 
@@ -330,13 +331,46 @@ def test_a_store_filled_by_four_is_read_by_one_and_the_reverse(
     assert "train: 16 pictures, counting flipped ones; 0 to compute" in printed[0]
 
 
+@pytest.mark.parametrize("different", ["seed={}", "training.skip_nonfinite={}"])
 def test_processes_that_were_given_different_things_are_refused(
+    place: Path, tmp_path: Path, different: str
+) -> None:
+    printed = refused(tmp_path, arguments(place, tmp_path / "run"), different)
+    assert "processes 1 have other settings, data or files than process 0" in printed
+
+
+def test_processes_that_would_start_from_different_weights_are_refused(
     place: Path, tmp_path: Path
 ) -> None:
+    given = arguments(place, tmp_path / "run", "student.encoder_weights=null")
+    settings = config.load(tiny_run.SPECIFIED, given[2:]).student
+    for seed in (0, 1):
+        arrays = {
+            name: np.asarray(value)
+            for part, built in (("encoder", 0), ("decoder", seed), ("head", seed))
+            for name, value in student.variables_of(student.build(settings, seed=built)).items()
+            if student.group_of(name) == part
+        }
+        weights.save(tmp_path / f"{seed}.safetensors", arrays, {"encoder": settings.encoder})
+    printed = refused(tmp_path, given, f"student.weights={tmp_path}/{{}}.safetensors")
+    assert "processes 1 start from other weights than process 0" in printed
+
+
+def test_processes_that_see_different_checkpoints_are_refused(
+    place: Path, two: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(two, tmp_path / "0")
+    cut(two, tmp_path / "1")
+    given = arguments(place, tmp_path / "run", "--resume", "checkpoints.every_steps=1")
+    printed = refused(tmp_path, given, f"run={tmp_path}/{{}}")
+    assert "processes 1 see other checkpoints" in printed
+
+
+def refused(folder: Path, given: Sequence[str], different: str) -> str:
+    """What two processes say that end with code 2."""
     child = Path(__file__).with_name("process_child.py")
-    given = arguments(place, tmp_path / "run")
-    processes = launch(2, tmp_path / "seen", [str(child)], given, each=["seed={}"])
-    for process in processes:
-        printed, _ = process.communicate()
-        assert process.returncode == 2
-        assert "processes 1 have other settings, data or files than process 0" in printed
+    processes = launch(2, folder / "seen", [str(child)], given, each=[different])
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], printed
+    assert printed[0].splitlines()[-1] == printed[1].splitlines()[-1]
+    return printed[0].splitlines()[-1]

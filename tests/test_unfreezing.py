@@ -148,6 +148,10 @@ def test_a_run_that_unfreezes_learns_resumes_and_is_used_like_any_other(
     slower = [run, "--resume", "--accept-changes", "student.unfreeze.stages=1"]
     with pytest.raises(UserError, match=r"2 stages of the encoder have joined .* wants 1 in"):
         train(arguments(tmp_path, *slower, "training.epochs=7"))
+    other_statistics = [run, "--resume", "--accept-changes", "student.unfreeze.batch_norm=true"]
+    with pytest.raises(UserError, match="make another network"):
+        train(arguments(tmp_path, *other_statistics, "training.epochs=7"))
+    assert all(path.is_dir() for path in steps)  # none of them was damaged, so none is removed
     train([*arguments(tmp_path, tmp_path / "other"), "--dry-run"])
     assert "with 2 of the encoder's stages in training" in capsys.readouterr().out
 

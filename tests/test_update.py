@@ -190,6 +190,11 @@ def test_reach_is_found_from_gradients() -> None:
     assert reached["feature"] == ["projectors"]
     assert reached["bce"] == ["decoder", "head"]
     assert any("warning" in line for line in explain(reached, reached))
+    groups = {group_of(path) for path in split.parameters}
+    assert not any("head" in line for line in explain(reached, reached, groups)[len(reached) + 1 :])
+    of_features = {"feature": reached["feature"]}
+    assert "no loss reaches the head" in explain(of_features, of_features, groups)[-1]
+    assert "no loss reaches" not in explain(of_features, of_features)[-1]
 
     settings = settings_for(tap="decoder.1")
     split, pairs = split_for(settings)

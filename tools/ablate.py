@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import ablation_data
 import ablation_table
 
-from jaxdistill import report, train
+from jaxdistill import config, report, train
 from jaxdistill.errors import UserError, command
 from jaxdistill.targets.onnx_graph import OnnxGraph
 
@@ -127,37 +127,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.table and not given.folder.is_dir():
         raise UserError(f"there is no folder {given.folder.absolute()}")
     if not given.table:
-        _check_design(given)
+        asked = _checked(given)
         found = ablation_table.read(given.folder, known)
-        for run, settings in _missing(given, table, found):
+        runs = list(_missing(given, table, found))
+        for _, settings in runs:
+            config.load(CONFIG, settings)
+        # What was mistaken did not come so far: it would be the folder's for good.
+        (given.folder / DESIGN).write_text(json.dumps(asked, indent=1), encoding="utf-8")
+        for run, settings in runs:
             _train(run, settings)
             ablation_table.write(given.folder, known)
     ablation_table.write(given.folder, known)
 
 
-def _check_design(given: argparse.Namespace) -> None:
-    """Sees that all runs of a folder were asked for alike, or their numbers do not compare.
+def _checked(given: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for; the same for all runs of a folder, or their numbers do not compare.
 
     Raises:
-      UserError: names what differs.
+      UserError: names what differs, or a tensor that is not there.
     """
+    teacher = OnnxGraph(given.teacher)
+    teacher.cut([given.feature, given.deep])
     asked = {
         "--data": str(given.data.absolute()),
-        "--teacher": OnnxGraph(given.teacher).fingerprint,
+        "--teacher": teacher.fingerprint,
         **{f"--{name}": getattr(given, name) for name in ("gives", "feature", "deep", "few")},
         "overrides": sorted(given.overrides),
     }
     file = given.folder / DESIGN
-    if not file.exists():
-        given.folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asked, indent=1), encoding="utf-8")
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
     for name, value in asked.items():
         if before.get(name) != value:
             raise UserError(
                 f"{given.folder}: {name} was {before.get(name)!r} and is {value!r}; runs that "
                 f"differ in it do not compare: take another folder"
             )
+    return asked
 
 
 def _missing(

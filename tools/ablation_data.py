@@ -16,11 +16,14 @@ def prepare(folder: Path, root: Path, few: int) -> dict[str, list[str]]:
     without. The pictures themselves stay where they are.
 
     Raises:
-      UserError: so few are not fewer than there are.
+      UserError: there are no annotations, or so few are not fewer than there are.
     """
     split = Data(root=root).train
     assert split.annotations is not None
-    content = json.loads((root / split.annotations).read_text(encoding="utf-8"))
+    file = root / split.annotations
+    if not file.is_file():
+        raise UserError(f"no file {file}; --data expects a folder in COCO's layout")
+    content = json.loads(file.read_text(encoding="utf-8"))
     shown = {annotation["image_id"] for annotation in content["annotations"]}
     images = [image for image in content["images"] if image["id"] in shown]
     if not 0 < few < len(images):

@@ -50,8 +50,9 @@ class Config(Section):
 
     @property
     def taught_features(self) -> tuple[Feature, ...]:
-        """Those that the student learns from: none where `losses.feature` is 0."""
-        return self.features if self.losses.feature > 0 else ()
+        """Those that the student learns from: none where `losses.feature` is 0, or each weight."""
+        weighs = self.losses.feature > 0 and any(feature.weight > 0 for feature in self.features)
+        return self.features if weighs else ()
 
     @property
     def imitates(self) -> bool:

@@ -21,6 +21,7 @@ from jaxdistill.data.pixels import Normalization
 from jaxdistill.deploy.student_graph import Form
 from jaxdistill.models.student import Student
 from jaxdistill.targets.onnx_graph import OnnxGraph
+from jaxdistill.targets.onnx_network import input_size
 
 Output = Float[np.ndarray, "n h w 1"]
 COMPARED = 4  # pictures that the student itself computes, which takes it seconds each
@@ -78,7 +79,7 @@ def compare(
     }
     probes = {name: own.probe(size) for name, own in students.items()}
     if teacher is not None:
-        probes["teacher"], teachers_size = teacher_probe(teacher, size)
+        probes["teacher"], teachers_size, at_once = teacher_probe(teacher, size)
     seconds = latencies(probes)
     few = sample.images[:COMPARED]
     expected = flax_outputs(student, few, form)
@@ -94,7 +95,8 @@ def compare(
         )
     if teacher is None:
         return rows, None
-    return rows, Cost(teacher.onnx.stat().st_size, seconds["teacher"], teachers_size)
+    per_picture = seconds["teacher"] / at_once
+    return rows, Cost(teacher.onnx.expanduser().stat().st_size, per_picture, teachers_size)
 
 
 def sample(examples: Examples, count: int, size: Size) -> Sample:
@@ -189,8 +191,9 @@ def mean_iou(output: Output, masks: UInt8[np.ndarray, "n h w 1"], form: Form) ->
     )
 
 
-def teacher_probe(teacher: config.Teacher, size: Size) -> tuple[Callable[[], object], Size]:
-    """What computes the teacher's mask of one picture of that size, or of its own if it has one.
+def teacher_probe(teacher: config.Teacher, size: Size) -> tuple[Callable[[], object], Size, int]:
+    """What computes the teacher's masks of pictures of that size, or of its own if it has one; that
+    size, and how many pictures they are.
 
     Raises:
       UserError: the file is missing or damaged; see `OnnxGraph`.
@@ -198,9 +201,9 @@ def teacher_probe(teacher: config.Teacher, size: Size) -> tuple[Callable[[], obj
     graph = OnnxGraph(teacher.onnx)
     model, picture = graph.cut([teacher.tensor or graph.outputs[0]])
     session = _open(model, graph.path.parent)
-    height, width = picture.height or size[0], picture.width or size[1]
-    image = np.zeros((picture.batch or 1, 3, height, width), picture.dtype)
-    return lambda: session.run(None, {picture.name: image}), (height, width)
+    size, count = input_size(graph.path, picture, teacher.size, size), picture.batch or 1
+    image = np.zeros((count, 3, *size), picture.dtype)
+    return lambda: session.run(None, {picture.name: image}), size, count
 
 
 def latencies(probes: Mapping[str, Callable[[], object]]) -> dict[str, float]:

@@ -30,7 +30,9 @@ def save(folder: Path, settings: config.Student, student: Student) -> None:
     """
     normalization = config.MeanStd(**student.normalization._asdict())
     # Everything is in the variables: who reads them needs no weights file.
-    own = settings.model_copy(update={"encoder_weights": None, "normalization": normalization})
+    own = settings.model_copy(
+        update={"weights": None, "encoder_weights": None, "normalization": normalization}
+    )
     variables = {name: np.asarray(value) for name, value in variables_of(student).items()}
     try:
         with ocp.StandardCheckpointer() as checkpointer:

@@ -145,6 +145,7 @@ def of_run(best: Best, given: Given = NOTHING) -> Segmenter:
 def of_onnx(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -> Segmenter:
     """The network of an ONNX file, in onnxruntime."""
     graph = OnnxGraph(path)  # refuses what onnxruntime should not see
+    path = graph.path
     about = _about(path)
     if about is not None and about["input"]["dtype"] == "uint8":
         return _of_bytes(graph, about, given, otherwise)
