@@ -8,6 +8,8 @@ from jaxdistill.files import printable
 
 _LONGEST = 2000  # characters of a message: names in it may come from anywhere
 _OF_OTHERS = 300  # of what other libraries say
+_OF_MEMORY = ("RESOURCE_EXHAUSTED: Out of memory", "Failed to allocate memory")
+"""What JAX and onnxruntime say: their exceptions are of no type of their own."""
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -44,6 +46,13 @@ def tell(error: BaseException) -> int | None:
     """Prints the line that an error deserves, and gives its exit code; None: it is none of ours."""
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    if any(words in str(error) for words in _OF_MEMORY):
+        print(
+            f"error: out of memory ({first_line(error)}); lower training.batch_size or "
+            f"data.image_size, or take the batch in parts, training.accumulate",
+            file=sys.stderr,
+        )
         return 2
     if isinstance(error, OSError) and error.errno in _OF_DISKS:
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)

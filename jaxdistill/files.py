@@ -1,7 +1,9 @@
 """Files in folders that anybody may have filled: read within bounds, written in their own place."""
 
 import errno
+import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -34,6 +36,19 @@ def write(path: Path, content: bytes) -> None:
     with partial.open("xb") as file:
         file.write(content)
     partial.replace(path)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, also into folders that are links, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        place = Path(folder)
+        status = place.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield place, folders, names
 
 
 def printable(text: str) -> str:

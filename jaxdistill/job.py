@@ -108,6 +108,8 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         f"data: {len(examples)} pictures to learn from{_without_masks(examples)}, "
         f"{len(validation)} to measure on{_without_masks(validation)}"
     )
+    for line in batches.warn_of_overlap(settings.data):
+        console.print(line)
     idle = [name for name in ("bce", "dice") if getattr(settings.losses, name) > 0]
     if idle and not settings.data.train.labelled:
         console.print(f"without masks to learn from, {' and '.join(idle)} teach nothing")

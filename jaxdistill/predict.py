@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     kinds = list(dict.fromkeys(given.kinds))
-    found = find(given.pictures, [given.output / kind for kind in kinds])
+    earlier = [given.output / kind for kind in DRAWN]
+    found = find(given.pictures, [given.output / kind for kind in kinds], earlier)
     network = segmenter.load(given.network, segmenter.given(given))
     console.print(network.description)
     form = Form(kinds, None if given.soft else given.threshold)

@@ -70,6 +70,27 @@ def test_an_earlier_run_s_output_is_not_taken_for_pictures(place: Path) -> None:
         assert f"{place}/a/out/masks/deep/1.png" not in found(["a/**/*.png", "a"], place / "a/out")
 
 
+def test_what_an_earlier_run_made_in_another_form_is_left_out(place: Path) -> None:
+    touch(place, "a/1.jpg", "a/found/overlays/1.png")
+    outputs = [place / "a/found/masks"]
+    assert len(find(["a"], outputs)) == 2
+    [picture] = find(["a"], outputs, [place / "a/found/overlays"])
+    assert picture.name == Path("1.png")
+
+
+def test_linked_folders_are_opened_once_and_circles_end(place: Path) -> None:
+    touch(place, "a/1.jpg", "b/2.jpg")
+    (place / "a/other").symlink_to(place / "b")
+    (place / "b/back").symlink_to(place / "a")
+    assert list(found(["a"]).values()) == ["1.png", "other/2.png"]
+
+
+def test_what_is_no_glob_is_named(place: Path) -> None:
+    touch(place, "a/1.jpg")
+    with pytest.raises(UserError, match=r"a/\*\*\.jpg: no such file, and not a glob|none fits it"):
+        find(["a/**.jpg"], [])
+
+
 def test_no_picture_is_overwritten(place: Path) -> None:
     touch(place, "masks/1.png")
     with pytest.raises(UserError, match="would be overwritten"):

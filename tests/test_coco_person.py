@@ -100,6 +100,30 @@ def test_degenerate_polygons_are_ignored(folder):
     assert (folder.open()[0].mask == 255).sum() == 25
 
 
+def test_a_person_whose_outline_encloses_nothing_is_none(folder):
+    boxes_alone = folder.picture("a.png")
+    folder.person(boxes_alone, [[1.0, 1.0, 6.0, 6.0]])
+    with pytest.raises(UserError, match=r"annotations\[0\]: .* encloses nothing.* from boxes"):
+        folder.open()
+    both = folder.picture("b.png")
+    folder.person(both, [])
+    folder.person(both)
+    examples = folder.open()
+    assert examples.names == ["b.png"]
+    assert (examples[0].mask == 255).sum() == 25
+
+
+def test_pictures_behind_a_linked_folder_are_noticed_when_they_change(folder, tmp_path):
+    (tmp_path / "batch").mkdir()
+    (tmp_path / "batch/a.png").write_bytes(encode(photograph(8, 12)))
+    (tmp_path / "images/linked").symlink_to(tmp_path / "batch")
+    folder.person(folder.picture("b.png"))
+    folder.instances["images"][0]["file_name"] = "linked/a.png"
+    before = folder.open().fingerprint
+    (tmp_path / "batch/a.png").write_bytes(encode(photograph(8, 12) // 2))
+    assert folder.open().fingerprint != before
+
+
 @pytest.mark.parametrize("part_bytes", [2**28, 1])
 def test_a_data_set_is_built_once_found_again_and_the_same_in_parts(
     folder, monkeypatch, part_bytes

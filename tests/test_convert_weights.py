@@ -170,6 +170,16 @@ def test_another_architecture_shows_the_keys_that_do_not_fit(
     assert not output.exists()
 
 
+def test_a_decoder_of_another_depth_is_refused(
+    tmp_path: Path, convert: Convert, capsys: pytest.CaptureFixture
+) -> None:
+    shallow = {f"decoder.blocks.{i}.conv1.0.weight": torch.zeros(8, 8, 3, 3) for i in range(4)}
+    torch.save(shallow, tmp_path / "unet.pth")
+    command = ("from-smp", tmp_path / "unet.pth", tmp_path / "student.safetensors")
+    assert convert(*command, "--encoder", ENCODER) == 2
+    assert "its decoder has 4 blocks, a student's 5" in capsys.readouterr().err
+
+
 def test_nothing_is_written_where_the_networks_disagree(
     tmp_path: Path,
     convert: Convert,

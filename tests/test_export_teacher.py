@@ -146,6 +146,21 @@ def test_bad_files_are_named_in_one_line_and_nothing_is_run_or_written(
     assert not (tmp_path / "teacher.onnx").exists()
 
 
+def test_what_torch_cannot_export_is_told_in_one_line(
+    tmp_path: Path,
+    export: Export,
+    teacher: torch.nn.Module,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
+    arguments = (tmp_path / "teacher.pth", tmp_path / "teacher.onnx")
+    assert export(*arguments, "--encoder", "timm-efficientnet-b0", "--opset", "99") == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "cannot be exported so (" in message
+    assert not (tmp_path / "teacher.onnx").exists()
+
+
 def test_nothing_is_written_where_onnxruntime_disagrees(
     tmp_path: Path,
     export: Export,

@@ -142,6 +142,25 @@ def test_a_data_set_is_built_once_and_anew_when_the_pictures_change(
     np.testing.assert_array_equal(opened(tmp_path, **inside)[1].image, pixels(2))
 
 
+def test_who_measures_on_what_is_learnt_from_is_warned(tmp_path: Path) -> None:
+    def warned(train: str, validation: str, **more: object) -> bool:
+        given = config.Data(
+            root=tmp_path,
+            train=config.Split(images=train, annotations=None),
+            validation=config.Split(images=validation, annotations=None),
+            **more,
+        )
+        return bool(list(batches.warn_of_overlap(given)))
+
+    assert warned("a", "a")
+    assert warned("a", "a/b")
+    assert not warned("a/b", "a")
+    assert not warned("a", "ab")
+    assert warned("a", "b", unlabelled=Path())
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    assert warned("link", "b")
+
+
 @pytest.fixture
 def mixed(tmp_path: Path) -> config.Data:
     """Eight pictures with masks and three without."""

@@ -168,6 +168,16 @@ def test_the_file_s_own_size_is_used_where_it_is_fixed(tmp_path: Path) -> None:
         predict.main([*given, "--gives", "probabilities", "--size", "64", "64"])
 
 
+def test_out_of_memory_is_told_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    def ends() -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nand more")
+
+    assert command(ends) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating")
+    assert message.count("\n") == 1
+
+
 def test_a_tilde_is_the_home_folder(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

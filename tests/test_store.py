@@ -3,6 +3,7 @@
 import errno
 import logging
 import multiprocessing
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from jaxdistill import config
 from jaxdistill.errors import UserError
+from jaxdistill.targets import store
 from jaxdistill.targets.frozen import FrozenNetworks
 from jaxdistill.targets.store import Damaged, Shelf
 from jaxdistill.targets.stored import StoredTargets
@@ -42,6 +44,30 @@ def test_what_was_written_is_read_in_float16(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read, kept_one)
         np.testing.assert_array_equal(read, given_one.astype(np.float16))
     assert own.entry_bytes == sum(array.nbytes for array in kept)
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        shelf(tmp_path).write(7, False, arrays())
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert modes == {0o640}
+
+
+def test_an_entry_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch) -> None:
+    own = shelf(tmp_path)
+    own.write(7, False, arrays())
+
+    def forbidden(path: Path, **_: object) -> None:
+        raise FileNotFoundError(path)  # as safetensors says it
+
+    monkeypatch.setattr(store, "safe_open", forbidden)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(UserError, match=r"may not be read by you; .*chmod"):
+        own.read(7, False)
+    assert own.read(8, False) is None
 
 
 def test_whatever_values_depend_on_has_a_shelf_of_its_own(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ networks are then run on the same random pictures, and nothing is written unless
 """
 
 import argparse
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from jaxdistill.models import weights
 from jaxdistill.models.student import group_of, variables_of
 
 TOLERANCE = 1e-4  # of the largest absolute value
+_BLOCKS = 5  # of a student's decoder
 _PICTURES = ((2, 64, 64, 3), (1, 64, 96, 3))
 
 Outputs = Sequence[np.ndarray]
@@ -72,6 +74,8 @@ def convert_from_smp(arguments: argparse.Namespace) -> None:
     tensors = torch_checkpoints.read(path)
     encoder = encoder_sources.named_encoder(path, arguments.encoder)
     channels = smp_networks.decoder_channels(tensors, path)
+    if len(channels) != _BLOCKS:
+        raise UserError(f"{path}: its decoder has {len(channels)} blocks, a student's {_BLOCKS}")
     expected = flax_networks.student(encoder, channels).variables
     variables = torch_names.from_torch(torch_checkpoints.arrays_of(tensors), expected, str(path))
     normalization = _chosen(arguments) or encoder_sources.normalization_of(path, encoder)
@@ -160,9 +164,12 @@ def _save_torch(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, s
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if path.suffix == ".safetensors":
-        safetensors.torch.save_file(dict(tensors), partial, metadata)
+        content = safetensors.torch.save(dict(tensors), metadata)
     else:
-        torch.save(dict(tensors), partial)
+        file = io.BytesIO()
+        torch.save(dict(tensors), file)
+        content = file.getvalue()
+    partial.write_bytes(content)
     partial.replace(path)
 
 

@@ -32,9 +32,15 @@ _FREE_SIZES = ((64, 64), (96, 160))
 def main() -> None:
     arguments = _arguments()
     network, encoder = load(arguments.checkpoint, arguments.encoder)
-    graph = export(network, arguments.size, arguments.opset)
     sizes = [arguments.size] if arguments.size else _FREE_SIZES
-    difference = compare(graph, network, sizes)
+    try:
+        graph = export(network, arguments.size, arguments.opset)
+        difference = compare(graph, network, sizes)
+    except Exception as error:  # torch and onnxruntime raise whatever an encoder runs into
+        raise UserError(
+            f"{encoder} cannot be exported so ({errors.first_line(error)}): it may need a fixed "
+            f"--size, such as 640 640, or another --opset"
+        ) from None
     print(f"largest difference of the logits from PyTorch's, relative: {difference:.1e}")
     if not difference <= TOLERANCE:
         raise UserError(

@@ -30,7 +30,9 @@ class Picture(NamedTuple):
         return files.read(self.source, pictures.LARGEST_FILE)
 
 
-def find(arguments: Sequence[str], outputs: Sequence[Path]) -> list[Picture]:
+def find(
+    arguments: Sequence[str], outputs: Sequence[Path], left_out: Sequence[Path] = ()
+) -> list[Picture]:
     """All pictures that the arguments stand for, each once, in order.
 
     Names mirror the folders, from the deepest one that holds all arguments. They are the pictures'
@@ -39,13 +41,15 @@ def find(arguments: Sequence[str], outputs: Sequence[Path]) -> list[Picture]:
     Args:
       arguments: files, folders (with all below), or globs (`**` for any folders).
       outputs: folders that will be written to; pictures from an earlier run are not taken up.
+      left_out: other folders whose pictures are not taken up.
 
     Raises:
       UserError: an argument matches nothing, there is no picture, or one would be overwritten.
     """
     written = [folder.resolve() for folder in outputs]
     starts = [_anchored(Path(argument).expanduser()) for argument in arguments]
-    sources = list(dict.fromkeys(path for start in starts for path in _pictures(start, written)))
+    not_taken = [*written, *(folder.resolve() for folder in left_out)]
+    sources = list(dict.fromkeys(path for start in starts for path in _pictures(start, not_taken)))
     if not sources:
         raise UserError(
             f"no picture in {', '.join(arguments)}; looked for names that end in "
@@ -86,15 +90,18 @@ def _pictures(start: Path, written: Sequence[Path]) -> Iterator[Path]:
 
 def _matches(pattern: Path, written: Sequence[Path]) -> list[Path]:
     folder = _folder_of(pattern)
-    found = sorted(folder.glob(str(pattern.relative_to(folder))))
+    try:
+        found = sorted(folder.glob(str(pattern.relative_to(folder))))
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{pattern}: no such file, and not a glob either: {error}") from None
     if not found:
         raise UserError(f"{pattern}: no file or folder has this name, and as a glob none fits it")
     return [path for path in found if not any(path.is_relative_to(place) for place in written)]
 
 
 def _below(folder: Path, written: Sequence[Path]) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if Path(place, name) not in written)
+    for place, folders, names in files.walk(folder):
+        folders[:] = sorted(name for name in folders if place / name not in written)
         for name in sorted(names):
             if name.lower().endswith(ENDINGS):
-                yield Path(place, name)
+                yield place / name

@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import grain
@@ -143,6 +143,18 @@ def open_split(data: config.Data, split: Literal["train", "validation"]) -> Exam
         more = config.Split(images=data.unlabelled, annotations=None)
         sources.append(_source(data, more, title="unlabelled"))
     return Examples(*(prepared.prepare(source, data.prepared) for source in sources))
+
+
+def warn_of_overlap(data: config.Data) -> Iterator[str]:
+    """A line for each plain folder to learn from that the pictures to measure on are in as well."""
+    validation = (data.root / data.validation.images).resolve()
+    plain = [data.unlabelled, None if data.train.labelled else data.train.images]
+    for folder in filter(None, plain):
+        if validation.is_relative_to((data.root / folder).resolve()):
+            yield (
+                f"warning: {data.root / folder}, with all that lies below it, is learnt from, and "
+                f"{validation} is measured on: the scores will be too good"
+            )
 
 
 def _source(data: config.Data, split: config.Split, title: str) -> prepared.Source:

@@ -77,6 +77,8 @@ class Picture(NamedTuple):
 def pictures_with_people(annotations: Path, data: bytes) -> list[Picture]:
     """The pictures that show at least one person who is not part of a crowd, in the file's order.
 
+    A person whose outline encloses nothing is none.
+
     Args:
       annotations: names the file in errors.
       data: what it holds, a COCO instances file.
@@ -95,6 +97,7 @@ def pictures_with_people(annotations: Path, data: bytes) -> list[Picture]:
         if image.id in people:
             raise UserError(f"{annotations}: two images have the id {image.id}")
         people[image.id] = []
+    empty: list[str] = []
     for index, annotation in enumerate(instances.annotations):
         if annotation.category_id not in person or annotation.iscrowd:
             continue
@@ -103,7 +106,15 @@ def pictures_with_people(annotations: Path, data: bytes) -> list[Picture]:
             raise UserError(f"{where}: there is no image with the id {annotation.image_id}")
         if annotation.segmentation is None:
             raise UserError(f"{where}: a person without 'segmentation'; masks cannot be made")
-        people[annotation.image_id].append(annotation.segmentation)
+        if _encloses(annotation.segmentation):
+            people[annotation.image_id].append(annotation.segmentation)
+        else:
+            empty.append(where)
+    if empty and not any(people.values()):
+        raise UserError(
+            f"{empty[0]}: its 'segmentation' encloses nothing, and so it is with every person; "
+            f"masks cannot be made from boxes"
+        )
     return [
         Picture(
             image.id,
@@ -153,6 +164,15 @@ def _parse(annotations: Path, data: bytes) -> _Instances:
 
 def _is_person(category: _Category) -> bool:
     return category.name.strip().lower() == "person"
+
+
+def _encloses(segmentation: list[list[float]] | Rle) -> bool:
+    return isinstance(segmentation, Rle) or any(map(_has_area, segmentation))
+
+
+def _has_area(polygon: list[float]) -> bool:
+    """Fewer than three corners enclose nothing."""
+    return len(polygon) >= 6
 
 
 def _inside(annotations: Path, name: str) -> str:
@@ -206,8 +226,8 @@ def _decompress(picture: Picture, text: str) -> list[int]:
 
 def _fill_polygons(picture: Picture, polygons: list[list[float]]) -> UInt8[np.ndarray, "h w"]:
     height, width = picture.height, picture.width
-    # Fewer than three corners enclose nothing, and pycocotools takes four numbers for a box.
-    drawable = [polygon[: len(polygon) // 2 * 2] for polygon in polygons if len(polygon) >= 6]
+    # pycocotools takes four numbers for a box.
+    drawable = [polygon[: len(polygon) // 2 * 2] for polygon in polygons if _has_area(polygon)]
     for polygon in drawable:
         x, y = np.asarray(polygon).reshape(-1, 2).T
         # pycocotools walks every edge pixel by pixel, so a far corner would take time and memory.

@@ -1,7 +1,6 @@
 """A folder in COCO layout: pictures with at least one person, and the union of their people."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +27,10 @@ class CocoFolder(Source[coco_json.Picture]):
     def fingerprint(self) -> str:
         """Of the annotations' bytes and the pictures' names, sizes and times."""
         digest = hashlib.sha256(self._content())
-        for folder, folders, names in os.walk(self.images):
+        for folder, folders, names in files.walk(self.images):
             folders.sort()
             for name in sorted(names):
-                path = Path(folder, name)
+                path = folder / name
                 status = path.stat() if path.exists() else path.lstat()
                 place = path.relative_to(self.images)
                 line = f"{place}\0{status.st_size}\0{status.st_mtime_ns}\0"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 from jaxdistill import config
 from jaxdistill.data.pixels import Normalization
@@ -20,11 +20,15 @@ Arrays = dict[str, np.ndarray]
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes the file whole or not at all."""
+    """Writes the file whole or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(contiguous, partial, metadata=dict(metadata))
+    partial.write_bytes(serialize(contiguous, metadata=dict(metadata)))
     partial.replace(path)
 
 

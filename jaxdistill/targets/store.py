@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,15 +68,21 @@ class Shelf:
     def read(self, picture: int, flipped: bool) -> Entry | None:
         """An entry, or None where there is none.
 
-        Raises:
-          Damaged: it is not what was written.
+          Raises:
+            Damaged: it is not what was written.
+        UserError: it is somebody else's, and may not be read.
         """
         path = self._path(picture, flipped)
         try:
             with safe_open(path, framework="numpy") as file:
                 checksum = (file.metadata() or {}).get("crc32")
                 entry = tuple(file.get_tensor(str(i)) for i in range(len(self.shapes)))
-        except FileNotFoundError:
+        except FileNotFoundError:  # also where it may not be read
+            if path.exists() and not os.access(path, os.R_OK):
+                raise UserError(
+                    f"{path} may not be read by you; let who wrote it say chmod -R a+rX "
+                    f"{self.folder}, or choose another folder as targets.store"
+                ) from None
             return None
         except (SafetensorError, OSError, ValueError, TypeError) as error:
             raise Damaged(printable(f"{path}: {error}")) from None
@@ -109,13 +115,13 @@ class Shelf:
 
     def _replace(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=self._partial)
+        partial = self._partial / uuid.uuid4().hex
         try:
-            with os.fdopen(handle, "wb") as file:
+            with partial.open("xb") as file:  # as the umask says: others may share the store
                 file.write(content)
-            Path(partial).replace(path)
+            partial.replace(path)
         except BaseException:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
 
 
