@@ -198,6 +198,25 @@ def test_exif_is_ignored_where_the_annotations_do_and_followed_where_they_do(fol
             folder.open()
 
 
+@pytest.mark.parametrize("declared", ["upright", "stored", "nowhere"])
+def test_a_picture_upside_down_is_turned_if_those_on_their_side_are(folder, declared):
+    pixels = np.kron(photograph(2, 3), np.ones((16, 16, 1), np.uint8))
+
+    def stored_with(orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        return encode(pixels, "JPEG", exif=exif, quality=95)
+
+    folder.person(folder.picture("upside down.jpg", stored_with(3), size=(32, 48)))
+    folder.person(folder.picture("plain.jpg", stored_with(1), size=(32, 48)))
+    if declared != "nowhere":
+        size = {"upright": (48, 32), "stored": (32, 48)}[declared]
+        folder.person(folder.picture("side.jpg", stored_with(6), size=size))
+    upside_down, plain, *_ = folder.open()
+    turned = np.rot90(plain.image, 2 if declared == "upright" else 0)
+    np.testing.assert_array_equal(upside_down.image, turned)
+
+
 def test_the_folders_bytes_are_kept(folder):
     data = encode(photograph(8, 12), "JPEG", quality=30)
     folder.person(folder.picture("a.jpg", data))

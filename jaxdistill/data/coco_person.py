@@ -1,14 +1,18 @@
 """A folder in COCO layout: pictures with at least one person, and the union of their people."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jaxdistill import files
 from jaxdistill.data import coco_json, pictures
 from jaxdistill.data.prepared import Loaded, Source
 from jaxdistill.errors import UserError
+
+_ON_ITS_SIDE = 5  # EXIF orientations from here on turn by 90 degrees
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class CocoFolder(Source[coco_json.Picture]):
         data = _read(path, pictures.LARGEST_FILE)
         declared = (found.height, found.width)
         try:
-            # COCO's sizes say whether its masks are for the pictures as stored, or turned upright.
-            upright = pictures.decode(data).shape[:2] != declared
+            upright = pictures.decode(data).shape[:2] != declared or (
+                self._may_be_either(found) and self._others_are_upright
+            )
             shape = pictures.decode(data, upright).shape[:2] if upright else declared
         except pictures.PictureError as error:
             return Loaded(found.id, found.name, problem=str(error))
@@ -70,6 +75,28 @@ class CocoFolder(Source[coco_json.Picture]):
             )
         mask = pictures.encode_mask(coco_json.draw(found))
         return Loaded(found.id, found.name, data, upright, mask)
+
+    def _may_be_either(self, found: coco_json.Picture) -> bool:
+        """COCO's sizes say whether its masks are for the pictures as stored, or turned upright; but
+        not of one that is upside down, mirrored, or square."""
+        orientation, _ = pictures.orientation(self.file(found))
+        return orientation != 1 and self._says(found) is None
+
+    def _says(self, found: coco_json.Picture) -> bool | None:
+        """Whether a picture that lies on its side is declared upright; None for any other."""
+        orientation, size = pictures.orientation(self.file(found))
+        if orientation < _ON_ITS_SIDE or size[0] == size[1]:
+            return None
+        return size != (found.height, found.width)
+
+    @cached_property
+    def _others_are_upright(self) -> bool:
+        """As the first picture says that says it; as stored, if none does."""
+        for found in self.find():
+            with contextlib.suppress(pictures.PictureError):
+                if (says := self._says(found)) is not None:
+                    return says
+        return False
 
     def _content(self) -> bytes:
         return _read(self.annotations, coco_json.LARGEST_FILE)

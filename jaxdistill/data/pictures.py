@@ -2,10 +2,11 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from jaxdistill.files import printable
 
@@ -40,6 +41,20 @@ def decode(data: bytes, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
         pixels declared) that decoding it could exhaust the memory.
     """
     return _decode(data, "RGB", upright)
+
+
+def orientation(file: Path) -> tuple[int, tuple[int, int]]:
+    """By EXIF, 1 to 8, where 1 is upright; and height and width of the pixels as they are stored.
+
+    Raises:
+      PictureError: the file is no picture; it is read no further than that takes.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            told = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return told if told in range(1, 9) else 1, (image.height, image.width)
+    except Exception as error:  # as in `_decode`
+        raise PictureError(_reason(error)) from None
 
 
 def encode_mask(mask: UInt8[np.ndarray, "h w"]) -> bytes:

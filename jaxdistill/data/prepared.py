@@ -109,7 +109,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
     could not be decoded), `fingerprint` (of all examples), `parts` (the TFDS splits, in order).
     """
 
-    VERSION = tfds.core.Version("1.0.0")  # raise it when other examples come from the same files
+    VERSION = tfds.core.Version("1.0.1")  # raise it when other examples come from the same files
     # Nothing is downloaded; TFDS would look for checksums beside this module, by way of a package
     # (importlib_resources) that it does not require.
     code_path = None
