@@ -3,13 +3,9 @@
 import json
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -17,96 +13,31 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny_run
-from smooth import smoothly
+from process_runs import (
+    EPOCHS,
+    PATIENCE,
+    PICTURES,
+    STEPS,
+    arguments,
+    cut,
+    joining,
+    launch,
+    make,
+    train,
+    train_alone,
+)
 from whole_runs import end_on_a_full_disk, metrics
 
-from jaxdistill import config, fill, report
+from jaxdistill import fill, report
 from jaxdistill.checkpoint_files import newest_first
-from jaxdistill.models import student, weights
 from jaxdistill.processes import of_another
-from jaxdistill.train import main
-
-EPOCHS, STEPS = 3, 2
-PATIENCE = 10
-ENCODER = "encoder.safetensors"
-PICTURES = {1, 2, 3, 4, 5, 6, 7, 8}
-GIVEN = [
-    f"training.epochs={EPOCHS}",
-    "training.learning_rate=1e-4",
-    "data.augment=light",
-    "data.crop=0.5",
-    "checkpoints.keep=9",
-    "student.encoder=tf_efficientnet_lite0",
-]
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> Path:
-    """Real weights, as users have them: random ones enlarge rounding."""
-    place = tmp_path_factory.mktemp("place")
-    tiny_run.make(place)
-    (place / ENCODER).symlink_to(imagenet_encoder)
-    return place
-
-
-def arguments(place: Path, run: Path, *more: str) -> list[str]:
-    shrunk = ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(place)]
-    given = [*GIVEN, f"student.encoder_weights={place / ENCODER}"]
-    return [*shrunk, *given, f"run={run}", *more]
-
-
-def launch(
-    count: int,
-    seen: Path,
-    program: Sequence[str],
-    given: Sequence[str],
-    each: Sequence[str] = (),
-) -> list[subprocess.Popen[str]]:
-    """Starts that many processes of a program; in `each`, `{}` is the process's number."""
-    seen.mkdir(parents=True, exist_ok=True)
-    meeting = joining(count)
-    return [
-        subprocess.Popen(
-            [
-                *(sys.executable, *program, *given, *meeting, "--process", str(index)),
-                *(one.format(index) for one in each),
-            ],
-            env={**os.environ, "SEEN": str(seen)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(count)
-    ]
-
-
-def joining(count: int) -> list[str]:
-    """The options with which so many processes find each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meeting = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
-    return [*meeting, "--patience", str(PATIENCE)]
-
-
-def train_alone(place: Path, run: Path, *more: str) -> None:
-    """A run in this process."""
-    with smoothly():
-        main(arguments(place, run, *more))
-
-
-def train(count: int, place: Path, run: Path, *more: str) -> str:
-    """A run in so many processes; what process 0 printed."""
-    child = Path(__file__).with_name("process_child.py")
-    given = arguments(place, run, *more)
-    processes = launch(count, run.parent / f"{run.name}-seen", [str(child)], given)
-    printed = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, "\n".join(printed)
-    for others in printed[1:]:
-        assert "epoch" not in others
-    return printed[0]
+    return make(tmp_path_factory.mktemp("place"), imagenet_encoder)
 
 
 def seen(run: Path) -> list[list[int]]:
@@ -117,15 +48,6 @@ def seen(run: Path) -> list[list[int]]:
         sorted(i for line in lines if line["step"] // STEPS == epoch for i in line["ids"])
         for epoch in range(EPOCHS)
     ]
-
-
-def cut(run: Path, other: Path) -> Path:
-    """A copy as it stood within its second epoch."""
-    shutil.copytree(run, other)
-    for folder in (other / "checkpoints").iterdir():
-        if int(folder.name) > 3:
-            shutil.rmtree(folder)
-    return other
 
 
 def learnt(run: Path) -> np.ndarray:
@@ -329,48 +251,3 @@ def test_a_store_filled_by_four_is_read_by_one_and_the_reverse(
     processes = launch(2, tmp_path / "seen", program, [*given, by_one])
     printed = [process.communicate()[0] for process in processes]
     assert "train: 16 pictures, counting flipped ones; 0 to compute" in printed[0]
-
-
-@pytest.mark.parametrize("different", ["seed={}", "training.skip_nonfinite={}"])
-def test_processes_that_were_given_different_things_are_refused(
-    place: Path, tmp_path: Path, different: str
-) -> None:
-    complaint = "processes 1 have other settings, data or files than process 0"
-    assert_refused(tmp_path, arguments(place, tmp_path / "run"), different, complaint)
-
-
-def test_processes_that_would_start_from_different_weights_are_refused(
-    place: Path, tmp_path: Path
-) -> None:
-    given = arguments(place, tmp_path / "run", "student.encoder_weights=null")
-    settings = config.load(tiny_run.SPECIFIED, given[2:]).student
-    for seed in (0, 1):
-        arrays = {
-            name: np.asarray(value)
-            for part, built in (("encoder", 0), ("decoder", seed), ("head", seed))
-            for name, value in student.variables_of(student.build(settings, seed=built)).items()
-            if student.group_of(name) == part
-        }
-        weights.save(tmp_path / f"{seed}.safetensors", arrays, {"encoder": settings.encoder})
-    different = f"student.weights={tmp_path}/{{}}.safetensors"
-    complaint = "processes 1 start from other weights than process 0"
-    assert_refused(tmp_path, given, different, complaint)
-
-
-def test_processes_that_see_different_checkpoints_are_refused(
-    place: Path, two: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(two, tmp_path / "0")
-    cut(two, tmp_path / "1")
-    given = arguments(place, tmp_path / "run", "--resume", "checkpoints.every_steps=1")
-    assert_refused(tmp_path, given, f"run={tmp_path}/{{}}", "processes 1 see other checkpoints")
-
-
-def assert_refused(folder: Path, given: Sequence[str], different: str, complaint: str) -> None:
-    """Of two processes that are given different things, each says so and ends with code 2."""
-    child = Path(__file__).with_name("process_child.py")
-    processes = launch(2, folder / "seen", [str(child)], given, each=[different])
-    printed = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2], printed
-    for text in printed:
-        assert complaint in text.splitlines()[-1]
