@@ -68,9 +68,9 @@ class Shelf:
     def read(self, picture: int, flipped: bool) -> Entry | None:
         """An entry, or None where there is none.
 
-          Raises:
-            Damaged: it is not what was written.
-        UserError: it is somebody else's, and may not be read.
+        Raises:
+          Damaged: it is not what was written.
+          UserError: it is somebody else's, and may not be read.
         """
         path = self._path(picture, flipped)
         try:
