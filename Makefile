@@ -14,7 +14,7 @@ setup: .venv/ready-$(EXTRA)
 	touch $@
 
 demo: setup
-	$(BIN)/python tools/prepare_demo.py build/demo
+	$(BIN)/python tools/demo/prepare_demo.py build/demo
 	$(BIN)/python -m jaxdistill.train --config configs/demo.yaml
 
 test: setup

@@ -23,10 +23,11 @@ import tiny_run
 from documents import DOCUMENTS, Command, blocks, commands, prose
 from PIL import Image
 
-from jaxdistill import config, export, train
-from jaxdistill.data import batches
+from jaxdistill import config
+from jaxdistill.commands import export, train
+from jaxdistill.config.reference import table
+from jaxdistill.data import loader
 from jaxdistill.models import student, weights
-from jaxdistill.reference import table
 
 ROOT = tiny_run.ROOT
 NOT_RUN = {
@@ -34,7 +35,7 @@ NOT_RUN = {
     r"\S*pip |\S*python -m pip ": "would change the environment that the tests run in",
     r"source ": "the tests have an environment already",
     r"make ": "the whole of it: CI runs make itself",
-    r"\S*python tools/prepare_demo.py": "minutes: it is what `make demo` runs",
+    r"\S*python tools/demo/prepare_demo.py": "minutes: it is what `make demo` runs",
     r"\S*python -m jaxdistill.train --config configs/demo": "needs what `make demo` prepares",
     r"\S*python tools/convert_weights.py encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablate.py": "hours; test_ablate.py runs it",
@@ -162,7 +163,7 @@ def test_folders_of_masks_become_a_data_set(
     root = tiny_run.folder(tmp_path / "PATH/TO/COCO")
     data = config.Data(root=root, prepared=tmp_path / "prepared")
     splits = {"train2017": "train", "val2017": "validation"}
-    drawn = {folder: batches.open_split(data, split) for folder, split in splits.items()}
+    drawn = {folder: loader.open_split(data, split) for folder, split in splits.items()}
     for folder, examples in drawn.items():
         (root / "masks" / folder).mkdir(parents=True)
         for index in range(len(examples)):
@@ -173,7 +174,7 @@ def test_folders_of_masks_become_a_data_set(
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "guide.md", "exec"), {})
     for folder, split in splits.items():
-        found = batches.open_split(data, split)
+        found = loader.open_split(data, split)
         assert len(found) == len(drawn[folder])
         by_name = {found.name_of(found.ids[i]): found[i] for i in range(len(found))}
         for index in range(len(found)):
@@ -232,7 +233,7 @@ def sayings(folder: Path) -> Iterator[str]:
 def furnished(place: Path) -> Path:
     """That folder, with all files that the documents name."""
     torch = pytest.importorskip("torch", reason="needs the torch extra")
-    import smp_networks
+    from jaxdistill.torch_interop import smp_networks
 
     coco = tiny_run.folder(place / "PATH/TO/COCO")
     for file in list((coco / "annotations").iterdir()):
@@ -250,7 +251,7 @@ def furnished(place: Path) -> Path:
     }.items():
         _network(place / name, tensor)
     for encoder in ("timm-efficientnet-b0", "timm-efficientnet-b3", "tf_efficientnet_lite0"):
-        variables = student.variables_of(student.build(config.Student(encoder=encoder)))
+        variables = student.flat_variables(student.build(config.Student(encoder=encoder)))
         arrays = {k: np.asarray(v) for k, v in variables.items() if k.startswith("encoder.")}
         weights.save(extracted / f"{encoder}.safetensors", arrays, {"encoder": encoder})
     for name, encoder in (("ext_extractor/2020-09-23a.pth", "b3"), ("unet.pth", "b0")):

@@ -15,15 +15,16 @@ import pytest
 import tiny_run
 from made_run import line, make
 
-from jaxdistill import config, page
-from jaxdistill.deploy import segmenter
-from jaxdistill.errors import UserError
-from jaxdistill.files import read
+from jaxdistill import config
+from jaxdistill.evaluation import predictor
 from jaxdistill.models import weights
-from jaxdistill.targets import onnx_network
-from jaxdistill.targets.onnx_graph import OnnxGraph
-from jaxdistill.targets.onnx_network import OnnxNetwork
-from jaxdistill.targets.store import Damaged, Shelf
+from jaxdistill.reporting import html as html_lib
+from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.files import read
+from jaxdistill.teachers import onnx_session
+from jaxdistill.teachers.cache_files import Damaged, Shelf
+from jaxdistill.teachers.onnx_graph import OnnxGraph
+from jaxdistill.teachers.onnx_session import OnnxNetwork
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 
@@ -123,7 +124,7 @@ def test_names_cannot_steer_a_terminal_nor_fill_it() -> None:
 
 
 def test_a_loop_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_network, "PATIENCE", 0.5)
+    monkeypatch.setattr(onnx_session, "PATIENCE", 0.5)
     model = onnx_models.parse("""
         net (float[N, 3, H, W] picture) => (float[N, 3, H, W] mask)
         <int64 n = {9000000000000000000}, bool yes = {1}>
@@ -175,7 +176,7 @@ def test_metadata_of_a_network_are_checked(tmp_path: Path, group: str, change: d
     told = {**ABOUT, group: {**ABOUT[group], **change}}
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in told.items()})
     with pytest.raises(UserError):
-        segmenter.load(onnx_models.save(model, tmp_path), otherwise=(64, 64))
+        predictor.load(onnx_models.save(model, tmp_path), otherwise=(64, 64))
 
 
 def test_deep_metadata_of_a_network_are_refused(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_deep_metadata_of_a_network_are_refused(tmp_path: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     onnx.helper.set_model_props(model, dict.fromkeys(ABOUT, deep))
     with pytest.raises(UserError, match="metadata are damaged"):
-        segmenter.load(onnx_models.save(model, tmp_path))
+        predictor.load(onnx_models.save(model, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -204,12 +205,12 @@ class TestCheckpointsOfTorch:
         self.torch = pytest.importorskip("torch", reason="needs the torch extra")
 
     def refused(self, path: Path, content: object = None) -> str:
-        import torch_checkpoints
+        from jaxdistill.torch_interop import checkpoints
 
         if content is not None:
             self.torch.save(content, path)
         with pytest.raises(UserError) as caught:
-            torch_checkpoints.read(path)
+            checkpoints.read(path)
         return str(caught.value)
 
     def test_a_value_that_is_repeated_without_end(self, tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ def test_a_run_of_somebody_else_s_has_a_page_or_says_why(
     run = make(tmp_path / "run", [line(1), line(2)])
     (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=complaint):
-        page.render(run)
+        html_lib.render(run)
 
 
 def test_odd_values_of_a_run_are_shown(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_odd_values_of_a_run_are_shown(tmp_path: Path) -> None:
         {"<b>": {"\udfff": deep, '"': 10**100}},
     )
     os.utime(run / "metrics.jsonl", (2**40, 2**40))
-    html = page.render(run)
+    html = html_lib.render(run)
     html.encode()
     assert html.count("</script>") == 1
     assert "<b>" not in html
@@ -284,5 +285,5 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     own.write_text("mine")
     for name in ("report.html", "report.partial"):
         (run / name).symlink_to(own)
-    assert page.write(run).read_bytes().startswith(b"<!doctype html>")
+    assert html_lib.write(run).read_bytes().startswith(b"<!doctype html>")
     assert own.read_text() == "mine"

@@ -5,8 +5,8 @@ A YAML file holds only what differs from the file that it `extends`; overrides s
 key's full path.
 """
 
+from jaxdistill.config.base import LARGEST_SIDE, Gives, Precision, Rgb, Section, Size
 from jaxdistill.config.data import Data, Split
-from jaxdistill.config.learning import Checkpoints, Clip, Losses, Mesh, Temperature, Training
 from jaxdistill.config.networks import (
     Detector,
     Feature,
@@ -18,8 +18,8 @@ from jaxdistill.config.networks import (
     Teacher,
     Unfreezing,
 )
-from jaxdistill.config.root import Config, check, dump, load
-from jaxdistill.config.sections import LARGEST_SIDE, Gives, Precision, Rgb, Section, Size
+from jaxdistill.config.schema import Config, check, dump, load
+from jaxdistill.config.training import Checkpoints, Clip, Losses, Mesh, Temperature, Training
 
 __all__ = [
     "LARGEST_SIDE",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from jaxdistill.config.sections import Section, Size
+from jaxdistill.config.base import Section, Size
 
 
 class Split(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jaxdistill.config.sections import Channels, Gives, Positive, Rgb, Section, Size, Weight
+from jaxdistill.config.base import Channels, Gives, Positive, Rgb, Section, Size, Weight
 
 
 class MeanStd(Section):

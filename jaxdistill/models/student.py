@@ -15,31 +15,31 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxdistill import config
-from jaxdistill.data import pixels
-from jaxdistill.errors import UserError
+from jaxdistill.data import image_ops
 from jaxdistill.models import weights
-from jaxdistill.models.efficientnet import EfficientNet, variant
+from jaxdistill.models.decoders.unet import UnetDecoder
+from jaxdistill.models.encoders.efficientnet import EfficientNet, variant
+from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.layers import BatchNorm, Conv
-from jaxdistill.models.pairs import Pair
 from jaxdistill.models.projector import Projector
-from jaxdistill.models.unet import UnetDecoder
+from jaxdistill.runtime.errors import UserError
 
 Variables = dict[str, Array]
 Encoded = tuple[Float[Array, "b _ _ _"], ...]
-GROUPS = ("encoder", "decoder", "head", "projectors")
+PARAM_GROUPS = ("encoder", "decoder", "head", "projectors")
 
 
-class Scale(NamedTuple):
+class FeatureScale(NamedTuple):
     """How a pair's target is standardised: less its mean, times its factor; 0 where it is dead."""
 
     mean: Float[Array, " c"]
     factor: Float[Array, " c"]
 
 
-class Outputs(NamedTuple):
+class ModelOutputs(NamedTuple):
     logits: Float[Array, "b h w 1"]
     projected: tuple[Float[Array, "b _ _ _"], ...]  # one per feature pair
-    scales: tuple[Scale | None, ...] = ()  # likewise; empty if no target is standardised
+    scales: tuple[FeatureScale | None, ...] = ()  # likewise; empty if no target is standardised
     balance: Float[Array, " pairs"] | None = None  # logits of the pairs' learned weights
 
 
@@ -56,7 +56,7 @@ class Student(nnx.Module):
     def __init__(
         self,
         settings: config.Student,
-        normalization: pixels.Normalization,
+        normalization: image_ops.Normalization,
         pairs: Sequence[Pair] = (),
         *,
         dtype: config.Precision = "float32",
@@ -94,7 +94,7 @@ class Student(nnx.Module):
         train: bool,
         encoded: Encoded | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> Outputs:
+    ) -> ModelOutputs:
         """The mask's logits, and what the pairs' losses need.
 
         Args:
@@ -107,10 +107,10 @@ class Student(nnx.Module):
         )
         standards = [projector.standard for projector in self.projectors]
         balance = [p.balance[...] for p in self.projectors if p.balance is not None]
-        return Outputs(
+        return ModelOutputs(
             self.head(taps["decoder.4"]),
             projected,
-            tuple(Scale(s.mean[...], s.factor[...]) if s else None for s in standards),
+            tuple(FeatureScale(s.mean[...], s.factor[...]) if s else None for s in standards),
             jnp.stack(balance) if balance else None,
         )
 
@@ -121,7 +121,7 @@ class Student(nnx.Module):
         tap = taps[pair.tap]
         if pair.size:
             # Before the projector: a tap has fewer channels than what it is projected to.
-            tap = pixels.resize(tap, pair.size, antialias=True)
+            tap = image_ops.resize(tap, pair.size, antialias=True)
         own = None if key is None else jax.random.fold_in(key, index)
         return self.projectors[index](tap, train=train, key=own)
 
@@ -144,7 +144,7 @@ class Student(nnx.Module):
 
     def encode(self, images: Float[Array, "b h w 3"], *, train: bool) -> Encoded:
         """The encoder's taps, finest first."""
-        normalised = pixels.normalize(images, self.normalization)
+        normalised = image_ops.normalize(images, self.normalization)
         return self.encoder(normalised.astype(getattr(jnp, self.dtype)), train=train)
 
 
@@ -163,18 +163,18 @@ def build(
     variant(settings.encoder)  # a misspelt name is the likelier reason why a file does not fit
     path = settings.weights or settings.encoder_weights
     loaded, theirs = weights.load_for(settings.encoder, path) if path else ({}, None)
-    normalization = theirs or pixels.resolve("imagenet")
+    normalization = theirs or image_ops.resolve("imagenet")
     if settings.normalization is not None:
-        normalization = pixels.resolve(settings.normalization)
+        normalization = image_ops.resolve(settings.normalization)
     student = Student(settings, normalization, pairs, dtype=dtype, rngs=nnx.Rngs(seed))
     if path is None:
         return student
     groups = ("encoder", "decoder", "head") if settings.weights else ("encoder",)
-    own = variables_of(student)
-    wanted = {name: np.asarray(own[name]) for name in own if group_of(name) in groups}
-    given = {name: loaded[name] for name in loaded if group_of(name) in groups}
+    own = flat_variables(student)
+    wanted = {name: np.asarray(own[name]) for name in own if param_group(name) in groups}
+    given = {name: loaded[name] for name in loaded if param_group(name) in groups}
     filled = {name: jnp.asarray(v) for name, v in weights.fill(wanted, given, path).items()}
-    return assemble(nnx.graphdef(student), {**own, **filled})
+    return merge(nnx.graphdef(student), {**own, **filled})
 
 
 def is_frozen(path: str, frozen: Sequence[str]) -> bool:
@@ -182,7 +182,7 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
     return any(path == prefix or path.startswith(prefix + ".") for prefix in frozen)
 
 
-def group_of(path: str) -> str:
+def param_group(path: str) -> str:
     """The parameter group: `encoder`, `decoder`, `head` or `projectors`."""
     return path.partition(".")[0]
 
@@ -191,12 +191,12 @@ class Split(NamedTuple):
     """A student taken apart: the program, and its variables by what training does to them."""
 
     graph: nnx.GraphDef
-    parameters: Variables  # trained
-    statistics: Variables  # BatchNorm's, measured while training
+    params: Variables  # trained
+    batch_stats: Variables  # BatchNorm's, measured while training
     frozen: Variables  # neither
 
     def student(self) -> Student:
-        return assemble(self.graph, {**self.parameters, **self.statistics, **self.frozen})
+        return merge(self.graph, {**self.params, **self.batch_stats, **self.frozen})
 
     def with_values(self, values: Variables) -> "Split":
         """The same, but for these variables."""
@@ -225,27 +225,27 @@ def freeze(student: Student, frozen: Sequence[str], fixed: Sequence[str] = ()) -
         if is_frozen(name, frozen) or (measured and is_frozen(name, fixed)):
             split.frozen[name] = variable[...]
         elif measured:
-            split.statistics[name] = variable[...]
+            split.batch_stats[name] = variable[...]
         else:
-            split.parameters[name] = variable[...]
+            split.params[name] = variable[...]
     for prefix in frozen:
         if not any(is_frozen(name, [prefix]) for name in split.frozen):
             raise UserError(
                 f"student.frozen: {prefix!r} matches no parameter; "
-                f"the groups are {', '.join(GROUPS)}"
+                f"the groups are {', '.join(PARAM_GROUPS)}"
             )
-    if not split.parameters:
+    if not split.params:
         raise UserError("student.frozen: everything is frozen, nothing is left to train")
     return split
 
 
-def assemble(graph: nnx.GraphDef, variables: Variables) -> Student:
+def merge(graph: nnx.GraphDef, variables: Variables) -> Student:
     """The student whose variables, by dotted path, these are."""
     leaves = [(_parts(name), value) for name, value in variables.items()]
     return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
-def variables_of(module: nnx.Module) -> Variables:
+def flat_variables(module: nnx.Module) -> Variables:
     """All parameters and statistics of a module by dotted path."""
     return {_dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module))}
 

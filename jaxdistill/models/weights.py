@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from jaxdistill import config
-from jaxdistill.data.pixels import Normalization
-from jaxdistill.errors import UserError
+from jaxdistill.data.image_ops import Normalization
+from jaxdistill.runtime.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdistill.mesh import sum_over_rows
 from jaxdistill.ops.depthwise import Padding, shifted
+from jaxdistill.runtime.sharding import sum_over_rows
 
 Map = Float[Array, "b h w i"]
 Gradient = Float[Array, "b oh ow o"]

@@ -10,16 +10,16 @@ from jaxtyping import Array
 from torch import Tensor
 
 from jaxdistill import config
-from jaxdistill.data import pixels
-from jaxdistill.models.student import Pair, Student, Variables, assemble, variables_of
+from jaxdistill.data import image_ops
+from jaxdistill.models.student import Pair, Student, Variables, flat_variables, merge
 
 SMALL = (32, 24, 16, 12, 8)
 
 
 def student(settings: config.Student, pairs: Sequence[Pair] = (), seed: int = 0) -> Student:
     """With BatchNorms, too, whose every number shows in the output."""
-    blank = Student(settings, pixels.resolve("imagenet"), pairs, rngs=nnx.Rngs(seed))
-    return assemble(nnx.graphdef(blank), randomised(variables_of(blank), seed))
+    blank = Student(settings, image_ops.resolve("imagenet"), pairs, rngs=nnx.Rngs(seed))
+    return merge(nnx.graphdef(blank), randomised(flat_variables(blank), seed))
 
 
 def randomised(variables: Variables, seed: int) -> Variables:

@@ -14,8 +14,10 @@ from comparison import Parity
 from torch.nn import functional as F
 from torchvision.transforms.functional import normalize
 
-from jaxdistill import config, metrics, schedules
-from jaxdistill.data import pixels
+from jaxdistill import config
+from jaxdistill.data import image_ops
+from jaxdistill.metrics import segmentation
+from jaxdistill.training import schedules
 
 EPOCHS = 50
 
@@ -59,7 +61,7 @@ def test_resizing_of_maps(
 ) -> None:
     maps = cases.pictures(2, old, seed)
     expected = F.interpolate(cases.nchw(maps), size=new, mode="bilinear", align_corners=False)
-    ours = pixels.resize(jnp.asarray(maps), new)
+    ours = image_ops.resize(jnp.asarray(maps), new)
     parity.check("resizing of maps", {"maps": ours}, {"maps": cases.nhwc(expected)}, 1e-4)
 
 
@@ -69,7 +71,7 @@ def test_resizing_of_photographs_and_masks(parity: Parity, new: tuple[int, int],
     photograph = np.random.default_rng(seed).integers(0, 256, (60, 84, 3)).astype(np.uint8)
     tensor = torch.from_numpy(photograph.astype(np.float32)).permute(2, 0, 1)[None]
     expected = F.interpolate(tensor, size=new, mode="bilinear", align_corners=False)
-    resized = pixels.resize_photograph(photograph, new)
+    resized = image_ops.resize_photograph(photograph, new)
     # cv2 computes in fixed point, and rounds to whole grey levels: one of 255 is allowed.
     parity.check(
         "resizing of photographs, to whole grey levels",
@@ -81,7 +83,7 @@ def test_resizing_of_photographs_and_masks(parity: Parity, new: tuple[int, int],
     nearest = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=new, mode="nearest")
     parity.check(
         "resizing of masks",
-        {"mask": pixels.resize_mask(mask, new)},
+        {"mask": image_ops.resize_mask(mask, new)},
         {"mask": (nearest[0, 0] > 127.5).numpy()},
         0.0,
     )
@@ -90,11 +92,11 @@ def test_resizing_of_photographs_and_masks(parity: Parity, new: tuple[int, int],
 @pytest.mark.parametrize("name", ["imagenet", "half", "unit"])
 def test_normalisation(parity: Parity, name: str) -> None:
     pictures = cases.pictures(2, (32, 48))
-    chosen = pixels.resolve(name)
+    chosen = image_ops.resolve(name)
     expected = normalize(cases.nchw(pictures), list(chosen.mean), list(chosen.std))
     if name == "imagenet":
         assert chosen == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    ours = pixels.normalize(jnp.asarray(pictures), chosen)
+    ours = image_ops.normalize(jnp.asarray(pictures), chosen)
     parity.check("normalisation", {"pictures": ours}, {"pictures": cases.nhwc(expected)}, 1e-4)
 
 
@@ -105,10 +107,10 @@ def test_miou_and_agreement(parity: Parity, seed: int) -> None:
     mask = rng.integers(0, 2, (4, 24, 16, 1)).astype(np.float32)
     mask[1], mask[2] = 0, 1
     student[1] = -np.abs(student[1])  # nobody there, and nobody found
-    predicted, taught = (metrics.predict(jnp.asarray(logits)) for logits in (student, teacher))
+    predicted, taught = (segmentation.predict(jnp.asarray(logits)) for logits in (student, teacher))
     parity.check(
         "mIoU",
-        {"student": metrics.mean_iou(predicted, jnp.asarray(mask) > 0.5)},
+        {"student": segmentation.mean_iou(predicted, jnp.asarray(mask) > 0.5)},
         {"student": [_miou(logits, truth) for logits, truth in zip(student, mask, strict=True)]},
         1e-6,
     )
@@ -118,7 +120,7 @@ def test_miou_and_agreement(parity: Parity, seed: int) -> None:
     ]
     parity.check(
         "agreement",
-        {"pixels": metrics.agreement(predicted, taught)},
+        {"pixels": segmentation.agreement(predicted, taught)},
         {"pixels": [float(same.double().mean()) for same in agreeing]},
         1e-6,
     )

@@ -13,13 +13,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import jax.numpy as jnp
-import smp_networks
-import torch_names
 from flax import nnx
 
 from jaxdistill import config
-from jaxdistill.deploy.student_graph import Form, student_graph
+from jaxdistill.exporters.onnx_graph import Form, student_graph
 from jaxdistill.models import student
+from jaxdistill.torch_interop import parameter_names, smp_networks
 
 CHANNELS = (32, 24, 16, 12, 8)
 # How torch and we write what is the same operation.
@@ -33,11 +32,11 @@ SYNONYMS = {"ReduceMean": "GlobalAveragePool"}
 def test_our_graph_equals_torch_s(encoder: str, tmp_path: Path) -> None:
     settings = config.Student(encoder=encoder, decoder_channels=CHANNELS)
     blank = student.build(settings)
-    variables = randomised(student.variables_of(blank))
-    ours = student_graph(student.assemble(nnx.graphdef(blank), variables), Form(size=(64, 96)))
+    variables = randomised(student.flat_variables(blank))
+    ours = student_graph(student.merge(nnx.graphdef(blank), variables), Form(size=(64, 96)))
 
     network = smp_networks.unet(encoder, CHANNELS)
-    tensors = torch_names.to_torch({name: np.array(v) for name, v in variables.items()})
+    tensors = parameter_names.to_torch({name: np.array(v) for name, v in variables.items()})
     network.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()}, strict=True)
     path = tmp_path / "torch.onnx"
     picture = np.random.default_rng(1).normal(size=(1, 3, 64, 96)).astype(np.float32)

@@ -17,10 +17,12 @@ import torch_student
 from comparison import Parity
 from torch import Tensor
 
-from jaxdistill import config, losses, update
-from jaxdistill.data.batches import Batch
-from jaxdistill.models.student import Outputs
-from jaxdistill.targets.frozen import Targets
+from jaxdistill import config
+from jaxdistill.data.loader import Batch
+from jaxdistill.losses import terms
+from jaxdistill.models.student import ModelOutputs
+from jaxdistill.teachers.onnx_teacher import TeacherOutputs
+from jaxdistill.training import step as step_lib
 
 TEMPERATURES = (1.0, 3.0, 10.0)
 SEEDS = (0, 1, 2)
@@ -64,7 +66,7 @@ def test_kl(
     compare(
         parity,
         f"KL, {'logits near ±50, without clamp' if extreme else 'ordinary logits'}",
-        lambda s: losses.kl(s, jnp.asarray(teacher), temperature),
+        lambda s: terms.kl(s, jnp.asarray(teacher), temperature),
         lambda s: reference(s, cases.nchw(teacher), temperature),
         student,
         torch.float64 if extreme else torch.float32,
@@ -73,15 +75,15 @@ def test_kl(
 
 ON_MAPS: dict[str, tuple[Callable, Callable]] = {
     "MSE": (
-        lambda s, teacher, _: losses.mse(s, teacher),
+        lambda s, teacher, _: terms.mse(s, teacher),
         lambda s, teacher, _: torch_original.mse(s, teacher),
     ),
     "BCE": (
-        lambda s, _, mask: losses.bce(s, mask),
+        lambda s, _, mask: terms.bce(s, mask),
         lambda s, _, mask: torch_original.bce(s, mask),
     ),
     "Dice": (
-        lambda s, _, mask: losses.dice(s, mask),
+        lambda s, _, mask: terms.dice(s, mask),
         lambda s, _, mask: torch_original.dice(s, mask),
     ),
 }
@@ -113,7 +115,7 @@ def test_losses_of_features(parity: Parity, seed: int, name: str) -> None:
     compare(
         parity,
         f"feature loss, {name}",
-        lambda own: getattr(losses, name)(own, jnp.asarray(target)),
+        lambda own: getattr(terms, name)(own, jnp.asarray(target)),
         lambda own: getattr(torch_original, name)(own, cases.nchw(target)),
         projected,
         torch.float32,
@@ -134,7 +136,7 @@ def test_channel_wise_distillation(parity: Parity, seed: int, temperature: float
     compare(
         parity,
         "feature loss, cwd",
-        lambda own: losses.cwd(own, jnp.asarray(target), temperature),
+        lambda own: terms.cwd(own, jnp.asarray(target), temperature),
         theirs,
         projected,
         torch.float32,
@@ -165,13 +167,13 @@ def test_the_total_with_respect_to_logits_and_projected_features(
         for _ in range(2)
     )
     batch = Batch(None, jnp.asarray(mask), jnp.ones(2), jnp.ones(2), None)
-    targets = Targets(jnp.asarray(teacher), tuple(map(jnp.asarray, target)))
+    targets = TeacherOutputs(jnp.asarray(teacher), tuple(map(jnp.asarray, target)))
 
     def objective(logits: jax.Array, projected: tuple[jax.Array, ...]) -> jax.Array:
-        outputs = Outputs(logits, projected)
-        terms = update.loss_terms(settings, outputs, batch, targets, temperature)
+        outputs = ModelOutputs(logits, projected)
+        terms = step_lib.loss_terms(settings, outputs, batch, targets, temperature)
         means = {name: value.mean() for name, value in terms.items()}
-        return update.total(settings.losses, means)
+        return step_lib.total(settings.losses, means)
 
     arguments = (jnp.asarray(student), tuple(map(jnp.asarray, own)))
     value, (to_logits, to_projected) = jax.value_and_grad(objective, argnums=(0, 1))(*arguments)

@@ -11,19 +11,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import cases
-import flax_networks
-import smp_networks
-import torch_checkpoints
-import torch_names
 from comparison import Parity
 from flax import nnx
 from torch_original import projector
 from torch_student import TorchStudent
 
-from jaxdistill import config, losses
-from jaxdistill.models.efficientnet import VARIANTS
+from jaxdistill import config
+from jaxdistill.losses import terms
+from jaxdistill.models.encoders.efficientnet import VARIANTS
 from jaxdistill.models.projector import Generator, Projector
-from jaxdistill.models.student import Student, Variables, assemble, freeze, variables_of
+from jaxdistill.models.student import Student, Variables, flat_variables, freeze, merge
+from jaxdistill.torch_interop import checkpoints, flax_networks, parameter_names, smp_networks
 
 SIZES = ((64, 64), (64, 96))
 # Quick to compile, and between them all that sets variants apart: padding, eps, squeeze, widths.
@@ -49,8 +47,8 @@ def test_taps_of_every_encoder(
     ours = flax_networks.encoder(encoder)
     theirs = smp_networks.encoder(encoder)
     variables = cases.randomised(ours.variables, seed)
-    tensors = torch_names.to_torch({k: np.asarray(v) for k, v in variables.items()})
-    theirs.load_state_dict(torch_checkpoints.tensors_of(tensors))
+    tensors = parameter_names.to_torch({k: np.asarray(v) for k, v in variables.items()})
+    theirs.load_state_dict(checkpoints.tensors_of(tensors))
     pictures = 4 * cases.pictures(2, size, seed) - 2
     taps = ours.run(variables, pictures)
     expected = smp_networks.taps(theirs, cases.nchw(pictures))
@@ -70,9 +68,9 @@ def compiled(encoder: str, train: bool, frozen: tuple[str, ...]) -> tuple[Studen
 
     @jax.jit
     def run(variables, pictures):
-        alive = assemble(graph, variables)
+        alive = merge(graph, variables)
         taps = alive.taps(pictures, train=train)
-        return alive.head(taps["decoder.4"]), taps, variables_of(alive)
+        return alive.head(taps["decoder.4"]), taps, flat_variables(alive)
 
     return student, run
 
@@ -93,7 +91,7 @@ def test_whole_student(
 ) -> None:
     train, frozen = mode != "eval", ("encoder",) if "frozen" in mode else ()
     student, run = compiled(encoder, train, frozen)
-    variables = cases.randomised(variables_of(student), seed)
+    variables = cases.randomised(flat_variables(student), seed)
     pictures = cases.pictures(3, size, seed)
     logits, taps, after = run(variables, pictures)
 
@@ -124,18 +122,18 @@ def test_whole_student(
 def test_the_block_that_restores_what_was_masked(parity: Parity, seed: int) -> None:
     """Masked generative distillation: the loss, and its gradient on everything before it."""
     blank = Generator(6, 0.75, rngs=nnx.Rngs(seed))
-    variables = cases.randomised(variables_of(blank), seed)
+    variables = cases.randomised(flat_variables(blank), seed)
     own, target = np.random.default_rng(seed).normal(size=(2, 2, 8, 12, 6)).astype(np.float32)
     key = jax.random.key(seed)
 
     def ours(variables: Variables, own: jax.Array) -> jax.Array:
-        return losses.mse(assemble(nnx.graphdef(blank), variables)(own, key), target).mean()
+        return terms.mse(merge(nnx.graphdef(blank), variables)(own, key), target).mean()
 
     found = jax.grad(ours, argnums=(0, 1))(variables, jax.numpy.asarray(own))
 
     block = torch.nn.ModuleDict({f"conv{i}": torch.nn.Conv2d(6, 6, 3, padding=1) for i in (1, 2)})
     block.load_state_dict(
-        {k: torch.from_numpy(np.array(v)) for k, v in torch_names.to_torch(variables).items()}
+        {k: torch.from_numpy(np.array(v)) for k, v in parameter_names.to_torch(variables).items()}
     )
     pictures = cases.nchw(own).requires_grad_()
     kept = cases.nchw(np.array(jax.random.bernoulli(key, 0.25, (2, 8, 12, 1)), np.float32))
@@ -145,7 +143,7 @@ def test_the_block_that_restores_what_was_masked(parity: Parity, seed: int) -> N
     gradients = {name: parameter.grad for name, parameter in block.named_parameters()}
     parity.check(
         "masked generation: loss and gradients",
-        {"loss": ours(variables, own), "tap": found[1], **torch_names.to_torch(found[0])},
+        {"loss": ours(variables, own), "tap": found[1], **parameter_names.to_torch(found[0])},
         {"loss": expected.detach(), "tap": cases.nhwc(pictures.grad), **gradients},
         1e-4,
     )
@@ -156,17 +154,17 @@ def test_the_block_that_restores_what_was_masked(parity: Parity, seed: int) -> N
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_projector(parity: Parity, hidden: int | None, train: bool, seed: int) -> None:
     blank = Projector(40, 20, hidden, rngs=nnx.Rngs(seed))
-    variables = cases.randomised(variables_of(blank), seed)
+    variables = cases.randomised(flat_variables(blank), seed)
     features = np.random.default_rng(seed).normal(size=(2, 8, 12, 40)).astype(np.float32)
     layers = {"hidden": "0", "norm": "1", "output": "3" if hidden else "0"}
     tensors = {}
-    for name, array in torch_names.to_torch(variables).items():
+    for name, array in parameter_names.to_torch(variables).items():
         layer, _, leaf = name.partition(".")
         tensors[f"{layers[layer]}.{leaf}"] = torch.from_numpy(np.array(array))
     theirs = projector(40, 20, hidden).train(train)
     theirs.load_state_dict(tensors)
 
-    ours = assemble(nnx.graphdef(blank), variables)
+    ours = merge(nnx.graphdef(blank), variables)
     projected = ours(jax.numpy.asarray(features), train=train)
     expected = theirs(cases.nchw(features))
     found, wanted = {"projected": projected}, {"projected": cases.nhwc(expected)}

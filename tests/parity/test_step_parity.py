@@ -25,10 +25,11 @@ from double import in_float64, wide
 from torch import Tensor
 from torch_student import TorchStudent, Trainer
 
-from jaxdistill import config, update
-from jaxdistill.data.batches import Batch
+from jaxdistill import config
+from jaxdistill.data.loader import Batch
 from jaxdistill.models.student import Pair, Split, Variables, freeze
-from jaxdistill.targets.frozen import Targets
+from jaxdistill.teachers.onnx_teacher import TeacherOutputs
+from jaxdistill.training import step as step_lib
 
 STEPS_PER_EPOCH = 2  # so that five steps see three epochs' temperatures and learning rates
 STEPS = 5
@@ -66,7 +67,7 @@ class Steps:
             cases.student(self.settings.student, self.pairs, case.seed), case.frozen
         )
 
-    def batch(self, number: int) -> tuple[Batch, Targets]:
+    def batch(self, number: int) -> tuple[Batch, TeacherOutputs]:
         """In the precision that JAX is in, and in float32's numbers."""
         rng = np.random.default_rng([self.case.seed, number])
         height, width = self.case.size
@@ -81,7 +82,7 @@ class Steps:
             for array in (images, masks, logits, *features)
         )
         batch = Batch(images, masks, jnp.ones(2), jnp.ones(2), jnp.arange(2))
-        return batch, Targets(logits, tuple(features))
+        return batch, TeacherOutputs(logits, tuple(features))
 
     def torch_batch(self, number: int, dtype: torch.dtype) -> tuple:
         batch, targets = self.batch(number)
@@ -93,7 +94,7 @@ class Steps:
 
     def trainer(self, dtype: torch.dtype) -> Trainer:
         student = TorchStudent(self.settings.student, self.pairs)
-        student.load({**self.split.parameters, **self.split.statistics, **self.split.frozen})
+        student.load({**self.split.params, **self.split.batch_stats, **self.split.frozen})
         return Trainer(student.to(dtype), self.settings, set(student.names(self.split.frozen)))
 
     def named(self, variables: Variables) -> dict[str, Tensor]:
@@ -134,31 +135,31 @@ def our_gradients(steps: Steps) -> tuple[dict[str, Tensor], float]:
     @jax.jit
     def compute(parameters: Variables) -> tuple[jax.Array, Variables]:
         def objective(parameters: Variables) -> jax.Array:
-            student = Split(split.graph, parameters, split.statistics, split.frozen).student()
+            student = Split(split.graph, parameters, split.batch_stats, split.frozen).student()
             outputs = student(batch.images, train=True)
-            terms = update.loss_terms(settings, outputs, batch, targets, temperature)
-            return update.total(settings.losses, {k: v.mean() for k, v in terms.items()})
+            terms = step_lib.loss_terms(settings, outputs, batch, targets, temperature)
+            return step_lib.total(settings.losses, {k: v.mean() for k, v in terms.items()})
 
         return jax.value_and_grad(objective)(parameters)
 
-    loss, gradients = compute(split.parameters)
+    loss, gradients = compute(split.params)
     return steps.named(gradients), float(loss)
 
 
 def our_steps(steps: Steps) -> Iterator[dict[str, dict[str, Tensor]]]:
     """All that changes, after each step, by kind and PyTorch's names."""
     split = in_width(steps.split)
-    step = update.make_train_step(steps.settings, split.graph, STEPS_PER_EPOCH)
-    state = jax.tree.map(jnp.copy, update.start(steps.settings, split))
+    step = step_lib.make_train_step(steps.settings, split.graph, STEPS_PER_EPOCH)
+    state = jax.tree.map(jnp.copy, step_lib.start(steps.settings, split))
     state = state._replace(step=jnp.asarray(0))  # an int64 where rates are to be float64
     for number in range(STEPS):
         state, _ = step(state, split.frozen, *steps.batch(number))
-        adam = state.optimizer[1]
+        adam = state.opt_state[1]
         yield {
-            "parameters": steps.named(state.parameters),
+            "parameters": steps.named(state.params),
             "first moments": steps.named(adam.mu),
             "second moments": steps.named(adam.nu),
-            "running statistics": steps.named(state.statistics),
+            "running statistics": steps.named(state.batch_stats),
         }
 
 

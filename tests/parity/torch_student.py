@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-import torch_names
 import torch_original
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_original import total
 
 from jaxdistill import config
-from jaxdistill.models.student import Pair, group_of
+from jaxdistill.models.student import Pair, param_group
+from jaxdistill.torch_interop import parameter_names
 
 
 class TorchStudent(torch_original.Student):
@@ -33,8 +33,8 @@ class TorchStudent(torch_original.Student):
 
     def names(self, variables: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Our variables (or their gradients, or moments) by this module's names."""
-        own = {k: np.asarray(v) for k, v in variables.items() if group_of(k) != "projectors"}
-        tensors = {f"unet.{k}": v for k, v in torch_names.to_torch(own).items()}
+        own = {k: np.asarray(v) for k, v in variables.items() if param_group(k) != "projectors"}
+        tensors = {f"unet.{k}": v for k, v in parameter_names.to_torch(own).items()}
         for index, pair in enumerate(self.pairs):
             prefix = f"projectors.{index}"
             layers = {"hidden": "0", "norm": "1", "output": "3"} if pair.hidden else {"output": "0"}
@@ -44,7 +44,7 @@ class TorchStudent(torch_original.Student):
                     for k, v in variables.items()
                     if k.startswith(f"{prefix}.{ours}.")
                 }
-                for name, array in torch_names.to_torch(inner).items():
+                for name, array in parameter_names.to_torch(inner).items():
                     tensors[f"{prefix}.{theirs}.{name.rpartition('.')[2]}"] = array
         return {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
 

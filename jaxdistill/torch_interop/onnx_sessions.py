@@ -1,0 +1,52 @@
+"""ONNX files in onnxruntime as anybody would run them: with its default settings, from NumPy.
+
+(`jaxdistill.targets` runs them otherwise, to be faster beside a training step.)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+from onnxruntime import SessionOptions
+
+from jaxdistill.teachers.onnx_graph import OnnxGraph, Picture
+
+_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+class Network(NamedTuple):
+    session: onnxruntime.InferenceSession
+    picture: Picture
+
+    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
+        """The tensors (N, C, h, w) of normalised pictures (N, 3, H, W)."""
+        return self.session.run(None, {self.picture.name: pictures})
+
+
+def open_network(
+    path: Path,
+    tensors: Sequence[str] | None = None,
+    threads: int | None = None,
+    options: SessionOptions | None = None,
+) -> Network:
+    """The part of a file that these tensors need; the first output without any.
+
+    Args:
+      threads: on a CPU; None leaves the number to onnxruntime.
+
+    Raises:
+      UserError: see `OnnxGraph`.
+    """
+    graph = OnnxGraph(path)
+    model, picture = graph.cut(tensors or graph.outputs[:1])
+    options = options or SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
+    )
+    providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
+    if _PROVIDERS[0] in providers:
+        onnxruntime.preload_dlls()
+    return Network(onnxruntime.InferenceSession(model, options, providers=providers), picture)

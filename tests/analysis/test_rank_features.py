@@ -1,0 +1,272 @@
+import json
+
+import numpy as np
+import pytest
+import tiny_run
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from onnx_models import parse, save
+from rich.console import Console
+
+from jaxdistill import config
+from jaxdistill.analysis import feature_ranking
+from jaxdistill.analysis.feature_ranking import Sample, group, rank, shares
+from jaxdistill.commands import rank_features
+from jaxdistill.data import loader
+from jaxdistill.models.feature_pairs import pair_up
+from jaxdistill.runtime.errors import UserError
+from jaxdistill.teachers.onnx_graph import OnnxGraph
+from jaxdistill.teachers.onnx_teacher import FrozenNetworks
+from jaxdistill.teachers.onnx_tensors import Map, maps
+
+# `bright` has the means of a cell's colours, `hashed` depends on them too and tells nothing.
+PLANTED = """
+planted (float[N, 3, H, W] picture) => (float[N, 1, h, w] mask)
+{
+    bright = Conv <kernel_shape = [8, 8], strides = [8, 8]> (picture, means)
+    large = Mul (bright, thousands)
+    hashed = Sin (large)
+    coarse = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (hashed)
+    lost = Log (hashed)
+    all = Concat <axis = 1> (hashed, bright)
+    mask = Conv <kernel_shape = [1, 1]> (all, weights)
+}
+"""
+
+
+def planted(folder):
+    model = parse(PLANTED)
+    rng = np.random.default_rng(0)
+    means = np.zeros((4, 3, 8, 8))
+    means[[0, 1, 2], [0, 1, 2]] = 1 / 64
+    means[3] = 1 / 192
+    for name, values in {
+        "means": means,
+        "thousands": rng.uniform(1e4, 2e4, (1, 4, 1, 1)),
+        "weights": rng.normal(size=(1, 8, 1, 1)),
+    }.items():
+        model.graph.initializer.append(numpy_helper.from_array(values.astype("f4"), name))
+    return save(model, folder, "planted.onnx")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("rank")
+    tiny_run.folder(place / "coco")
+    tiny_run.network(place / "network.onnx")
+    planted(place)
+    tree = {
+        "run": str(place / "run"),
+        "data": {
+            "root": str(place / "coco"),
+            "prepared": str(place / "prepared"),
+            "image_size": [64, 64],
+        },
+        "teacher": {"onnx": str(place / "network.onnx"), "normalization": "unit"},
+        "detector": {"onnx": str(place / "planted.onnx")},
+    }
+    (place / "my.yaml").write_text(yaml.safe_dump(tree))
+    return place
+
+
+def run(place, capsys, *arguments):
+    """The JSON, and what was printed."""
+    output = place / "out" / "ranks.json"
+    rank_features.main(["--config", str(place / "my.yaml"), "--output", str(output), *arguments])
+    return json.loads(output.read_text()), capsys.readouterr().out
+
+
+def refusal(place, *arguments):
+    with pytest.raises(UserError) as caught:
+        rank_features.main(["--config", str(place / "my.yaml"), *arguments])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def ranked(place, memory=feature_ranking.MEMORY, pictures=8):
+    settings = config.load(place / "my.yaml")
+    graph = OnnxGraph(settings.detector.onnx)
+    chosen = [m for m in maps(graph, None, (64, 64)) if m.channels >= 4]
+    train, validation = (
+        Sample(loader.open_split(settings.data, split), settings, pictures)
+        for split in ("train", "validation")
+    )
+    console = Console(quiet=True)
+    return rank(graph, settings.detector, settings, chosen, train, validation, console, memory)
+
+
+def test_the_tensor_that_holds_the_brightness_wins(place, capsys):
+    """Discs are bright. What is not finite is counted and left out."""
+    found, printed = run(place, capsys)
+    by_name = {row["tensor"]: row for row in found["tensors"]}
+    assert found["tensors"][0]["tensor"] in ("all", "bright")
+    assert by_name["bright"]["iou"] > 0.85
+    assert by_name["bright"]["r2"] > 0.9
+    assert by_name["hashed"]["iou"] < 0.3
+    assert by_name["hashed"]["r2"] < 0.3
+    assert "lost" not in by_name
+    assert "left out: 1 with values that are not finite" in printed
+    assert "detector: " in printed
+    assert found["pictures"] == {"train": 8, "validation": 5}
+    ious = [row["iou"] for row in found["tensors"]]
+    assert ious == sorted(ious, reverse=True)
+
+
+def test_the_suggestion_is_ready_to_run(place, capsys):
+    """Per stride the best, with a tap in the decoder that is as large."""
+    found, printed = run(place, capsys)
+    suggestion = found["suggestion"]
+    assert f"\n{yaml.safe_dump(suggestion, sort_keys=False)}" in printed
+    best = found["tensors"][0]["tensor"]
+    assert suggestion["features"] == [
+        {"tensor": best, "tap": "decoder.1"},
+        {"tensor": "coarse", "tap": "decoder.0"},
+    ]
+    (place / "next.yaml").write_text(yaml.safe_dump({"extends": "my.yaml", **suggestion}))
+    settings = config.load(place / "next.yaml")
+    shapes = FrozenNetworks(settings).feature_shapes
+    assert [pair.tap for pair in pair_up(settings.features, shapes, (64, 64))] == [
+        "decoder.1",
+        "decoder.0",
+    ]
+
+
+def test_the_file_says_what_was_measured_on_what(place, capsys):
+    found, _ = run(place, capsys, "--tensors", "bright", "--pictures", "3")
+    graph = OnnxGraph(place / "planted.onnx")
+    assert found["fingerprints"]["detector"] == graph.fingerprint
+    assert found["detector"]["onnx"] == str(place / "planted.onnx")
+    assert found["pictures"] == {"train": 3, "validation": 3}
+    [row] = found["tensors"]
+    about = {name: row[name] for name in row if name not in ("iou", "r2", "ridge")}
+    assert about == {
+        "tensor": "bright",
+        "operator": "Conv",
+        "stride": 8,
+        "height": 8,
+        "width": 8,
+        "channels": 4,
+        "dead_channels": 0,
+        "multiplications_share": pytest.approx(192 * 4 / (192 * 4 + 8)),
+        "store_bytes_per_picture": 2 * 4 * 64,
+    }
+
+
+def test_a_pattern_reaches_inside_of_activations(place, capsys):
+    """The teacher's `inner` is read by a ReLU alone, which stands for it. Told to a detector."""
+    found, printed = run(place, capsys, "--network", "teacher")
+    assert [row["tensor"] for row in found["tensors"]] == ["deep"]
+    assert found["suggestion"] == {
+        "detector": {"onnx": str(place / "network.onnx"), "normalization": "unit", "size": None},
+        "features": [{"tensor": "deep", "tap": "decoder.1"}],
+    }
+    found, printed = run(place, capsys, "--network", "teacher", "--tensors", "in*")
+    assert [row["tensor"] for row in found["tensors"]] == ["inner"]
+    assert "teacher: " in printed
+
+
+def test_without_a_detector_the_teacher_is_ranked(place, capsys):
+    found, _ = run(place, capsys, "detector=null")
+    assert [row["tensor"] for row in found["tensors"]] == ["deep"]
+
+
+def test_another_file_is_named_as_the_detector(place, capsys):
+    found, _ = run(place, capsys, f"detector.onnx={place / 'network.onnx'}", "--tensors", "*")
+    assert {row["tensor"] for row in found["tensors"]} == {"inner", "deep"}
+
+
+def test_strides_can_be_chosen(place, capsys):
+    found, _ = run(place, capsys, "--stride", "16")
+    assert [row["tensor"] for row in found["tensors"]] == ["coarse"]
+
+
+def test_little_memory_gives_the_same_numbers(place, monkeypatch):
+    """One tensor at a time then; of the pictures, the same cells. `hashed` magnifies rounding."""
+    opened = []
+
+    class Noted(feature_ranking.OnnxNetwork):
+        def __init__(self, graph, tensors, *args):
+            opened.append(len(tensors))
+            super().__init__(graph, tensors, *args)
+
+    monkeypatch.setattr(feature_ranking, "OnnxNetwork", Noted)
+    at_once, one_by_one = ranked(place), ranked(place, memory=1)
+    assert opened == [6, 1, 1, 1, 1, 1, 1]
+    alone = {one.map: one for one in one_by_one}
+    assert len(alone) == len(at_once) == 5
+    for one in at_once:
+        digits = 1e-6 if one.map.tensor == "bright" else 0.01
+        assert one.iou == pytest.approx(alone[one.map].iou, abs=digits)
+        assert one.r2 == pytest.approx(alone[one.map].r2, abs=digits)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 64), st.integers(1, 2048)), max_size=12),
+    st.integers(1, 10**9),
+)
+def test_no_group_takes_more_than_the_memory_but_a_single_one(sizes, memory):
+    all_ = [Map(str(i), "Conv", side, side, c, 0, False) for i, (side, c) in enumerate(sizes)]
+    groups = list(group(all_, memory))
+    assert [each for together in groups for each in together] == all_
+    for together in groups:
+        values = sum(4 * each.height * each.width * each.channels for each in together)
+        sums = sum(2 * 8 * each.channels**2 for each in together)
+        assert len(together) == 1 or values + sums <= memory
+
+
+def test_shares_are_means_over_cells():
+    mask = np.zeros((4, 8), np.uint8)
+    mask[0, 0] = mask[2:, 6:] = 1
+    found = shares(mask, Map("x", "Conv", 2, 4, 1, 0, False))
+    np.testing.assert_array_equal(found, [0.25, 0, 0, 0, 0, 0, 0, 1])
+
+
+def test_a_network_must_be_configured(place):
+    supervised = ["detector=null", "teacher=null", "losses.kl=0", "losses.mse=0"]
+    assert "no detector and no teacher is configured" in refusal(place, *supervised)
+    assert "no detector is configured: give detector.onnx=FILE" in refusal(
+        place, "--network", "detector", "detector=null"
+    )
+
+
+def test_a_pattern_that_matches_nothing_is_answered_with_near_names(place):
+    message = refusal(place, "--tensors", "brigth")
+    assert "no map's name matches --tensors 'brigth'; the nearest are 'bright'" in message
+
+
+def test_where_nothing_fits_the_maps_are_shown(place):
+    message = refusal(place, "--stride", "4", "--tensors", "bright", "--tensors", "mask")
+    assert "at stride 4 of pictures of 64 x 64" in message
+    assert "there are 8 x 8 x 4, 8 x 8 x 1" in message
+
+
+def test_a_probe_needs_two_pictures(place):
+    assert "needs at least 2" in refusal(place, "--pictures", "1")
+
+
+def test_a_file_that_cannot_be_written_is_named(place):
+    output = place / "planted.onnx" / "ranks.json"
+    message = refusal(place, "--tensors", "bright", "--output", str(output))
+    assert f"cannot write {output}" in message
+
+
+@pytest.mark.slow
+def test_of_a_real_network_a_late_tensor_knows_more_than_an_early_one(tmp_path, shared, capsys):
+    tree = {
+        "run": "run",
+        "data": {
+            "root": str(shared("data", "people")),
+            "prepared": str(tmp_path / "prepared"),
+            "image_size": [320, 320],
+        },
+        "detector": {"onnx": str(shared("models", "u2netp.onnx")), "normalization": "imagenet"},
+        "losses": {"kl": 0, "mse": 0},
+    }
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(tree))
+    chosen = ["--tensors", "1429", "--tensors", "813", "--pictures", "16"]
+    found, _ = run(tmp_path, capsys, *chosen)
+    late, early = found["tensors"]
+    assert (late["tensor"], early["tensor"]) == ("1429", "813")
+    assert late["iou"] > 0.8 > 0.3 > early["iou"]

@@ -1,0 +1,19 @@
+"""The documentation's table is the configuration's own."""
+
+from pathlib import Path
+
+from jaxdistill import config
+from jaxdistill.config.reference import table
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def test_the_table_in_the_documentation_is_current() -> None:
+    assert DOCUMENT.read_text() == table(), "python -m jaxdistill.reference > docs/configuration.md"
+
+
+def test_every_key_has_a_meaning() -> None:
+    rows = [line.split("|") for line in table().splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert all(row[4].strip() for row in rows)
+    assert {row[1].strip(" `").partition(".")[0] for row in rows} == set(config.Config.model_fields)

@@ -1,0 +1,292 @@
+"""Predict: what it writes for every sort of picture, and what it skips or refuses.
+
+The network finds what is bright, so that a picture itself says where its mask should be.
+"""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+from onnx_models import save, segmenter
+from PIL import Image, ImageOps
+
+from jaxdistill.commands import predict
+from jaxdistill.runtime.errors import UserError, command
+
+FREE = ["--gives", "logits", "--normalization", "unit", "--size", "64", "64"]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.network(tmp_path_factory.mktemp("network") / "bright.onnx")
+
+
+def picture(height: int = 90, width: int = 60) -> Image.Image:
+    """Grey from 30 to 60, and a bright rectangle in the upper left quarter, without symmetry."""
+    pixels = np.random.default_rng(0).integers(30, 60, (height, width, 3), np.uint8)
+    pixels[height // 9 : height // 2, width // 6 : width // 2] = (250, 240, 230)
+    return Image.fromarray(pixels)
+
+
+def overlap(mask: np.ndarray, shown: Image.Image) -> float:
+    """IoU of a mask with the bright part of what a viewer shows."""
+    bright = np.asarray(ImageOps.exif_transpose(shown).convert("L")) > 127
+    assert mask.shape == bright.shape
+    return ((mask > 127) & bright).sum() / ((mask > 127) | bright).sum()
+
+
+def run(network: Path, *arguments: object) -> int:
+    return predict.main([str(network), *map(str, arguments), *FREE])
+
+
+def mask(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        assert not image.getexif()
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_lies_on_what_a_viewer_shows(
+    network: Path, tmp_path: Path, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture().save(tmp_path / "a.jpg", exif=exif, quality=95)
+    assert run(network, tmp_path / "a.jpg", "--output", tmp_path / "out") == 0
+    found = mask(tmp_path / "out/masks/a.png")
+    assert set(np.unique(found)) == {0, 255}
+    assert overlap(found, Image.open(tmp_path / "a.jpg")) > 0.9
+
+
+def variants() -> dict[str, Image.Image]:
+    plain = picture()
+    clear = plain.convert("RGBA")
+    clear.putalpha(128)
+    deep = Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257)
+    return {
+        "rgb.png": plain,
+        "alpha.png": clear,
+        "grey.png": plain.convert("L"),
+        "deep.png": deep,
+        "palette.png": plain.quantize(64),
+        "cmyk.jpg": plain.convert("CMYK"),
+        "web.webp": plain,
+        "scan.tif": plain,
+        "ünï cödé [1].png": plain,
+        "wide.png": picture(40, 300),
+        "small.png": picture(20, 20),
+    }
+
+
+def test_every_sort_of_picture(network: Path, tmp_path: Path) -> None:
+    for name, image in variants().items():
+        image.save(tmp_path / name)
+    given = ["--output", tmp_path / "out", "--as", "masks", "overlays", "cutouts"]
+    assert run(network, tmp_path, *given, "--batch-size", 3) == 0
+    for name, image in variants().items():
+        made = Path(name).with_suffix(".png")
+        shown = image if name != "deep.png" else picture()
+        found = mask(tmp_path / "out/masks" / made)
+        assert overlap(found, shown) > 0.8, name
+        cutout = Image.open(tmp_path / "out/cutouts" / made)
+        assert cutout.mode == "RGBA"
+        assert np.array_equal(np.asarray(cutout)[..., 3], found)
+        assert not np.asarray(cutout)[found == 0].any()
+        overlay = Image.open(tmp_path / "out/overlays" / made)
+        assert (overlay.mode, overlay.size) == ("RGB", image.size)
+
+
+def test_a_cut_out_keeps_the_pixels_and_an_overlay_all_that_is_far_from_people(
+    network: Path, tmp_path: Path
+) -> None:
+    picture().save(tmp_path / "a.png")
+    run(network, tmp_path / "a.png", "--output", tmp_path, "--as", "cutouts", "overlays")
+    before = np.asarray(picture())
+    cutout = np.asarray(Image.open(tmp_path / "cutouts/a.png"))
+    seen = cutout[..., 3] == 255
+    assert seen.any()
+    assert np.array_equal(cutout[seen][:, :3], before[seen])
+    overlay = np.asarray(Image.open(tmp_path / "overlays/a.png"))
+    assert np.array_equal(overlay[60:], before[60:])
+    assert np.abs(overlay[20:40, 15:25].astype(int) - before[20:40, 15:25]).min(0).max() > 20
+
+
+def test_batches_and_their_padding_change_nothing(network: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        picture(50 + 7 * number, 80).save(tmp_path / f"{number}.png")
+    for size in (1, 2, 16):
+        given = ["--output", tmp_path / f"out{size}", "--batch-size", size, "--soft"]
+        assert run(network, *sorted(tmp_path.glob("*.png")), *given) == 0
+    for number in range(5):
+        one, two, many = (mask(tmp_path / f"out{size}/masks/{number}.png") for size in (1, 2, 16))
+        assert np.array_equal(one, two)
+        assert np.array_equal(one, many)
+
+
+def test_soft_masks_are_probabilities_and_a_threshold_cuts_them(
+    network: Path, tmp_path: Path
+) -> None:
+    ramp = np.repeat(np.linspace(0, 255, 256).astype(np.uint8)[None, :, None], 64, 0)
+    Image.fromarray(np.repeat(ramp, 3, 2)).save(tmp_path / "ramp.png")
+    given = [tmp_path / "ramp.png", "--output"]
+    run(network, *given, tmp_path / "soft", "--soft")
+    soft = mask(tmp_path / "soft/masks/ramp.png")[32].astype(float)
+    logits = 10 * np.linspace(0, 1, 256) - 5  # what `tiny_run.network` makes of grey
+    assert np.abs(soft - 255 / (1 + np.exp(-logits))).max() < 4
+    for threshold in (0.1, 0.5, 0.9):
+        run(network, *given, tmp_path / "hard", "--threshold", threshold)
+        hard = mask(tmp_path / "hard/masks/ramp.png")[32] > 0
+        assert np.count_nonzero(hard != (soft > 255 * threshold)) <= 2
+
+
+def test_logits_and_probabilities_give_the_same_masks(tmp_path: Path) -> None:
+    """The same network by two of its tensors; its masks come at half the picture's size."""
+    path = save(segmenter(), tmp_path)
+    picture().save(tmp_path / "a.png")
+    common = [str(path), str(tmp_path / "a.png"), "--normalization", "half", "--size", "64", "48"]
+    for tensor, gives in (("score", "logits"), ("mask", "probabilities")):
+        output = ["--output", str(tmp_path / gives), "--soft"]
+        assert predict.main([*common, *output, "--tensor", tensor, "--gives", gives]) == 0
+    one, other = (
+        mask(tmp_path / gives / "masks/a.png").astype(int) for gives in ("logits", "probabilities")
+    )
+    assert one.std() > 10
+    assert np.abs(one - other).mean() < 3
+
+
+def test_the_file_s_own_size_is_used_where_it_is_fixed(tmp_path: Path) -> None:
+    path = save(segmenter(batch=1, height=32, width=64), tmp_path)
+    picture().save(tmp_path / "a.png")
+    given = [str(path), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    assert predict.main([*given, "--gives", "probabilities"]) == 0
+    with pytest.raises(UserError, match="fixed to 32 x 64"):
+        predict.main([*given, "--gives", "probabilities", "--size", "64", "64"])
+
+
+def test_out_of_memory_is_told_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    def ends() -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nand more")
+
+    assert command(ends) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating")
+    assert message.count("\n") == 1
+
+
+def test_a_tilde_is_the_home_folder(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(network.parent))
+    picture().save(tmp_path / "a.png")
+    given = [f"~/{network.name}", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    assert predict.main([*given, "--gives", "logits", "--size", "32", "32"]) == 0
+
+
+def hostile(folder: Path) -> dict[str, str]:
+    """Files that are no pictures, and what should be said of them."""
+    whole = io.BytesIO()
+    picture(300, 300).save(whole, "PNG")
+    (folder / "cut.png").write_bytes(whole.getvalue()[:2000])
+    (folder / "empty.jpg").touch()
+    (folder / "words.jpg").write_text("I am no picture.")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(folder / "float.tif")
+    bomb = bytearray(whole.getvalue())
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # what the header declares; its sum is wrong now
+    (folder / "bomb.png").write_bytes(bomb)
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    return {
+        "cut.png": "truncated",
+        "empty.jpg": "not a picture",
+        "words.jpg": "not a picture",
+        "float.tif": "32-bit",
+        "bomb.png": "",
+        "gone.jpg": "No such file",
+    }
+
+
+def test_what_cannot_be_read_is_named_and_skipped(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = hostile(tmp_path)
+    picture().save(tmp_path / "good.png")
+    picture(1, 1).save(tmp_path / "dot.png")
+    (tmp_path / "notes.txt").write_text("not a picture, and not called one")
+    assert run(network, tmp_path, "--output", tmp_path / "out", "--batch-size", 2) == 1
+    lines = capsys.readouterr().err.splitlines()
+    skipped = [line for line in lines if line.startswith("skipped")]
+    assert len(skipped) == len(expected)
+    for name, reason in expected.items():
+        [line] = [line for line in skipped if f"/{name}: " in line]
+        assert reason in line
+    assert lines[-1] == f"2 pictures: masks in {tmp_path}/out; {len(expected)} skipped"
+    assert {p.name for p in (tmp_path / "out/masks").iterdir()} == {"good.png", "dot.png"}
+    assert mask(tmp_path / "out/masks/dot.png").shape == (1, 1)
+
+
+def test_a_picture_bomb_is_refused_by_the_size_that_it_declares(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    black = Image.new("1", (20_000, 20_000))  # some 50 kB
+    black.save(tmp_path / "bomb.png")
+    assert run(network, tmp_path / "bomb.png", "--output", tmp_path / "out") == 1
+    assert "decompression bomb" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_unicode(network: Path, tmp_path: Path) -> None:
+    """A file system's names are bytes; what is printed of them is text."""
+    name = b"\xff.jpg".decode(errors="surrogateescape")
+    try:
+        (tmp_path / name).write_text("no picture")
+    except OSError:
+        pytest.skip("this file system has none")
+    picture().save(tmp_path / name.replace("jpg", "png"))
+    given = [str(network), str(tmp_path), "--output", str(tmp_path / "out"), *FREE]
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdistill.predict", *given], capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"not a picture" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert len(list((tmp_path / "out/masks").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["{net}", "{dir}/none.jpg", *FREE], "no file or folder"),
+        (["{net}", "{dir}/a.png", "--size", "64", "64"], "--gives logits, or --gives prob"),
+        (["{net}", "{dir}/a.png", "--gives", "logits"], "choose one with --size"),
+        (["{net}", "{dir}/a.png", *FREE, "--tensor", "maskk"], "nearest names are 'mask'"),
+        (["{net}", "{dir}/a.png", *FREE, "--tensor", "inner"], "a mask of 1 channel"),
+        (["{net}", "{dir}/a.png", *FREE, "--size", "0", "64"], "--size 0 64"),
+        (["{net}", "{dir}/a.png", *FREE, "--threshold", "1"], "--threshold 1.0"),
+        (["{net}", "{dir}/a.png", *FREE, "--batch-size", "0"], "--batch-size 0"),
+        (["{dir}/a.png", "{dir}/a.png"], "the folder of a run, or a file NAME.onnx"),
+        (["{dir}/none.onnx", "{dir}/a.png"], "cannot read the network"),
+        (["{dir}/text.onnx", "{dir}/a.png"], "not an ONNX file"),
+        (["{dir}", "{dir}/a.png"], "is not a run"),
+        (["{net}", "{dir}/a.png", *FREE, "--output", "{dir}/a.png"], "cannot write"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(
+    network: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "text.onnx").write_text("no network")
+    filled = [argument.format(net=network, dir=tmp_path) for argument in arguments]
+    if "--output" not in filled:
+        filled += ["--output", str(tmp_path / "out")]
+    assert command(lambda: predict.main(filled)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert complaint in error
+    assert not (tmp_path / "out").exists()

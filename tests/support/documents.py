@@ -1,0 +1,56 @@
+"""What README and docs hold: commands, blocks of code, text."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Command(NamedTuple):
+    document: Path
+    line: str
+
+    @property
+    def words(self) -> list[str]:
+        """Without comments, and without variables set for it alone."""
+        words = shlex.split(self.line, comments=True)
+        while re.match(r"[A-Z_]+=", words[0]):
+            words = words[1:]
+        return words
+
+    @property
+    def program(self) -> list[str] | None:
+        """`-m MODULE` or the script, for what is Python's; then the arguments follow."""
+        first, *rest = self.words
+        return rest if Path(first).name in ("python", "python3") else None
+
+    def __str__(self) -> str:
+        return f"{self.document.name}: {' '.join(self.words)}"
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.M | re.S)
+
+
+def commands(document: Path) -> Iterator[Command]:
+    """Lines of shell blocks, and whole commands within the text, in the document's order."""
+    shell = r"^```sh\n(?P<block>.*?)^```$"
+    inline = r"(?<!`)`(?P<inline>(?:python (?:-m jaxdistill|tools/)|make )[^`]*)`(?!`)"
+    for found in re.finditer(f"{shell}|{inline}", document.read_text(), re.M | re.S):
+        if found["inline"]:
+            line = " ".join(found["inline"].split())
+            if line.startswith("make ") or len(line.split()) > 3:  # else it is but a name
+                yield Command(document, line)
+            continue
+        for line in found["block"].replace("\\\n", " ").splitlines():
+            if shlex.split(line, comments=True):
+                yield Command(document, line)
+
+
+def prose(document: Path) -> str:
+    """Without blocks of code."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)

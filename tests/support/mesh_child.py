@@ -1,0 +1,110 @@
+"""What one and eight devices learn from the same batches; `test_mesh.py` runs it in a process of
+its own, since a process has as many devices as it had at its start."""
+
+import json
+import sys
+from contextlib import closing, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tiny_run
+from double import in_float64, wide
+from smooth import smoothly
+
+from jaxdistill import config
+from jaxdistill.models.student import Variables
+from jaxdistill.training import schedules
+from jaxdistill.training.setup import Job, prepare
+from jaxdistill.training.step import TrainBatch, TrainState
+
+STEPS = 3
+GIVEN = ["training.batch_size=8", "training.learning_rate=1e-4"]
+SEEDS = range(9)
+
+
+class Learnt(NamedTuple):
+    params: np.ndarray
+    batch_stats: np.ndarray
+    measured: dict[str, np.ndarray]
+
+
+def learn(place: Path, *more: str, double: bool = False) -> Learnt:
+    """After some steps.
+
+    Args:
+      double: in float64, from the same values.
+    """
+    overrides = [*tiny_run.overrides(place), *GIVEN, *more]
+    job = prepare(config.load(tiny_run.SPECIFIED, overrides), tiny_run.QUIET)
+    with closing(job.training(first_step=0)) as read:
+        batches = list(islice(read, STEPS))
+    with closing(job.validation()) as read:
+        held_out = next(read)
+    with in_float64() if double else nullcontext():
+        return _learn(job, wide(job.start()), wide(job.frozen), wide(batches), wide(held_out))
+
+
+def _learn(
+    job: Job, start: TrainState, frozen: Variables, batches: list[TrainBatch], held_out: TrainBatch
+) -> Learnt:
+    state, frozen = job.mesh.replicate((start, frozen))
+    measured = []
+    for fed in batches:
+        state, scalars = job.train_step(state, frozen, *job.mesh.shard(fed))
+        measured.append(jax.device_get(scalars))
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.is_fully_replicated
+        assert len(leaf.sharding.device_set) == job.mesh.size
+    told = {name: np.stack([values[name] for values in measured]) for name in measured[0]}
+    temperature = schedules.temperature(job.settings.losses.temperature, 0, 1)
+    fed = job.mesh.shard(held_out)
+    sums, _ = job.eval_step(state.params, state.batch_stats, frozen, *fed, temperature)
+    told |= {f"validation {name}": np.asarray(value.total) for name, value in sums.items()}
+    return Learnt(_flat(state.params), _flat(state.batch_stats), told)
+
+
+def _flat(variables: dict[str, jax.Array]) -> np.ndarray:
+    return np.concatenate([np.ravel(variables[name]) for name in sorted(variables)])
+
+
+def apart(one: Learnt, other: Learnt) -> dict[str, float]:
+    return {
+        "params": _apart(one.params, other.params),
+        "batch_stats": _apart(one.batch_stats, other.batch_stats),
+        **{name: _apart(one.measured[name], other.measured[name]) for name in one.measured},
+    }
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-6))
+
+
+def main() -> None:
+    place, encoder = map(Path, sys.argv[1:])
+    real = ["student.encoder=tf_efficientnet_lite0", f"student.encoder_weights={encoder}"]
+    ones = [learn(place, "mesh.data=1", *real, f"seed={seed}") for seed in SEEDS]
+    eights = [learn(place, "mesh.data=8", *real, f"seed={seed}") for seed in SEEDS]
+    found: dict[str, Any] = {
+        "float64": apart(
+            learn(place, "mesh.data=1", double=True), learn(place, "mesh.data=8", double=True)
+        ),
+        "float32": [apart(one, eight) for one, eight in zip(ones, eights, strict=True)],
+    }
+    with smoothly():
+        one = learn(place, "mesh.data=1", *real)
+        parts = learn(place, "mesh.data=1", "training.accumulate=2", *real)
+        found |= {
+            "smooth": apart(one, learn(place, "mesh.data=8", *real)),
+            "four, in parts": apart(
+                parts, learn(place, "mesh.data=4", "training.accumulate=2", *real)
+            ),
+            "in parts": apart(one, parts),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

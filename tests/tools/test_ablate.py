@@ -1,0 +1,127 @@
+"""The ablation: its regimes, its table, and that it goes on where it was stopped."""
+
+import json
+from pathlib import Path
+
+import ablate
+import ablation_data
+import ablation_table
+import pytest
+import tiny_run
+
+from jaxdistill import config
+from jaxdistill.data import loader
+from jaxdistill.runtime.errors import UserError
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    tiny_run.make(tmp_path)
+    return tmp_path
+
+
+def dataset(place: Path, settings: list[str]) -> loader.Dataset:
+    given = config.load(tiny_run.SPECIFIED, [*tiny_run.overrides(place), *settings])
+    return loader.open_split(given.data, "train")
+
+
+def test_a_regime_has_all_pictures_and_the_masks_that_it_says(place: Path) -> None:
+    regimes = ablation_data.prepare(place / "data", place / "coco", few=2)
+    masks = {name: dataset(place, settings).labelled for name, settings in regimes.items()}
+    assert {name: (len(has), int(has.sum())) for name, has in masks.items()} == {
+        "all": (8, 8),
+        "few": (8, 2),
+        "few-repeated": (8, 8),  # two, four times
+        "none": (8, 0),
+    }
+
+
+def test_the_table_pairs_by_seed_and_shows_the_spread(tmp_path: Path) -> None:
+    scores = {"masks": {"0": 0.80, "1": 0.90}, "logits": {"0": 0.83, "1": 0.91, "2": 0.5}}
+    for row, seeds in scores.items():
+        for seed, miou in seeds.items():
+            run = tmp_path / "all" / row / seed
+            run.mkdir(parents=True)
+            values = {**dict.fromkeys(ablation_table.MEASURES, 0.7), "teacher_miou": 0.95}
+            text = json.dumps({**values, "student_miou": miou})
+            (run / ablation_table.DONE).write_text(text)
+    ablation_table.write(tmp_path, ablate.rows("near", "deep"))
+    for run in tmp_path.glob("all/masks/*/*"):
+        run.unlink()  # `table.json` remembers
+    ablation_table.write(tmp_path, ablate.rows("near", "deep"))
+    text = (tmp_path / "table.md").read_text()
+    assert "**all masks** (teacher: mIoU 0.9500)" in text
+    assert "| no distillation (BCE + Dice) | 2 | 0.8500 ± 0.0707 |" in text
+    [line] = [line for line in text.splitlines() if line.startswith("| logits (+ KL) | 3 |")]
+    assert line.endswith("| +0.0200 ± 0.0141 |")  # of the two seeds that both rows have
+
+
+def test_every_row_is_a_configuration(place: Path) -> None:
+    for name, row in ablate.rows("inner", "inner").items():
+        network = [f"{part}.onnx={place}/network.onnx" for part in ("teacher", "detector")]
+        settings = config.load(ablate.CONFIG, [*network, *row.settings])
+        assert (settings.losses.feature > 0) == bool(settings.features), name
+
+
+def test_another_design_wants_another_folder(place: Path) -> None:
+    given = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
+    given += ["--feature", "inner", "--deep", "inner", "--seeds", "0"]
+    ablate.main([*given, "--few", "2"])
+    ablate.main([*given, "--few", "2", "--rows", "masks"])
+    with pytest.raises(UserError, match=r"--few was 2 and is 3; .* take another folder"):
+        ablate.main([*given, "--few", "3"])
+    with pytest.raises(UserError, match="overrides was"):
+        ablate.main([*given, "--few", "2", "training.epochs=3"])
+
+
+def test_a_mistake_does_not_become_the_folder_s(place: Path) -> None:
+    def run(folder: str, data: str, feature: str, *more: str) -> None:
+        given = [f"{place}/{folder}", "--data", f"{place}/{data}", "--few", "2", "--rows", "logits"]
+        networks = ["--teacher", f"{place}/network.onnx", "--feature", feature, "--deep", "inner"]
+        ablate.main([*given, *networks, *more])
+
+    with pytest.raises(UserError, match=r"no file .*coc/annotations"):
+        run("mended", "coc", "inner")
+    with pytest.raises(UserError, match="no tensor is named 'iner'"):
+        run("mended", "coco", "iner")
+    with pytest.raises(UserError, match="did you mean 'epochs'"):
+        run("mended", "coco", "inner", "training.epoch=1")
+    run("mended", "coco", "inner", "--seeds", "0")
+
+
+def test_a_row_that_is_not_there_is_named(place: Path) -> None:
+    given = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
+    with pytest.raises(UserError, match="no row 'logit'; there are masks, logits"):
+        ablate.main([*given, "--feature", "inner", "--deep", "inner", "--rows", "logit"])
+
+
+@pytest.mark.parametrize("few", [0, 8])
+def test_a_regime_of_few_masks_needs_some_with_and_some_without(place: Path, few: int) -> None:
+    with pytest.raises(UserError, match=rf"--few {few}: .* has masks for 8 pictures"):
+        ablation_data.prepare(place / "data", place / "coco", few)
+
+
+@pytest.mark.slow
+def test_it_trains_what_is_missing_and_nothing_twice(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        *(f"{place}/runs", "data.image_size=[64, 64]", "training.epochs=1"),
+        *("student.encoder_weights=null", "teacher.normalization=unit"),
+        *("--data", f"{place}/coco", "--teacher", f"{place}/network.onnx", "--gives", "logits"),
+        *("--feature", "inner", "--deep", "inner", "--few", "2", "--seeds", "1"),
+    ]
+    ablate.main([*given, "--rows", "masks", "tap", "free"])
+    runs = sorted(str(path.parent.relative_to(place / "runs")) for path in done(place))
+    assert runs == ["all/masks/0", "all/tap/0", "few/masks/0", "few/tap/0", "none/free/0"]
+    before = {path: path.stat().st_mtime_ns for path in done(place)}
+    (place / "runs" / ablation_table.TABLE).unlink()
+    done(place)[0].unlink()
+    ablate.main([*given, "--rows", "masks", "tap", "free"])
+    assert list(before) == done(place)
+    assert sum(path.stat().st_mtime_ns != then for path, then in before.items()) == 1
+    assert "has all of its 1 epochs already" in capsys.readouterr().out
+
+
+def done(place: Path) -> list[Path]:
+    return sorted((place / "runs").glob(f"*/*/*/{ablation_table.DONE}"))

@@ -1,0 +1,212 @@
+"""Weights between PyTorch and us: nothing lost, guessed, executed, or half written."""
+
+# ruff: noqa: E402
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the torch extra")
+
+import safetensors.torch
+from conversions import CHANNELS, ENCODER, Convert, convert, randomised
+
+from jaxdistill.data import image_ops
+from jaxdistill.models import weights
+from jaxdistill.models.encoders.efficientnet import VARIANTS
+from jaxdistill.torch_interop import checkpoints, flax_networks, parameter_names, smp_networks
+
+__all__ = ["convert"]  # a fixture
+
+
+@pytest.fixture(scope="module")
+def unet() -> dict[str, torch.Tensor]:
+    return randomised(smp_networks.unet(ENCODER, CHANNELS)).state_dict()
+
+
+@pytest.mark.parametrize("encoder", sorted(VARIANTS))
+def test_every_tensor_of_a_unet_finds_its_place_and_comes_back(encoder: str) -> None:
+    network = randomised(smp_networks.unet(encoder, CHANNELS))
+    tensors = checkpoints.arrays_of(network.state_dict())
+    expected = flax_networks.student(encoder, CHANNELS).variables
+    variables = parameter_names.from_torch(tensors, expected, "unet")
+    assert {path: array.shape for path, array in variables.items()} == {
+        path: variable.shape for path, variable in expected.items()
+    }
+    back = parameter_names.to_torch(variables)
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name, strict=True)
+
+
+@pytest.mark.slow
+def test_an_smp_unet_becomes_a_student_and_comes_back_to_the_bit(
+    tmp_path: Path, convert: Convert, unet: dict[str, torch.Tensor], capsys: pytest.CaptureFixture
+) -> None:
+    wrapped = {f"model.{name}": tensor for name, tensor in unet.items()}
+    torch.save({"epoch": 3, "best": np.float64(0.9), "state_dict": wrapped}, tmp_path / "unet.pth")
+    student = tmp_path / "student.safetensors"
+    assert convert("from-smp", tmp_path / "unet.pth", student, "--encoder", ENCODER) == 0
+    arrays, metadata = weights.load(student)
+    assert metadata["encoder"] == ENCODER
+    assert weights.parse_normalization(metadata["normalization"], student) == image_ops.resolve(
+        "half"
+    )
+    assert arrays["decoder.blocks.0.conv1.conv.kernel"].shape == (3, 3, 320 + 112, 16)
+
+    for suffix in (".pth", ".safetensors"):
+        back = tmp_path / f"back{suffix}"
+        assert convert("to-smp", student, back) == 0
+        network = smp_networks.unet(ENCODER, CHANNELS)
+        network.load_state_dict(checkpoints.read(back), strict=True)
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, unet[name]), name
+    assert f"decoder_channels={list(CHANNELS)}" in capsys.readouterr().out
+
+    again = tmp_path / "again.safetensors"
+    assert convert("from-smp", tmp_path / "back.safetensors", again) == 0  # it says its encoder
+    assert weights.load(again)[1] == metadata | {"source": "back.safetensors"}
+    for path, array in weights.load(again)[0].items():
+        np.testing.assert_array_equal(array, arrays[path], err_msg=path, strict=True)
+
+
+class Payload:
+    """Would leave a trace when unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.trace),))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_would_execute_code_is_refused_and_nothing_runs(
+    tmp_path: Path, convert: Convert, zipped: bool, capsys: pytest.CaptureFixture
+) -> None:
+    trace, bad = tmp_path / "trace", tmp_path / "bad.pth"
+    torch.save({"state_dict": {}, "x": Payload(trace)}, bad, _use_new_zipfile_serialization=zipped)
+    output = tmp_path / "student.safetensors"
+    assert convert("from-smp", bad, output, "--encoder", ENCODER) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "refused" in message
+    assert "mkdir" in message
+    assert not trace.exists()
+    assert not output.exists()
+
+
+def _truncated(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    torch.save(tensors, path)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def _half_safetensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    safetensors.torch.save_file(tensors, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _without(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    torch.save({k: v for k, v in tensors.items() if k != "encoder.bn1.weight"}, path)
+
+
+def _with_more(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    torch.save({**tensors, "decoder.blocks.0.attention1.cSE.weight": torch.ones(1)}, path)
+
+
+def _two_classes(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    torch.save({**tensors, "segmentation_head.0.weight": torch.ones(2, 8, 3, 3)}, path)
+
+
+FAULTS = {
+    "missing.pth": (lambda path, tensors: None, ["no checkpoint at"]),
+    "text.pth": (lambda path, tensors: path.write_text("hello"), ["not a PyTorch checkpoint"]),
+    "empty.pth": (lambda path, tensors: path.write_bytes(b""), ["not a PyTorch checkpoint"]),
+    "cut.pth": (_truncated, ["not a PyTorch checkpoint", "cut off"]),
+    "cut.safetensors": (_half_safetensors, ["not a whole safetensors file"]),
+    "list.pth": (lambda path, tensors: torch.save([1, 2], path), ["found list"]),
+    "number.pth": (lambda path, tensors: torch.save({"epoch": 1}, path), ["'epoch'"]),
+    "less.pth": (_without, ["1 missing (encoder.bn1.weight)"]),
+    "more.pth": (_with_more, ["1 left over (decoder.blocks.0.attention1.cSE.weight)"]),
+    "classes.pth": (_two_classes, ["segmentation_head.0.weight is (2, 8, 3, 3)", "(1, 8, 3, 3)"]),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_that_does_not_fit_is_named_in_one_line(
+    tmp_path: Path,
+    convert: Convert,
+    unet: dict[str, torch.Tensor],
+    name: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    write, expected = FAULTS[name]
+    write(tmp_path / name, unet)
+    output = tmp_path / "out" / "student.safetensors"
+    assert convert("from-smp", tmp_path / name, output, "--encoder", ENCODER) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(text in message for text in [name, *expected]), message
+    assert not output.exists()
+
+
+def test_another_architecture_shows_the_keys_that_do_not_fit(
+    tmp_path: Path, convert: Convert, unet: dict[str, torch.Tensor], capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(unet, tmp_path / "unet.pth")
+    output = tmp_path / "student.safetensors"
+    command = ("from-smp", tmp_path / "unet.pth", output)
+    assert convert(*command, "--encoder", "tf_efficientnet_b1") == 2
+    message = capsys.readouterr().err
+    assert "missing (encoder.blocks.0.0.se.conv_expand.bias; " in message
+    assert convert(*command, "--encoder", "resnet50") == 2
+    assert "no encoder 'resnet50'" in capsys.readouterr().err
+    assert convert(*command) == 2
+    assert "give --encoder, one of timm-efficientnet-b0" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_decoder_of_another_depth_is_refused(
+    tmp_path: Path, convert: Convert, capsys: pytest.CaptureFixture
+) -> None:
+    shallow = {f"decoder.blocks.{i}.conv1.0.weight": torch.zeros(8, 8, 3, 3) for i in range(4)}
+    torch.save(shallow, tmp_path / "unet.pth")
+    command = ("from-smp", tmp_path / "unet.pth", tmp_path / "student.safetensors")
+    assert convert(*command, "--encoder", ENCODER) == 2
+    assert "its decoder has 4 blocks, a student's 5" in capsys.readouterr().err
+
+
+def test_nothing_is_written_where_the_networks_disagree(
+    tmp_path: Path,
+    convert: Convert,
+    unet: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    torch.save(unet, tmp_path / "unet.pth")
+    make = smp_networks.unet
+
+    def slightly_different(*arguments: object) -> torch.nn.Module:
+        network = make(*arguments)
+        network.decoder.blocks[2].conv1[1].eps = 2e-3
+        return network
+
+    monkeypatch.setattr(smp_networks, "unet", slightly_different)
+    output = tmp_path / "student.safetensors"
+    assert convert("from-smp", tmp_path / "unet.pth", output, "--encoder", ENCODER) == 2
+    assert "nothing is written" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_student_file_without_decoder_or_of_another_encoder_is_refused(
+    tmp_path: Path, convert: Convert, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "encoder.safetensors"
+    weights.save(path, {"encoder.conv_stem.kernel": np.ones((3, 3, 3, 32))}, {"encoder": ENCODER})
+    assert convert("to-smp", path, tmp_path / "unet.pth") == 2
+    assert "holds no decoder" in capsys.readouterr().err
+    assert convert("to-smp", tmp_path, tmp_path / "unet.pth") == 2
+    assert "is not a run" in capsys.readouterr().err

@@ -1,0 +1,165 @@
+"""Whole runs that keep their targets: equal to runs that do not, filled beforehand, shared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from jaxdistill.checkpoint.manager import best
+from jaxdistill.commands import cache_targets
+from jaxdistill.commands.train import main
+from jaxdistill.models.student import build, flat_variables
+from jaxdistill.runtime.errors import UserError
+from jaxdistill.training import step as step_lib
+
+EPOCHS = 3
+ENTRIES = 3 * (8 * 2 + 5)  # teacher, detector, encoder; 8 pictures and their flips; 5 to validate
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    tiny_run.make(place)
+    return place
+
+
+def arguments(place: Path, run: Path, *more: str) -> list[str]:
+    return [
+        "--config",
+        str(tiny_run.SPECIFIED),
+        *tiny_run.overrides(place),
+        "data.augment=flip",
+        f"training.epochs={EPOCHS}",
+        "training.learning_rate=1e-3",
+        f"run={run}",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def stored(place: Path) -> Path:
+    """A run that filled its store while training."""
+    main(arguments(place, place / "stored", f"targets.store={place}/store"))
+    return place / "stored"
+
+
+def counts(run: Path) -> dict[str, int]:
+    """Of the store, after the last epoch."""
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["store"]
+
+
+def learnt(run: Path) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.asarray, flat_variables(best(run).student))
+
+
+def norm(values: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(value).sum() for value in values.values())))
+
+
+@pytest.mark.slow
+def test_a_stored_run_is_an_uncached_one_within_float16(place: Path, stored: Path) -> None:
+    main(arguments(place, place / "uncached"))
+    own, other = learnt(stored), learnt(place / "uncached")
+    start = flat_variables(build(best(stored).settings.student))
+    moved = {name: other[name] - start[name] for name in other}
+    apart = {name: other[name] - own[name] for name in other}
+    assert norm(apart) < 0.1 * norm(moved)
+    lines = [(run / "metrics.jsonl").read_text() for run in (stored, place / "uncached")]
+    for line, same in zip(*(map(json.loads, text.splitlines()) for text in lines), strict=True):
+        for part in ("train", "validation"):
+            # Rounding grows as it is trained on.
+            bound = 1e-3 if (line["epoch"], part) == (1, "train") else 1e-2
+            for name in step_lib.LOSSES:
+                assert line[part][name] == pytest.approx(same[part][name], rel=bound), name
+
+
+@pytest.mark.slow
+def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, stored: Path) -> None:
+    first = counts(stored)
+    assert first["computed"] <= ENTRIES
+    assert first["damaged"] == 0
+    ahead = first["read"] + first["computed"] - EPOCHS * 3 * (8 + 5)
+    assert ahead in (0, 3 * 4)  # a batch for a step that never came, if it was begun
+    main(arguments(place, place / "second", f"targets.store={place}/store"))
+    assert counts(place / "second")["computed"] == 0
+    jax.tree.map(np.testing.assert_array_equal, learnt(place / "second"), learnt(stored))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [["data.augment=light", "targets.clean_pictures=true"], ["data.crop=0.5"]]
+)
+def test_what_only_the_student_sees_changed_is_kept_once(
+    place: Path, stored: Path, tmp_path: Path, change: list[str]
+) -> None:
+    """The teacher's answers are read; the student's encoder has its own work to do, on what it
+    sees."""
+    main(arguments(place, tmp_path / "changed", *change, f"targets.store={place}/store"))
+    assert counts(tmp_path / "changed")["computed"] == 0
+    assert not np.array_equal(
+        learnt(tmp_path / "changed")["head.kernel"], learnt(stored)["head.kernel"]
+    )
+
+
+def fill_arguments(place: Path, store: Path) -> list[str]:
+    return [*arguments(place, place / "none"), f"targets.store={store}"]
+
+
+@pytest.mark.slow
+def test_filling_beforehand_leaves_nothing_to_compute(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache_targets.main(fill_arguments(place, tmp_path))
+    printed = capsys.readouterr().out
+    assert "train: 16 pictures, counting flipped ones; 16 to compute" in printed
+    assert "validation: 5 pictures, counting flipped ones; 5 to compute" in printed
+    assert "GB to write, the disk has" in printed
+    assert len(list(tmp_path.glob("*/*/*.safetensors"))) == ENTRIES
+    cache_targets.main(fill_arguments(place, tmp_path))
+    assert "train: 16 pictures, counting flipped ones; 0 to compute" in capsys.readouterr().out
+    main(arguments(place, tmp_path / "run", f"targets.store={tmp_path}"))
+    assert counts(tmp_path / "run")["computed"] == 0
+
+
+def test_a_filling_that_is_killed_goes_on_where_it_was(place: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "jaxdistill.commands.cache_targets",
+        *fill_arguments(place, tmp_path),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    patience = time.monotonic() + 120
+    while not list(tmp_path.glob("teacher-*/*/*.safetensors")) and time.monotonic() < patience:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*/*.safetensors")}
+    assert 0 < len(before) < ENTRIES
+    cache_targets.main(fill_arguments(place, tmp_path))
+    after = {path: path.read_bytes() for path in tmp_path.glob("*/*/*.safetensors")}
+    assert len(after) == ENTRIES
+    assert all(after[path] == content for path, content in before.items())
+
+
+def test_a_disk_without_room_is_told_before_anything_is_computed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(cache_targets.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"GB are needed, but the disk has 0\.0 GB"):
+        cache_targets.main(fill_arguments(place, tmp_path))
+    assert not list(tmp_path.glob("*/*/*.safetensors"))
+
+
+def test_filling_needs_a_store(place: Path) -> None:
+    with pytest.raises(UserError, match=r"targets\.store=PATH"):
+        cache_targets.main(arguments(place, place / "none"))

@@ -1,0 +1,153 @@
+"""Whole runs on pictures without masks, alone and mixed with labelled ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_run
+from PIL import Image
+
+from jaxdistill import config
+from jaxdistill.checkpoint.manager import best
+from jaxdistill.commands import cache_targets, evaluate, export
+from jaxdistill.commands.train import main
+from jaxdistill.reporting.html.folder import read
+from jaxdistill.runtime.errors import UserError
+from jaxdistill.training import step as step_lib
+
+SHIPPED = tiny_run.ROOT / "configs/label_free.yaml"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    tiny_run.make(place)
+    return place
+
+
+def arguments(place: Path, *more: str) -> list[str]:
+    """Of a run with masks, a teacher and a detector."""
+    return ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(place), *more]
+
+
+def shipped(place: Path, *more: str) -> list[str]:
+    """Of the label-free configuration that ships, shrunk."""
+    needless = ("detector", "features", "data.root")
+    shrunk = [o for o in tiny_run.overrides(place) if not o.startswith(needless)]
+    folders = ["data.train.images=train2017", "data.validation.images=val2017"]
+    root = f"data.root={place}/coco/images"
+    return ["--config", str(SHIPPED), *shrunk, root, *folders, "data.augment=flip", *more]
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def label_free(place: Path) -> Path:
+    main(shipped(place, f"run={place}/label_free"))
+    return place / "label_free"
+
+
+def test_a_student_learns_from_the_teacher_alone(label_free: Path) -> None:
+    first, *_, last = lines(label_free)
+    for line in (first, last):
+        for part in ("train", "validation"):
+            assert not step_lib.OF_MASKS & line[part].keys()
+            assert {"kl", "mse", "total"} < line[part].keys()
+    assert last["train"]["total"] < 0.7 * first["train"]["total"]
+    assert last["validation"]["agreement"] > 0.95
+    assert last["validation"]["agreement"] > first["validation"]["agreement"]
+
+
+def test_what_it_leaves_is_complete(label_free: Path) -> None:
+    best_agreement = max(line["validation"]["agreement"] for line in lines(label_free))
+    assert best(label_free).record["validation"]["agreement"] == best_agreement
+    facts = json.loads((label_free / "facts.json").read_text())["Data"]
+    assert (facts["pictures to learn from"], facts["without masks, training"]) == (8, 8)
+    assert (facts["pictures to measure on"], facts["without masks, validation"]) == (5, 5)
+    assert read(label_free).score.name == "agreement"
+    assert f"{best_agreement:.4f}" in (label_free / "report.html").read_text()
+    sheet = Image.open(label_free / "samples/epoch_001.png")
+    assert 4 * 64 < sheet.width < 5 * 64  # picture, teacher, student, difference
+    assert sheet.height > 4 * 64
+
+
+def test_it_is_measured_by_its_agreement(
+    label_free: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.main([str(label_free), "--output", str(tmp_path)])
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    recorded = best(label_free).record["validation"]["agreement"]
+    assert found["network"] == {"agreement": pytest.approx(recorded, abs=1e-6)}
+    assert (found["pictures"], found["without_masks"], found["teacher"]) == (5, 5, {})
+    each = [one["network"]["agreement"] for one in found["each"]]
+    assert sum(each) / 5 == pytest.approx(recorded, abs=1e-6)
+    assert 4 * 64 < Image.open(tmp_path / "worst.png").width < 5 * 64
+    printed = capsys.readouterr().out
+    assert "agreement with the teacher" in printed
+    assert "mIoU" not in printed
+    with pytest.raises(UserError, match="no teacher to agree with: give teacher"):
+        evaluate.main([str(label_free), "teacher.onnx=gone.onnx"])
+
+
+def test_it_is_measured_on_masks_where_there_are_some(
+    place: Path, label_free: Path, tmp_path: Path
+) -> None:
+    annotations = config.Data.model_fields["validation"].default.annotations
+    there = f"data.validation.annotations={place}/coco/{annotations}"
+    given = [there, "--output", str(tmp_path)]
+    evaluate.main([str(label_free), *given])
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["network"]["miou"] > 0.8  # of masks that it never saw
+    assert found["teacher"]["miou"] > 0.95
+
+
+def test_it_can_be_taken_home_in_eight_bits(label_free: Path, tmp_path: Path) -> None:
+    precisions = ["float32", "int8"]
+    export.main([str(label_free), str(tmp_path / "s.onnx"), "--precision", *precisions])
+    card = json.loads((tmp_path / "s.int8.json").read_text())
+    assert card["measured"]["mean_iou"] is None
+    assert card["measured"]["changed"] <= export.LARGEST_CHANGE
+
+
+def test_a_rehearsal_says_what_has_nothing_to_act_on(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(shipped(place, f"run={tmp_path}/run", "losses.bce=1", "losses.dice=1", "--dry-run"))
+    printed = capsys.readouterr().out
+    assert "8 pictures to learn from (8 without masks), 5 to measure on (5 without" in printed
+    assert "without masks to learn from, bce and dice teach nothing" in printed
+    assert "kl teaches decoder, head" in printed
+    assert "bce teaches" not in printed
+    assert " masks 4 x" not in printed
+
+
+def test_labelled_and_unlabelled_pictures_are_learnt_from_together(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With all targets kept beforehand: 13 pictures to learn from, each with its mirror image."""
+    run, store = tmp_path / "run", tmp_path / "store"
+    mixed = ["data.unlabelled=images/val2017", "data.augment=flip", f"targets.store={store}"]
+    cache_targets.main(arguments(place, *mixed, f"run={run}"))
+    assert "train: 26 pictures, counting flipped ones; 26 to compute" in capsys.readouterr().out
+    main(arguments(place, *mixed, f"run={run}"))
+    printed = capsys.readouterr().out
+    assert "data: 13 pictures to learn from (5 without masks), 5 to measure on\n" in printed
+    assert "bce teaches decoder, head" in printed
+    first, *_, last = lines(run)
+    assert last["store"]["computed"] == 0
+    for part in ("train", "validation"):
+        assert {"bce", "dice"} < last[part].keys()
+    assert last["train"]["bce"] < first["train"]["bce"]
+    assert last["validation"]["student_miou"] > 0.85
+
+    evaluate.main([str(run), "--split", "train", "--output", str(tmp_path)])
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (found["pictures"], found["without_masks"]) == (13, 5)
+    assert [set(one["network"]) > {"agreement", "miou"} for one in found["each"]] == [
+        True for _ in range(8)
+    ] + [False for _ in range(5)]
+    labelled = [one["network"]["miou"] for one in found["each"] if "miou" in one["network"]]
+    assert found["network"]["miou"] == pytest.approx(sum(labelled) / 8, abs=1e-6)

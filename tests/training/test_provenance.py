@@ -1,0 +1,37 @@
+"""What makes a run another run."""
+
+import pytest
+import tiny_run
+
+from jaxdistill import config
+from jaxdistill.training import provenance
+
+FILES = {"data.train": "a"}
+
+
+def identity(*overrides):
+    loaded = config.load(tiny_run.SPECIFIED, ["data.augment=flip", *overrides])
+    return {"settings": loaded.model_dump(mode="json"), "files": FILES}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "found"),
+    [
+        ([], ["targets.store=a"], ["targets.store was None and is 'a folder'"]),
+        (["targets.store=a"], [], ["targets.store was 'a folder' and is None"]),
+        (["targets.store=a"], ["targets.store=b"], []),
+        (["run=a", "data.root=b"], ["run=c", "training.epochs=99"], []),
+        ([], ["data.crop=0.5"], ["data.crop was None and is 0.5"]),
+    ],
+)
+def test_what_changes_a_number_is_a_difference(then, now, found):
+    assert provenance.differences(identity(*then), identity(*now)) == found
+
+
+def test_processes_may_differ_in_places_alone():
+    def compared(*overrides):
+        return dict(provenance._compared(identity(*overrides)["settings"], provenance._PLACES))
+
+    assert compared("run=a", "data.root=b", "teacher.onnx=c") == compared()
+    for other in ("training.epochs=99", "checkpoints.every_steps=1", "training.skip_nonfinite=1"):
+        assert compared(other) != compared(), other

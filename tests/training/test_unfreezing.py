@@ -1,0 +1,162 @@
+"""Progressive unfreezing: what joins when, what it starts from, and that nothing else notices."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdistill import config
+from jaxdistill.checkpoint.manager import best
+from jaxdistill.commands.predict import main as predict
+from jaxdistill.commands.train import main as train
+from jaxdistill.models import unfreezing
+from jaxdistill.models.student import build, flat_variables, param_group
+from jaxdistill.runtime.errors import UserError
+from jaxdistill.training import optimizer
+from jaxdistill.training import step as step_lib
+
+STAGES = [f"encoder.blocks.{i}" for i in reversed(range(7))]
+PLAN = "student.unfreeze={from_epoch: 3, every: 2, stages: 2, learning_rate_scale: 0.5}"
+
+
+def student(**plan: object) -> config.Student:
+    return config.Student(
+        encoder="tf_efficientnet_lite0",
+        decoder_channels=(8, 8, 4, 4, 4),
+        unfreeze=config.Unfreezing(**{"from_epoch": 3, **plan}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "phases"),
+    [
+        ({}, [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 8]),
+        ({"from_epoch": 1, "stages": 2}, [1, 2, 2, 2]),
+        ({"every": 3, "stages": 3}, [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]),
+    ],
+)
+def test_a_stage_joins_every_so_many_epochs(plan: dict, phases: list[int]) -> None:
+    settings = student(**plan)
+    assert [unfreezing.phase(settings, epoch) for epoch in range(len(phases))] == phases
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build(student())
+
+
+@given(phase=st.integers(0, 8), batch_norm=st.booleans())
+def test_the_deepest_stages_are_trained_and_the_others_are_not(network, phase, batch_norm) -> None:
+    split = unfreezing.freeze(network, student(batch_norm=batch_norm), phase)
+    trained = [*STAGES, "encoder.conv_stem", "encoder.bn1"][: phase + (phase == 8)]
+    everything = {*split.params, *split.batch_stats, *split.frozen}
+    assert everything == set(flat_variables(network))
+    for path in everything:
+        learns = param_group(path) != "encoder" or any(path.startswith(t + ".") for t in trained)
+        measured = path.endswith((".mean", ".var"))
+        if not measured:
+            assert (path in split.params) == learns, path
+        elif param_group(path) == "encoder":
+            assert (path in split.batch_stats) == (learns and batch_norm), path
+        else:
+            assert path in split.batch_stats, path
+
+
+@pytest.mark.slow
+def test_what_joins_starts_afresh_and_what_was_there_stays(network) -> None:
+    """Adam's first step is the gradient's sign, whenever it is taken."""
+    settings = config.Config(
+        run="run",
+        data={"root": "data"},
+        student=student(learning_rate_scale=0.25).model_dump(),
+        losses={"kl": 0, "mse": 0},
+        training={"clip": {"norm": None}, "weight_decay": 0.1},
+    )
+    before = unfreezing.freeze(network, settings.student, 0)
+    state = step_lib.start(settings, before)
+    adamw = optimizer.build(settings, state.params)
+    gradients = {path: jnp.full_like(value, 0.3) for path, value in state.params.items()}
+    moments = state.opt_state
+    for _ in range(5):
+        _, moments = adamw.update(gradients, moments, state.params)
+    state = state._replace(optimizer=moments)
+
+    split = unfreezing.freeze(network, settings.student, 1)
+    after = step_lib.carry(state, settings, split)
+    assert after.params.keys() == split.params.keys()
+    adamw = optimizer.build(settings, after.params)
+    gradients = {path: jnp.full_like(value, -0.3) for path, value in after.params.items()}
+    updates, _ = adamw.update(gradients, after.optimizer, after.params)
+    b1 = 0.9
+    mean = (b1 * (1 - b1**5) * 0.3 - (1 - b1) * 0.3) / (1 - b1**6)
+    for path, value in after.params.items():
+        joins = path not in state.params
+        first = -1.0 if joins else mean / 0.3
+        scale = 0.25 if joins else 1.0
+        expected = scale * (first + 0.1 * np.asarray(value))
+        np.testing.assert_allclose(updates[path], expected, rtol=2e-5, atol=2e-6, err_msg=path)
+
+
+def test_an_encoder_that_is_not_frozen_cannot_be_unfrozen() -> None:
+    with pytest.raises(ValueError, match="list encoder in frozen"):
+        config.Student(frozen=(), unfreeze=config.Unfreezing(from_epoch=2))
+
+
+def arguments(place: Path, run: Path, *more: str) -> list[str]:
+    given = [*tiny_run.overrides(place), "training.epochs=6", PLAN, f"run={run}", *more]
+    return ["--config", str(tiny_run.SPECIFIED), *given]
+
+
+@pytest.mark.slow
+def test_a_run_that_unfreezes_learns_resumes_and_is_used_like_any_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_run.make(tmp_path)
+    run = tmp_path / "whole"
+    train(arguments(tmp_path, run, "checkpoints.keep=6"))
+    printed = capsys.readouterr().out
+    assert "kl teaches decoder, head, and encoder when it is unfrozen" in printed
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    joined = ["gradient_norm_encoder" in line["train"] for line in lines]
+    assert joined == [False, False, True, True, True, True]
+
+    # The encoder's last stages have changed, its first ones have not.
+    initial = flat_variables(build(config.load(run / "config.yaml").student, seed=0))
+    steps = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    final = flat_variables(best(run).student)
+    phase = json.loads((steps[-1] / "record" / "metadata").read_text())["progress"]["phase"]
+    assert phase == 2
+    untouched = [path for path in final if path.startswith("encoder.blocks.4.")]
+    assert untouched
+    for path in untouched:
+        assert np.array_equal(initial[path], final[path]), path
+
+    # Cut back to before, into and behind the phases, it comes to the same numbers.
+    for kept in (2, 3, 5):
+        other = tmp_path / f"cut-{kept}"
+        shutil.copytree(run, other)
+        for step in steps[kept:]:
+            shutil.rmtree(other / "checkpoints" / step.name)
+        train(arguments(tmp_path, other, "--resume"))
+        again = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
+        for one, two in zip(lines, again, strict=True):
+            assert (one["train"], one["validation"]) == (two["train"], two["validation"])
+
+    slower = [run, "--resume", "--accept-changes", "student.unfreeze.stages=1"]
+    with pytest.raises(UserError, match=r"2 stages of the encoder have joined .* wants 1 in"):
+        train(arguments(tmp_path, *slower, "training.epochs=7"))
+    other_statistics = [run, "--resume", "--accept-changes", "student.unfreeze.batch_norm=true"]
+    with pytest.raises(UserError, match="make another network"):
+        train(arguments(tmp_path, *other_statistics, "training.epochs=7"))
+    assert all(path.is_dir() for path in steps)  # none of them was damaged, so none is removed
+    train([*arguments(tmp_path, tmp_path / "other"), "--dry-run"])
+    assert "with 2 of the encoder's stages in training" in capsys.readouterr().out
+
+    picture = next((tmp_path / "coco" / "images" / "val2017").iterdir())
+    assert not predict([str(run), str(picture), "--output", str(tmp_path / "found")])
