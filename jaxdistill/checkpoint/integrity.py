@@ -18,8 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdistill.models import unfreezing
-from jaxdistill.models.student import Variables
 from jaxdistill.runtime.errors import first_line
+from jaxdistill.types import Variables
 
 Record = dict[str, Any]
 Parts = Mapping[str, Variables]

@@ -37,7 +37,7 @@ from jaxdistill.models.student import Student
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError, first_line
 from jaxdistill.runtime.sharding import place
-from jaxdistill.training.step import TrainState
+from jaxdistill.types import TrainState
 
 FOLDER = "checkpoints"
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax has to say, it raises

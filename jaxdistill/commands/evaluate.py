@@ -26,7 +26,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint import manager
 from jaxdistill.config import yaml_files
 from jaxdistill.data import image_ops
-from jaxdistill.data.loader import Batch, Dataset, open_split, validation_batches
+from jaxdistill.data.loader import Dataset, open_split, validation_batches
 from jaxdistill.evaluation import predictor
 from jaxdistill.evaluation.predictor import Given, Segmenter
 from jaxdistill.metrics import segmentation
@@ -35,6 +35,7 @@ from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import UserError, command
 from jaxdistill.runtime.prefetch import ahead
 from jaxdistill.teachers.onnx_teacher import FrozenNetworks
+from jaxdistill.types import Batch
 
 WORST = 8
 MEASURES = {

@@ -29,7 +29,7 @@ from jaxdistill.training.epochs import Keeper, learn, validate
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.run_metadata import facts
 from jaxdistill.training.setup import Job, in_phase, prepare, teaching
-from jaxdistill.training.step import TrainState
+from jaxdistill.types import TrainState
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:

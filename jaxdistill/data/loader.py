@@ -3,33 +3,19 @@
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Float, Int, Num, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from jaxdistill import config
 from jaxdistill.data import builder, decode, image_ops
 from jaxdistill.data.sources.coco import CocoFolder
 from jaxdistill.data.sources.image_folder import PlainFolder
 from jaxdistill.runtime.errors import UserError, first_line
-
-
-class Batch(NamedTuple):
-    """Examples side by side: NumPy's arrays as they are read, JAX's inside of a step."""
-
-    images: Num[Any, "b h w 3"]
-    """uint8 as read; the augmentation's and the networks' are float32 in [0, 1]."""
-    masks: Num[Any, "b h w 1"]
-    """1 is a person, 0 is not; uint8 as read, then float32. All 0 where nobody knows."""
-    weights: Float[Any, " b"]
-    """1 for an example, 0 for the padding of a last batch."""
-    labelled: Float[Any, " b"]
-    """1 where the mask is the truth; 0 where there is none, and in the padding."""
-    ids: Int[Any, " b"]
-    """`Examples.ids`; 0 in the padding."""
+from jaxdistill.types import Batch
 
 
 class Photograph(NamedTuple):

@@ -9,8 +9,7 @@ from jaxtyping import Array, Float, Key
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.losses import terms
-from jaxdistill.models.student import FeatureScale, ModelOutputs
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
+from jaxdistill.types import FeatureScale, ModelOutputs, TeacherOutputs
 
 PerPicture = Float[Array, " b"]
 Map = Float[Array, "b h w 1"]

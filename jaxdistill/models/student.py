@@ -23,24 +23,10 @@ from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.layers import BatchNorm, Conv
 from jaxdistill.models.projector import Projector
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.types import FeatureScale, ModelOutputs, Variables
 
-Variables = dict[str, Array]
 Encoded = tuple[Float[Array, "b _ _ _"], ...]
 PARAM_GROUPS = ("encoder", "decoder", "head", "projectors")
-
-
-class FeatureScale(NamedTuple):
-    """How a pair's target is standardised: less its mean, times its factor; 0 where it is dead."""
-
-    mean: Float[Array, " c"]
-    factor: Float[Array, " c"]
-
-
-class ModelOutputs(NamedTuple):
-    logits: Float[Array, "b h w 1"]
-    projected: tuple[Float[Array, "b _ _ _"], ...]  # one per feature pair
-    scales: tuple[FeatureScale | None, ...] = ()  # likewise; empty if no target is standardised
-    balance: Float[Array, " pairs"] | None = None  # logits of the pairs' learned weights
 
 
 class Student(nnx.Module):

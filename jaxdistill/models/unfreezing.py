@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from jaxdistill import config
 from jaxdistill.models import student
-from jaxdistill.models.student import Split, Student, Variables
+from jaxdistill.models.student import Split, Student
+from jaxdistill.types import Variables
 
 _STAGES = (
     *([f"encoder.blocks.{i}"] for i in reversed(range(7))),

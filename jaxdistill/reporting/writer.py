@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
-from jaxdistill.models.student import Variables, param_group
+from jaxdistill.models.student import param_group
 from jaxdistill.reporting import html as html_lib
+from jaxdistill.types import Variables
 
 Map = Float[np.ndarray, "b h w 1"]
 SAMPLES = 4

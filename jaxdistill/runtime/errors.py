@@ -14,11 +14,60 @@ _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what, where, what was expected, what to do."""
+    """An error that the user can mend; a command prints it as one line and ends with exit code 2.
 
-    def __init__(self, message: str) -> None:
+    Raise one of the subclasses, which say what kind of input is wrong.
+
+    Args:
+      message: One line: what is wrong, where (file, key), what was expected, what to do.
+      code: A short identifier of this situation in kebab case, such as `unknown-key`. It is stable:
+        tests and the troubleshooting page refer to it.
+    """
+
+    def __init__(self, message: str, *, code: str = "error") -> None:
         short = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
         super().__init__(printable(short))
+        self.code = code
+
+
+class ConfigError(UserError):
+    """A configuration or a command-line argument is wrong."""
+
+
+class DataError(UserError):
+    """A data set, an annotation file or an image cannot be used."""
+
+
+class NetworkError(UserError):
+    """An ONNX file cannot be read or run, or does not fit its use."""
+
+
+class WeightsError(UserError):
+    """A weights file cannot be read, or belongs to another network."""
+
+
+class RunError(UserError):
+    """A run folder or a checkpoint is missing, damaged, locked, or belongs to other settings."""
+
+
+class CacheError(UserError):
+    """A target cache cannot be read or written."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on, such as after a loss that is not finite."""
+
+
+class ExportError(UserError):
+    """An exported model differs from the student, or cannot be written."""
+
+
+class DistributedError(UserError):
+    """The processes of a run cannot find each other, or were started differently."""
+
+
+class OutputError(UserError):
+    """A result cannot be written."""
 
 
 def first_line(error: BaseException) -> str:
@@ -45,7 +94,7 @@ def command(main: Callable[[], int | None]) -> int:
 def tell(error: BaseException) -> int | None:
     """Prints the line that an error deserves, and gives its exit code; None: it is none of ours."""
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error} [{error.code}]", file=sys.stderr)
         return 2
     if any(words in str(error) for words in _OF_MEMORY):
         print(

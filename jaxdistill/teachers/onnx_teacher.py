@@ -16,6 +16,7 @@ from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import OnnxNetwork
+from jaxdistill.types import TeacherOutputs
 
 PROBABILITY_MARGIN = 1e-4
 """How far from 0 and 1 a probability is kept before it becomes a logit.
@@ -23,17 +24,6 @@ PROBABILITY_MARGIN = 1e-4
 A float32 sigmoid reaches 0 and 1 exactly, whose logits are infinite; and beyond +-9.2 the squared
 distance between logits would be ruled by pixels on which everybody agrees already.
 """
-
-
-class TeacherOutputs(NamedTuple):
-    """What the student is to imitate on one batch."""
-
-    logits: Float[Array, "b h w 1"] | None
-    """The teacher's, at the pictures' size; None without a teacher."""
-    features: tuple[Float[Array, "b _ _ _"], ...]
-    """(B, h, w, C) for each of `config.taught_features`, at the detector's own resolution."""
-    encoded: tuple[Float[Array, "b _ _ _"], ...] | None = None
-    """What the student's frozen encoder makes of the pictures, where that is known already."""
 
 
 class FrozenNetworks:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Int
 
 from jaxdistill.teachers.cache_files import Damaged, Entry, Shapes, Shelf
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks, TeacherOutputs
+from jaxdistill.teachers.onnx_teacher import FrozenNetworks
+from jaxdistill.types import TeacherOutputs
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, PyTree
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.models.encoders.efficientnet import EfficientNet, variant
-from jaxdistill.models.student import Student, Variables, flat_variables, merge
+from jaxdistill.models.student import Student, flat_variables, merge
+from jaxdistill.types import Variables
 
 
 class Network(NamedTuple):

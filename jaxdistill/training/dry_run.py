@@ -16,8 +16,8 @@ from jaxdistill.models import unfreezing
 from jaxdistill.reporting.html.form import duration
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.training.setup import in_phase, prepare, teaching
 from jaxdistill.training import step as step_lib
+from jaxdistill.training.setup import in_phase, prepare, teaching
 from jaxdistill.training.step import TrainBatch
 
 _STEPS = 3  # after the first, which compiles
@@ -81,7 +81,9 @@ def _shapes(fed: TrainBatch) -> str:
     masks = batch.masks if batch.labelled.any() else None
     named = {"images": batch.images, "masks": masks, "teacher logits": targets.logits}
     named |= {f"features {index}": array for index, array in enumerate(targets.features)}
-    named |= {f"encoder tap {i + 1}": array for i, array in enumerate(targets.encoded or ())}
+    named |= {
+        f"encoder tap {i + 1}": array for i, array in enumerate(targets.encoder_features or ())
+    }
     return ", ".join(
         f"{name} {' x '.join(map(str, array.shape))} {array.dtype}"
         for name, array in named.items()

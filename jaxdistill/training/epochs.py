@@ -14,7 +14,6 @@ from rich.progress import track
 
 from jaxdistill import config
 from jaxdistill.checkpoint.manager import Checkpoints, Record
-from jaxdistill.data.loader import Batch
 from jaxdistill.reporting import writer
 from jaxdistill.reporting.writer import Report
 from jaxdistill.runtime import distributed
@@ -26,7 +25,8 @@ from jaxdistill.training import schedules
 from jaxdistill.training import step as step_lib
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.setup import Job
-from jaxdistill.training.step import Scalars, TrainBatch, TrainState
+from jaxdistill.training.step import Scalars, TrainBatch
+from jaxdistill.types import Batch, TrainState
 
 
 class Keeper:

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdistill import config
-from jaxdistill.models.student import Variables
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.types import Variables
 
 PICTURES = 64  # that the statistics are measured on
 _DEAD = 1e-4  # of the largest deviation among the channels: below it a channel says nothing

@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdistill import config
-from jaxdistill.data.loader import Batch
 from jaxdistill.models.feature_pairs import Pair, tap_stride
-from jaxdistill.models.student import Split, Variables, param_group
+from jaxdistill.models.student import Split, param_group
 from jaxdistill.runtime import xla
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import step as step_lib
+from jaxdistill.types import Batch, TeacherOutputs, Variables
 
 _SIZE = 64  # of a picture of noise: what depends on what is the same at any size
 

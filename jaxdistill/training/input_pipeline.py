@@ -13,11 +13,12 @@ from jaxdistill import config
 from jaxdistill.checkpoint.manager import fingerprint
 from jaxdistill.data import image_ops
 from jaxdistill.data.augment import pipeline
-from jaxdistill.data.loader import Batch, Dataset
-from jaxdistill.models.student import Encoded, Split, Variables, merge, param_group
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks, TeacherOutputs
+from jaxdistill.data.loader import Dataset
+from jaxdistill.models.student import Encoded, Split, merge, param_group
+from jaxdistill.teachers.onnx_teacher import FrozenNetworks
 from jaxdistill.teachers.target_cache import Encoder, StoredTargets
 from jaxdistill.training.step import TrainBatch
+from jaxdistill.types import Batch, TeacherOutputs, Variables
 
 
 def source(

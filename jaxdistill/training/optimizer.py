@@ -4,7 +4,8 @@ import optax
 
 from jaxdistill import config
 from jaxdistill.models import unfreezing
-from jaxdistill.models.student import PARAM_GROUPS, Variables, param_group
+from jaxdistill.models.student import PARAM_GROUPS, param_group
+from jaxdistill.types import Variables
 
 
 def build(settings: config.Config, params: Variables) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ from jaxdistill.data.augment import pipeline
 from jaxdistill.data.loader import Dataset
 from jaxdistill.models import unfreezing
 from jaxdistill.models.feature_pairs import Pair, describe_sizes, pair_up
-from jaxdistill.models.student import Split, Variables, build, merge, param_group
+from jaxdistill.models.student import Split, build, merge, param_group
 from jaxdistill.runtime import distributed, memory, xla
 from jaxdistill.runtime.prefetch import ahead
 from jaxdistill.runtime.sharding import Mesh
@@ -24,6 +24,7 @@ from jaxdistill.training import step as step_lib
 from jaxdistill.training.gradient_reach import explain, reach
 from jaxdistill.training.input_pipeline import Source, source
 from jaxdistill.training.step import TrainBatch
+from jaxdistill.types import TrainState, Variables
 
 
 class Job(NamedTuple):
@@ -46,7 +47,7 @@ class Job(NamedTuple):
     training_source: Source
     validation_source: Source
 
-    def start(self) -> step_lib.TrainState:
+    def start(self) -> TrainState:
         """The state before the first step."""
         return self.mesh.replicate(step_lib.start(self.settings, self.split))
 
@@ -158,7 +159,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     )
 
 
-def in_phase(job: Job, state: step_lib.TrainState, phase: int) -> tuple[Job, step_lib.TrainState]:
+def in_phase(job: Job, state: TrainState, phase: int) -> tuple[Job, TrainState]:
     """Job and state, trained as in that phase of `unfreezing`, which is theirs or a later one."""
     if phase == job.phase:
         return job, state

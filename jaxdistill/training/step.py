@@ -10,19 +10,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxdistill import config
-from jaxdistill.data.loader import Batch
 from jaxdistill.losses import feature as feature_lib
 from jaxdistill.losses import terms as loss_lib
 from jaxdistill.metrics import segmentation
-from jaxdistill.models.student import ModelOutputs, Split, Variables, flat_variables, param_group
+from jaxdistill.models.student import Split, flat_variables, param_group
 from jaxdistill.runtime import xla
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import optimizer, schedules
 from jaxdistill.training.accumulation import accumulate
+from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs, TrainState, Variables
 
 Scalars = dict[str, Float[Array, ""]]
 TrainBatch = tuple[Batch, TeacherOutputs]
@@ -39,15 +38,6 @@ class Sum(NamedTuple):
     total: Float[Array, ""]
     pictures: Float[Array, ""]
     """How many they are: 0 where none has the mask that it takes."""
-
-
-class TrainState(NamedTuple):
-    """All that a step changes."""
-
-    step: Int[Array, ""]
-    params: Variables
-    batch_stats: Variables
-    opt_state: optax.OptState
 
 
 TrainStep = Callable[[TrainState, Variables, Batch, TeacherOutputs], tuple[TrainState, Scalars]]
@@ -120,7 +110,7 @@ def make_train_step(
             own, targets = rows
             student = Split(graph, params, batch_stats, frozen).student()
             key = feature_lib.mask_key(settings.seed, state.step * parts + part)
-            outputs = student(own.images, train=True, encoded=targets.encoded, key=key)
+            outputs = student(own.images, train=True, encoded=targets.encoder_features, key=key)
             after = flat_variables(student)
             sums = _sums(loss_terms(settings, outputs, own, targets, temperature), own)
             terms = {name: one.total / pictures(name) for name, one in sums.items()}
@@ -192,7 +182,7 @@ def make_eval_step(
     ) -> tuple[dict[str, Sum], Float[Array, "b h w 1"]]:
         student = Split(graph, params, batch_stats, frozen).student()
         key = feature_lib.mask_key(settings.seed)
-        outputs = student(batch.images, train=False, encoded=targets.encoded, key=key)
+        outputs = student(batch.images, train=False, encoded=targets.encoder_features, key=key)
         values = loss_terms(settings, outputs, batch, targets, temperature)
         mask = batch.masks > 0.5
         predicted = segmentation.predict(outputs.logits)

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.data.augment import pipeline
-from jaxdistill.data.loader import Batch
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training.input_pipeline import Source
+from jaxdistill.types import Batch, TeacherOutputs
 
 
 @given(smallest=st.floats(0.01, 1), seed=st.integers(0, 2**31))

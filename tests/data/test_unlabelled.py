@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill import config
-from jaxdistill.data.loader import Batch
 from jaxdistill.metrics import segmentation
-from jaxdistill.models.student import ModelOutputs
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import step as step_lib
+from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
 
 SHAPE = (4, 6, 5, 1)
 

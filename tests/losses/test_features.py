@@ -14,10 +14,9 @@ from jax.test_util import check_grads
 from jaxdistill import config
 from jaxdistill.losses import feature as feature_lib
 from jaxdistill.models.projector import Generator
-from jaxdistill.models.student import FeatureScale, ModelOutputs
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import feature_statistics
+from jaxdistill.types import FeatureScale, ModelOutputs, TeacherOutputs
 
 SEEDS = st.integers(0, 2**32 - 1)
 STEPS = st.integers(0, 2**31 - 1)

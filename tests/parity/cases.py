@@ -11,7 +11,8 @@ from torch import Tensor
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.models.student import Pair, Student, Variables, flat_variables, merge
+from jaxdistill.models.student import Pair, Student, flat_variables, merge
+from jaxdistill.types import Variables
 
 SMALL = (32, 24, 16, 12, 8)
 

@@ -18,11 +18,9 @@ from comparison import Parity
 from torch import Tensor
 
 from jaxdistill import config
-from jaxdistill.data.loader import Batch
 from jaxdistill.losses import terms
-from jaxdistill.models.student import ModelOutputs
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import step as step_lib
+from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
 
 TEMPERATURES = (1.0, 3.0, 10.0)
 SEEDS = (0, 1, 2)

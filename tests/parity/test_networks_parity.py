@@ -20,8 +20,9 @@ from jaxdistill import config
 from jaxdistill.losses import terms
 from jaxdistill.models.encoders.efficientnet import VARIANTS
 from jaxdistill.models.projector import Generator, Projector
-from jaxdistill.models.student import Student, Variables, flat_variables, freeze, merge
+from jaxdistill.models.student import Student, flat_variables, freeze, merge
 from jaxdistill.torch_interop import checkpoints, flax_networks, parameter_names, smp_networks
+from jaxdistill.types import Variables
 
 SIZES = ((64, 64), (64, 96))
 # Quick to compile, and between them all that sets variants apart: padding, eps, squeeze, widths.

@@ -26,10 +26,9 @@ from torch import Tensor
 from torch_student import TorchStudent, Trainer
 
 from jaxdistill import config
-from jaxdistill.data.loader import Batch
-from jaxdistill.models.student import Pair, Split, Variables, freeze
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
+from jaxdistill.models.student import Pair, Split, freeze
 from jaxdistill.training import step as step_lib
+from jaxdistill.types import Batch, TeacherOutputs, Variables
 
 STEPS_PER_EPOCH = 2  # so that five steps see three epochs' temperatures and learning rates
 STEPS = 5

@@ -15,10 +15,10 @@ from double import in_float64, wide
 from smooth import smoothly
 
 from jaxdistill import config
-from jaxdistill.models.student import Variables
 from jaxdistill.training import schedules
 from jaxdistill.training.setup import Job, prepare
-from jaxdistill.training.step import TrainBatch, TrainState
+from jaxdistill.training.step import TrainBatch
+from jaxdistill.types import TrainState, Variables
 
 STEPS = 3
 GIVEN = ["training.batch_size=8", "training.learning_rate=1e-4"]

@@ -10,7 +10,8 @@ from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers import onnx_teacher
 from jaxdistill.teachers.onnx_session import OnnxNetwork
-from jaxdistill.teachers.onnx_teacher import PROBABILITY_MARGIN, FrozenNetworks, TeacherOutputs
+from jaxdistill.teachers.onnx_teacher import PROBABILITY_MARGIN, FrozenNetworks
+from jaxdistill.types import TeacherOutputs
 
 SIZE = (32, 64)
 IMAGES = pictures(3, *SIZE)

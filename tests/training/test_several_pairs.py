@@ -11,12 +11,11 @@ from test_step import SIZE, batch_of, settings_for
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.data.loader import Batch
 from jaxdistill.models.feature_pairs import Pair, pair_up
 from jaxdistill.models.student import Split, Student, freeze
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import step as step_lib
 from jaxdistill.training.gradient_reach import explain, reach
+from jaxdistill.types import Batch, TeacherOutputs
 
 PAIRS = (
     config.Feature(tensor="a", tap="encoder.3", hidden_channels=None, loss="mgd", weight=0.5),
@@ -35,7 +34,7 @@ class Setting(NamedTuple):
     fed: tuple[Batch, TeacherOutputs]
     train_step: step_lib.TrainStep
 
-    def step(self, state: step_lib.TrainState) -> tuple[step_lib.TrainState, dict[str, float]]:
+    def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
         """One step from a copy, and what it measured before it learned."""
         copy = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), state)
         after, measured = self.train_step(copy, self.split.frozen, *self.fed)

@@ -8,14 +8,13 @@ from flax import nnx
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.data.loader import Batch
 from jaxdistill.metrics import segmentation
 from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.student import PARAM_GROUPS, Split, Student, freeze, param_group
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import optimizer
 from jaxdistill.training import step as step_lib
 from jaxdistill.training.gradient_reach import explain, reach
+from jaxdistill.types import Batch, TeacherOutputs
 
 SIZE = 32
 
@@ -57,7 +56,7 @@ def batch_of(size: int, seed: int = 0) -> tuple[Batch, TeacherOutputs]:
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[Split, step_lib.TrainState, list[dict[str, float]]]:
+def trained() -> tuple[Split, TrainState, list[dict[str, float]]]:
     """Six steps on one batch."""
     settings = settings_for()
     split, _ = split_for(settings)

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
 from statistics import mean, stdev
+from typing import Any
 
 DONE, TABLE = "ablation.json", "table.json"
 BASE = "masks"

@@ -21,13 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdistill import config
-from jaxdistill.data.loader import Batch
 from jaxdistill.models import student, unfreezing
 from jaxdistill.models.feature_pairs import Pair, tap_stride
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.teachers.onnx_teacher import TeacherOutputs
 from jaxdistill.training import step as step_lib
+from jaxdistill.types import Batch, TeacherOutputs
 
 SIDE = 64  # of a picture
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
