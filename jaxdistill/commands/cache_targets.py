@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
     distributed.add_options(parser)
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as targets.store=PATH"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as targets.cache=PATH"
     )
     given = parser.parse_intermixed_args(arguments)
     settings = config.load(given.config, given.overrides)
@@ -44,21 +44,21 @@ def fill(settings: config.Config) -> None:
     Raises:
       UserError: no store is configured, or the disk has not enough room.
     """
-    if settings.targets.store is None:
-        raise UserError("targets.store is not set: give the folder to fill, targets.store=PATH")
+    if settings.targets.cache is None:
+        raise UserError("targets.cache is not set: give the folder to fill, targets.cache=PATH")
     console = Console(soft_wrap=True, highlight=False, quiet=not distributed.is_main_process())
     job = prepare(settings, console)
     shares = [
         _Share("train", job.dataset, job.training_source),
         _Share("validation", job.validation_dataset, job.validation_source),
     ]
-    _check_room(settings.targets.store, shares, console)
+    _check_room(settings.targets.cache, shares, console)
     distributed.barrier("counted")
     for share in shares:
         share.fill(console)
     distributed.barrier("filled")
     made = sum(share.missing for share in shares)
-    console.print(f"{settings.targets.store}: {made} computed, and nothing is missing now")
+    console.print(f"{settings.targets.cache}: {made} computed, and nothing is missing now")
 
 
 class _Share:
@@ -113,6 +113,6 @@ def _check_room(store: Path, shares: Sequence[_Share], console: Console) -> None
     if needed > free:
         raise UserError(
             f"{store}: {needed / 1e9:.1f} GB are needed, but the disk has {free / 1e9:.1f} GB; "
-            f"make room, or choose another folder as targets.store"
+            f"make room, or choose another folder as targets.cache"
         )
     console.print(f"{store}: {needed / 1e9:.2f} GB to write, the disk has {free / 1e9:.1f} GB")

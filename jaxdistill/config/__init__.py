@@ -5,7 +5,7 @@ A YAML file holds only what differs from the file that it `extends`; overrides s
 key's full path.
 """
 
-from jaxdistill.config.base import LARGEST_SIDE, Gives, Precision, Rgb, Section, Size
+from jaxdistill.config.base import LARGEST_SIDE, OutputKind, Precision, Rgb, Section, Size
 from jaxdistill.config.data import Data, Split
 from jaxdistill.config.networks import (
     Detector,
@@ -30,11 +30,11 @@ __all__ = [
     "Detector",
     "Feature",
     "FrozenNetwork",
-    "Gives",
     "Losses",
     "MeanStd",
     "Mesh",
     "Normalization",
+    "OutputKind",
     "Precision",
     "Rgb",
     "Section",

@@ -13,7 +13,7 @@ Size = tuple[Side, Side]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
-Gives = Literal["logits", "probabilities"]
+OutputKind = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16"]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jaxdistill.config.base import Channels, Gives, Positive, Rgb, Section, Size, Weight
+from jaxdistill.config.base import Channels, OutputKind, Positive, Rgb, Section, Size, Weight
 
 
 class MeanStd(Section):
@@ -80,7 +80,7 @@ class FrozenNetwork(Section):
 class Teacher(FrozenNetwork):
     tensor: str | None = None
     """The mask tensor, an output or an inner one; null: the first output."""
-    gives: Gives = "logits"
+    output: OutputKind = "logits"
     """What the mask tensor holds."""
 
 
@@ -90,10 +90,10 @@ class Detector(FrozenNetwork):
 
 
 class Targets(Section):
-    store: Path | None = None
+    cache: Path | None = None
     """Folder that keeps what teacher, detector and frozen encoder say of each picture, so that it
     is computed once and not in every epoch; null: nothing is kept."""
-    clean_pictures: bool = False
+    clean_images: bool = False
     """Teacher and detector see a picture before its colours are changed, so that their targets can
     be kept under `data.augment` `light` and `heavy` too; the student learns to ignore the change.
     """

@@ -1,4 +1,4 @@
-"""The table of configuration keys: `python -m jaxdistill.reference > docs/configuration.md`."""
+"""The table of configuration keys: `python -m jaxdistill.config.reference > docs/configuration.md`."""
 
 import types
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from jaxdistill.config import Config, Section
 
 _HEAD = """# Configuration
 
-Every key of a configuration file, as `python -m jaxdistill.reference` prints it. A key is given in
+Every key of a configuration file, as `python -m jaxdistill.config.reference` prints it. A key is given in
 YAML, or on the command line as `key=value`; a file may `extends: another.yaml` and hold only what
 differs.
 

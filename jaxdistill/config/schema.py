@@ -108,11 +108,11 @@ class Config(Section):
                 "teacher, bce or dice with masks, feature with features"
             )
         repaints = self.data.augment in ("light", "heavy")
-        if self.targets.store is not None and repaints and not self.targets.clean_pictures:
+        if self.targets.cache is not None and repaints and not self.targets.clean_images:
             raise ValueError(
-                f"targets.store cannot keep targets of pictures that data.augment: "
+                f"targets.cache cannot keep targets of pictures that data.augment: "
                 f"{self.data.augment} paints anew each time; choose none or flip, or let the "
-                f"teacher see the clean picture with targets.clean_pictures: true"
+                f"teacher see the clean picture with targets.clean_images: true"
             )
         return self
 

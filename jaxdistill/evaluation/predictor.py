@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from jaxdistill import config
 from jaxdistill.checkpoint import manager
 from jaxdistill.checkpoint.manager import Best
-from jaxdistill.config import Gives, Size
+from jaxdistill.config import OutputKind, Size
 from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.exporters.onnx_graph import Form
@@ -57,7 +57,7 @@ class Given(NamedTuple):
     """What the command line says of an ONNX file; None: what the file says, if it does."""
 
     normalization: config.Normalization | None = None
-    gives: Gives | None = None
+    gives: OutputKind | None = None
     tensor: str | None = None
     size: Size | None = None
 
@@ -163,7 +163,7 @@ def of_onnx(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -
     section = config.Teacher(
         onnx=path,
         tensor=tensor,
-        gives=gives,
+        output=gives,
         normalization=normalization or "imagenet",
         size=given.size or _size(path, (picture.height, picture.width), about, otherwise),
     )
@@ -238,7 +238,7 @@ def _about(path: Path) -> dict[str, Any] | None:
     return about
 
 
-def _gives(about: dict[str, Any]) -> Gives:
+def _gives(about: dict[str, Any]) -> OutputKind:
     return "logits" if about["output"]["range"] == "logits" else "probabilities"
 
 

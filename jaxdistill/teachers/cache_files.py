@@ -81,7 +81,7 @@ class Shelf:
             if path.exists() and not os.access(path, os.R_OK):
                 raise UserError(
                     f"{path} may not be read by you; let who wrote it say chmod -R a+rX "
-                    f"{self.folder}, or choose another folder as targets.store"
+                    f"{self.folder}, or choose another folder as targets.cache"
                 ) from None
             return None
         except (SafetensorError, OSError, ValueError, TypeError) as error:
@@ -101,7 +101,7 @@ class Shelf:
         if not all(np.isfinite(array).all() for array in entry):
             raise UserError(
                 f"{self.folder.name}: picture {picture} has values that float16 cannot hold (not "
-                f"finite, or beyond 65504); set targets.store to null"
+                f"finite, or beyond 65504); set targets.cache to null"
             )
         named = {str(index): array for index, array in enumerate(entry)}
         with _written_to(self.folder):
@@ -147,5 +147,5 @@ def _written_to(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write to the target store {folder}: {error.strerror}; make room, choose "
-            f"another folder as targets.store, or set it to null"
+            f"another folder as targets.cache, or set it to null"
         ) from None

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdistill.config import Config, FrozenNetwork, Gives, Size
+from jaxdistill.config import Config, FrozenNetwork, OutputKind, Size
 from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
@@ -43,7 +43,7 @@ class FrozenNetworks:
         if config.teacher:
             tensor = config.teacher.tensor or graph(config.teacher.onnx).outputs[0]
             wanted["teacher"] = (config.teacher, (tensor,))
-            self._gives = config.teacher.gives
+            self._gives = config.teacher.output
         if config.detector and config.taught_features:
             tensors = tuple(feature.tensor for feature in config.taught_features)
             wanted["detector"] = (config.detector, tensors)
@@ -186,7 +186,7 @@ def prepare(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def to_logits(
-    mask: Float[Array, "b h w 1"], gives: Gives, size: Size
+    mask: Float[Array, "b h w 1"], gives: OutputKind, size: Size
 ) -> Float[Array, "b {*size} 1"]:
     """A mask tensor, whatever it holds, as logits of another size."""
     mask = image_ops.resize(mask, size)

@@ -29,14 +29,14 @@ def source(
     augmentation: pipeline.Augmentation,
 ) -> "Source":
     """The targets of a data set's pictures, from the store if there is to be one."""
-    if settings.targets.store is None:
+    if settings.targets.cache is None:
         return Source(settings, augmentation, networks, None)
     encoder = None
     same_pixels = augmentation.kind in ("none", "flip") and augmentation.crop is None
     if same_pixels and settings.student.unfreeze is None:  # else they are new, or the encoder is
         encoder = _frozen_encoder(settings, split)
     size = settings.data.image_size
-    stored = StoredTargets(settings.targets.store, networks, dataset.fingerprint, size, encoder)
+    stored = StoredTargets(settings.targets.cache, networks, dataset.fingerprint, size, encoder)
     return Source(settings, augmentation, networks, stored)
 
 
@@ -55,7 +55,7 @@ class Source(NamedTuple):
             rows = pipeline.Rows.of_process(len(batch.images))
             changed = _augmented(key, batch, kind, rows)
             seen = batch._replace(images=changed.images, masks=changed.masks)
-            images = changed.clean if self.settings.targets.clean_pictures else changed.images
+            images = changed.clean if self.settings.targets.clean_images else changed.images
             if self.stored is None:
                 targets = self.networks.targets(images)
             else:

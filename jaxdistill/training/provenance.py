@@ -143,7 +143,7 @@ def _compared(
     settings: Mapping[str, Any], free: Sequence[str] = _FREE
 ) -> Iterator[tuple[str, Any]]:
     for key, value in _flat(settings):
-        if key == "targets.store" and value is not None:
+        if key == "targets.cache" and value is not None:
             yield key, "a folder"  # wherever: but what a store keeps is rounded to float16
         elif not any(key == path or key.startswith(path + ".") for path in free):
             yield key, value

@@ -9,7 +9,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_the_table_in_the_documentation_is_current() -> None:
-    assert DOCUMENT.read_text() == table(), "python -m jaxdistill.reference > docs/configuration.md"
+    assert DOCUMENT.read_text() == table(), "python -m jaxdistill.config.reference > docs/configuration.md"
 
 
 def test_every_key_has_a_meaning() -> None:

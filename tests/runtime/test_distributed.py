@@ -238,7 +238,7 @@ def test_a_store_filled_by_four_is_read_by_one_and_the_reverse(
 ) -> None:
     program = ["-m", "jaxdistill.commands.cache_targets"]
     given = [*arguments(place, tmp_path / "none"), "data.augment=flip"]
-    by_four, by_one = (f"targets.store={tmp_path / name}" for name in ("four", "one"))
+    by_four, by_one = (f"targets.cache={tmp_path / name}" for name in ("four", "one"))
     processes = launch(4, tmp_path / "seen", program, [*given, by_four])
     printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, printed

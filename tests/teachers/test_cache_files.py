@@ -233,8 +233,8 @@ def test_a_damaged_entry_is_computed_again_and_counted(
 def test_pictures_painted_anew_each_time_are_not_kept_unless_the_user_says_so(
     tmp_path: Path, kind: str
 ) -> None:
-    more = [*tiny_run.overrides(tmp_path), f"targets.store={tmp_path}", f"data.augment={kind}"]
-    with pytest.raises(UserError, match=r"targets\.store cannot keep .* targets\.clean_pictures"):
+    more = [*tiny_run.overrides(tmp_path), f"targets.cache={tmp_path}", f"data.augment={kind}"]
+    with pytest.raises(UserError, match=r"targets\.cache cannot keep .* targets\.clean_images"):
         config.load(tiny_run.SPECIFIED, more)
-    settings = config.load(tiny_run.SPECIFIED, [*more, "targets.clean_pictures=true"])
-    assert settings.targets.store == tmp_path
+    settings = config.load(tiny_run.SPECIFIED, [*more, "targets.clean_images=true"])
+    assert settings.targets.cache == tmp_path

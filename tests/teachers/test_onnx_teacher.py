@@ -114,7 +114,7 @@ def test_the_first_output_is_the_teachers_mask_unless_named(tmp_path):
 
 
 def test_probabilities_become_logits_after_resizing(path):
-    teacher = {"onnx": path, "tensor": "mask", "normalization": "unit", "gives": "probabilities"}
+    teacher = {"onnx": path, "tensor": "mask", "normalization": "unit", "output": "probabilities"}
     logits = FrozenNetworks(settings(teacher=teacher)).targets(jnp.asarray(IMAGES)).logits
     [mask] = reference(["mask"], "unit")
     resized = np.asarray(image_ops.resize(jnp.asarray(mask), SIZE))
@@ -129,7 +129,7 @@ def test_certain_probabilities_have_finite_logits(tmp_path):
         net (float[N, 3, H, W] picture) => (float[N, 1, H, W] mask)
         <int64[1] zero = {0}, int64[1] one = {1}, int64[1] axis = {1}>
         { mask = Slice (picture, zero, one, axis) }""")
-    teacher = {"onnx": save(model, tmp_path), "normalization": "unit", "gives": "probabilities"}
+    teacher = {"onnx": save(model, tmp_path), "normalization": "unit", "output": "probabilities"}
     networks = FrozenNetworks(settings(teacher=teacher))
     images = jnp.asarray(IMAGES).at[:, :16].set(0).at[:, 16:].set(1)
     logits = networks.targets(images).logits
@@ -230,7 +230,7 @@ def test_a_real_teacher_that_is_its_own_detector(shared, opened):
     path = shared("models", "u2netp.onnx")
     networks = FrozenNetworks(
         settings(
-            teacher={"onnx": path, "gives": "probabilities"},
+            teacher={"onnx": path, "output": "probabilities"},
             detector={"onnx": path, "normalization": "imagenet"},
             features=["1429"],
         )

@@ -63,7 +63,7 @@ def test_a_student_learns_to_find_people(tmp_path: Path) -> None:
         *(f"data.root={tmp_path}/coco", f"data.prepared={tmp_path}/prepared"),
         f"student.encoder_weights={tmp_path}/tf_efficientnet_lite0.safetensors",
         *(f"teacher.onnx={tmp_path}/teacher.onnx", f"detector.onnx={tmp_path}/teacher.onnx"),
-        f"targets.store={tmp_path}/targets",
+        f"targets.cache={tmp_path}/targets",
     )
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["validation"]["student_miou"] > 0.85

@@ -47,7 +47,7 @@ def arguments(place: Path, run: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def stored(place: Path) -> Path:
     """A run that filled its store while training."""
-    main(arguments(place, place / "stored", f"targets.store={place}/store"))
+    main(arguments(place, place / "stored", f"targets.cache={place}/store"))
     return place / "stored"
 
 
@@ -88,21 +88,21 @@ def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, st
     assert first["damaged"] == 0
     ahead = first["read"] + first["computed"] - EPOCHS * 3 * (8 + 5)
     assert ahead in (0, 3 * 4)  # a batch for a step that never came, if it was begun
-    main(arguments(place, place / "second", f"targets.store={place}/store"))
+    main(arguments(place, place / "second", f"targets.cache={place}/store"))
     assert counts(place / "second")["computed"] == 0
     jax.tree.map(np.testing.assert_array_equal, learnt(place / "second"), learnt(stored))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change", [["data.augment=light", "targets.clean_pictures=true"], ["data.crop=0.5"]]
+    "change", [["data.augment=light", "targets.clean_images=true"], ["data.crop=0.5"]]
 )
 def test_what_only_the_student_sees_changed_is_kept_once(
     place: Path, stored: Path, tmp_path: Path, change: list[str]
 ) -> None:
     """The teacher's answers are read; the student's encoder has its own work to do, on what it
     sees."""
-    main(arguments(place, tmp_path / "changed", *change, f"targets.store={place}/store"))
+    main(arguments(place, tmp_path / "changed", *change, f"targets.cache={place}/store"))
     assert counts(tmp_path / "changed")["computed"] == 0
     assert not np.array_equal(
         learnt(tmp_path / "changed")["head.kernel"], learnt(stored)["head.kernel"]
@@ -110,7 +110,7 @@ def test_what_only_the_student_sees_changed_is_kept_once(
 
 
 def fill_arguments(place: Path, store: Path) -> list[str]:
-    return [*arguments(place, place / "none"), f"targets.store={store}"]
+    return [*arguments(place, place / "none"), f"targets.cache={store}"]
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_filling_beforehand_leaves_nothing_to_compute(
     assert len(list(tmp_path.glob("*/*/*.safetensors"))) == ENTRIES
     cache_targets.main(fill_arguments(place, tmp_path))
     assert "train: 16 pictures, counting flipped ones; 0 to compute" in capsys.readouterr().out
-    main(arguments(place, tmp_path / "run", f"targets.store={tmp_path}"))
+    main(arguments(place, tmp_path / "run", f"targets.cache={tmp_path}"))
     assert counts(tmp_path / "run")["computed"] == 0
 
 
@@ -161,5 +161,5 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
 
 
 def test_filling_needs_a_store(place: Path) -> None:
-    with pytest.raises(UserError, match=r"targets\.store=PATH"):
+    with pytest.raises(UserError, match=r"targets\.cache=PATH"):
         cache_targets.main(arguments(place, place / "none"))

@@ -176,7 +176,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_removed(runs: Runs, tmp_pa
 
 
 def test_a_damaged_entry_of_the_store_is_computed_again(place: Path, tmp_path: Path) -> None:
-    runs = Runs(place, f"targets.store={place}/store", "data.augment=flip")
+    runs = Runs(place, f"targets.cache={place}/store", "data.augment=flip")
     run = tmp_path / "run"
     runs.halfway(run)
     entries = sorted((place / "store").glob("*/*/*.safetensors"))
@@ -187,7 +187,7 @@ def test_a_damaged_entry_of_the_store_is_computed_again(place: Path, tmp_path: P
 
 
 def test_two_runs_share_a_store_while_it_is_filled(place: Path, tmp_path: Path) -> None:
-    runs = Runs(place, f"targets.store={tmp_path}/store", "data.augment=flip")
+    runs = Runs(place, f"targets.cache={tmp_path}/store", "data.augment=flip")
     shutil.rmtree(tmp_path / "store")
     both = [runs.start(tmp_path / name) for name in ("one", "two")]
     for process in both:

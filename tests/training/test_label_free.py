@@ -129,7 +129,7 @@ def test_labelled_and_unlabelled_pictures_are_learnt_from_together(
 ) -> None:
     """With all targets kept beforehand: 13 pictures to learn from, each with its mirror image."""
     run, store = tmp_path / "run", tmp_path / "store"
-    mixed = ["data.unlabelled=images/val2017", "data.augment=flip", f"targets.store={store}"]
+    mixed = ["data.unlabelled=images/val2017", "data.augment=flip", f"targets.cache={store}"]
     cache_targets.main(arguments(place, *mixed, f"run={run}"))
     assert "train: 26 pictures, counting flipped ones; 26 to compute" in capsys.readouterr().out
     main(arguments(place, *mixed, f"run={run}"))

@@ -17,9 +17,9 @@ def identity(*overrides):
 @pytest.mark.parametrize(
     ("then", "now", "found"),
     [
-        ([], ["targets.store=a"], ["targets.store was None and is 'a folder'"]),
-        (["targets.store=a"], [], ["targets.store was 'a folder' and is None"]),
-        (["targets.store=a"], ["targets.store=b"], []),
+        ([], ["targets.cache=a"], ["targets.cache was None and is 'a folder'"]),
+        (["targets.cache=a"], [], ["targets.cache was 'a folder' and is None"]),
+        (["targets.cache=a"], ["targets.cache=b"], []),
         (["run=a", "data.root=b"], ["run=c", "training.epochs=99"], []),
         ([], ["data.crop=0.5"], ["data.crop was None and is 0.5"]),
     ],

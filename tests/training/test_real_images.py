@@ -21,7 +21,7 @@ def test_a_student_learns_to_find_people(shared, imagenet_encoder: Path, tmp_pat
         f"student.encoder_weights={imagenet_encoder}",
         f"teacher.onnx={teacher}",
         f"detector.onnx={teacher}",
-        f"targets.store={tmp_path}/targets",
+        f"targets.cache={tmp_path}/targets",
         "training.epochs=4",
     ]
     config = ROOT / "configs" / "recommended.yaml"

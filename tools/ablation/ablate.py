@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="of runs and tables")
     parser.add_argument("--data", type=Path, required=True, help="a folder in COCO's layout")
     parser.add_argument("--teacher", type=Path, required=True, help="an ONNX file")
-    parser.add_argument("--gives", default="probabilities", help="teacher.gives")
+    parser.add_argument("--gives", default="probabilities", help="teacher.output")
     parser.add_argument("--feature", required=True, help="the teacher's tensor at stride 8")
     parser.add_argument("--deep", required=True, help="the teacher's tensor at stride 16")
     parser.add_argument("--few", type=int, default=16, help="pictures with masks, of few")
@@ -174,10 +174,10 @@ def _missing(
     regimes = ablation_data.prepare(given.folder / "data", given.data.absolute(), given.few)
     common = [
         f"teacher.onnx={given.teacher}",
-        f"teacher.gives={given.gives}",
+        f"teacher.output={given.gives}",
         f"detector.onnx={given.teacher}",
         "detector.normalization=imagenet",
-        f"targets.store={given.folder / 'targets'}",
+        f"targets.cache={given.folder / 'targets'}",
         f"data.prepared={given.folder / 'prepared'}",
         *given.overrides,
     ]

@@ -151,7 +151,7 @@ def _configs(given: argparse.Namespace, place: Path) -> dict[str, Path]:
         f"teacher.onnx={given.teacher}",
         f"detector.onnx={given.detector}",
         "student.encoder_weights=null",
-        "targets.store=null",
+        "targets.cache=null",
         *given.overrides,
     ]
     settings = config.load(given.config, overrides)
@@ -161,8 +161,8 @@ def _configs(given: argparse.Namespace, place: Path) -> dict[str, Path]:
     if not (data.train.labelled and data.validation.labelled) or data.unlabelled:
         raise UserError(f"{given.config}: the original needs pictures with masks")
     drawn_images.draw(place / "data", settings.data, 2 * given.batch)
-    stored = [f"targets.store={place / 'store'}"]
-    if settings.data.augment != "none" and not settings.targets.clean_pictures:
+    stored = [f"targets.cache={place / 'store'}"]
+    if settings.data.augment != "none" and not settings.targets.clean_images:
         stored.append("data.augment=flip")
     files = {}
     for name, more in (("original", []), ("ours", []), ("stored", stored)):
