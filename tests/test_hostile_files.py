@@ -248,7 +248,7 @@ class TestCheckpointsOfTorch:
         ("metrics.jsonl", '{"epoch": 1e300}', "line 1"),
         ("metrics.jsonl", f'{{"epoch": 1, "train": {{"total": {10**400}}}}}', "line 1"),
         ("metrics.jsonl", "[" * 100_000, "line 1"),
-        ("facts.json", "[" * 100_000, "expected JSON"),
+        ("provenance.json", "[" * 100_000, "expected JSON"),
         ("config.yaml", aliases(10, "[{}]"), "more than 20000 values"),
         ("config.yaml", b"\xff\xfe", "not a text file"),
         ("samples/epoch_001.png", b"nothing", "cannot read the samples"),

@@ -30,7 +30,7 @@ from jaxdistill.data.loader import Dataset, open_split, validation_batches
 from jaxdistill.evaluation import predictor
 from jaxdistill.evaluation.predictor import Given, Segmenter
 from jaxdistill.metrics import segmentation
-from jaxdistill.reporting import writer
+from jaxdistill.reporting.image_grid import sample_grid
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import UserError, command
 from jaxdistill.runtime.prefetch import ahead
@@ -294,7 +294,7 @@ def _write(output: Path, numbers: dict[str, Any], worst: Sequence[Shown]) -> Non
     images = np.stack([shown.image for shown in worst]) / np.float32(255)
     logits = np.stack([shown.logits for shown in worst])
     masks, teacher = (_stack([getattr(s, field) for s in worst]) for field in ("mask", "teacher"))
-    sheet = writer.sample_sheet(images, masks, teacher, logits)
+    sheet = sample_grid(images, masks, teacher, logits)
     try:
         output.mkdir(parents=True, exist_ok=True)
         files.write(output / "evaluation.json", json.dumps(numbers, indent=1).encode())

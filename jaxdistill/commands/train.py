@@ -15,6 +15,7 @@ from jaxdistill.checkpoint.integrity import Record, fingerprint, newest_first
 from jaxdistill.checkpoint.manager import FOLDER, Checkpoints, latest, newest_record
 from jaxdistill.models import unfreezing
 from jaxdistill.models.weights import format_normalization
+from jaxdistill.reporting import console as console_lib
 from jaxdistill.reporting import writer
 from jaxdistill.reporting.html.folder import BEST_BY
 from jaxdistill.runtime import distributed
@@ -111,7 +112,7 @@ def train(
             closing(_report(settings.run, progress.epoch)) as written,
             closing(job.training(first_step=progress.step)) as batches,
         ):
-            written.facts(facts(job))
+            written.provenance(facts(job))
             keeper = Keeper(checkpoints, settings.checkpoints, about, old)
             record: Record = {}
             while progress.epoch < settings.training.epochs:
@@ -140,7 +141,10 @@ def train(
                 progress.next_epoch()
                 written.epoch(progress.epoch, record, sheet)
                 keeper.save(state, progress, record, _score(scores))
-                console.print(_line(progress.epoch, settings.training.epochs, record))
+                line = console_lib.epoch_line(
+                    progress.epoch, settings.training.epochs, record, step_lib.LOSSES
+                )
+                console.print(line)
     if interruption.requested:
         console.print(
             f"{interruption.signal or 'another process'}: stopped after step {progress.step}, "
@@ -150,7 +154,7 @@ def train(
     if record and distributed.is_main_process():
         variables = {**state.params, **state.batch_stats, **job.split.frozen}
         speed = record["images_per_second"]
-        writer.print_summary(console, record["validation"], variables, speed, settings.run)
+        console_lib.print_summary(console, record["validation"], variables, speed, settings.run)
     elif not record:
         console.print(f"{settings.run} has all of its {settings.training.epochs} epochs already")
     return None
@@ -176,8 +180,10 @@ def _claimed(run: Path, resume: bool) -> Iterator[None]:
         yield
 
 
-def _report(run: Path, epochs: int) -> writer.Report:
-    return writer.Report(run, epochs) if distributed.is_main_process() else writer.Silence()
+def _report(run: Path, epochs: int) -> writer.MetricWriter:
+    return (
+        writer.MetricWriter(run, epochs) if distributed.is_main_process() else writer.NullWriter()
+    )
 
 
 def _resume(
@@ -252,7 +258,7 @@ def _check_start(state: TrainState, progress: Progress) -> None:
 
 def _forget_after(run: Path, epoch: int, step: int) -> None:
     if distributed.is_main_process():
-        writer.forget_after(run, epoch, step)
+        writer.truncate_after(run, epoch, step)
 
 
 def _write(path: Path, text: str) -> None:
@@ -264,22 +270,6 @@ def _write(path: Path, text: str) -> None:
 
 def _score(scores: Mapping[str, float]) -> float:
     return next(scores[name] for name in BEST_BY if name in scores)
-
-
-def _line(epoch: int, epochs: int, record: Record) -> str:
-    train, validation = record["train"], record["validation"]
-    terms = " ".join(f"{name} {train[name]:.3f}" for name in step_lib.LOSSES if name in train)
-    scores = " ".join(
-        f"{label} {validation[name]:.4f}"
-        for name, label in (
-            ("student_miou", "mIoU"),
-            ("teacher_miou", "teacher"),
-            ("agreement", "agreement"),
-        )
-        if name in validation
-    )
-    seconds = sum(record["seconds"].values())
-    return f"epoch {epoch}/{epochs}: {terms} | validation: {scores} | {seconds:.1f} s"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Reports of a run: metric files, TensorBoard curves, sample images, console output, HTML page."""

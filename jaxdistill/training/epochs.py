@@ -14,8 +14,8 @@ from rich.progress import track
 
 from jaxdistill import config
 from jaxdistill.checkpoint.manager import Checkpoints, Record
-from jaxdistill.reporting import writer
-from jaxdistill.reporting.writer import Report
+from jaxdistill.reporting import image_grid, writer
+from jaxdistill.reporting.writer import MetricWriter
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.distributed import Agreement
 from jaxdistill.runtime.errors import UserError
@@ -71,7 +71,7 @@ def learn(
     progress: Progress,
     batches: Iterator[TrainBatch],
     keeper: Keeper,
-    written: Report,
+    written: MetricWriter,
     interruption: Interruption,
     console: Console,
 ) -> TrainState:
@@ -110,7 +110,7 @@ def _count(
     progress: Progress,
     batch: Batch,
     scalars: Scalars,
-    written: Report,
+    written: MetricWriter,
     console: Console,
 ) -> None:
     """Reads what a step measured."""
@@ -122,7 +122,7 @@ def _count(
         progress.count(values, dict.fromkeys(step_lib.OF_MASKS & values.keys(), labelled))
         return
     names = {int(id): job.dataset.name_of(int(id)) for id in distributed.all_gather(batch.ids)}
-    written.fault({"step": step, "term": term, "values": values, "pictures": names})
+    written.nonfinite({"step": step, "term": term, "values": values, "pictures": names})
     allowed = job.settings.training.skip_nonfinite
     what = (
         f"step {step}: {term} is {values[term]} (learning rate {values['learning_rate']:.2g}, "
@@ -131,7 +131,7 @@ def _count(
     if progress.skipped >= allowed:
         raise UserError(
             f"{what}; nothing was learnt from it, and the last checkpoint stands; look at these "
-            f"pictures, which {job.settings.run / writer.FAULTS} lists, lower "
+            f"pictures, which {job.settings.run / writer.NONFINITE} lists, lower "
             f"training.learning_rate, or allow some such steps with training.skip_nonfinite"
         )
     progress.skipped += 1
@@ -161,7 +161,7 @@ def validate(
                 *job.mesh.shard((batch, targets)),
                 temperature,
             )
-            if distributed.is_main_process() and len(shown) < writer.SAMPLES:
+            if distributed.is_main_process() and len(shown) < image_grid.SAMPLES:
                 masks = batch.masks if job.settings.data.validation.labelled else None
                 maps = [batch.images, masks, targets.logits, logits]
                 rows = len(batch.images)
@@ -172,10 +172,10 @@ def validate(
     means = step_lib.means(measured)
     terms = {name: jnp.asarray(means[name]) for name in step_lib.LOSSES if name in means}
     means["total"] = float(step_lib.total(job.settings.losses, terms))
-    return means, _sheet(shown[: writer.SAMPLES]) if distributed.is_main_process() else None
+    return means, _sheet(shown[: image_grid.SAMPLES]) if distributed.is_main_process() else None
 
 
 def _sheet(shown: Sequence[tuple[np.ndarray, ...]]) -> Image.Image:
     images, truth, teacher, own = zip(*shown, strict=True)
     known, theirs = (None if maps[0] is None else np.stack(maps) for maps in (truth, teacher))
-    return writer.sample_sheet(np.stack(images), known, theirs, np.stack(own))
+    return image_grid.sample_grid(np.stack(images), known, theirs, np.stack(own))

@@ -9,14 +9,14 @@ import jax
 
 import jaxdistill
 from jaxdistill.checkpoint.manager import fingerprint
-from jaxdistill.reporting import writer
+from jaxdistill.reporting.console import parameter_sizes
 from jaxdistill.training.setup import Job
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def facts(job: Job) -> dict[str, dict[str, Any]]:
-    """For people, in sections; its form is the run page's `facts.json`."""
+    """For people, in sections; its form is the run page's `provenance.json`."""
     settings, split = job.settings, job.split
     variables = {**split.params, **split.batch_stats, **split.frozen}
     files = {role: getattr(settings, role).onnx for role in job.networks.fingerprints}
@@ -39,10 +39,7 @@ def facts(job: Job) -> dict[str, dict[str, Any]]:
             "frozen variables, SHA-256": fingerprint(split.frozen),
         },
         "Sizes": {
-            **{
-                name: f"{count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB in float32"
-                for name, (count, size) in writer.sizes(variables).items()
-            },
+            **{name: str(size) for name, size in parameter_sizes(variables).items()},
             "trained parameters": sum(value.size for value in split.params.values()),
             "frozen parameters": sum(value.size for value in split.frozen.values()),
         },

@@ -201,8 +201,8 @@ def test_a_finished_run_says_how_long_it_took(tmp_path):
         ("config.yaml", None, "is not a run"),
         ("config.yaml", "a: [", "config.yaml:1: not valid YAML"),
         ("metrics.jsonl", '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2"),
-        ("facts.json", "[1]", "facts.json: expected sections"),
-        ("facts.json", "{", "facts.json: expected JSON"),
+        ("provenance.json", "[1]", "provenance.json: expected sections"),
+        ("provenance.json", "{", "provenance.json: expected JSON"),
     ],
 )
 def test_a_damaged_folder_is_named(run, file, content, expected):
@@ -217,7 +217,7 @@ def test_the_page_is_replaced_whole_or_not_at_all(run, monkeypatch):
     assert written == run / "report.html"
     before = written.read_text(encoding="utf-8")
     assert before.endswith("</html>\n")
-    (run / "facts.json").unlink()
+    (run / "provenance.json").unlink()
 
     def fail(self, target):
         assert written.read_text(encoding="utf-8") == before

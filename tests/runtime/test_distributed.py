@@ -129,7 +129,7 @@ def test_what_is_not_finite_is_skipped_by_all_and_listed_once(place: Path, tmp_p
     ]
     train_alone(place, tmp_path / "alone", *given)
     train(2, place, tmp_path / "two", *given)
-    one, two = ((tmp_path / run / writer.FAULTS).read_text() for run in ("alone", "two"))
+    one, two = ((tmp_path / run / writer.NONFINITE).read_text() for run in ("alone", "two"))
     listed = [[json.loads(line) for line in text.splitlines()] for text in (one, two)]
     assert len(listed[0]) == EPOCHS  # the darkest picture's step, in every epoch
     for fault, other in zip(*listed, strict=True):

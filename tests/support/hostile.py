@@ -228,7 +228,9 @@ def run_page(folder: Path) -> Reader:
         {},
         optional={
             "run/metrics.jsonl": metrics,
-            "run/facts.json": damage.json_of([facts]).map(lambda t: t.encode("utf-8", "replace")),
+            "run/provenance.json": damage.json_of([facts]).map(
+                lambda t: t.encode("utf-8", "replace")
+            ),
             "run/config.yaml": damage.json_of([settings]).map(
                 lambda t: t.encode("utf-8", "replace")
             ),

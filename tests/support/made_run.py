@@ -50,7 +50,7 @@ def make(
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     if facts is not None:
-        (run / "facts.json").write_text(json.dumps(facts))
+        (run / "provenance.json").write_text(json.dumps(facts))
     for one in lines:
         sheet = Image.new("RGB", (50, 30), (40 * one["epoch"], 0, 0))
         sheet.save(run / "samples" / f"epoch_{one['epoch']:03d}.png")

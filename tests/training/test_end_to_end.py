@@ -66,7 +66,7 @@ def test_a_run_leaves_all_that_it_promises(finished) -> None:
             assert set(step_lib.LOSSES) < set(line[part])
             assert all(np.isfinite(value) for value in line[part].values())
     assert list((run / "tensorboard").iterdir())
-    assert json.loads((run / "facts.json").read_text())["Data"]["pictures to learn from"] == 8
+    assert json.loads((run / "provenance.json").read_text())["Data"]["pictures to learn from"] == 8
     assert f"{lines[-1]['validation']['student_miou']:.4f}" in (run / "report.html").read_text()
     for epoch in EPOCHS:
         sheet = Image.open(run / "samples" / f"epoch_{epoch:03d}.png")

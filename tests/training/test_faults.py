@@ -281,7 +281,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
         "training.epochs=4",
     ]
     runs = Runs(place, *timid)
-    faults = [json.loads(line) for line in read(runs.untouched / writer.FAULTS)]
+    faults = [json.loads(line) for line in read(runs.untouched / writer.NONFINITE)]
     assert 1 <= len(faults) <= 4
     assert metrics(runs.untouched)[-1]["skipped_steps"] == len(faults)
     assert all(fault["term"] == "kl" and len(fault["pictures"]) == 4 for fault in faults)
@@ -289,7 +289,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert f"step {faults[0]['step']}: kl is nan" in printed
-    assert len(read(tmp_path / "strict" / writer.FAULTS)) == 1
+    assert len(read(tmp_path / "strict" / writer.NONFINITE)) == 1
 
 
 def test_a_thousand_steps_leave_memory_descriptors_and_threads_as_they_were(

@@ -64,7 +64,7 @@ def test_a_student_learns_from_the_teacher_alone(label_free: Path) -> None:
 def test_what_it_leaves_is_complete(label_free: Path) -> None:
     best_agreement = max(line["validation"]["agreement"] for line in lines(label_free))
     assert best(label_free).record["validation"]["agreement"] == best_agreement
-    facts = json.loads((label_free / "facts.json").read_text())["Data"]
+    facts = json.loads((label_free / "provenance.json").read_text())["Data"]
     assert (facts["pictures to learn from"], facts["without masks, training"]) == (8, 8)
     assert (facts["pictures to measure on"], facts["without masks, validation"]) == (5, 5)
     assert read(label_free).score.name == "agreement"

@@ -17,7 +17,7 @@ second has them. Any other group, and any number beside the groups, is drawn and
 
 `samples/epoch_001.png`, ...: the sheets of sample pictures.
 
-`facts.json`: what holds for the whole run, in sections that keep their order:
+`provenance.json`: what holds for the whole run, in sections that keep their order:
 
     {"Data": {"training pictures": 160, "training fingerprint": "9f2c..."},
      "Environment": {"python": "3.11.2", "devices": ["cpu"]}, ...}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdistill.config import yaml_files
+from jaxdistill.reporting.run_files import sample_paths
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import UserError
 
@@ -97,8 +98,8 @@ def read(run: Path) -> Run:
         epochs=list(lines),
         columns=_columns(list(lines.values())),
         updated=_modified(metrics) if lines else None,
-        facts=_facts(run / "facts.json"),
-        samples=_samples(run / "samples"),
+        facts=_facts(run / "provenance.json"),
+        samples=sample_paths(run),
     )
 
 
@@ -162,8 +163,3 @@ def _facts(path: Path) -> Facts:
     if not isinstance(facts, dict) or not all(isinstance(v, dict) for v in facts.values()):
         raise UserError(f"{path}: expected sections of names and values; delete the file")
     return facts
-
-
-def _samples(folder: Path) -> dict[int, Path]:
-    numbered = [(path.stem.removeprefix("epoch_"), path) for path in folder.glob("epoch_*.png")]
-    return dict(sorted((int(number), path) for number, path in numbered if number.isdecimal()))

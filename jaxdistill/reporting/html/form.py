@@ -72,7 +72,7 @@ def duration(seconds: float) -> str:
 
 
 def fact(value: Any) -> str:
-    """A value of `facts.json`."""
+    """A value of `provenance.json`."""
     match value:
         case None:
             return _MISSING

@@ -1,0 +1,94 @@
+"""Console output of a run: the line after each epoch and the closing table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxdistill.models.student import param_group
+from jaxdistill.reporting.run_files import PAGE, sample_paths
+from jaxdistill.types import Variables
+
+_SCORES = {"student_miou": "mIoU", "teacher_miou": "teacher", "agreement": "agreement"}
+
+
+class ParameterSize(NamedTuple):
+    """The size of a model."""
+
+    parameters: int
+    """Number of parameters."""
+    bytes: int
+    """Their size in float32."""
+
+    def __str__(self) -> str:
+        """Returns the size for people."""
+        return f"{self.parameters / 1e6:.2f} M parameters, {self.bytes / 1e6:.1f} MB in float32"
+
+
+def parameter_sizes(variables: Variables) -> dict[str, ParameterSize]:
+    """Returns the size of the student without and with its projectors.
+
+    Args:
+      variables: All variables of the student, by dotted path.
+
+    Returns:
+      Sizes by title, for a table.
+    """
+    whole = sum(value.size for value in variables.values())
+    alone = sum(v.size for k, v in variables.items() if param_group(k) != "projectors")
+    return {
+        "student": ParameterSize(alone, 4 * alone),
+        "student with projectors": ParameterSize(whole, 4 * whole),
+    }
+
+
+def epoch_line(epoch: int, epochs: int, record: Mapping[str, Any], losses: Sequence[str]) -> str:
+    """Returns the line that a run prints after an epoch.
+
+    Args:
+      epoch: The epoch, counted from 1.
+      epochs: The number of epochs of the run.
+      record: The values of the epoch, as `MetricWriter.epoch` takes them; `train`, `validation` and
+        `seconds` are required.
+      losses: Names of the loss terms to show, in order; those missing from the record are left out.
+    """
+    train, validation = record["train"], record["validation"]
+    terms = " ".join(f"{name} {train[name]:.3f}" for name in losses if name in train)
+    scores = " ".join(
+        f"{label} {validation[name]:.4f}" for name, label in _SCORES.items() if name in validation
+    )
+    seconds = sum(record["seconds"].values())
+    return f"epoch {epoch}/{epochs}: {terms} | validation: {scores} | {seconds:.1f} s"
+
+
+def print_summary(
+    console: Console,
+    validation: Mapping[str, float],
+    variables: Variables,
+    images_per_second: float,
+    run: Path,
+) -> None:
+    """Prints the table at the end of a run and the paths of its report.
+
+    Args:
+      console: Where to print.
+      validation: Scores of the last epoch by name.
+      variables: All variables of the student, by dotted path.
+      images_per_second: Training speed.
+      run: The run folder.
+    """
+    table = Table("", "", show_header=False, title="Result")
+    for name in _SCORES:
+        if name in validation:
+            table.add_row(name.replace("_", " ").replace("miou", "mIoU"), f"{validation[name]:.4f}")
+    for name, size in parameter_sizes(variables).items():
+        table.add_row(name, str(size))
+    table.add_row("training speed", f"{images_per_second:.2f} images/s")
+    console.print(table)
+    console.print(f"run: {run}", markup=False)
+    console.print(f"report: {run / PAGE}", markup=False)
+    samples = list(sample_paths(run).values())
+    if samples:
+        console.print(f"sample images: {samples[-1]}", markup=False)
