@@ -297,10 +297,10 @@ def _write(output: Path, numbers: dict[str, Any], worst: Sequence[Shown]) -> Non
     sheet = sample_grid(images, masks, teacher, logits)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        files.write(output / "evaluation.json", json.dumps(numbers, indent=1).encode())
+        files.write_atomic(output / "evaluation.json", json.dumps(numbers, indent=1))
         encoded = io.BytesIO()
         sheet.save(encoded, "PNG")
-        files.write(output / "worst.png", encoded.getvalue())
+        files.write_atomic(output / "worst.png", encoded.getvalue())
     except OSError as error:
         raise UserError(f"cannot write into {output.absolute()}: {error.strerror}") from None
 

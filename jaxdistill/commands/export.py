@@ -30,6 +30,7 @@ from jaxdistill.exporters.onnx_graph import Form, Input, student_graph
 from jaxdistill.exporters.quantize import CALIBRATION_PICTURES, to_int8
 from jaxdistill.exporters.verify import Cost, Row, Sample
 from jaxdistill.runtime.errors import UserError, command
+from jaxdistill.runtime.files import write_atomic
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 
 Precision = Literal["float32", "float16", "int8"]
@@ -243,13 +244,9 @@ def _write(path: Path, precision: Precision, graph: onnx.ModelProto, about: dict
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_atomic(path, content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 

@@ -27,8 +27,8 @@ from jaxdistill.data.image_files import Picture, find
 from jaxdistill.evaluation import predictor
 from jaxdistill.evaluation.predictor import Segmenter
 from jaxdistill.runtime.errors import UserError, command
-from jaxdistill.runtime.files import printable
 from jaxdistill.runtime.prefetch import ahead
+from jaxdistill.runtime.text import printable
 
 Photograph = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w"]

@@ -21,6 +21,7 @@ from jaxdistill.reporting.html.folder import BEST_BY
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.distributed import Agreement
 from jaxdistill.runtime.errors import UserError, command
+from jaxdistill.runtime.files import write_atomic
 from jaxdistill.runtime.lock import locked
 from jaxdistill.runtime.signals import EXIT_CODE, Interruption
 from jaxdistill.training import provenance
@@ -106,7 +107,7 @@ def train(
             job, state, progress = _resume(job, state, about, accept_changes, console)
         _check_start(state, progress)
         if distributed.is_main_process():
-            _write(settings.run / "config.yaml", config.dump(settings))
+            write_atomic(settings.run / "config.yaml", config.dump(settings))
         with (
             Checkpoints(settings.run, settings.checkpoints) as checkpoints,
             closing(_report(settings.run, progress.epoch)) as written,
@@ -259,13 +260,6 @@ def _check_start(state: TrainState, progress: Progress) -> None:
 def _forget_after(run: Path, epoch: int, step: int) -> None:
     if distributed.is_main_process():
         writer.truncate_after(run, epoch, step)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _score(scores: Mapping[str, float]) -> float:

@@ -22,7 +22,7 @@ import rich.progress
 import tensorflow_datasets as tfds
 
 from jaxdistill.runtime.errors import UserError, first_line
-from jaxdistill.runtime.files import printable
+from jaxdistill.runtime.text import printable
 
 # Beyond a gigabyte per split, TFDS sorts on disk, and for that it needs TensorFlow. So a data set
 # is written as several TFDS splits, none of which comes near.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from jaxdistill.runtime.files import printable
+from jaxdistill.runtime.text import printable
 
 # Named, since Pillow would otherwise try every format it knows, some by starting other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")

@@ -15,6 +15,7 @@ from safetensors.numpy import save as serialize
 from jaxdistill import config
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.files import write_atomic
 
 Arrays = dict[str, np.ndarray]
 
@@ -26,10 +27,8 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, st
       OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    partial.write_bytes(serialize(contiguous, metadata=dict(metadata)))
-    partial.replace(path)
+    write_atomic(path, serialize(contiguous, metadata=dict(metadata)))
 
 
 def load(path: Path) -> tuple[Arrays, dict[str, str]]:

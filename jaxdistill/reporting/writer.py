@@ -54,7 +54,7 @@ class MetricWriter:
           OutputError: The file cannot be written (`report-not-written`).
         """
         with _reported(self._run):
-            files.write(self._run / PROVENANCE, json.dumps(sections, indent=1).encode())
+            files.write_atomic(self._run / PROVENANCE, json.dumps(sections, indent=1).encode())
 
     def epoch(self, number: int, values: Mapping[str, Any], grid: Image.Image | None) -> None:
         """Writes the results of an epoch.
@@ -74,7 +74,7 @@ class MetricWriter:
         with _reported(self._run):
             _append(self._run / METRICS, {"epoch": number, **values})
             if grid is not None:
-                files.write(sample_path(self._run, number), _png(grid))
+                files.write_atomic(sample_path(self._run, number), _png(grid))
                 self._tensorboard.add_image("samples", grid, number)
             for name, value in _scalars(values):
                 self._tensorboard.add_scalar(name, value, number)
@@ -173,7 +173,7 @@ def _keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if wanted(json.loads(line)) and line.endswith("\n"):
                 kept.append(line)
-    files.write(path, "".join(kept).encode())
+    files.write_atomic(path, "".join(kept).encode())
 
 
 def _png(image: Image.Image) -> bytes:

@@ -4,7 +4,7 @@ import errno
 import sys
 from collections.abc import Callable
 
-from jaxdistill.runtime.files import printable
+from jaxdistill.runtime.text import printable
 
 _LONGEST = 2000  # characters of a message: names in it may come from anywhere
 _OF_OTHERS = 300  # of what other libraries say

@@ -1,21 +1,55 @@
-"""Files in folders that anybody may have filled: read within bounds, written in their own place."""
+"""Bounded reading, atomic writing, and retries of transient I/O errors."""
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PARTIAL = ".partial"
+"""Suffix of a temporary file. One that is left over was being written when its process died."""
+
+TRANSIENT_ERRORS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EINTR,
+        errno.EIO,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""Error numbers after which the same call may succeed: network file systems raise them while a
+server restarts. A missing file, a full disk and a refused permission are not among them."""
+
+RETRY_WAITS = (0.1, 0.5, 2.0)
+"""Seconds that `retry_io` waits before each further attempt."""
 
 
 def read(path: Path, most: int) -> bytes:
-    """A file's bytes.
+    """Returns the bytes of a regular file of limited size.
 
     Args:
-      most: bytes that a file of its kind has at most.
+      path: The file.
+      most: The largest size in bytes that a file of this kind has.
 
     Raises:
-      OSError: also for what is no regular file, such as a pipe or a device, which might never end,
-        and for what is larger than `most`. It has a `strerror`.
+      OSError: The file cannot be read, is not a regular file (a pipe or a device may never end), or
+        is larger than `most`. The error has a `strerror`.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -26,31 +60,97 @@ def read(path: Path, most: int) -> bytes:
     return path.read_bytes()
 
 
-def write(path: Path, content: bytes) -> None:
-    """Whole or not at all; whoever reads meanwhile sees the file before.
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+    """Writes a file completely or not at all; a concurrent reader sees the old file or the new one.
 
-    Never through a link: in a folder that somebody else filled it may lead to any file.
+    The content is written to a temporary file in the same folder, which then replaces `path`. The
+    temporary file has a unique name, so that several processes may write the same path, and is
+    opened exclusively, so that a link which somebody else placed is never followed; a link at
+    `path` itself is replaced. After a failure the temporary file is removed.
+
+    Args:
+      path: The file to write. Its folder must exist.
+      content: The whole content; text is encoded as UTF-8.
+      durable: Whether to wait until file and folder have reached the disk, so that the file is
+        complete even after a power failure. Pass False for many small files whose content is
+        checked when it is read.
+
+    Raises:
+      OSError: The file cannot be written.
     """
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with partial.open("xb") as file:
-        file.write(content)
-    partial.replace(path)
+    # Part of the name helps a person who finds the file; the whole name could become too long.
+    partial = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                _sync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder have reached the disk, where the file system can do that.
+
+    Args:
+      folder: The folder in which a file was created, renamed or removed.
+
+    Raises:
+      OSError: The disk reports an error.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+def retry_io(function: Callable[[], T]) -> T:
+    """Returns the result of a function that reads or writes files, retrying transient I/O errors.
+
+    Args:
+      function: A function that may be called several times.
+
+    Raises:
+      OSError: The function raised an error that is not one of `TRANSIENT_ERRORS`, or raised one of
+        these at every attempt.
+    """
+    for wait in RETRY_WAITS:
+        try:
+            return function()
+        except OSError as error:
+            if error.errno not in TRANSIENT_ERRORS:
+                raise
+        time.sleep(wait)
+    return function()
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As `os.walk`, also into folders that are links, each folder once."""
+    """Yields what `os.walk` yields, following links to folders and visiting each folder once.
+
+    Args:
+      root: The folder to start from.
+    """
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
-        place = Path(folder)
-        status = place.stat()
+        path = Path(folder)
+        status = path.stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        yield place, folders, names
-
-
-def printable(text: str) -> str:
-    """For a terminal: names from files may hold line breaks, and codes that steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        yield path, folders, names

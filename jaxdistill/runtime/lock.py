@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxdistill.reporting.html.form import duration
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.text import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def _owner(path: Path) -> str:
     """Who holds the lock, as far as its file tells."""
     try:
         owner, written = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime
-        age = duration(max(time.time() - written, 0))
+        age = format_duration(max(time.time() - written, 0))
         return f"process {owner['pid']} on {owner['host']}, for {age} now,"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.runtime.files import printable
+from jaxdistill.runtime.text import printable
 
 FORMAT = 1  # part of the digest: another way to write entries is another shelf
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is nobody's

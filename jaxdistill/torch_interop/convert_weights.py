@@ -26,6 +26,7 @@ from jaxdistill.models import weights
 from jaxdistill.models.student import flat_variables, param_group
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import (
     checkpoints,
     encoder_sources,
@@ -165,15 +166,13 @@ def _save(path: Path, trained: Trained) -> None:
 def _save_torch(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     if path.suffix == ".safetensors":
         content = safetensors.torch.save(dict(tensors), metadata)
     else:
         file = io.BytesIO()
         torch.save(dict(tensors), file)
         content = file.getvalue()
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_atomic(path, content)
 
 
 def _describe(trained: Trained) -> dict[str, str]:

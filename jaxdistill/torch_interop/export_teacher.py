@@ -21,6 +21,7 @@ from torch import nn
 
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import checkpoints, smp_networks
 
 DEFAULT_ENCODER = "timm-efficientnet-b3"
@@ -113,11 +114,8 @@ def compare(graph: bytes, network: nn.Module, sizes: Sequence[Sequence[int]]) ->
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_atomic(path, content)
 
 
 def _arguments() -> argparse.Namespace:

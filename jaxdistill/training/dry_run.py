@@ -13,9 +13,9 @@ from rich.console import Console
 
 from jaxdistill import config
 from jaxdistill.models import unfreezing
-from jaxdistill.reporting.html.form import duration
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.text import format_duration
 from jaxdistill.training import step as step_lib
 from jaxdistill.training.setup import in_phase, prepare, teaching
 from jaxdistill.training.step import TrainBatch
@@ -59,8 +59,8 @@ def dry_run(settings: config.Config) -> None:
     )
     console.print(
         f"a step: {each:.2f} s, {size / each:.2f} images/s; an epoch of {job.steps} steps: about "
-        f"{duration(epoch)} and its validation; {settings.training.epochs} epochs: about "
-        f"{duration(epoch * settings.training.epochs)}"
+        f"{format_duration(epoch)} and its validation; {settings.training.epochs} epochs: about "
+        f"{format_duration(epoch * settings.training.epochs)}"
     )
     if last:
         console.print(f"all with {last} of the encoder's stages in training, as in the last epoch")

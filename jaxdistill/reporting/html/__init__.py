@@ -49,7 +49,7 @@ def write(run: Path) -> Path:
       UserError: the folder is not a run, or a file in it cannot be read.
     """
     page = run / NAME
-    files.write(page, render(run).encode())
+    files.write_atomic(page, render(run))
     return page
 
 

@@ -61,16 +61,6 @@ def number(value: float | None, digits: int, form: str = "f") -> str:
     return "NaN" if math.isnan(value) else f"{value:.{digits}{form}}"
 
 
-def duration(seconds: float) -> str:
-    """In seconds, minutes, or hours and minutes."""
-    if not math.isfinite(seconds):
-        return "an unknown time"
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def fact(value: Any) -> str:
     """A value of `provenance.json`."""
     match value:

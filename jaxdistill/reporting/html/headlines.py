@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxdistill.reporting.html.folder import Run
-from jaxdistill.reporting.html.form import DECIMALS, duration, number, text
+from jaxdistill.reporting.html.form import DECIMALS, number, text
+from jaxdistill.runtime.text import format_duration
 
 
 class _Figure(NamedTuple):
@@ -59,10 +60,10 @@ def _progress(run: Run) -> _Figure:
     columns = [column.values for column in run.columns if column.group == "seconds"]
     each = [sum(filter(None, values)) for values in zip(*columns, strict=True)]
     if left <= 0:
-        remark = f"complete, in {duration(sum(each))}" if each else "complete"
+        remark = f"complete, in {format_duration(sum(each))}" if each else "complete"
     elif each:
         # The first epoch compiles, and others may be disturbed: hence a median.
-        remark = f"about {duration(left * statistics.median(each[-5:]))} to go"
+        remark = f"about {format_duration(left * statistics.median(each[-5:]))} to go"
     else:
         remark = "nothing measured yet"
     return _Figure("Epochs", f"{done} / {total}", remark)
@@ -76,4 +77,4 @@ def _speed(run: Run) -> Iterator[_Figure]:
         yield _Figure("Training speed", f"{median:.3g}", "images/s, median epoch")
     elif seconds and seconds.finite:
         median = statistics.median(seconds.finite)
-        yield _Figure("Training time", duration(median), "per epoch, the median")
+        yield _Figure("Training time", format_duration(median), "per epoch, the median")
