@@ -17,7 +17,7 @@ from jaxdistill.models import unfreezing
 from jaxdistill.models.weights import format_normalization
 from jaxdistill.reporting import console as console_lib
 from jaxdistill.reporting import writer
-from jaxdistill.reporting.html.folder import BEST_BY
+from jaxdistill.reporting.run_files import BEST_BY
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.distributed import Agreement
 from jaxdistill.runtime.errors import UserError, command

@@ -14,6 +14,8 @@ SAMPLES = "samples"
 """Folder of the sample grids, one image per epoch."""
 PAGE = "report.html"
 """The HTML report."""
+BEST_BY = ("student_miou", "agreement")
+"""Scores that tell how good an epoch is; the first one that a run has is used."""
 
 _PREFIX = "epoch_"
 

@@ -216,8 +216,8 @@ def store_entries(folder: Path) -> Reader:
 @reader
 def run_page(folder: Path) -> Reader:
     lines = [line(epoch) for epoch in (1, 2, 3)]
-    facts = {"Data": {"pictures": 8, "names": ["a", "b"]}, "Files": {"teacher": None}}
-    run = make(folder / "run", lines, facts=facts)
+    provenance = {"Data": {"images": 8, "names": ["a", "b"]}, "Files": {"teacher": None}}
+    run = make(folder / "run", lines, provenance=provenance)
     settings = yaml.safe_load((run / "config.yaml").read_text())
 
     def jsonl(texts: list[str]) -> bytes:
@@ -228,7 +228,7 @@ def run_page(folder: Path) -> Reader:
         {},
         optional={
             "run/metrics.jsonl": metrics,
-            "run/provenance.json": damage.json_of([facts]).map(
+            "run/provenance.json": damage.json_of([provenance]).map(
                 lambda t: t.encode("utf-8", "replace")
             ),
             "run/config.yaml": damage.json_of([settings]).map(

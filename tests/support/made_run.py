@@ -1,4 +1,4 @@
-"""A run's folder made up for tests of its page, and the page as a test reads it."""
+"""A run folder made up for tests of the HTML report, and the report as a test reads it."""
 
 import json
 import re
@@ -15,13 +15,14 @@ SETTINGS = {
     "losses": {"bce": 0.25},
     "training": {"epochs": 5},
 }
-FACTS = {
-    "Data": {"training pictures": 118287, "training fingerprint": "9f" * 32},
+PROVENANCE = {
+    "Data": {"training images": 118287, "training fingerprint": "9f" * 32},
     "Environment": {"devices": ["cpu:0", "cpu:1"], "float64": False, "share": 0.5, "gpu": None},
 }
 
 
 def line(epoch: int, **values: object) -> dict[str, object]:
+    """Returns a line of `metrics.jsonl` for epoch 1, 2 or 3, of which the second is the best."""
     return {
         "epoch": epoch,
         "train": {
@@ -44,21 +45,22 @@ def line(epoch: int, **values: object) -> dict[str, object]:
 
 
 def make(
-    run: Path, lines: list[dict], settings: dict = SETTINGS, facts: dict | None = None
+    run: Path, lines: list[dict], settings: dict = SETTINGS, provenance: dict | None = None
 ) -> Path:
+    """Writes the files of a run folder, with a sample grid for each line."""
     (run / "samples").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    if facts is not None:
-        (run / "provenance.json").write_text(json.dumps(facts))
+    if provenance is not None:
+        (run / "provenance.json").write_text(json.dumps(provenance))
     for one in lines:
-        sheet = Image.new("RGB", (50, 30), (40 * one["epoch"], 0, 0))
-        sheet.save(run / "samples" / f"epoch_{one['epoch']:03d}.png")
+        grid = Image.new("RGB", (50, 30), (40 * one["epoch"] % 256, 0, 0))
+        grid.save(run / "samples" / f"epoch_{one['epoch']:03d}.png")
     return run
 
 
 class Page(HTMLParser):
-    """The page as a browser without scripts would see it; refuses tags that do not match."""
+    """The report as a browser without scripts sees it; refuses tags that do not match."""
 
     VOID = ("meta", "link", "img", "input", "rect", "line", "circle", "polyline")
 
@@ -88,12 +90,15 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
+        """The visible text, with single spaces."""
         return re.sub(r"\s+", " ", " ".join(self.words))
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of all tags of that name."""
         return [attributes for name, attributes in self.tags if name == tag]
 
 
 def rows(html: str) -> list[list[str]]:
+    """The cells of the table of numbers, as text."""
     body = html[html.index("<tbody>") : html.index("</tbody>")]
     return [re.findall(r"<t[hd][^>]*>([^<]*)", row) for row in body.split("<tr")[1:]]

@@ -11,7 +11,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint.manager import best
 from jaxdistill.commands import cache_targets, evaluate, export
 from jaxdistill.commands.train import main
-from jaxdistill.reporting.html.folder import read
+from jaxdistill.reporting.html.run_folder import read
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.training import step as step_lib
 

@@ -1,88 +1,116 @@
-"""The run's page, `report.html`: one file with all that a run's folder tells, for any browser.
+"""The HTML report of a run, `report.html`: one self-contained file for any browser.
 
-It is made from that folder alone, and can be made anew at any time. It needs nothing beside itself:
-pictures, style and script are in it, and its content security policy lets nothing else in. Charts,
-numbers, facts and the latest samples show without the script too, which adds the value under the
-pointer and the way from epoch to epoch.
+The report is made from the run folder alone and can be made again at any time. Images, style and
+script are inside the file, and its content security policy blocks everything else. Charts, numbers,
+provenance and the latest samples are visible without the script, which adds the values under the
+pointer and the navigation between epochs.
 
-From the folder it reads `config.yaml`, and what there is of:
+`config.yaml` is required in the run folder; the other files are used where they exist:
 
-`metrics.jsonl`: a line per epoch, as `report.Report` writes it:
+`metrics.jsonl`: one line per epoch, as `MetricWriter.epoch` writes it:
 
     {"epoch": 1, "train": {"total": 2.5, ...}, "validation": {"student_miou": 0.8, ...},
      "seconds": {"train": 60.1, "validation": 8.2}, "images_per_second": 2.7, ...}
 
-`train` and `validation` hold losses where both or the first has them, and scores where only the
-second has them. Any other group, and any number beside the groups, is drawn and listed as well.
+A name in `train` is a loss; a name in `validation` alone is a score. Every other group, and every
+number outside of the groups, is drawn and listed as well.
 
-`samples/epoch_001.png`, ...: the sheets of sample pictures.
+`samples/epoch_001.png`, ...: the sample grids.
 
-`provenance.json`: what holds for the whole run, in sections that keep their order:
+`provenance.json`: values that hold for the whole run, in sections that keep their order:
 
-    {"Data": {"training pictures": 160, "training fingerprint": "9f2c..."},
+    {"Data": {"training images": 160, "training fingerprint": "9f2c..."},
      "Environment": {"python": "3.11.2", "devices": ["cpu"]}, ...}
 
-A fact is text, a number, true, false, null, or a list of these; units belong into its name or text.
+A value is a text, a number, true, false, null, or a list of these. Units belong into its name or
+text.
 """
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from string import Template
 
-from jaxdistill.reporting.html import parts
-from jaxdistill.reporting.html.curves import charts
-from jaxdistill.reporting.html.folder import Run, read
-from jaxdistill.reporting.html.form import text, texts
-from jaxdistill.reporting.html.headlines import headlines
+import jinja2
+from markupsafe import Markup
+
+from jaxdistill.reporting.html import chart
+from jaxdistill.reporting.html.formatting import format_texts, format_value, group_sizes
+from jaxdistill.reporting.html.headlines import headlines, subtitle
+from jaxdistill.reporting.html.plots import plot_sections
+from jaxdistill.reporting.html.run_folder import read
 from jaxdistill.reporting.html.samples import embed
+from jaxdistill.reporting.run_files import PAGE
 from jaxdistill.runtime import files
-
-NAME = "report.html"
 
 
 def write(run: Path) -> Path:
-    """Writes the page of a run into its folder; whoever opens it meanwhile sees the one before.
+    """Writes the report of a run into its folder.
+
+    The file is replaced as a whole: a reader sees either the old report or the new one.
+
+    Args:
+      run: The run folder.
+
+    Returns:
+      The path of the report.
 
     Raises:
-      UserError: the folder is not a run, or a file in it cannot be read.
+      RunError: See `render`.
+      OSError: The report cannot be written.
     """
-    page = run / NAME
-    files.write_atomic(page, render(run))
+    page = run / PAGE
+    files.write_atomic(page, render(run).encode())
     return page
 
 
 def render(run: Path) -> str:
-    """The page of a run, as HTML. The same folder gives the same page.
+    """Returns the report of a run as HTML.
+
+    The same folder always gives the same report.
+
+    Args:
+      run: The run folder.
 
     Raises:
-      UserError: the folder is not a run, or a file in it cannot be read.
+      RunError: The folder is not a run (`not-a-run`), or one of its files cannot be read
+        (`unreadable-report-file`) or is damaged (`damaged-report-file`).
+      ConfigError: `config.yaml` is not valid YAML.
     """
     found = read(run)
-    script = _part("script.js")
+    texts = format_texts(found.columns)
+    script = _text("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(_part("template.html")).substitute(
-        script=script,
+    page = _template().render(
+        run=found,
+        subtitle=subtitle(found),
+        headlines=headlines(found),
+        album=embed(found.samples, found.best),
+        sections=plot_sections(found, texts),
+        constants=chart,
+        texts=texts,
+        groups=group_sizes(texts),
+        style=Markup(_text("style.css")),
+        script=Markup(script),
         script_digest=digest,
-        style=_part("style.css"),
-        **_contents(found),
     )
+    return page.encode(errors="replace").decode()  # a lone surrogate cannot be written to a file
 
 
-def _contents(run: Run) -> dict[str, str]:
-    written = texts(run.columns)
-    return {
-        "title": text(run.name),
-        "subtitle": parts.subtitle(run),
-        "headlines": headlines(run),
-        "charts": charts(run, written),
-        "samples": parts.samples(embed(run.samples, run.best)),
-        "numbers": parts.numbers(run, written),
-        "facts": parts.facts(run.facts),
-        "configuration": text(run.configuration),
-    }
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_text),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["value"] = format_value
+    return environment.get_template("report.html")
 
 
-def _part(name: str) -> str:
-    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+def _text(name: str) -> str:
+    return resources.files(__name__).joinpath("templates", name).read_text(encoding="utf-8")

@@ -1,71 +1,89 @@
-"""Line charts as SVG, complete without a script: curves over epochs, ticks, and a marked epoch.
-
-The script moves the line of class `at` within the rectangle of class `plot`.
-"""
+"""The layout of a line chart: scale, ticks and points, for `templates/chart.svg`."""
 
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jaxdistill.reporting.html.form import text
-
-_WIDTH, _HEIGHT = 320, 160
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 312, 8, 138
-_FEW = 12  # so few epochs show as dots, too
+WIDTH, HEIGHT = 320, 160
+LEFT, RIGHT, TOP, BOTTOM = 50, 312, 8, 138
+"""Edges of the plot area."""
+_FEW = 12  # with so few epochs, every value has a dot
 _TICKS = 4
-_TINY, _HUGE = 1e-200, 1e200  # beyond, an axis' arithmetic would leave what a float can hold
-_LEAST = 0.01  # of the largest value: the least that an axis spans
+_TINY, _HUGE = 1e-200, 1e200  # beyond these, the arithmetic of an axis leaves the range of floats
+_LEAST = 0.01  # the least range of an axis, as a share of the largest value
+
+Point = tuple[float, float]
 
 
 class Series(NamedTuple):
-    """A curve: its look is a class of the style sheet; None and what is not finite (or
-    beyond 1e200) are gaps."""
+    """A curve before its layout."""
 
-    look: str
+    style: str
+    """Its class in the style sheet."""
     values: Sequence[float | None]
+    """One value per epoch; None, values that are not finite and values beyond 1e200 are gaps."""
+
+
+class Curve(NamedTuple):
+    """A curve in the coordinates of the chart."""
+
+    style: str
+    lines: list[list[Point]]
+    """Polylines between gaps."""
+    dots: list[Point]
+
+
+class Tick(NamedTuple):
+    """A horizontal grid line and its label."""
+
+    y: float
+    label: str
+
+
+class Chart(NamedTuple):
+    """All that a chart shows, in its own coordinates."""
+
+    logarithmic: bool
+    ticks: list[Tick]
+    epochs: Sequence[int]
+    curves: list[Curve]
 
 
 class _Scale(NamedTuple):
     low: float
     high: float
     ticks: Sequence[tuple[float, str]]
-    """On the scale, so logarithms on a logarithmic one; with their labels."""
+    """Values and labels; the values are logarithms on a logarithmic scale."""
 
     def y(self, value: float) -> float:
-        return _BOTTOM - (value - self.low) / (self.high - self.low) * (_BOTTOM - _TOP)
+        return BOTTOM - (value - self.low) / (self.high - self.low) * (BOTTOM - TOP)
 
 
-def draw(
-    epochs: Sequence[int], series: Sequence[Series], label: str, *, logarithmic: bool = False
-) -> str:
-    """A chart as an `<svg>` element. On a logarithmic scale, what is not positive is a gap.
+def layout(epochs: Sequence[int], series: Sequence[Series], *, logarithmic: bool = False) -> Chart:
+    """Lays out a chart.
 
     Args:
-      epochs: where the values of each series are, in order.
-      label: what a screen reader says of it.
+      epochs: The epochs of the values of each series, in ascending order.
+      series: The curves.
+      logarithmic: Whether the vertical axis is logarithmic; values that are not positive are gaps.
+
+    Returns:
+      The chart in its own coordinates.
     """
-    curves = [[_on_scale(value, logarithmic) for value in s.values] for s in series]
+    curves = [[_on_scale(value, logarithmic) for value in one.values] for one in series]
     known = [value for curve in curves for value in curve if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     scale = (_logarithmic if logarithmic else _linear)(low, high)
-    kind = "logarithmic" if logarithmic else "linear"
-    parts = [
-        f'<svg class="{kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{text(label)}">',
-        f'<rect class="plot" x="{_LEFT}" y="{_TOP}" '
-        f'width="{_RIGHT - _LEFT}" height="{_BOTTOM - _TOP}"/>',
-        *_grid(scale),
-        *_epoch_axis(epochs),
-        f'<line class="at" x1="{_RIGHT}" x2="{_RIGHT}" y1="{_TOP}" y2="{_BOTTOM}"/>',
-    ]
-    places = _places(epochs)
-    for one, curve in zip(series, curves, strict=True):
+    xs = _xs(epochs)
+    laid_out = []
+    for one, values in zip(series, curves, strict=True):
         points = [
             None if value is None else (x, scale.y(value))
-            for x, value in zip(places, curve, strict=True)
+            for x, value in zip(xs, values, strict=True)
         ]
-        parts += _curve(one.look, points)
-    return "".join([*parts, "</svg>"])
+        laid_out.append(_curve(one.style, points))
+    ticks = [Tick(scale.y(value), label) for value, label in scale.ticks]
+    return Chart(logarithmic, ticks, epochs, laid_out)
 
 
 def _on_scale(value: float | None, logarithmic: bool) -> float | None:
@@ -77,9 +95,9 @@ def _on_scale(value: float | None, logarithmic: bool) -> float | None:
 
 
 def _linear(low: float, high: float) -> _Scale:
-    """A scale that begins and ends at round numbers."""
+    """Returns a scale that begins and ends at round numbers."""
     largest = max(abs(low), abs(high))
-    # A constant gets some room, and small fluctuations shall look small.
+    # A constant needs some room around it, and small fluctuations should look small.
     if high - low < _LEAST * largest or largest == 0:
         room = largest / 2 if high == low else _LEAST * largest
         low, high = low - room, high + (room or 1.0)
@@ -93,7 +111,7 @@ def _linear(low: float, high: float) -> _Scale:
 
 
 def _logarithmic(low: float, high: float) -> _Scale:
-    """A scale of logarithms, with ticks at 1, 2, 3, ... or 1, 2, 5, 10, ... or powers of ten."""
+    """Returns a logarithmic scale with ticks at 1, 2, 3, ..., or 1, 2, 5, 10, ..., or 1, 10, ..."""
     margin = max(0.05 * (high - low), 0.02)
     low, high = low - margin, high + margin
     powers = range(math.floor(low), math.ceil(high) + 1)
@@ -102,8 +120,8 @@ def _logarithmic(low: float, high: float) -> _Scale:
         inside = [(f, p) for f, p in values if low <= math.log10(f) + p <= high]
         if len(inside) <= _TICKS + 1:
             break
-    if len(inside) < 2:  # too narrow for round numbers: its ends say more
-        return _Scale(low, high, [(place, f"{10**place:.3g}") for place in (low, high)])
+    if len(inside) < 2:  # too narrow for round numbers: label both ends
+        return _Scale(low, high, [(end, f"{10**end:.3g}") for end in (low, high)])
     every = math.ceil(len(inside) / (_TICKS + 1))
     ticks = [(math.log10(f) + p, _label(f * 10.0**p, max(0, -p))) for f, p in inside[::every]]
     return _Scale(low, high, ticks)
@@ -118,42 +136,22 @@ def _label(value: float, decimals: int) -> str:
     return f"{mantissa.rstrip('0').removesuffix('.')}e{int(exponent)}"
 
 
-def _grid(scale: _Scale) -> Iterator[str]:
-    for place, label in scale.ticks:
-        y = scale.y(place)
-        yield f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{_LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{label}</text>'
-
-
-def _epoch_axis(epochs: Sequence[int]) -> Iterator[str]:
-    y = _HEIGHT - 6
-    if len(epochs) > 1:
-        yield f'<text x="{_LEFT}" y="{y}">{epochs[0]}</text>'
-    yield f'<text x="{(_LEFT + _RIGHT) / 2}" y="{y}" text-anchor="middle">epoch</text>'
-    if epochs:
-        yield f'<text x="{_RIGHT}" y="{y}" text-anchor="end">{epochs[-1]}</text>'
-
-
-def _places(epochs: Sequence[int]) -> list[float]:
+def _xs(epochs: Sequence[int]) -> list[float]:
     if len(epochs) < 2:
-        return [_RIGHT for _ in epochs]
+        return [RIGHT for _ in epochs]
     first, last = epochs[0], epochs[-1]
-    return [_LEFT + (e - first) / (last - first) * (_RIGHT - _LEFT) for e in epochs]
+    return [LEFT + (epoch - first) / (last - first) * (RIGHT - LEFT) for epoch in epochs]
 
 
-def _curve(look: str, points: Sequence[tuple[float, float] | None]) -> Iterator[str]:
-    for piece in _pieces(points):
-        if len(piece) > 1:
-            text = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
-            yield f'<polyline class="{look}" points="{text}"/>'
-        if len(piece) == 1 or len(points) <= _FEW:
-            for x, y in piece:
-                yield f'<circle class="{look}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
+def _curve(style: str, points: Sequence[Point | None]) -> Curve:
+    pieces = list(_pieces(points))
+    dots = [point for piece in pieces if len(piece) == 1 or len(points) <= _FEW for point in piece]
+    return Curve(style, [piece for piece in pieces if len(piece) > 1], dots)
 
 
-def _pieces(points: Sequence[tuple[float, float] | None]) -> Iterator[list[tuple[float, float]]]:
-    """The runs of points between gaps."""
-    piece: list[tuple[float, float]] = []
+def _pieces(points: Sequence[Point | None]) -> Iterator[list[Point]]:
+    """Yields the sequences of points between gaps."""
+    piece: list[Point] = []
     for point in [*points, None]:
         if point is not None:
             piece.append(point)

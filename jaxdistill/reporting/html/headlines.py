@@ -1,61 +1,73 @@
-"""The figures on top of the page, that one looks for first."""
+"""The top of the report: the line below its title, and the most important figures."""
 
 import statistics
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
-from jaxdistill.reporting.html.folder import Run
-from jaxdistill.reporting.html.form import DECIMALS, number, text
+from jaxdistill.reporting.html.formatting import DECIMALS, format_number
+from jaxdistill.reporting.html.run_folder import Run
 from jaxdistill.runtime.text import format_duration
 
 
-class _Figure(NamedTuple):
+class Headline(NamedTuple):
+    """A figure at the top of the report."""
+
     name: str
     value: str
     remark: str
 
 
-def headlines(run: Run) -> str:
-    """The figures that one looks for first, as far as there are any."""
-    figures = [*_scores(run), _progress(run), *_speed(run)]
-    return "".join(
-        f"<div><dt>{text(figure.name)}</dt><dd><strong>{text(figure.value)}</strong> "
-        f"<small>{text(figure.remark)}</small></dd></div>"
-        for figure in figures
-    )
+def subtitle(run: Run) -> list[str]:
+    """Returns the parts of the line below the title: encoder, image size, teacher, time."""
+    size = run.setting("data.image_size")
+    parts = [
+        run.setting("student.encoder"),
+        " \N{MULTIPLICATION SIGN} ".join(map(str, size)) if isinstance(size, list) else None,
+        *(
+            f"{role} {PurePath(str(path)).name}"
+            for role in ("teacher", "detector")
+            if (path := run.setting(f"{role}.onnx"))
+        ),
+        f"updated {run.updated:%Y-%m-%d %H:%M %Z}" if run.updated else None,
+    ]
+    return [str(part) for part in parts if part]
 
 
-def _scores(run: Run) -> Iterator[_Figure]:
-    """At the best epoch."""
+def headlines(run: Run) -> list[Headline]:
+    """Returns the figures that exist for a run, the most important first."""
+    return [*_scores(run), _progress(run), *_speed(run)]
+
+
+def _scores(run: Run) -> Iterator[Headline]:
+    """Yields the scores of the best epoch."""
     best, score = run.best, run.score
     if best is None or score is None:
         return
-    place = run.epochs.index(best)
-    own, latest = score.values[place], score.values[-1]
+    index = run.epochs.index(best)
+    own, latest = score.values[index], score.values[-1]
     remark = f"best, epoch {best}"
     if best != run.epochs[-1]:
-        remark += f"; latest {number(latest, DECIMALS)}"
+        remark += f"; latest {format_number(latest, DECIMALS)}"
     if score.name == "agreement":
-        yield _Figure("Agreement", number(own, DECIMALS), f"with the teacher; {remark}")
+        yield Headline("Agreement", format_number(own, DECIMALS), f"with the teacher; {remark}")
         return
-    yield _Figure("Student mIoU", number(own, DECIMALS), remark)
+    yield Headline("Student mIoU", format_number(own, DECIMALS), remark)
     teacher = run.column("validation", "teacher_miou")
-    if teacher and own and (its := teacher.values[place]):
-        yield _Figure("Teacher mIoU", number(its, DECIMALS), f"student at {own / its:.1%} of it")
+    if teacher and own and (miou := teacher.values[index]):
+        share = f"student at {own / miou:.1%} of it"
+        yield Headline("Teacher mIoU", format_number(miou, DECIMALS), share)
     agreement = run.column("validation", "agreement")
-    if agreement and agreement.values[place] is not None:
-        yield _Figure(
-            "Agreement",
-            number(agreement.values[place], DECIMALS),
-            "pixels equal to the teacher's",
-        )
+    if agreement and agreement.values[index] is not None:
+        value = format_number(agreement.values[index], DECIMALS)
+        yield Headline("Agreement", value, "pixels equal to the teacher's")
 
 
-def _progress(run: Run) -> _Figure:
+def _progress(run: Run) -> Headline:
     done = run.epochs[-1] if run.epochs else 0
     total = run.setting("training.epochs")
     if not isinstance(total, int):
-        return _Figure("Epochs", str(done), "")
+        return Headline("Epochs", str(done), "")
     left = total - done
     columns = [column.values for column in run.columns if column.group == "seconds"]
     each = [sum(filter(None, values)) for values in zip(*columns, strict=True)]
@@ -66,15 +78,15 @@ def _progress(run: Run) -> _Figure:
         remark = f"about {format_duration(left * statistics.median(each[-5:]))} to go"
     else:
         remark = "nothing measured yet"
-    return _Figure("Epochs", f"{done} / {total}", remark)
+    return Headline("Epochs", f"{done} / {total}", remark)
 
 
-def _speed(run: Run) -> Iterator[_Figure]:
+def _speed(run: Run) -> Iterator[Headline]:
     speed = run.column("", "images_per_second")
     seconds = run.column("seconds", "train")
     if speed and speed.finite:
         median = statistics.median(speed.finite)
-        yield _Figure("Training speed", f"{median:.3g}", "images/s, median epoch")
+        yield Headline("Training speed", f"{median:.3g}", "images/s, median epoch")
     elif seconds and seconds.finite:
         median = statistics.median(seconds.finite)
-        yield _Figure("Training time", format_duration(median), "per epoch, the median")
+        yield Headline("Training time", format_duration(median), "per epoch, the median")

@@ -1,4 +1,4 @@
-"""The sheets of sample pictures, small enough to be carried inside the page."""
+"""The sample grids, small enough to be part of the report."""
 
 import base64
 import io
@@ -11,43 +11,46 @@ from PIL import Image
 
 from jaxdistill.data import decode
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import RunError
 
 BUDGET = 6_000_000
-"""Bytes of all sheets together, before base64 adds a third."""
+"""Bytes of all grids together, before base64 adds a third."""
 _LARGEST = (1640, 2460)
 _QUALITY = 80
 
 
-class Sheet(NamedTuple):
-    """The samples of an epoch."""
+class Grid(NamedTuple):
+    """The sample grid of an epoch."""
 
     epoch: int
     width: int
     height: int
     uri: str
-    """A `data:` URI."""
+    """The image as a `data:` URI."""
 
 
 class Album(NamedTuple):
-    """As many sheets as the page has room for."""
+    """The sample grids that fit into the report."""
 
-    sheets: list[Sheet]
-    of: int
-    """How many the run has."""
+    grids: list[Grid]
+    total: int
+    """The number of grids of the run."""
     every: int
-    """Each n-th epoch is here, and the first, the best, and the latest in any case."""
+    """Every n-th grid is included; the first, the best and the latest always are."""
 
 
 def embed(paths: Mapping[int, Path], best: int | None) -> Album:
-    """Encodes every sheet, or every second, fourth, ... until they fit into `BUDGET` bytes.
+    """Encodes every grid, or every second, fourth, ... until they fit into `BUDGET` bytes.
 
     Args:
-      paths: of the sheets by epoch, in order.
-      best: an epoch that must not be left out.
+      paths: The grids by epoch, in order.
+      best: An epoch that is always included.
+
+    Returns:
+      The encoded grids.
 
     Raises:
-      UserError: a sheet is no picture.
+      RunError: A grid is not an image (`unreadable-report-file`).
     """
     every = 1
     while (album := _every(every, paths, best)) is None:
@@ -56,30 +59,33 @@ def embed(paths: Mapping[int, Path], best: int | None) -> Album:
 
 
 def _every(every: int, paths: Mapping[int, Path], best: int | None) -> Album | None:
-    """None where the sheets do not fit, though there are some to leave out."""
+    """Returns None where the grids do not fit although some could be left out."""
     epochs = list(paths)
-    indispensable = {*epochs[:1], *epochs[-1:], best}
-    wanted = [e for n, e in enumerate(epochs) if n % every == 0 or e in indispensable]
-    sheets, size = [], 0
+    required = {*epochs[:1], *epochs[-1:], best}
+    wanted = [e for n, e in enumerate(epochs) if n % every == 0 or e in required]
+    grids, size = [], 0
     for epoch in wanted:
         width, height, content = _encoded(paths[epoch], paths[epoch].stat().st_mtime_ns)
         size += len(content)
-        if size > BUDGET and not indispensable.issuperset(wanted):
+        if size > BUDGET and not required.issuperset(wanted):
             return None
         uri = f"data:image/webp;base64,{base64.b64encode(content).decode()}"
-        sheets.append(Sheet(epoch, width, height, uri))
-    return Album(sheets, len(epochs), every)
+        grids.append(Grid(epoch, width, height, uri))
+    return Album(grids, len(epochs), every)
 
 
-# A page is written after each epoch: all sheets but the newest were encoded for the one before. No
-# more than a few budgets' worth of them is ever asked for.
+# A report is written after each epoch; all grids but the newest were encoded for the one before.
+# No more than a few times the budget is ever kept.
 @lru_cache(maxsize=4096)
 def _encoded(path: Path, modified: int) -> tuple[int, int, bytes]:
     try:
-        sheet = Image.fromarray(decode.decode(files.read(path, decode.LARGEST_FILE)))
+        grid = Image.fromarray(decode.decode(files.read(path, decode.LARGEST_FILE)))
     except (OSError, decode.PictureError) as error:
-        raise UserError(f"cannot read the samples {path}: {error}; delete the file") from None
-    sheet.thumbnail(_LARGEST)
+        raise RunError(
+            f"{path}: cannot read the sample grid: {error}; delete the file",
+            code="unreadable-report-file",
+        ) from None
+    grid.thumbnail(_LARGEST)
     file = io.BytesIO()
-    sheet.save(file, "WEBP", quality=_QUALITY, method=2)
-    return sheet.width, sheet.height, file.getvalue()
+    grid.save(file, "WEBP", quality=_QUALITY, method=2)
+    return grid.width, grid.height, file.getvalue()

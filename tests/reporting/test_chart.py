@@ -1,7 +1,6 @@
-"""The page's charts: curves stand where their ticks say."""
+"""Charts of the HTML report: points lie where the ticks put them."""
 
 import math
-import xml.etree.ElementTree as ET
 
 import numpy as np
 from hypothesis import example, given
@@ -16,15 +15,11 @@ Values = st.lists(
 )
 
 
-def drawn(svg: str) -> tuple[list[tuple[float, str]], list[tuple[float, float]]]:
-    """Ticks (y, label) and points (x, y) of a chart of one curve."""
-    root = ET.fromstring(svg)
-    grid = [float(one.get("y1")) for one in root.iter("line") if one.get("class") == "grid"]
-    labels = [one.text for one in root.iter("text")][: len(grid)]
-    points = [(float(one.get("cx")), float(one.get("cy"))) for one in root.iter("circle")]
-    for curve in root.iter("polyline"):
-        points += [tuple(map(float, pair.split(","))) for pair in curve.get("points").split()]
-    return list(zip(grid, labels, strict=True)), sorted(set(points))
+def drawn(laid_out: chart.Chart) -> tuple[list[tuple[float, str]], list[tuple[float, float]]]:
+    """Returns the ticks (y, label) and points (x, y) of a chart with one curve."""
+    [curve] = laid_out.curves
+    points = {*curve.dots, *(point for line in curve.lines for point in line)}
+    return [tuple(tick) for tick in laid_out.ticks], sorted(points)
 
 
 @given(Values)
@@ -33,10 +28,10 @@ def drawn(svg: str) -> tuple[list[tuple[float, str]], list[tuple[float, float]]]
 @example([0.0])
 @example([-3.0, -3.0])
 @example([1e-3, 1e-6])
-def test_curves_stand_where_the_ticks_say(values):
+def test_points_lie_where_the_ticks_put_them(values):
     finite = [v for v in values if v is not None and math.isfinite(v)]
-    svg = chart.draw(range(1, len(values) + 1), [chart.Series("train", values)], "name")
-    ticks, points = drawn(svg)
+    laid_out = chart.layout(range(1, len(values) + 1), [chart.Series("train", values)])
+    ticks, points = drawn(laid_out)
     assert len(points) == len(finite)
     labels = [float(label) for _, label in ticks]
     assert labels == sorted(set(labels))
@@ -55,8 +50,8 @@ def test_curves_stand_where_the_ticks_say(values):
 @example([1e-9, 1e9])
 def test_a_logarithmic_scale_shows_factors_as_distances(values):
     series = [chart.Series("train", values)]
-    svg = chart.draw(range(len(values)), series, "name", logarithmic=True)
-    ticks, points = drawn(svg)
+    laid_out = chart.layout(range(len(values)), series, logarithmic=True)
+    ticks, points = drawn(laid_out)
     assert 2 <= len(ticks) <= 5
     (low_y, low), (high_y, high) = ticks[0], ticks[-1]
     per_decade = (low_y - high_y) / math.log10(float(high) / float(low))
@@ -65,13 +60,13 @@ def test_a_logarithmic_scale_shows_factors_as_distances(values):
     np.testing.assert_allclose([y for _, y in points], expected, atol=0.2 + per_decade * 0.004)
 
 
-def test_what_is_not_positive_is_a_gap_on_a_logarithmic_scale():
+def test_values_that_are_not_positive_are_gaps_on_a_logarithmic_scale():
     series = [chart.Series("train", [10.0, 0.0, -1.0, 1.0])]
-    _, points = drawn(chart.draw([1, 2, 3, 4], series, "name", logarithmic=True))
+    _, points = drawn(chart.layout([1, 2, 3, 4], series, logarithmic=True))
     assert [x for x, _ in points] == [50.0, 312.0]
 
 
 def test_a_gap_breaks_the_curve():
     values = [1.0, 2.0, None, 3.0, 4.0]
-    svg = chart.draw([1, 2, 3, 4, 5], [chart.Series("train", values)], "name")
-    assert len(list(ET.fromstring(svg).iter("polyline"))) == 2
+    laid_out = chart.layout([1, 2, 3, 4, 5], [chart.Series("train", values)])
+    assert [len(line) for line in laid_out.curves[0].lines] == [2, 2]

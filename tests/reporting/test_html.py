@@ -1,29 +1,30 @@
-"""The run's page: that it holds everything, harms nobody, stays small, and works in a browser."""
+"""The HTML report: complete, safe, small, and working in a browser."""
 
 import math
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_run import FACTS, SETTINGS, Page, line, make, rows
+from made_run import PROVENANCE, SETTINGS, Page, line, make, rows
 from PIL import Image
 
+from jaxdistill.commands import report
 from jaxdistill.reporting import html as html_lib
 from jaxdistill.reporting.html import samples
-from jaxdistill.reporting.html.form import words
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.reporting.html.formatting import format_name
+from jaxdistill.runtime import errors
+from jaxdistill.runtime.errors import RunError, UserError
 
 HOSTILE = """</script><script>document.title='taken'</script><img src=x onerror="boom()">'"&$x"""
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return make(tmp_path / "night", [line(e) for e in (1, 2, 3)], facts=FACTS)
+    return make(tmp_path / "night", [line(e) for e in (1, 2, 3)], provenance=PROVENANCE)
 
 
 def test_the_headlines_are_the_best_epochs(run):
@@ -44,10 +45,8 @@ def test_the_table_holds_every_number_of_every_epoch(run):
     read = rows(html)
     assert [row[0] for row in read] == ["1", "2", "3"]
     for row, epoch in zip(read, (1, 2, 3), strict=True):
-        given_line = line(epoch)
-        flat = [
-            v for group in ("train", "validation", "seconds") for v in given_line[group].values()
-        ]
+        written = line(epoch)
+        flat = [v for group in ("train", "validation", "seconds") for v in written[group].values()]
         np.testing.assert_allclose([float(v) for v in row[1:]], [*flat, 2.5], rtol=1e-3, atol=5e-5)
 
 
@@ -72,18 +71,18 @@ def test_norms_and_weights_of_pairs_are_no_losses(tmp_path):
     norms = {"gradient_norm_decoder": 0.4, "feature_weight.0": 1.2}
     train = {"bce": 0.5, "feature.0": 0.3, **norms}
     html = html_lib.render(make(tmp_path / "pairs", [line(1, train=train)]))
-    losses = html[html.index("<h3>Losses</h3>") : html.index("<h3>Course</h3>")]
-    course = html[html.index("<h3>Course</h3>") :]
-    titles = {name: f"<h4>{words(name)}</h4>" for name in train}
+    losses = html[html.index("<h3>Losses</h3>") : html.index("<h3>Training</h3>")]
+    training = html[html.index("<h3>Training</h3>") :]
+    titles = {name: f"<h4>{format_name(name)}</h4>" for name in train}
     assert {name for name in titles if titles[name] in losses} == {"bce", "feature.0"}
-    assert {name for name in titles if titles[name] in course} == set(norms)
+    assert {name for name in titles if titles[name] in training} == set(norms)
 
 
-def test_facts_and_configuration_are_there(run):
+def test_provenance_and_configuration_are_there(run):
     html = html_lib.render(run)
     text = Page(html).text
     for expected in (
-        "training pictures 118 287",  # \s matches the narrow space between thousands
+        "training images 118 287",  # \s matches the narrow space between thousands
         "devices cpu:0, cpu:1",
         "float64 no",
         "share 0.5",
@@ -94,10 +93,10 @@ def test_facts_and_configuration_are_there(run):
 
 
 def test_the_samples_of_each_epoch_are_inside_and_the_latest_shows(run):
-    pictures = Page(html_lib.render(run)).all("img")
-    assert [picture["data-epoch"] for picture in pictures] == ["1", "2", "3"]
-    assert ["hidden" in picture for picture in pictures] == [True, True, False]
-    assert all(picture["src"].startswith("data:image/webp;base64,") for picture in pictures)
+    images = Page(html_lib.render(run)).all("img")
+    assert [image["data-epoch"] for image in images] == ["1", "2", "3"]
+    assert ["hidden" in image for image in images] == [True, True, False]
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in images)
 
 
 def test_nothing_outside_the_file_is_asked_for(run):
@@ -126,9 +125,9 @@ def hostile(tmp_path: Path) -> Path:
         line(e, **{HOSTILE: {HOSTILE: 0.5}, "images_per_second": HOSTILE}, **{"x" + HOSTILE: 1.0})
         for e in (1, 2)
     ]
-    facts = {HOSTILE: {HOSTILE: HOSTILE, "list": [HOSTILE], "nested": {HOSTILE: HOSTILE}}}
+    provenance = {HOSTILE: {HOSTILE: HOSTILE, "list": [HOSTILE], "nested": {HOSTILE: HOSTILE}}}
     name = HOSTILE.replace("/", "")
-    return make(tmp_path / name, lines, settings, facts)
+    return make(tmp_path / name, lines, settings, provenance)
 
 
 def test_text_from_files_stays_text(hostile, run):
@@ -138,7 +137,7 @@ def test_text_from_files_stays_text(hostile, run):
     assert tags.count("img") == 2
     parsed = Page(html_lib.render(hostile))
     assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
-    # In the title line, the subtitle, the table and its groups, the facts' titles, names, values.
+    # Title line, subtitle, table and its groups; titles, names and values of the provenance.
     assert parsed.text.count(HOSTILE) >= 6
 
 
@@ -196,23 +195,35 @@ def test_a_finished_run_says_how_long_it_took(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "expected"),
+    ("file", "content", "code"),
     [
-        ("config.yaml", None, "is not a run"),
-        ("config.yaml", "a: [", "config.yaml:1: not valid YAML"),
-        ("metrics.jsonl", '{"epoch": 1}\n{"epo', "metrics.jsonl, line 2"),
-        ("provenance.json", "[1]", "provenance.json: expected sections"),
-        ("provenance.json", "{", "provenance.json: expected JSON"),
+        ("config.yaml", None, "not-a-run"),
+        ("metrics.jsonl", '{"epoch": 1}\n{"epo', "damaged-report-file"),
+        ("metrics.jsonl", b"\xff\xfe", "damaged-report-file"),
+        ("provenance.json", "[1]", "damaged-report-file"),
+        ("provenance.json", "{", "damaged-report-file"),
+        ("samples/epoch_002.png", "no image", "unreadable-report-file"),
     ],
 )
-def test_a_damaged_folder_is_named(run, file, content, expected):
-    (run / file).unlink() if content is None else (run / file).write_text(content)
-    with pytest.raises(UserError, match=re.escape(expected)) as raised:
+def test_a_damaged_folder_is_refused(run, file, content, code):
+    if content is None:
+        (run / file).unlink()
+    else:
+        (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RunError) as raised:
         html_lib.render(run)
+    assert raised.value.code == code
+    assert str(run / file) in str(raised.value) or content is None
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_the_page_is_replaced_whole_or_not_at_all(run, monkeypatch):
+def test_a_configuration_that_is_no_yaml_is_refused(run):
+    (run / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError):
+        html_lib.render(run)
+
+
+def test_the_report_is_replaced_as_a_whole(run, monkeypatch):
     written = html_lib.write(run)
     assert written == run / "report.html"
     before = written.read_text(encoding="utf-8")
@@ -234,18 +245,24 @@ def test_the_page_is_replaced_whole_or_not_at_all(run, monkeypatch):
     assert not list(run.glob("*.partial"))
 
 
-def test_the_command_line_writes_a_page(run):
-    command = [sys.executable, "-m", "jaxdistill.reporting.html"]
-    done = subprocess.run([*command, run], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(run / "report.html")
-    failed = subprocess.run([*command, run / "samples"], capture_output=True, text=True)
-    assert failed.returncode == 2
-    assert failed.stderr.startswith("error: ")
-    assert "is not a run" in failed.stderr
+def test_the_command_writes_a_report(run, capsys):
+    assert errors.command(lambda: report.main([str(run)])) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert errors.command(lambda: report.main([str(run / "samples")])) == 2
+    assert "[not-a-run]" in capsys.readouterr().err
+
+
+def test_epochs_are_sorted_by_number(tmp_path):
+    lines = [{**line(1), "epoch": epoch} for epoch in (1000, 999, 1)]
+    html = html_lib.render(make(tmp_path / "run", lines))
+    assert [row[0] for row in rows(html)] == ["1", "999", "1000"]
+    images = Page(html).all("img")
+    assert [image["data-epoch"] for image in images] == ["1", "999", "1000"]
+    assert "hidden" not in images[-1]
 
 
 def test_a_long_run_of_incompressible_samples_stays_small(tmp_path, monkeypatch):
-    """A tenth of everything: of the budget, and nearly so of the sheets' area."""
+    """A tenth of everything: of the budget, and nearly so of the grids' area."""
     monkeypatch.setattr(samples, "BUDGET", samples.BUDGET // 10)
     lines = [{**line(1), "epoch": e} for e in range(1, 51)]
     lines[18] = {**line(2), "epoch": 19}  # the best
@@ -254,21 +271,21 @@ def test_a_long_run_of_incompressible_samples_stays_small(tmp_path, monkeypatch)
     for path in (run / "samples").glob("*.png"):
         Image.fromarray(rng.integers(0, 256, (240, 300, 3), np.uint8)).save(path)
     html = html_lib.render(run)
-    epochs = [int(picture["data-epoch"]) for picture in Page(html).all("img")]
+    epochs = [int(image["data-epoch"]) for image in Page(html).all("img")]
     assert {1, 19, 50} < set(epochs)
     assert 5 < len(epochs) < 50
-    assert f"{len(epochs)} of 50 epochs, to keep the page small" in Page(html).text
+    assert f"{len(epochs)} of 50 epochs, to keep the report small" in Page(html).text
     assert len(html) < 1_000_000
 
 
 def test_first_best_and_latest_stay_whatever_they_cost(run, monkeypatch):
     monkeypatch.setattr(samples, "BUDGET", 1)
     paths = {n: run / "samples" / f"epoch_{n:03d}.png" for n in (1, 2, 3)}
-    assert [sheet.epoch for sheet in samples.embed(paths, best=None).sheets] == [1, 3]
-    assert [sheet.epoch for sheet in samples.embed(paths, best=2).sheets] == [1, 2, 3]
+    assert [grid.epoch for grid in samples.embed(paths, best=None).grids] == [1, 3]
+    assert [grid.epoch for grid in samples.embed(paths, best=2).grids] == [1, 2, 3]
 
 
-def test_a_sheet_that_changed_is_encoded_anew(run):
+def test_a_grid_that_changed_is_encoded_again(run):
     before = html_lib.render(run)
     path = run / "samples" / "epoch_003.png"
     Image.new("RGB", (50, 30), "white").save(path)
@@ -277,7 +294,7 @@ def test_a_sheet_that_changed_is_encoded_anew(run):
 
 
 def browse(written: Path) -> str:
-    """The document after its script has run, in a browser that had nothing to complain about."""
+    """Returns the document after its script has run; the browser must log no error."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
@@ -298,9 +315,9 @@ def browse(written: Path) -> str:
 def test_a_browser_runs_the_page_and_no_foreign_script(hostile):
     document = browse(html_lib.write(hostile))
     assert "<title>taken" not in document
-    # The script ran to its end: it told all sliders' epochs and laid out the sheet beside.
+    # The script ran to its end: it wrote all sliders' epochs and added the second grid.
     assert re.findall(r"<output>(\d*)</output>", document) == ["2", "1", "2"]
-    assert document.count('class="sheet"') == 2
+    assert document.count('class="sample"') == 2
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 "use strict";
 
-// Every value on the page is in the table of numbers: a row per epoch, its epoch in the first cell.
+// The table of numbers holds every value: one row per epoch, with the epoch in its first cell.
 const rows = [...document.querySelector("#numbers tbody").rows];
 const epochs = rows.map((row) => Number(row.cells[0].textContent));
 
@@ -18,11 +18,11 @@ if (rows.length) {
   mark(rows.length - 1);
 }
 
-/** Shows the values of an epoch, given as a row's index, in every chart and its legend. */
+/** Shows the values of an epoch in every chart and its legend; `index` is its row in the table. */
 function mark(index) {
   const slider = curves.elements.epoch;
   slider.value = index;
-  tell(slider, epochs[index]);
+  announce(slider, epochs[index]);
   for (const value of document.querySelectorAll("[data-column]")) {
     value.textContent = rows[index].cells[value.dataset.column].textContent;
   }
@@ -37,7 +37,7 @@ function mark(index) {
   }
 }
 
-/** The index of the epoch that lies nearest to a place on the screen. */
+/** Returns the index of the epoch that is nearest to a horizontal position on the screen. */
 function nearest(svg, x) {
   const box = svg.querySelector(".plot").getBoundingClientRect();
   const wanted = epochs[0] + ((x - box.left) / box.width) * (epochs.at(-1) - epochs[0]);
@@ -45,44 +45,44 @@ function nearest(svg, x) {
   return distances.indexOf(Math.min(...distances));
 }
 
-/** Writes an epoch beside its slider, and for those who hear it. */
-function tell(slider, epoch) {
+/** Writes an epoch beside its slider, and for screen readers. */
+function announce(slider, epoch) {
   slider.parentElement.querySelector("output").textContent = epoch;
   slider.setAttribute("aria-valuetext", `epoch ${epoch}`);
 }
 
-const sheet = document.querySelector(".sheet");
-if (sheet && sheet.children.length > 1) {
-  const sheets = [...sheet.children];
+const sample = document.querySelector(".sample");
+if (sample && sample.children.length > 1) {
+  const grids = [...sample.children];
   const controls = document.querySelector("#samples fieldset");
   const { shown, compare, other } = controls.elements;
-  const beside = sheet.cloneNode();
-  beside.append(sheets[0].cloneNode());
-  sheet.after(beside);
-  for (const slider of [shown, other]) slider.max = sheets.length - 1;
+  const beside = sample.cloneNode();
+  beside.append(grids[0].cloneNode());
+  sample.after(beside);
+  for (const slider of [shown, other]) slider.max = grids.length - 1;
   shown.value = shown.max;
   other.value = 0;
   controls.hidden = false;
   controls.addEventListener("input", show);
-  compare.addEventListener("change", toChanging);
+  compare.addEventListener("change", scrollToEnd);
   show();
-  toChanging();
+  scrollToEnd();
 
   function show() {
-    sheets.forEach((one, index) => { one.hidden = index !== shown.valueAsNumber; });
-    const second = sheets[other.valueAsNumber];
-    const picture = beside.firstChild;
-    if (picture.src !== second.src) picture.src = second.src;
-    picture.alt = second.alt;
-    picture.hidden = false;
+    grids.forEach((one, index) => { one.hidden = index !== shown.valueAsNumber; });
+    const second = grids[other.valueAsNumber];
+    const image = beside.firstChild;
+    if (image.src !== second.src) image.src = second.src;
+    image.alt = second.alt;
+    image.hidden = false;
     beside.hidden = other.parentElement.hidden = !compare.checked;
-    sheet.parentElement.classList.toggle("two", compare.checked);
-    tell(shown, sheets[shown.valueAsNumber].dataset.epoch);
-    tell(other, second.dataset.epoch);
+    sample.parentElement.classList.toggle("two", compare.checked);
+    announce(shown, grids[shown.valueAsNumber].dataset.epoch);
+    announce(other, second.dataset.epoch);
   }
 
-  /** On a narrow screen, scrolls to the columns on the right: those change with the epoch. */
-  function toChanging() {
-    for (const one of [sheet, beside]) one.scrollLeft = one.scrollWidth;
+  /** On a narrow screen, scrolls to the columns on the right, which change with the epoch. */
+  function scrollToEnd() {
+    for (const one of [sample, beside]) one.scrollLeft = one.scrollWidth;
   }
 }

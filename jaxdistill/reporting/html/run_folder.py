@@ -1,4 +1,4 @@
-"""What a run's folder holds, as the page needs it: columns of numbers, facts, sample sheets."""
+"""The contents of a run folder, as the HTML report needs them."""
 
 import json
 import math
@@ -8,57 +8,62 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdistill.config import yaml_files
-from jaxdistill.reporting.run_files import sample_paths
+from jaxdistill.reporting.run_files import BEST_BY, METRICS, PROVENANCE, sample_paths
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import RunError
 
 Key = tuple[str, str]
 """Group and name of a number."""
-Facts = Mapping[str, Mapping[str, Any]]
-BEST_BY = ("student_miou", "agreement")  # the first that there is, as checkpoints choose theirs
-_LARGEST_FILE = 2**28  # bytes: a line of metrics has a thousand
+Sections = Mapping[str, Mapping[str, Any]]
+
+_LARGEST_FILE = 2**28  # bytes; a line of metrics has about a thousand
+_LARGEST_NUMBER = 2**53  # floats represent every integer up to here
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-_LARGEST_NUMBER = 2**53  # up to which a float holds every integer
 
 
 class Column(NamedTuple):
-    """One number per epoch; None where a line of `metrics.jsonl` lacks it."""
+    """One number per epoch."""
 
     group: str
-    """`train`, `validation`, `seconds`, ...; empty for a number beside the groups."""
+    """`train`, `validation`, `seconds`, ...; empty for a number outside of the groups."""
     name: str
     values: Sequence[float | None]
+    """None where a line of `metrics.jsonl` lacks the number."""
 
     @property
     def key(self) -> Key:
+        """Group and name."""
         return self.group, self.name
 
     @property
     def finite(self) -> list[float]:
+        """The values that are finite."""
         return [value for value in self.values if value is not None and math.isfinite(value)]
 
 
 class Run(NamedTuple):
-    """The contents of a run's folder."""
+    """The contents of a run folder."""
 
     name: str
     configuration: str
-    """YAML."""
+    """The text of `config.yaml`."""
     settings: Mapping[str, Any]
-    """The same, read; not checked, for it may be another version's."""
+    """The parsed `config.yaml`, unchecked: another version may have written it."""
     epochs: Sequence[int]
     columns: Sequence[Column]
     """Each as long as `epochs`; group by group, in the order of their first appearance."""
     updated: datetime | None
-    facts: Facts
+    """When `metrics.jsonl` was last written."""
+    provenance: Sections
     samples: Mapping[int, Path]
-    """The sheets by epoch, in order."""
+    """The sample grids by epoch, in order."""
 
     def column(self, group: str, name: str) -> Column | None:
+        """Returns a column, or None where it does not exist."""
         return next((c for c in self.columns if c.key == (group, name)), None)
 
     def setting(self, path: str) -> Any:
-        """The value at a dotted path of the configuration; None where there is none that fits."""
+        """Returns the value at a dotted path of the configuration, or None."""
         value: Any = self.settings
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -66,13 +71,13 @@ class Run(NamedTuple):
 
     @property
     def score(self) -> Column | None:
-        """What says how good an epoch is: validation mIoU; agreement where there are no masks."""
+        """The score by which epochs are compared: validation mIoU, or agreement without masks."""
         columns = (self.column("validation", name) for name in BEST_BY)
         return next((column for column in columns if column and column.finite), None)
 
     @property
     def best(self) -> int | None:
-        """The epoch of the highest score, the first of equals."""
+        """The epoch with the highest score, the first one of equals."""
         column = self.score
         if column is None:
             return None
@@ -80,16 +85,21 @@ class Run(NamedTuple):
 
 
 def read(run: Path) -> Run:
-    """Reads a run's folder.
+    """Reads a run folder.
+
+    Args:
+      run: The run folder.
 
     Raises:
-      UserError: it is not a run, or a file in it cannot be read.
+      RunError: The folder is not a run (`not-a-run`), or one of its files cannot be read
+        (`unreadable-report-file`) or is damaged (`damaged-report-file`).
+      ConfigError: `config.yaml` is not valid YAML.
     """
     if not (run / "config.yaml").is_file():
-        raise UserError(f"{run.absolute()} is not a run: it has no config.yaml")
+        raise RunError(f"{run.absolute()} is not a run: it has no config.yaml", code="not-a-run")
     configuration = _text(run / "config.yaml", yaml_files.LARGEST_FILE)
     settings = yaml_files.parse_yaml(configuration, str(run / "config.yaml"))
-    metrics = run / "metrics.jsonl"
+    metrics = run / METRICS
     lines = _metrics(metrics) if metrics.exists() else {}
     return Run(
         name=run.resolve().name,
@@ -98,7 +108,7 @@ def read(run: Path) -> Run:
         epochs=list(lines),
         columns=_columns(list(lines.values())),
         updated=_modified(metrics) if lines else None,
-        facts=_facts(run / "provenance.json"),
+        provenance=_provenance(run / PROVENANCE),
         samples=sample_paths(run),
     )
 
@@ -107,13 +117,20 @@ def _text(path: Path, most: int) -> str:
     try:
         return files.read(path, most).decode()
     except OSError as error:
-        raise UserError(f"cannot read {path.absolute()}: {error.strerror}") from None
+        raise RunError(
+            f"{path.absolute()}: cannot read the file: {error.strerror}",
+            code="unreadable-report-file",
+        ) from None
     except UnicodeDecodeError:
-        raise UserError(f"{path.absolute()} is not a text file; delete it") from None
+        raise _damaged(f"{path.absolute()}: not a text file") from None
+
+
+def _damaged(what: str) -> RunError:
+    return RunError(f"{what}; correct or delete it", code="damaged-report-file")
 
 
 def _modified(path: Path) -> datetime | None:
-    """None for a time that no calendar has, as an archive may give it to a file."""
+    """Returns None for a time outside of the calendar, as an archive may give it to a file."""
     try:
         return datetime.fromtimestamp(path.stat().st_mtime).astimezone()
     except (ValueError, OverflowError, OSError):
@@ -130,16 +147,14 @@ def _metrics(path: Path) -> dict[int, dict[Key, float | None]]:
                 raise ValueError(epoch)
             lines[epoch] = _flat(values)
         except _UNREADABLE:
-            raise UserError(
-                f"{path}, line {number}: expected a JSON object with an epoch; remove that line"
-            ) from None
+            raise _damaged(f"{path}: line {number}: expected a JSON object with `epoch`") from None
     return dict(sorted(lines.items()))
 
 
 def _columns(lines: Sequence[Mapping[Key, float | None]]) -> list[Column]:
     keys = list(dict.fromkeys(key for line in lines for key in line))
     groups = [group for group, _ in keys]
-    keys.sort(key=lambda key: groups.index(key[0]))  # what came late stands with its group
+    keys.sort(key=lambda key: groups.index(key[0]))  # a name that appears late joins its group
     return [Column(*key, [line.get(key) for line in lines]) for key in keys]
 
 
@@ -153,13 +168,13 @@ def _flat(line: Mapping[str, Any]) -> dict[Key, float | None]:
     }
 
 
-def _facts(path: Path) -> Facts:
+def _provenance(path: Path) -> Sections:
     if not path.exists():
         return {}
     try:
-        facts = json.loads(_text(path, _LARGEST_FILE))
+        sections = json.loads(_text(path, _LARGEST_FILE))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON, got {error}; delete the file") from None
-    if not isinstance(facts, dict) or not all(isinstance(v, dict) for v in facts.values()):
-        raise UserError(f"{path}: expected sections of names and values; delete the file")
-    return facts
+        raise _damaged(f"{path}: expected JSON, got {error}") from None
+    if not isinstance(sections, dict) or not all(isinstance(v, dict) for v in sections.values()):
+        raise _damaged(f"{path}: expected sections of names and values")
+    return sections
