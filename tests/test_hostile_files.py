@@ -251,7 +251,7 @@ class TestCheckpointsOfTorch:
         ("provenance.json", "[" * 100_000, "expected JSON"),
         ("config.yaml", aliases(10, "[{}]"), "more than 20000 values"),
         ("config.yaml", b"\xff\xfe", "not a text file"),
-        ("samples/epoch_001.png", b"nothing", "cannot read the samples"),
+        ("samples/epoch_001.png", b"nothing", "cannot read the sample grid"),
     ],
 )
 def test_a_run_of_somebody_else_s_has_a_page_or_says_why(
