@@ -1,0 +1,50 @@
+"""Images and masks: data sources, prepared data sets, batches, augmentation.
+
+    data = jaxdistill.data.coco("coco", image_size=320)
+    for batch in data.train_batches(batch_size=8, seed=0):
+        ...
+
+The names below are loaded when they are first used; importing the package is cheap.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxdistill.data.dataset import Dataset, Example
+    from jaxdistill.data.iterable import IterableData, batches
+    from jaxdistill.data.sources import SOURCES, Source, SourceExample
+    from jaxdistill.data.splits import Data, coco, describe, from_config, image_folder
+
+_MODULES = {
+    "dataset": ("Dataset", "Example"),
+    "iterable": ("IterableData", "batches"),
+    "sources": ("SOURCES", "Source", "SourceExample"),
+    "splits": ("Data", "coco", "describe", "from_config", "image_folder"),
+}
+
+__all__ = [
+    "SOURCES",
+    "Data",
+    "Dataset",
+    "Example",
+    "IterableData",
+    "Source",
+    "SourceExample",
+    "batches",
+    "coco",
+    "describe",
+    "from_config",
+    "image_folder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

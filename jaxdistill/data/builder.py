@@ -1,19 +1,18 @@
-"""A TensorFlow Datasets builder: a user's folder of pictures -> a data set to read at random.
+"""Building of prepared data sets with TensorFlow Datasets.
 
-A data set is built once and found again by the fingerprint of what it was built from. Pictures keep
-their files' bytes. Written and read as array_record, without TensorFlow. What the pictures are, and
-whether there are masks, is for a `Source` to say: `coco_person` and `plain_folder` each have one.
+A prepared data set holds the examples of a source in array_record files, for random access. It is
+built once, and found again by the fingerprint of its source. Image files are stored as they are.
+TensorFlow is not needed. Import this module inside functions: tensorflow_datasets is slow to load.
 """
 
 import contextlib
 import hashlib
 import io
 import itertools
-from abc import ABC, abstractmethod
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import grain
 import numpy as np
@@ -21,107 +20,53 @@ import rich.console
 import rich.progress
 import tensorflow_datasets as tfds
 
-from jaxdistill.runtime.errors import UserError, first_line
+from jaxdistill.data.sources.base import Entry, Source, SourceExample
+from jaxdistill.runtime.errors import DataError, first_line
 from jaxdistill.runtime.text import printable
 
-# Beyond a gigabyte per split, TFDS sorts on disk, and for that it needs TensorFlow. So a data set
-# is written as several TFDS splits, none of which comes near.
+log = logging.getLogger(__name__)
+
+# Beyond a gigabyte per split, TFDS sorts on disk, which needs TensorFlow. So a data set is written
+# as several TFDS splits, each well below that size.
 _PART_BYTES = 256 * 2**20
-_SKIPPED_SHARE = 0.01
-
-Found = TypeVar("Found")
-"""What a source knows of a picture before it is read."""
-
-
-class Loaded(NamedTuple):
-    """A picture as it goes into the data set, or why it does not."""
-
-    id: int
-    name: str
-    """Of its file, relative to the folder."""
-    image: bytes = b""
-    """The file's."""
-    upright: bool = False
-    """Whether the EXIF orientation must be applied."""
-    mask: bytes = b""
-    """PNG, white is a person; empty where nobody knows it."""
-    problem: str = ""
-    """Why the picture cannot be decoded; empty when it can."""
-
-
-@dataclass(frozen=True)
-class Source(ABC, Generic[Found]):
-    """What to build from."""
-
-    title: str
-    """What messages call the pictures."""
-    images: Path
-    """Their folder."""
-    workers: int
-    """Threads that decode."""
-
-    NAME: ClassVar[str]
-    """Of the data sets built from such a source."""
-    LABELLED: ClassVar[bool]
-    """Whether there are masks."""
-
-    @property
-    @abstractmethod
-    def listing(self) -> str:
-        """What says which pictures there are, in messages."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Of all that the data set depends on; no picture is read for it."""
-
-    @abstractmethod
-    def find(self) -> Sequence[Found]:
-        """All pictures, in the data set's order.
-
-        Raises:
-          UserError: there is none, or one is missing.
-        """
-
-    @abstractmethod
-    def file(self, found: Found) -> Path:
-        """Where a picture lies."""
-
-    @abstractmethod
-    def load(self, found: Found) -> Loaded:
-        """Reads and checks a picture.
-
-        Raises:
-          UserError: what is wrong with it is not to be passed over.
-        """
+_MAX_SKIPPED_SHARE = 0.01
 
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """TFDS would ask its own server about the data set, and leave a temporary folder."""
+        """Does nothing: TFDS would ask its server about the data set, and leave a folder behind."""
 
 
-class Pictures(tfds.core.GeneratorBasedBuilder):
-    """The pictures of a source, and their masks where there are any.
+class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder of the images of a source, and of their masks if it has any.
 
-    Each example: `id`, `image` (the file's bytes), `upright` (whether the EXIF orientation must be
-    applied), and of a labelled source `mask` (PNG, white is a person).
-    The metadata: `ids` and `names` in the order of the examples, `skipped` (names of pictures that
-    could not be decoded), `fingerprint` (of all examples), `parts` (the TFDS splits, in order).
+    Each example has an `id`, an `image` (content of the file), `upright` (whether the image is to
+    be rotated by its EXIF orientation), and, if the source has masks, a `mask` (PNG, white is a
+    person).
+
+    The metadata holds lists in the order of the examples (`ids`, `names`, `content_keys`), the
+    names of images that could not be decoded (`skipped`), a `fingerprint` of all examples, and the
+    names of the TFDS splits that the data set is written as, in order (`parts`).
+
+    Args:
+      source: The images.
+      data_dir: Folder for this data set alone.
     """
 
-    VERSION = tfds.core.Version("1.0.1")  # raise it when other examples come from the same files
-    # Nothing is downloaded; TFDS would look for checksums beside this module, by way of a package
+    # Raise it when the same files give other examples or other metadata.
+    VERSION = tfds.core.Version("1.1.0")
+    # Nothing is downloaded. TFDS would look for checksums beside this module, with a package
     # (importlib_resources) that it does not require.
     code_path = None
 
-    def __init__(self, source: Source, data_dir: Path) -> None:
-        self.name, self._pictures = source.NAME, source
+    def __init__(self, source: Source[Any], data_dir: Path, workers: int = 2) -> None:
+        self.name, self._source, self._workers = source.NAME, source, workers
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     @property
-    def labelled(self) -> bool:
+    def has_masks(self) -> bool:
         """Whether the examples have masks."""
-        return self._pictures.LABELLED
+        return self._source.HAS_MASKS
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {
@@ -129,125 +74,154 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
             "image": tfds.features.Image(shape=(None, None, 3)),
             "upright": tfds.features.Scalar(np.bool_),
         }
-        if self.labelled:
+        if self.has_masks:
             features["mask"] = tfds.features.Image(shape=(None, None, 1))
         return _Info(
             builder=self,
-            description="Photographs, with masks of people where there are any.",
+            description="Images, with masks of people if the source has any.",
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,  # the order is the source's; batches shuffle
+            disable_shuffling=True,  # the order is the source's; the loader shuffles
         )
 
     def download_and_prepare(self, **options: Any) -> None:
-        """As TFDS does, with one progress bar in place of its own and its messages."""
+        """Writes the data set, with one progress bar instead of TFDS's bars and messages.
+
+        Args:
+          **options: See TFDS.
+        """
         tfds.disable_progress_bar()
         with contextlib.ExitStack() as self._resources:
             self._resources.enter_context(contextlib.redirect_stdout(io.StringIO()))
             super().download_and_prepare(**options)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        source = self._pictures
-        found = source.find()
-        lengths = _divide([_size(source.file(picture)) for picture in found])
+        source = self._source
+        entries = source.list_images()
+        lengths = _divide([_size(source.file(entry)) for entry in entries])
         parts = [f"part{index:05}" for index in range(len(lengths))]
-        self.info.metadata.update(parts=parts, ids=[], names=[], skipped=[])
+        self.info.metadata.update(parts=parts, ids=[], names=[], content_keys=[], skipped=[])
         self._digest = hashlib.sha256()
         bar = rich.progress.Progress(console=rich.console.Console(stderr=True))
         task = self._resources.enter_context(bar).add_task(
-            f"preparing {source.title}: {len(found)} pictures", total=len(found)
+            f"preparing data.{source.split}: {len(entries)} images", total=len(entries)
         )
-        loaded = self._resources.enter_context(contextlib.closing(_load_all(source, found)))
+        loading = _load_all(source, entries, self._workers)
+        loaded = self._resources.enter_context(contextlib.closing(loading))
         return {
             part: self._generate_examples(
-                itertools.islice(loaded, length), len(found), lambda: bar.advance(task)
+                itertools.islice(loaded, length), len(entries), lambda: bar.advance(task)
             )
             for part, length in zip(parts, lengths, strict=True)
         }
 
     def _generate_examples(
-        self, loaded: Iterator[Loaded], total: int, advance: Callable[[], None]
+        self, loaded: Iterator[SourceExample], total: int, advance: Callable[[], None]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        metadata, any_left = self.info.metadata, False
-        for picture in loaded:
+        metadata, is_empty = self.info.metadata, True
+        for one in loaded:
             advance()
-            if picture.problem:
-                metadata["skipped"].append(f"{picture.name} ({picture.problem})")
-                if len(metadata["skipped"]) > _SKIPPED_SHARE * total:
-                    raise UserError(self._too_many_skipped())
+            if one.problem:
+                metadata["skipped"].append(f"{one.name} ({one.problem})")
+                if len(metadata["skipped"]) > _MAX_SKIPPED_SHARE * total:
+                    raise self._too_many_skipped()
                 continue
-            upright = bytes([picture.upright])
-            for field in (str(picture.id).encode(), picture.image, upright, picture.mask):
+            for field in (str(one.id).encode(), one.image, bytes([one.upright]), one.mask):
                 self._digest.update(len(field).to_bytes(8, "little") + field)
             metadata["fingerprint"] = self._digest.hexdigest()
-            metadata["ids"].append(picture.id)
-            metadata["names"].append(picture.name)
-            any_left = True
-            example = {
-                "id": picture.id,
-                "image": io.BytesIO(picture.image),
-                "upright": picture.upright,
-            }
-            if self.labelled:
-                example["mask"] = io.BytesIO(picture.mask)
+            metadata["ids"].append(one.id)
+            metadata["names"].append(one.name)
+            metadata["content_keys"].append(one.content_key)
+            is_empty = False
+            example = {"id": one.id, "image": io.BytesIO(one.image), "upright": one.upright}
+            if self.has_masks:
+                example["mask"] = io.BytesIO(one.mask)
             yield len(metadata["ids"]) - 1, example
-        if not any_left:  # a part of huge damaged files, in a data set of very many
-            raise UserError(self._too_many_skipped())
+        if is_empty:  # a part of large damaged files only, in a data set of very many images
+            raise self._too_many_skipped()
 
-    def _too_many_skipped(self) -> str:
+    def _too_many_skipped(self) -> DataError:
         names = "; ".join(self.info.metadata["skipped"][:3])
-        return (
-            f"{self._pictures.images}: more than {_SKIPPED_SHARE:.0%} of the pictures cannot "
-            f"be decoded: {names}; mend them, or take them out of {self._pictures.listing}"
+        return DataError(
+            f"data.{self._source.split}: {self._source.images}: more than "
+            f"{_MAX_SKIPPED_SHARE:.0%} of the images cannot be decoded: {names}; repair these "
+            f"files, or remove them from the data set",
+            code="too-many-undecodable-images",
         )
 
 
-def prepare(source: Source, prepared: Path) -> Pictures:
-    """The data set of a source, after building it if it is not there yet.
+def prepare(source: Source[Any], prepared: Path, workers: int = 2) -> ImageDatasetBuilder:
+    """Returns the data set of a source, and builds it first if it does not exist yet.
 
     Args:
-      prepared: the folder that holds all data sets.
+      source: The images.
+      prepared: Folder that holds all prepared data sets.
+      workers: Threads that decode images while the data set is built.
 
     Raises:
-      UserError: names the file or folder that is missing or wrong, and what was expected.
+      DataError: The source is wrong (see `Source`), more than 1 % of its images cannot be decoded
+        (`too-many-undecodable-images`), the data set cannot be written
+        (`prepared-data-not-writable`), or it is damaged (`prepared-data-damaged`).
     """
     folder = prepared.absolute() / source.fingerprint()
-    if (found := _open(source, folder)) is not None:
-        return found
-    builder = Pictures(source, folder)
+    if (existing := _open(source, folder)) is not None:
+        return existing
+    builder = ImageDatasetBuilder(source, folder, workers)
     try:
         builder.download_and_prepare()
     except OSError as error:
-        # Another process may have finished the same data set first; then its folder stands there.
-        if (found := _open(source, folder)) is not None:
-            return found
-        raise UserError(f"cannot write the prepared data set to {folder}: {error}") from None
-    skipped = builder.info.metadata["skipped"]
-    if skipped:
+        # Another process may have finished the same data set first; then its folder is in the way.
+        if (existing := _open(source, folder)) is not None:
+            return existing
+        raise DataError(
+            f"{folder}: the prepared data set cannot be written: {error}; choose another folder "
+            f"as data.prepared",
+            code="prepared-data-not-writable",
+        ) from None
+    if skipped := builder.info.metadata["skipped"]:
         names = printable("; ".join(skipped))
-        print(f"{source.title}: skipped {len(skipped)} undecodable pictures: {names}")
+        log.warning(
+            "data.%s: %d images cannot be decoded and are left out: %s",
+            source.split,
+            len(skipped),
+            names,
+        )
     return builder
 
 
-def _open(source: Source, folder: Path) -> Pictures | None:
-    if not folder.joinpath(source.NAME, str(Pictures.VERSION)).exists():
+def damaged(folder: Path, error: Exception, name: str = "") -> DataError:
+    """Returns the error for a prepared data set that cannot be read.
+
+    Args:
+      folder: The data set.
+      error: What happened.
+      name: The image that cannot be read, if there is one.
+    """
+    where = f" at {name}" if name else ""
+    return DataError(
+        f"{folder}: this prepared data set is damaged{where} ({first_line(error)}); delete the "
+        f"folder, and it is built again",
+        code="prepared-data-damaged",
+    )
+
+
+def _open(source: Source[Any], folder: Path) -> ImageDatasetBuilder | None:
+    if not folder.joinpath(source.NAME, str(ImageDatasetBuilder.VERSION)).exists():
         return None
     try:
-        builder = Pictures(source, folder)
+        builder = ImageDatasetBuilder(source, folder)
         builder.info.metadata["fingerprint"]
-    except Exception as error:  # whatever TFDS stumbles over in its own files
-        raise UserError(
-            f"the prepared data set {folder} is damaged ({first_line(error)}); "
-            "delete that folder, and it is built anew"
-        ) from None
+    except Exception as error:  # TFDS raises nearly anything on its own damaged files
+        raise damaged(folder, error) from None
     return builder
 
 
-def _load_all(source: Source[Found], found: Sequence[Found]) -> grain.DatasetIterator[Loaded]:
-    """Reads and checks in threads, in order, a few pictures ahead."""
-    loading = grain.MapDataset.source(found).map(source.load)
-    ahead = 4 * source.workers
-    return iter(loading.to_iter_dataset(grain.ReadOptions(source.workers, ahead)))
+def _load_all(
+    source: Source[Entry], entries: Sequence[Entry], workers: int
+) -> grain.DatasetIterator[SourceExample]:
+    """Loads images in threads, in order, a few of them ahead."""
+    loading = grain.MapDataset.source(entries).map(source.load)
+    return iter(loading.to_iter_dataset(grain.ReadOptions(workers, 4 * workers)))
 
 
 def _size(path: Path) -> int:
@@ -255,7 +229,7 @@ def _size(path: Path) -> int:
 
 
 def _divide(sizes: Sequence[int]) -> list[int]:
-    """How many pictures go into each part, so that no part is much larger than it may be."""
+    """Returns the number of images of each part, so that no part is much larger than allowed."""
     lengths, filled = [0], 0
     for size in sizes:
         if filled + size > _PART_BYTES and lengths[-1]:

@@ -1,8 +1,11 @@
-"""Encoded pictures to pixels, whatever a user's folder holds, and however hostile the bytes."""
+"""Decoding of image files from untrusted folders into pixels."""
 
+import contextlib
 import io
-import warnings
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,108 +13,138 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from jaxdistill.runtime.text import printable
 
-# Named, since Pillow would otherwise try every format it knows, some by starting other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-LARGEST = 2**27
-"""Pixels: 134 million, so that a phone's 108 are welcome. Decoding takes 14 bytes for each, 22 at
-most, in every thread that decodes."""
-LARGEST_FILE = 2**30
-"""Bytes: beyond what the largest picture takes uncompressed."""
-_MOST_SCANS = 100
-_TILE = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+"""Formats that are decoded. Without this list Pillow would try every format that it knows, some of
+them by starting other programs."""
+MAX_PIXELS = 2**27
+"""Largest number of pixels of an image: 134 million, enough for a phone's 108 million. Decoding
+takes 14 to 22 bytes per pixel in each thread that decodes."""
+MAX_FILE_BYTES = 2**30
+"""Largest size of an image file: more than the largest image takes uncompressed."""
+_MAX_SCANS = 100
+_TILE_TAGS = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+_pillow_limit = threading.Lock()
 
-# Pillow warns of pictures that we still take, and refuses later than we do.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-
-class PictureError(Exception):
-    """Bytes that are no usable picture. The message says why; the caller knows which file."""
+class ImageError(Exception):
+    """Bytes are not a usable image. The message gives the reason; the caller knows the file."""
 
 
 def decode(data: bytes, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB pixels of an encoded picture; grey, transparent, CMYK and 16-bit ones are converted.
+    """Decodes an image file to RGB.
+
+    Grey, transparent, CMYK and 16-bit images are converted.
 
     Args:
-      data: the file's bytes.
-      upright: turn the picture as its EXIF orientation says. COCO's sizes and segmentations refer
-        to the pixels as stored, so the default leaves them.
+      data: The content of the file.
+      upright: Whether to rotate the image by its EXIF orientation. COCO's sizes and segmentations
+        usually refer to the pixels as stored, so the default does not rotate.
 
     Raises:
-      PictureError: not a picture, cut off, of 32-bit values, or so large (more than `LARGEST`
-        pixels declared) that decoding it could exhaust the memory.
+      ImageError: The bytes are not an image, are cut off, hold 32-bit values, or declare more than
+        `MAX_PIXELS` pixels.
     """
     return _decode(data, "RGB", upright)
 
 
 def orientation(file: Path) -> tuple[int, tuple[int, int]]:
-    """By EXIF, 1 to 8, where 1 is upright; and height and width of the pixels as they are stored.
+    """Returns the EXIF orientation of an image file, and its height and width as stored.
+
+    Only the header is read.
+
+    Returns:
+      The orientation, 1 to 8 (1 is upright), and (height, width).
 
     Raises:
-      PictureError: the file is no picture; it is read no further than that takes.
+      ImageError: The file is not an image.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            told = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return told if told in range(1, 9) else 1, (image.height, image.width)
-    except Exception as error:  # as in `_decode`
-        raise PictureError(_reason(error)) from None
+        with _opened(file) as image:
+            tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return tag if tag in range(1, 9) else 1, (image.height, image.width)
+    except Exception as error:  # Pillow raises nearly anything on damaged bytes
+        raise ImageError(_reason(error)) from None
 
 
 def encode_mask(mask: UInt8[np.ndarray, "h w"]) -> bytes:
-    """A mask of {0, 1} as a PNG of one bit per pixel, which every viewer shows black and white."""
+    """Encodes a mask of 0 and 1 as a PNG of one bit per pixel, which viewers show black and white.
+
+    Args:
+      mask: 1 is a person, 0 is not.
+    """
     encoded = io.BytesIO()
     Image.fromarray(mask.astype(bool)).save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Grey levels of an encoded mask; 255 is a person.
+    """Decodes a mask to grey levels; 255 is a person.
+
+    Args:
+      data: The content of an image file.
 
     Raises:
-      PictureError: see `decode`.
+      ImageError: See `decode`.
     """
     return _decode(data, "L", upright=False)
 
 
 def _decode(data: bytes, mode: str, upright: bool) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _opened(io.BytesIO(data)) as image:
             _refuse_bombs(image, data)
             turned = ImageOps.exif_transpose(image) if upright else image
             converted = _eight_bits(turned)
-            # To convert a mode to itself would be a copy.
+            # Converting an image to its own mode would copy it.
             return np.asarray(converted if converted.mode == mode else converted.convert(mode))
-    except PictureError:
+    except ImageError:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise PictureError(_reason(error)) from None
+    except Exception as error:  # Pillow raises nearly anything on damaged bytes
+        raise ImageError(_reason(error)) from None
+
+
+@contextlib.contextmanager
+def _opened(file: Path | IO[bytes]) -> Iterator[Image.Image]:
+    """Opens an image without Pillow's limit, which warns of sizes that are allowed here.
+
+    The limit is a global variable of Pillow, so it is changed only while a header is read, by one
+    thread at a time. `_refuse_bombs` applies the limit of this module.
+    """
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
 
 
 def _refuse_bombs(image: Image.Image, data: bytes) -> None:
-    """Few bytes that stand for much memory or time; nothing is decoded yet."""
-    if image.width * image.height > LARGEST:
-        raise PictureError(
-            f"{image.width} x {image.height} pixels are more than {LARGEST / 1e6:.0f} million"
+    """Refuses a few bytes that stand for much memory or time, before anything is decoded."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{image.width} x {image.height} pixels are more than {MAX_PIXELS / 1e6:.0f} million"
         )
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        width, height = (int(image.tag_v2.get(tag, 1)) for tag in _TILE)
-        if width * height > LARGEST:
-            raise PictureError(f"its tiles are of {width} x {height} pixels")
+        width, height = (int(image.tag_v2.get(tag, 1)) for tag in _TILE_TAGS)
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"it has tiles of {width} x {height} pixels")
     # Each scan of a progressive JPEG goes over all pixels again, and may be a few bytes.
-    if image.format == "JPEG" and data.count(b"\xff\xda") > _MOST_SCANS:
-        raise PictureError(f"a JPEG of more than {_MOST_SCANS} scans")
+    if image.format == "JPEG" and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise ImageError(f"it is a JPEG of more than {_MAX_SCANS} scans")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow would clip 16 bits at 255 rather than scale them."""
+    """Scales 16 bits to 8, which Pillow would clip at 255."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise PictureError("its pixels are 32-bit values, of a range that nothing tells")
+        raise ImageError("it has 32-bit values, whose range is unknown")
     return image
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not a picture in one of the formats {', '.join(FORMATS)}"
+        return f"not an image in one of the formats {', '.join(FORMATS)}"
     return printable(str(error) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""A user's pictures, wherever they lie: files, folders and globs become a list without clashes."""
+"""Finding a user's images: files, folders and globs become a list of files with unique names."""
 
 import os
 from collections import Counter
@@ -8,52 +8,56 @@ from typing import NamedTuple
 
 from jaxdistill.data import decode
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import DataError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""By which a folder's files are known as pictures; a file that is named is tried anyhow."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes by which images are found in folders. A file that is named itself needs none of them."""
 
 
-class Picture(NamedTuple):
-    """A picture's file, and what is made of it."""
+class ImageFile(NamedTuple):
+    """An image file, and the name of the file that is made from it."""
 
     source: Path
+    """The image."""
     name: Path
-    """Of the PNG made from it, below the folder for such files."""
+    """Relative path of the PNG that is made from it, below an output folder."""
 
     def read(self) -> bytes:
-        """The file's bytes.
+        """Returns the content of the file.
 
         Raises:
-          OSError: see `files.read`.
+          OSError: The file cannot be read, is not a regular file, or is too large.
         """
-        return files.read(self.source, decode.LARGEST_FILE)
+        return files.read(self.source, decode.MAX_FILE_BYTES)
 
 
-def find(
-    arguments: Sequence[str], outputs: Sequence[Path], left_out: Sequence[Path] = ()
-) -> list[Picture]:
-    """All pictures that the arguments stand for, each once, in order.
+def find_images(
+    arguments: Sequence[str], outputs: Sequence[Path], excluded: Sequence[Path] = ()
+) -> list[ImageFile]:
+    """Returns all images that the arguments stand for, each once, in order.
 
-    Names mirror the folders, from the deepest one that holds all arguments. They are the pictures'
-    own with `.png` for their ending; where two pictures differ only in their ending, all keep it.
+    The names of the outputs mirror the folders below the deepest folder that contains all
+    arguments. An output is named like its image, with the suffix `.png`. Where two images differ in
+    their suffix only, `.png` is appended to all names instead.
 
     Args:
-      arguments: files, folders (with all below), or globs (`**` for any folders).
-      outputs: folders that will be written to; pictures from an earlier run are not taken up.
-      left_out: other folders whose pictures are not taken up.
+      arguments: Files, folders (searched with all folders below), or globs (`**` for any folders).
+      outputs: Folders that will be written to. Images in them are not found.
+      excluded: More folders whose images are not found.
 
     Raises:
-      UserError: an argument matches nothing, there is no picture, or one would be overwritten.
+      DataError: An argument matches nothing (`no-such-image`), there is no image (`no-images`), or
+        an image would be overwritten (`image-overwritten`).
     """
     written = [folder.resolve() for folder in outputs]
     starts = [_anchored(Path(argument).expanduser()) for argument in arguments]
-    not_taken = [*written, *(folder.resolve() for folder in left_out)]
-    sources = list(dict.fromkeys(path for start in starts for path in _pictures(start, not_taken)))
+    skipped = [*written, *(folder.resolve() for folder in excluded)]
+    sources = list(dict.fromkeys(path for start in starts for path in _images(start, skipped)))
     if not sources:
-        raise UserError(
-            f"no picture in {', '.join(arguments)}; looked for names that end in "
-            f"{', '.join(ENDINGS)}"
+        raise DataError(
+            f"{', '.join(arguments)}: no image is there; expected files that end in "
+            f"{', '.join(SUFFIXES)}",
+            code="no-images",
         )
     root = os.path.commonpath([_folder_of(start) for start in starts])
     names = [path.relative_to(root) for path in sources]
@@ -64,44 +68,53 @@ def find(
     for name in short:
         for folder in written:
             if folder / name in taken:
-                raise UserError(f"{folder / name} would be overwritten; choose another --output")
-    return [Picture(source, name) for source, name in zip(sources, short, strict=True)]
+                raise DataError(
+                    f"{folder / name}: this image would be overwritten; choose another --output",
+                    code="image-overwritten",
+                )
+    return [ImageFile(source, name) for source, name in zip(sources, short, strict=True)]
 
 
 def _anchored(path: Path) -> Path:
-    """Absolute, but a link stays the name it is."""
+    """Returns an absolute path that keeps the name of a link."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 def _folder_of(start: Path) -> Path:
-    """The folder that an argument names; of a glob, as far as it is the same for all matches."""
+    """Returns the folder of an argument; of a glob, the deepest one without a pattern."""
     while not start.exists():
         start = start.parent
     return start if start.is_dir() else start.parent
 
 
-def _pictures(start: Path, written: Sequence[Path]) -> Iterator[Path]:
-    for match in [start] if start.exists() else _matches(start, written):
+def _images(start: Path, skipped: Sequence[Path]) -> Iterator[Path]:
+    for match in [start] if start.exists() else _matches(start, skipped):
         if match.is_dir():
-            yield from _below(match, written)
+            yield from _below(match, skipped)
         else:
             yield match
 
 
-def _matches(pattern: Path, written: Sequence[Path]) -> list[Path]:
+def _matches(pattern: Path, skipped: Sequence[Path]) -> list[Path]:
     folder = _folder_of(pattern)
     try:
         found = sorted(folder.glob(str(pattern.relative_to(folder))))
     except (ValueError, NotImplementedError) as error:
-        raise UserError(f"{pattern}: no such file, and not a glob either: {error}") from None
+        raise DataError(
+            f"{pattern}: there is no such file, and it is not a valid glob: {error}",
+            code="no-such-image",
+        ) from None
     if not found:
-        raise UserError(f"{pattern}: no file or folder has this name, and as a glob none fits it")
-    return [path for path in found if not any(path.is_relative_to(place) for place in written)]
+        raise DataError(
+            f"{pattern}: there is no such file or folder, and no file matches it as a glob",
+            code="no-such-image",
+        )
+    return [path for path in found if not any(path.is_relative_to(place) for place in skipped)]
 
 
-def _below(folder: Path, written: Sequence[Path]) -> Iterator[Path]:
+def _below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
     for place, folders, names in files.walk(folder):
-        folders[:] = sorted(name for name in folders if place / name not in written)
+        folders[:] = sorted(name for name in folders if place / name not in skipped)
         for name in sorted(names):
-            if name.lower().endswith(ENDINGS):
+            if name.lower().endswith(SUFFIXES):
                 yield place / name

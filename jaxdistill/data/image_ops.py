@@ -1,6 +1,7 @@
-"""Pixels: normalisation and resizing, the one place that knows means and deviations.
+"""Normalisation and resizing of images and maps.
 
-Pixels travel as float32 in [0, 1], NHWC, RGB. Every network gets its own normalisation from there.
+Images are float32 in [0, 1], NHWC, RGB, between the input pipeline and the networks. Each network
+applies its own normalisation to them.
 """
 
 from typing import Any, NamedTuple
@@ -9,17 +10,19 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 
 from jaxdistill import config
 from jaxdistill.config import Rgb
 
 
 class Normalization(NamedTuple):
-    """`(pixels - mean) / std`, per channel (red, green, blue), for pixels in [0, 1]."""
+    """Per-channel normalisation `(image - mean) / std` of images in [0, 1]."""
 
     mean: Rgb
+    """Mean of the red, green and blue channel."""
     std: Rgb
+    """Standard deviation of the red, green and blue channel."""
 
 
 _NAMED = {
@@ -30,21 +33,36 @@ _NAMED = {
 
 
 def resolve(normalization: config.Normalization) -> Normalization:
-    """The mean and deviation that a configured normalisation stands for."""
+    """Returns the mean and standard deviation of a configured normalisation.
+
+    Args:
+      normalization: A name (`imagenet`, `unit`, `half`), or a mean and a standard deviation.
+    """
     if isinstance(normalization, config.MeanStd):
         return Normalization(normalization.mean, normalization.std)
     return _NAMED[normalization]
 
 
-def in_unit(images: UInt8[Any, "*batch 3"]) -> Float[Array, "*batch 3"]:
-    """Bytes, as pictures are decoded, as pixels in [0, 1]."""
-    return jnp.asarray(images).astype(jnp.float32) / 255
+def to_float(images: Num[Any, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """Converts images to float32 in [0, 1].
+
+    Args:
+      images: uint8 values, which are divided by 255, or floats, which are in [0, 1] already.
+    """
+    values = jnp.asarray(images)
+    scaled = values.astype(jnp.float32)
+    return scaled if jnp.issubdtype(values.dtype, jnp.floating) else scaled / 255
 
 
 def normalize(
     images: Float[Array, "*batch 3"], normalization: Normalization
 ) -> Float[Array, "*batch 3"]:
-    """Pixels in [0, 1] as a network expects them."""
+    """Normalises images for a network.
+
+    Args:
+      images: RGB in [0, 1].
+      normalization: The mean and standard deviation that the network was trained with.
+    """
     if normalization == _NAMED["unit"]:
         return images
     mean, std = (np.asarray(values, np.float32) for values in normalization)
@@ -54,9 +72,13 @@ def normalize(
 def resize(
     maps: Float[Array, "b h w c"], size: tuple[int, int], *, antialias: bool = False
 ) -> Float[Array, "b {*size} c"]:
-    """Bilinear, to `size` (height, width): torch's `interpolate(align_corners=False)`.
+    """Resizes maps with bilinear interpolation, as torch's `interpolate(align_corners=False)`.
 
-    Without antialiasing a strong reduction skips pixels, as the original does.
+    Args:
+      maps: Images or feature maps.
+      size: New height and width.
+      antialias: Whether to average over all source pixels when the size is reduced. Without it, a
+        strong reduction skips pixels, as `interpolate` does by default.
     """
     batch, *old, channels = maps.shape
     if tuple(old) == tuple(size):
@@ -64,20 +86,33 @@ def resize(
     return jax.image.resize(maps, (batch, *size, channels), "bilinear", antialias=antialias)
 
 
-def resize_photograph(
-    picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+def resize_image(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "{*size} 3"]:
-    """Bilinear, on the host, to `size` (height, width); the aspect ratio is not kept."""
+    """Resizes an image on the host with bilinear interpolation; the aspect ratio may change.
+
+    Args:
+      image: RGB.
+      size: New height and width.
+    """
     height, width = size
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def resize_mask(
     mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "{*size}"]:
-    """Nearest neighbour, on the host, from grey levels to {0, 1}, cut half way up at 127.5.
+    """Resizes a mask on the host to the nearest neighbour, and makes it binary.
 
-    As torch and OpenCV choose the neighbour, but in whole numbers: those two round differently.
+    The neighbour is the one that torch and OpenCV choose, but it is computed in integers: torch and
+    OpenCV round differently.
+
+    Args:
+      mask: Grey levels; values above 127 are a person.
+      size: New height and width.
+
+    Returns:
+      A mask of 0 and 1.
     """
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
     return (mask[rows][:, columns] > 127).astype(np.uint8)

@@ -1,4 +1,7 @@
-"""Augmentations by lens, sensor and file: (key, image) -> image, from [0, 1], not clipped."""
+"""Corruptions by lens, sensor and file format: (key, image) -> image.
+
+Images are in [0, 1]. Results are not clipped; the pipeline clips them.
+"""
 
 import functools
 import operator
@@ -11,10 +14,10 @@ from jaxtyping import Array, Float, Key
 
 Image = Float[Array, "h w 3"]
 
-_REACH = 4  # how far, in pixels, a blur reaches at most
-_BLOCK = 8  # JPEG's
+_REACH = 4  # radius of the largest blur, in pixels
+_BLOCK = 8  # side of JPEG's blocks, in pixels
 
-# ITU-T T.81, tables K.1 and K.2.
+# Quantisation tables of ITU-T T.81, K.1 and K.2.
 _LUMA_STEPS = np.array([
     [16, 11, 10, 16, 24, 40, 51, 61],
     [12, 12, 14, 19, 26, 58, 60, 55],
@@ -28,7 +31,7 @@ _LUMA_STEPS = np.array([
 _CHROMA_STEPS = np.full((_BLOCK, _BLOCK), 99, np.float32)
 _CHROMA_STEPS[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
-# JFIF 1.02: pixels to luma and two colour differences.
+# JFIF 1.02: RGB to luma and two colour differences.
 _YCC = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32
 )
@@ -39,7 +42,12 @@ _COSINES = _COSINES.astype(np.float32)
 
 
 def gaussian_blur(key: Key[Array, ""], image: Image) -> Image:
-    """Blurs with a standard deviation of 0.4 to 1.6 pixels."""
+    """Blurs with a Gaussian whose standard deviation is 0.4 to 1.6 pixels.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     deviation = jax.random.uniform(key, minval=0.4, maxval=1.6)
     places = np.arange(-_REACH, _REACH + 1)
     weights = jnp.exp(-0.5 * (places / deviation) ** 2)
@@ -49,7 +57,12 @@ def gaussian_blur(key: Key[Array, ""], image: Image) -> Image:
 
 
 def motion_blur(key: Key[Array, ""], image: Image) -> Image:
-    """Averages along a line of any direction, 3 to 9 pixels long."""
+    """Averages along a line of random direction, 3 to 9 pixels long.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     angle, length = jax.random.uniform(
         key, (2,), minval=np.array([0, 3]), maxval=np.array([np.pi, 2 * _REACH + 1])
     )
@@ -65,18 +78,29 @@ def motion_blur(key: Key[Array, ""], image: Image) -> Image:
 
 
 def median_blur(key: Key[Array, ""], image: Image) -> Image:
-    """The median of 3 x 3 pixels."""
+    """Replaces each pixel by the median of 3 x 3 pixels.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     del key
     height, width, _ = image.shape
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), "edge")
     rows = [_sort3(*(padded[i : i + height, j : j + width] for j in range(3))) for i in range(3)]
-    # The median of nine: of the largest minimum, the median median, and the least maximum.
+    # The median of nine values is the median of: the largest minimum of the columns, the median of
+    # their medians, and their smallest maximum.
     low, middle, high = (_sort3(*column) for column in zip(*rows, strict=True))
     return _sort3(low[2], middle[1], high[0])[1]
 
 
 def sensor_noise(key: Key[Array, ""], image: Image) -> Image:
-    """Adds the noise of a sensor in little light: of reading, and of counting photons."""
+    """Adds read noise and photon noise, as a sensor has them in low light.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     level_key, noise_key = jax.random.split(key)
     reading, counting = jax.random.uniform(level_key, (2,)) * np.array([0.03, 0.08])
     deviation = jnp.sqrt(reading**2 + counting**2 * image)
@@ -84,12 +108,22 @@ def sensor_noise(key: Key[Array, ""], image: Image) -> Image:
 
 
 def jpeg(key: Key[Array, ""], image: Image) -> Image:
-    """Leaves the traces of JPEG at a quality of 20 to 80."""
+    """Applies JPEG compression of quality 20 to 80.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     return compress(image, jax.random.uniform(key, minval=20.0, maxval=80.0))
 
 
 def downscale(key: Key[Array, ""], image: Image) -> Image:
-    """Leaves every pixel of an image of 0.35 to 0.85 the size, each as large as it takes."""
+    """Reduces the image to 0.35 to 0.85 of its size, and enlarges it again by repeating pixels.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     scale = jax.random.uniform(key, minval=0.35, maxval=0.85)
     rows, columns = (
         jnp.floor((jnp.floor((jnp.arange(side) + 0.5) * scale) + 0.5) / scale).astype(jnp.int32)
@@ -99,10 +133,11 @@ def downscale(key: Key[Array, ""], image: Image) -> Image:
 
 
 def compress(image: Image, quality: Float[Array, ""]) -> Image:
-    """JPEG, coded and decoded, with colour at half the resolution; sides are multiples of 16.
+    """Compresses and decompresses as JPEG does, with colour at half the resolution (4:2:0).
 
     Args:
-      quality: libjpeg's, 1 to 100.
+      image: RGB in [0, 1]; height and width are multiples of 16.
+      quality: libjpeg's quality, 1 to 100.
     """
     y, *differences = jnp.moveaxis((image * 255) @ _YCC.T, -1, 0)
     height, width = y.shape
@@ -134,15 +169,15 @@ def _quantise(plane: Float[Array, "h w"], steps: Float[Array, "8 8"]) -> Float[A
 
 
 def _weigh_neighbours(weights: Float[Array, " n"], image: Array, axis: int) -> Array:
-    """Of an axis all but the margins of a padded one: a weighted sum of each pixel's neighbours."""
+    """Computes a weighted sum of each pixel's neighbours along an axis of a padded image."""
     size = image.shape[axis] - len(weights) + 1
 
     def add(place: Array, total: Array) -> Array:
         return total + weights[place] * jax.lax.dynamic_slice_in_dim(image, place, size, axis)
 
-    # A loop, for XLA to compile one step of it: of the sums written out, one within the other, it
-    # makes a single kernel for a GPU, and takes more than a minute to. A convolution whose weights
-    # differ from picture to picture is slow on a CPU.
+    # A loop, so that XLA compiles one step only. It would fuse the unrolled sums into a single GPU
+    # kernel, and take more than a minute for it. A convolution whose weights differ from image to
+    # image is slow on a CPU.
     start = jnp.zeros_like(jax.lax.slice_in_dim(image, 0, size, axis=axis))
     return jax.lax.fori_loop(0, len(weights), add, start)
 

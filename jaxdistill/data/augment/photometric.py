@@ -1,4 +1,7 @@
-"""Augmentations of colour and tone: (key, image) -> image, from pixels in [0, 1], not clipped."""
+"""Photometric operations, which change colour and tone: (key, image) -> image.
+
+Images are in [0, 1]. Results are not clipped; the pipeline clips them.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +16,37 @@ _LEVELS = 256
 
 
 def brightness_contrast(key: Key[Array, ""], image: Image) -> Image:
-    """Adds up to a fifth of white or black, and stretches or shrinks the range by up to a fifth."""
+    """Changes brightness by up to 0.2, and contrast by a factor of 0.8 to 1.2.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     brightness, contrast = jax.random.uniform(key, (2,), minval=-0.2, maxval=0.2)
     return image * (1 + contrast) + brightness
 
 
 def hue_saturation_value(key: Key[Array, ""], image: Image) -> Image:
-    """Turns the hue by up to 20 degrees; saturation times 0.7 to 1.3; value up to 0.08 off."""
+    """Shifts hue by up to 20 degrees and value by up to 0.08; scales saturation by 0.7 to 1.3.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     turn, more, lift = jax.random.uniform(key, (3,), minval=-1, maxval=1)
     hue, saturation, value = jnp.moveaxis(rgb_to_hsv(image), -1, 0)
-    # Times, not plus: what is grey stays grey, whatever hue rounding has given it.
+    # Saturation is multiplied, so that grey stays grey whatever hue rounding has given it.
     changed = (hue + turn * 20 / 360, saturation * (1 + 0.3 * more), value + 0.08 * lift)
     return hsv_to_rgb(jnp.stack(changed, -1))
 
 
 def jitter(key: Key[Array, ""], image: Image) -> Image:
-    """Brightness, contrast and saturation times 0.8 to 1.2 each; hue turned by up to 18 degrees."""
+    """Scales brightness, contrast and saturation by 0.8 to 1.2; shifts hue by up to 18 degrees.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     bright, contrast, more, turn = jax.random.uniform(key, (4,), minval=-1, maxval=1)
     image = jnp.clip(image * (1 + 0.2 * bright), 0, 1)
     mean = luma(image).mean()
@@ -39,29 +57,52 @@ def jitter(key: Key[Array, ""], image: Image) -> Image:
 
 
 def rgb_shift(key: Key[Array, ""], image: Image) -> Image:
-    """Shifts each channel by up to 20 grey levels of 255."""
+    """Shifts each channel by up to 20 of 255 grey levels.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     return image + jax.random.uniform(key, (3,), minval=-20 / 255, maxval=20 / 255)
 
 
 def gamma(key: Key[Array, ""], image: Image) -> Image:
-    """Raises to a power of 0.7 to 1.4."""
+    """Raises the image to a power of 0.7 to 1.4.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     return image ** jnp.exp(jax.random.uniform(key, minval=np.log(0.7), maxval=np.log(1.4)))
 
 
 def clahe(key: Key[Array, ""], image: Image) -> Image:
-    """Equalises the luma locally; the contrast's limit is 1 to 4."""
+    """Equalises the luma locally, with a contrast limit of 1 to 4.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     grey = luma(image)
     limit = jax.random.uniform(key, minval=1.0, maxval=4.0)
     return image + (equalise(grey, limit) - grey)[..., None]
 
 
 def luma(image: Image) -> Float[Array, "h w"]:
-    """How bright each pixel looks, of gamma-encoded colours."""
+    """Returns the luma of gamma-encoded RGB by ITU-R BT.601.
+
+    Args:
+      image: RGB in [0, 1].
+    """
     return image @ _LUMA
 
 
 def rgb_to_hsv(image: Image) -> Image:
-    """Hue in turns, saturation and value, all in [0, 1]; grey has hue 0."""
+    """Converts RGB to hue (in turns), saturation and value, all in [0, 1]; grey has hue 0.
+
+    Args:
+      image: RGB in [0, 1].
+    """
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value = image.max(-1)
     chroma = value - image.min(-1)
@@ -76,7 +117,11 @@ def rgb_to_hsv(image: Image) -> Image:
 
 
 def hsv_to_rgb(image: Image) -> Image:
-    """Inverse of `rgb_to_hsv`; any hue, and saturation and value are clipped to [0, 1]."""
+    """Converts hue, saturation and value to RGB; the inverse of `rgb_to_hsv`.
+
+    Args:
+      image: Hue of any value, in turns; saturation and value, which are clipped to [0, 1].
+    """
     hue, saturation, value = jnp.moveaxis(image, -1, 0)
     saturation, value = jnp.clip(saturation, 0, 1), jnp.clip(value, 0, 1)
 
@@ -88,13 +133,13 @@ def hsv_to_rgb(image: Image) -> Image:
 
 
 def equalise(grey: Float[Array, "h w"], limit: Float[Array, ""]) -> Float[Array, "h w"]:
-    """Contrast-limited adaptive histogram equalisation over 8 x 8 tiles.
+    """Equalises contrast with contrast-limited adaptive histograms (CLAHE) over 8 x 8 tiles.
 
-    Zuiderveld, Graphics Gems IV (1994), as OpenCV has it.
+    Source: Zuiderveld, Graphics Gems IV (1994), in OpenCV's variant.
 
     Args:
-      grey: in [0, 1]; height and width are multiples of 8.
-      limit: the highest bin of a tile's histogram, relative to an even one.
+      grey: Luma in [0, 1]; height and width are multiples of 8.
+      limit: Upper bound of a histogram bin, relative to a uniform histogram.
     """
     height, width = grey.shape
     tile = (height // _TILES, width // _TILES)
@@ -113,7 +158,7 @@ def equalise(grey: Float[Array, "h w"], limit: Float[Array, ""]) -> Float[Array,
 def _interpolate(
     tables: Float[Array, "tiles tiles levels"], levels: Array, tile: tuple[int, int]
 ) -> Float[Array, "h w"]:
-    """Looks every pixel up in the tables of the four nearest tiles, weighted by closeness."""
+    """Interpolates each pixel between the tables of the four nearest tiles."""
 
     def neighbours(length: int, side: int) -> tuple[Array, Array, Array]:
         position = (jnp.arange(length) + 0.5) / side - 0.5

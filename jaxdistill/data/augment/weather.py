@@ -1,4 +1,7 @@
-"""Augmentations by weather and light: (key, image) -> image, from pixels in [0, 1], not clipped."""
+"""Operations that imitate weather and light: (key, image) -> image.
+
+Images are in [0, 1]. Results are not clipped; the pipeline clips them.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +12,18 @@ Image = Float[Array, "h w 3"]
 
 
 def rain(key: Key[Array, ""], image: Image) -> Image:
-    """Slanting streaks of 16 pixels, before a picture that is darker and a little dull."""
+    """Adds slanting streaks of 16 pixels, and makes the image darker and duller.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     drop_key, slant_key, amount_key = jax.random.split(key, 3)
     height, width, _ = image.shape
     amount = jax.random.uniform(amount_key, minval=0.0005, maxval=0.002)
     streaks = jax.random.bernoulli(drop_key, amount, (height, width)).astype(image.dtype)
     slant = jax.random.uniform(slant_key, minval=-0.5, maxval=0.5)
-    for length in (1, 2, 4, 8):  # each turn doubles the streaks
+    for length in (1, 2, 4, 8):  # each iteration doubles the length of the streaks
         shift = jnp.round(slant * length).astype(jnp.int32)
         streaks = jnp.maximum(streaks, jnp.roll(jnp.roll(streaks, length, 0), shift, 1))
     dull = 0.85 * (0.9 * image + 0.1 * image.mean())
@@ -23,7 +31,12 @@ def rain(key: Key[Array, ""], image: Image) -> Image:
 
 
 def fog(key: Key[Array, ""], image: Image) -> Image:
-    """Light grey banks of uneven density, 0.15 to 0.6 where they are thickest."""
+    """Adds light grey fog of uneven density; the maximum density is 0.15 to 0.6.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     bank_key, amount_key = jax.random.split(key)
     banks = jax.random.uniform(bank_key, (5, 5), minval=0.4, maxval=1.0)
     banks = jax.image.resize(banks, image.shape[:2], "cubic")
@@ -32,7 +45,12 @@ def fog(key: Key[Array, ""], image: Image) -> Image:
 
 
 def flare(key: Key[Array, ""], image: Image) -> Image:
-    """A sun in the upper half, its glow, and its reflections in the lens towards the far side."""
+    """Adds a sun in the upper half with its glow, and reflections in the lens on the opposite side.
+
+    Args:
+      key: Random key of this image.
+      image: RGB in [0, 1].
+    """
     sun_key, reflection_key = jax.random.split(key)
     height, width, _ = image.shape
     sun = jax.random.uniform(sun_key, (2,)) * np.array([0.5, 1.0])

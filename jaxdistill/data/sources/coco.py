@@ -1,110 +1,107 @@
-"""A folder in COCO layout: pictures with at least one person, and the union of their people."""
+"""Images with a COCO instances file; the mask of an image is the union of its people."""
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from jaxdistill.data import decode
-from jaxdistill.data.builder import Loaded, Source
 from jaxdistill.data.sources import coco_json
-from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.data.sources.base import Source, SourceExample, read
+from jaxdistill.runtime.errors import DataError
 
-_ON_ITS_SIDE = 5  # EXIF orientations from here on turn by 90 degrees
+_FIRST_TRANSPOSED = 5  # EXIF orientations 5 to 8 swap height and width
 
 
 @dataclass(frozen=True)
-class CocoFolder(Source[coco_json.Picture]):
-    """Pictures by COCO's ids, in the annotation file's order; a mask is the union of the people."""
+class Coco(Source[coco_json.CocoImage]):
+    """The images of a COCO instances file that show a person outside of a crowd.
 
-    annotations: Path
+    Ids are COCO's, and the order is that of the file.
+    """
 
-    NAME = "coco_person"
-    LABELLED = True
+    NAME = "coco"
+    HAS_MASKS = True
+    LAYOUT = (
+        "a folder in COCO layout below data.root: images, and an instances file (JSON) as "
+        "`annotations`"
+    )
 
-    @property
-    def listing(self) -> str:
-        return self.annotations.name
-
-    def fingerprint(self) -> str:
-        """Of the annotations' bytes and the pictures' names, sizes and times."""
-        digest = hashlib.sha256(self._content())
-        for folder, folders, names in files.walk(self.images):
-            folders.sort()
-            for name in sorted(names):
-                path = folder / name
-                status = path.stat() if path.exists() else path.lstat()
-                place = path.relative_to(self.images)
-                line = f"{place}\0{status.st_size}\0{status.st_mtime_ns}\0"
-                digest.update(line.encode(errors="surrogateescape"))
-        return digest.hexdigest()[:32]
-
-    def find(self) -> Sequence[coco_json.Picture]:
-        found = coco_json.pictures_with_people(self.annotations, self._content())
-        if not found:
-            raise UserError(f"{self.annotations}: no image has a person outside of a crowd")
-        missing = [picture.name for picture in found if not self.file(picture).is_file()]
+    def list_images(self) -> Sequence[coco_json.CocoImage]:
+        """Returns the images with people; see the base class."""
+        images = coco_json.images_with_people(self._file, self._content())
+        if not images:
+            raise DataError(
+                f"{self._file}: no image has a person outside of a crowd", code="no-people"
+            )
+        missing = [image.name for image in images if not self.file(image).is_file()]
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise UserError(
-                f"{self.annotations} names the picture {missing[0]}{others}, "
-                f"which is not in {self.images}"
+            raise DataError(
+                f"{self._file}: the image {missing[0]}{others} is not in {self.images}",
+                code="missing-image",
             )
-        return found
+        return images
 
-    def file(self, found: coco_json.Picture) -> Path:
-        return self.images / found.name
+    def file(self, entry: coco_json.CocoImage) -> Path:
+        """Returns the image file; see the base class."""
+        return self.images / entry.name
 
-    def load(self, found: coco_json.Picture) -> Loaded:
-        path = self.file(found)
-        data = _read(path, decode.LARGEST_FILE)
-        declared = (found.height, found.width)
+    def load(self, entry: coco_json.CocoImage) -> SourceExample:
+        """Reads an image and draws its mask; see the base class."""
+        path = self.file(entry)
+        data = read(path, decode.MAX_FILE_BYTES)
+        declared = (entry.height, entry.width)
         try:
             upright = decode.decode(data).shape[:2] != declared or (
-                self._may_be_either(found) and self._others_are_upright
+                self._is_ambiguous(entry) and self._dataset_is_upright
             )
             shape = decode.decode(data, upright).shape[:2] if upright else declared
-        except decode.PictureError as error:
-            return Loaded(found.id, found.name, problem=str(error))
+        except decode.ImageError as error:
+            return SourceExample(entry.id, entry.name, problem=str(error))
         if shape != declared:
-            raise UserError(
-                f"mask and image of different size (height x width): {self.annotations} says "
-                f"{declared[0]} x {declared[1]}, {path} is {shape[0]} x {shape[1]}"
+            raise DataError(
+                f"{self._file}: {entry.name} is {declared[0]} x {declared[1]} (height x width) "
+                f"there, but {path} is {shape[0]} x {shape[1]}; mask and image must have one size",
+                code="image-size-differs",
             )
-        mask = decode.encode_mask(coco_json.draw(found))
-        return Loaded(found.id, found.name, data, upright, mask)
+        mask = decode.encode_mask(coco_json.draw(entry))
+        return SourceExample(entry.id, entry.name, data, upright, mask)
 
-    def _may_be_either(self, found: coco_json.Picture) -> bool:
-        """COCO's sizes say whether its masks are for the pictures as stored, or turned upright; but
-        not of one that is upside down, mirrored, or square."""
-        orientation, _ = decode.orientation(self.file(found))
-        return orientation != 1 and self._says(found) is None
+    def _is_ambiguous(self, entry: coco_json.CocoImage) -> bool:
+        """Whether the size in the annotations leaves open how the image is to be oriented.
 
-    def _says(self, found: coco_json.Picture) -> bool | None:
-        """Whether a picture that lies on its side is declared upright; None for any other."""
-        orientation, size = decode.orientation(self.file(found))
-        if orientation < _ON_ITS_SIDE or size[0] == size[1]:
+        COCO's sizes tell whether masks are drawn on the pixels as stored or on the upright image,
+        except for images that are upside down, mirrored, or square.
+        """
+        orientation, _ = decode.orientation(self.file(entry))
+        return orientation != 1 and self._is_declared_upright(entry) is None
+
+    def _is_declared_upright(self, entry: coco_json.CocoImage) -> bool | None:
+        """Whether a transposed image has its upright size in the annotations; None if unknown."""
+        orientation, size = decode.orientation(self.file(entry))
+        if orientation < _FIRST_TRANSPOSED or size[0] == size[1]:
             return None
-        return size != (found.height, found.width)
+        return size != (entry.height, entry.width)
 
     @cached_property
-    def _others_are_upright(self) -> bool:
-        """As the first picture says that says it; as stored, if none does."""
-        for found in self.find():
-            with contextlib.suppress(decode.PictureError):
-                if (says := self._says(found)) is not None:
-                    return says
+    def _dataset_is_upright(self) -> bool:
+        """Orientation convention of the annotation file.
+
+        It is taken from the first transposed image that is not square; without one, masks are
+        drawn on the pixels as stored.
+        """
+        for image in self.list_images():
+            with contextlib.suppress(decode.ImageError):
+                if (upright := self._is_declared_upright(image)) is not None:
+                    return upright
         return False
 
+    @property
+    def _file(self) -> Path:
+        assert self.annotations is not None
+        return self.annotations
+
     def _content(self) -> bytes:
-        return _read(self.annotations, coco_json.LARGEST_FILE)
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        return files.read(path, most)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        return read(self._file, self.MAX_ANNOTATION_BYTES)

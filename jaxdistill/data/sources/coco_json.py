@@ -1,4 +1,4 @@
-"""COCO annotation files: untrusted JSON to pictures and masks of people, or to a clear error."""
+"""Reading of COCO instances files: untrusted JSON becomes images with segmentations, or an error."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -9,13 +9,11 @@ from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
 from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import DataError
 
-LARGEST_FILE = 2**32
-"""Bytes: nine times COCO's own."""
-_LONGEST_OUTLINE = 1e6
-"""Pixels, of one person. pycocotools stores each of five steps per pixel, and does not look whether
-it got the memory."""
+_MAX_OUTLINE = 1e6
+"""Longest outline of a person, in pixels. pycocotools stores five steps per pixel, and does not
+check whether it got the memory."""
 
 _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Side = Annotated[int, Field(gt=0, lt=2**31)]
@@ -24,10 +22,16 @@ _Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True)
 class Rle:
-    """Run lengths down the columns, beginning with background; a string is COCO's compression."""
+    """Run lengths of a mask, column by column, beginning with the background."""
 
-    size: tuple[_Side, _Side]  # height, width
+    size: tuple[_Side, _Side]
+    """Height and width."""
     counts: str | list[Annotated[int, Field(ge=0, lt=2**32)]]
+    """Run lengths; a string is COCO's compression of them."""
+
+
+Polygons = list[list[float]]
+"""Polygons as x, y, x, y, ... in pixels; together they outline one person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +66,50 @@ class _Instances:
 _INSTANCES = TypeAdapter(_Instances)
 
 
-class Picture(NamedTuple):
-    """A picture with people: what the annotation file says of it."""
+class CocoImage(NamedTuple):
+    """An image with people, as the annotation file describes it."""
 
     id: int
+    """Id of the image in the file."""
     name: str
-    """File, relative to the folder of the pictures, and never outside of it."""
+    """Path of the file, relative to the folder of the images, and never outside of it."""
     height: int
+    """Height in pixels."""
     width: int
-    people: tuple[list[list[float]] | Rle, ...]
+    """Width in pixels."""
+    people: tuple[Polygons | Rle, ...]
     """Segmentation of each person."""
 
 
-def pictures_with_people(annotations: Path, data: bytes) -> list[Picture]:
-    """The pictures that show at least one person who is not part of a crowd, in the file's order.
+def images_with_people(annotations: Path, data: bytes) -> list[CocoImage]:
+    """Returns the images that show a person who is not part of a crowd, in the file's order.
 
-    A person whose outline encloses nothing is none.
+    Segmentations that enclose no area are ignored.
 
     Args:
-      annotations: names the file in errors.
-      data: what it holds, a COCO instances file.
+      annotations: Name of the file, for messages.
+      data: Content of the file: COCO instances.
 
     Raises:
-      UserError: names the place in the file and what was expected there.
+      DataError: The content is not valid COCO instances (`not-json`, `not-coco`, `bad-file-name`,
+        `duplicate-image-id`, `unknown-image-id`), has no category `person` (`no-person-category`),
+        or has no usable segmentation (`no-segmentation`, `empty-segmentations`).
     """
     instances = _parse(annotations, data)
     person = {category.id for category in instances.categories if _is_person(category)}
     if not person:
         names = ", ".join(sorted(category.name for category in instances.categories)[:10])
-        raise UserError(f"{annotations}: no category is named 'person'; there are: {names or '-'}")
+        raise DataError(
+            f"{annotations}: categories: none is named 'person'; there are: {names or '-'}",
+            code="no-person-category",
+        )
 
-    people: dict[int, list[list[list[float]] | Rle]] = {}
+    people: dict[int, list[Polygons | Rle]] = {}
     for image in instances.images:
         if image.id in people:
-            raise UserError(f"{annotations}: two images have the id {image.id}")
+            raise DataError(
+                f"{annotations}: images: two have the id {image.id}", code="duplicate-image-id"
+            )
         people[image.id] = []
     empty: list[str] = []
     for index, annotation in enumerate(instances.annotations):
@@ -103,20 +117,27 @@ def pictures_with_people(annotations: Path, data: bytes) -> list[Picture]:
             continue
         where = f"{annotations}: annotations[{index}]"
         if annotation.image_id not in people:
-            raise UserError(f"{where}: there is no image with the id {annotation.image_id}")
+            raise DataError(
+                f"{where}: there is no image with the id {annotation.image_id}",
+                code="unknown-image-id",
+            )
         if annotation.segmentation is None:
-            raise UserError(f"{where}: a person without 'segmentation'; masks cannot be made")
+            raise DataError(
+                f"{where}: a person has no 'segmentation'; masks cannot be made without it",
+                code="no-segmentation",
+            )
         if _encloses(annotation.segmentation):
             people[annotation.image_id].append(annotation.segmentation)
         else:
             empty.append(where)
     if empty and not any(people.values()):
-        raise UserError(
-            f"{empty[0]}: its 'segmentation' encloses nothing, and so it is with every person; "
-            f"masks cannot be made from boxes"
+        raise DataError(
+            f"{empty[0]}: its 'segmentation' encloses no area, and neither does any other; masks "
+            f"cannot be made from boxes",
+            code="empty-segmentations",
         )
     return [
-        Picture(
+        CocoImage(
             image.id,
             _inside(annotations, image.file_name),
             image.height,
@@ -128,18 +149,25 @@ def pictures_with_people(annotations: Path, data: bytes) -> list[Picture]:
     ]
 
 
-def draw(picture: Picture) -> UInt8[np.ndarray, "h w"]:
-    """The union of a picture's people, 1 inside and 0 outside.
+def draw(image: CocoImage) -> UInt8[np.ndarray, "h w"]:
+    """Draws the union of the people in an image.
+
+    Args:
+      image: An image with its segmentations.
+
+    Returns:
+      A mask, 1 inside of a person and 0 outside.
 
     Raises:
-      UserError: names the picture and what is wrong with a segmentation.
+      DataError: A segmentation is wrong (`damaged-segmentation`), has another size than the image
+        (`segmentation-size-differs`), or would take too much memory (`segmentation-too-large`).
     """
-    mask = np.zeros((picture.height, picture.width), np.uint8)
-    for segmentation in picture.people:
+    mask = np.zeros((image.height, image.width), np.uint8)
+    for segmentation in image.people:
         if isinstance(segmentation, Rle):
-            mask |= _decode_rle(picture, segmentation)
+            mask |= _decode_rle(image, segmentation)
         else:
-            mask |= _fill_polygons(picture, segmentation)
+            mask |= _fill_polygons(image, segmentation)
     return mask
 
 
@@ -150,15 +178,16 @@ def _parse(annotations: Path, data: bytes) -> _Instances:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             reason = first["ctx"]["error"]
-            raise UserError(f"{annotations}: not a JSON file: {reason}") from None
-        # The branches of a union are parts of the location too; their names say nothing here.
+            raise DataError(f"{annotations}: not a JSON file: {reason}", code="not-json") from None
+        # The location also names branches of unions, which mean nothing to a user.
         parts = [part for part in first["loc"] if not str(part).startswith(("list[", "Rle"))]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
         place = place.lstrip(".") or "top level"
         got = f", got {first['input']!r:.60}" if first["type"] != "missing" else ""
-        raise UserError(
+        raise DataError(
             f"{annotations}: not a COCO instances file: {place}: "
-            f"{first['msg'].replace('Input should', 'should')}{got}"
+            f"{first['msg'].replace('Input should', 'should')}{got}",
+            code="not-coco",
         ) from None
 
 
@@ -166,51 +195,60 @@ def _is_person(category: _Category) -> bool:
     return category.name.strip().lower() == "person"
 
 
-def _encloses(segmentation: list[list[float]] | Rle) -> bool:
+def _encloses(segmentation: Polygons | Rle) -> bool:
     return isinstance(segmentation, Rle) or any(map(_has_area, segmentation))
 
 
 def _has_area(polygon: list[float]) -> bool:
-    """Fewer than three corners enclose nothing."""
+    """Whether a polygon has three corners or more."""
     return len(polygon) >= 6
 
 
 def _inside(annotations: Path, name: str) -> str:
     for flavour in (PurePosixPath(name), PureWindowsPath(name)):
         if flavour.anchor or ".." in flavour.parts or not flavour.parts or "\0" in name:
-            raise UserError(
-                f"{annotations}: file_name {name!r} does not stay inside the folder of the pictures"
+            raise DataError(
+                f"{annotations}: file_name {name!r} is not a path inside the folder of the images",
+                code="bad-file-name",
             )
     return name
 
 
-def _decode_rle(picture: Picture, rle: Rle) -> UInt8[np.ndarray, "h w"]:
-    """In Python rather than pycocotools, whose C code trusts the counts and writes past the end."""
-    if tuple(rle.size) != (picture.height, picture.width):
-        raise UserError(
-            f"mask and image of different size: a segmentation of {picture.name} is "
-            f"{rle.size[0]} x {rle.size[1]} (height x width), the image is "
-            f"{picture.height} x {picture.width}"
+def _damaged(image: CocoImage, problem: str) -> DataError:
+    return DataError(
+        f"a segmentation of {image.name} is damaged: {problem}", code="damaged-segmentation"
+    )
+
+
+def _decode_rle(image: CocoImage, rle: Rle) -> UInt8[np.ndarray, "h w"]:
+    """Decodes run lengths in Python: pycocotools trusts the counts, and writes past the end."""
+    if tuple(rle.size) != (image.height, image.width):
+        raise DataError(
+            f"a segmentation of {image.name} is {rle.size[0]} x {rle.size[1]} (height x width), "
+            f"but the image is {image.height} x {image.width}",
+            code="segmentation-size-differs",
         )
-    counts = rle.counts
-    runs = _decompress(picture, counts) if isinstance(counts, str) else counts
-    if any(run < 0 for run in runs) or sum(runs) != picture.height * picture.width:
-        raise UserError(
-            f"a segmentation of {picture.name} is damaged: its run lengths do not add up to "
-            f"{picture.height} x {picture.width} pixels"
+    runs = _decompress(image, rle.counts) if isinstance(rle.counts, str) else rle.counts
+    if any(run < 0 for run in runs) or sum(runs) != image.height * image.width:
+        raise _damaged(
+            image, f"its run lengths do not add up to {image.height} x {image.width} pixels"
         )
     values = np.arange(len(runs), dtype=np.uint8) & 1
-    return np.repeat(values, runs).reshape(picture.width, picture.height).T
+    return np.repeat(values, runs).reshape(image.width, image.height).T
 
 
-def _decompress(picture: Picture, text: str) -> list[int]:
-    """COCO's string form: groups of five bits, and from the third on differences to two before."""
+def _decompress(image: CocoImage, text: str) -> list[int]:
+    """Decodes COCO's string form of run lengths.
+
+    Each character holds five bits and a continuation flag. From the third run on, a value is the
+    difference to the run two before.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text:
         group = ord(character) - 48
         if not 0 <= group < 64 or shift > 30:
-            raise UserError(f"a segmentation of {picture.name} is damaged: not a COCO RLE string")
+            raise _damaged(image, "its counts are not a COCO RLE string")
         value |= (group & 31) << shift
         shift += 5
         if group & 32:
@@ -220,26 +258,26 @@ def _decompress(picture: Picture, text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     if shift:
-        raise UserError(f"a segmentation of {picture.name} is damaged: its RLE string is cut off")
+        raise _damaged(image, "its RLE string is cut off")
     return runs
 
 
-def _fill_polygons(picture: Picture, polygons: list[list[float]]) -> UInt8[np.ndarray, "h w"]:
-    height, width = picture.height, picture.width
-    # pycocotools takes four numbers for a box.
+def _fill_polygons(image: CocoImage, polygons: Polygons) -> UInt8[np.ndarray, "h w"]:
+    height, width = image.height, image.width
+    # pycocotools reads a list of four numbers as a box.
     drawable = [polygon[: len(polygon) // 2 * 2] for polygon in polygons if _has_area(polygon)]
     for polygon in drawable:
         x, y = np.asarray(polygon).reshape(-1, 2).T
-        # pycocotools walks every edge pixel by pixel, so a far corner would take time and memory.
+        # pycocotools walks along every edge pixel by pixel; a far corner would take time and memory.
         if x.min() < -width or x.max() > 2 * width or y.min() < -height or y.max() > 2 * height:
-            raise UserError(
-                f"a segmentation of {picture.name} has corners far outside of the image, which is "
-                f"{height} x {width} (height x width)"
+            raise _damaged(
+                image, f"it has corners far outside of the image, which is {height} x {width}"
             )
-    if sum(map(_perimeter, drawable)) > _LONGEST_OUTLINE:
-        raise UserError(
-            f"a segmentation of {picture.name} has an outline of more than "
-            f"{_LONGEST_OUTLINE / 1e6:.0f} million pixels"
+    if sum(map(_perimeter, drawable)) > _MAX_OUTLINE:
+        raise DataError(
+            f"a segmentation of {image.name} has an outline of more than "
+            f"{_MAX_OUTLINE / 1e6:.0f} million pixels",
+            code="segmentation-too-large",
         )
     if not drawable:
         return np.zeros((height, width), np.uint8)
@@ -247,6 +285,6 @@ def _fill_polygons(picture: Picture, polygons: list[list[float]]) -> UInt8[np.nd
 
 
 def _perimeter(polygon: list[float]) -> float:
-    """In steps along the longer axis, as pycocotools walks it."""
+    """Returns the length of an outline in pycocotools' steps, along the longer axis of each edge."""
     corners = np.asarray(polygon).reshape(-1, 2)
     return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

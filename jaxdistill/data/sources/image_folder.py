@@ -1,4 +1,4 @@
-"""A folder of photographs, as anyone has it: all pictures in it and below, without masks."""
+"""A folder of images without masks."""
 
 import hashlib
 import os
@@ -8,64 +8,60 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdistill.data import decode, image_files
-from jaxdistill.data.builder import Loaded, Source
+from jaxdistill.data.sources.base import Source, SourceExample, digest_file
 
 
-class Photograph(NamedTuple):
-    """A picture's file; its id is its place in the order, counted from 1."""
+class Entry(NamedTuple):
+    """An image of the folder."""
 
     id: int
+    """Place in the order, counted from 1."""
     name: str
-    picture: image_files.Picture
+    """Path relative to the folder."""
+    image: image_files.ImageFile
+    """The file."""
 
 
 @dataclass(frozen=True)
-class PlainFolder(Source[Photograph]):
-    """Pictures folder by folder, sorted by name, turned upright as the EXIF orientation says."""
+class ImageFolder(Source[Entry]):
+    """All images in a folder and below, sorted by name, rotated upright by their EXIF orientation."""
 
-    prepared: Path
-    """Where data sets are written to: no photographs of the user's."""
-
-    NAME = "plain_folder"
-    LABELLED = False
-
-    @property
-    def listing(self) -> str:
-        return "the folder"
+    NAME = "image_folder"
+    HAS_MASKS = False
+    LAYOUT = "a folder of images below data.root"
 
     def fingerprint(self) -> str:
-        """Of the pictures' names, sizes and times."""
+        """Returns a fingerprint of the images alone: other files in the folder do not matter."""
         digest = hashlib.sha256()
-        for photograph in self.find():
-            path = self.file(photograph)
-            status = path.stat() if path.exists() else path.lstat()
-            name = os.fsencode(path.relative_to(self.images.resolve()))
-            digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        for entry in self.list_images():
+            digest_file(digest, self.file(entry), self.images.resolve())
         return digest.hexdigest()[:32]
 
-    def find(self) -> Sequence[Photograph]:
-        found = image_files.find([str(self.images)], [self.prepared])
+    def list_images(self) -> Sequence[Entry]:
+        """Returns the images; see the base class."""
+        found = image_files.find_images([str(self.images)], [], self.excluded)
+        root = self.images.resolve()
         return [
-            Photograph(
-                number, _printable(picture.source.relative_to(self.images.resolve())), picture
-            )
-            for number, picture in enumerate(found, start=1)
+            Entry(number, _printable(image.source.relative_to(root)), image)
+            for number, image in enumerate(found, start=1)
         ]
 
-    def file(self, found: Photograph) -> Path:
-        return found.picture.source
+    def file(self, entry: Entry) -> Path:
+        """Returns the image file; see the base class."""
+        return entry.image.source
 
-    def load(self, found: Photograph) -> Loaded:
+    def load(self, entry: Entry) -> SourceExample:
+        """Reads an image; see the base class."""
         try:
-            data = found.picture.read()
+            data = entry.image.read()
             decode.decode(data, upright=True)
         except OSError as error:
-            return Loaded(found.id, found.name, problem=error.strerror or str(error))
-        except decode.PictureError as error:
-            return Loaded(found.id, found.name, problem=str(error))
-        return Loaded(found.id, found.name, data, upright=True)
+            return SourceExample(entry.id, entry.name, problem=error.strerror or str(error))
+        except decode.ImageError as error:
+            return SourceExample(entry.id, entry.name, problem=str(error))
+        return SourceExample(entry.id, entry.name, data, upright=True)
 
 
 def _printable(path: Path) -> str:
-    """A name whose bytes are no text is still one that can be printed."""
+    """Returns a name without bytes that are not text."""
     return os.fsencode(path).decode(errors="backslashreplace")

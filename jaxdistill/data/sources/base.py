@@ -1,0 +1,160 @@
+"""The interface of data sources."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+from jaxdistill.runtime import files
+from jaxdistill.runtime.errors import DataError
+
+Entry = TypeVar("Entry")
+"""What a source knows about an image before the file is read."""
+
+
+class SourceExample(NamedTuple):
+    """An image as it is written into a prepared data set, or the reason why it is left out."""
+
+    id: int
+    """Id of the image, unique in its source."""
+    name: str
+    """Path of the file, relative to the folder of the images."""
+    image: bytes = b""
+    """Content of the file."""
+    upright: bool = False
+    """Whether the image is to be rotated by its EXIF orientation."""
+    mask: bytes = b""
+    """PNG in which white is a person; empty where the source has no masks."""
+    problem: str = ""
+    """Why the image cannot be decoded; empty if it can."""
+
+    @property
+    def content_key(self) -> str:
+        """32 hexadecimal digits that stand for the pixels: equal keys, equal pixels."""
+        digest = hashlib.sha256(bytes([self.upright]))
+        digest.update(self.image)
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Source(ABC, Generic[Entry]):
+    """Images in a folder, with or without masks.
+
+    A subclass reads one annotation format. It lists the images, reads each of them with its mask,
+    and is registered in `jaxdistill.data.SOURCES`.
+    """
+
+    split: str
+    """Key of the split below `data`, for messages: `train`, `validation` or `unlabelled`."""
+    images: Path
+    """Folder of the images."""
+    annotations: Path | None = None
+    """File or folder of the annotations; None for a source without masks."""
+    excluded: tuple[Path, ...] = ()
+    """Folders whose images do not belong to the source, such as that of prepared data sets."""
+
+    NAME: ClassVar[str]
+    """Name in lower case with underscores, by which prepared data sets are filed."""
+    HAS_MASKS: ClassVar[bool]
+    """Whether every example has a mask."""
+    LAYOUT: ClassVar[str]
+    """The expected files, for messages, such as `a folder of images and a folder of masks`."""
+
+    @abstractmethod
+    def list_images(self) -> Sequence[Entry]:
+        """Returns an entry for each image, in the order of the data set.
+
+        Raises:
+          DataError: There is no image, or one is missing.
+        """
+
+    @abstractmethod
+    def file(self, entry: Entry) -> Path:
+        """Returns the image file of an entry."""
+
+    @abstractmethod
+    def load(self, entry: Entry) -> SourceExample:
+        """Reads an image and its mask. Several threads call this method.
+
+        Returns:
+          The example. Its `problem` is set if the image cannot be decoded; such images are left out
+          as long as they are rare.
+
+        Raises:
+          DataError: The image or its annotation is wrong in a way that must not be ignored.
+        """
+
+    def fingerprint(self) -> str:
+        """Returns 32 hexadecimal digits that change when the files of the source change.
+
+        The default covers names, sizes and modification times of all files in `images` and
+        `annotations`, and the content of `annotations` if it is a file. No image is read.
+        """
+        digest = hashlib.sha256()
+        if self.annotations is not None and not self.annotations.is_dir():
+            digest.update(read(self.annotations, self.MAX_ANNOTATION_BYTES))
+        for root in filter(None, (self.images, self.annotations)):
+            if root.is_dir():
+                _digest_folder(digest, root, self.excluded)
+        return digest.hexdigest()[:32]
+
+    MAX_ANNOTATION_BYTES: ClassVar[int] = 2**32
+    """Largest size of an annotation file: nine times COCO's own."""
+
+    def check(self) -> None:
+        """Checks that the folder of the images and the annotations exist.
+
+        Raises:
+          DataError: One does not (`missing-images`, `missing-annotations`).
+        """
+        if not self.images.is_dir():
+            raise DataError(
+                f"data.{self.split}: there is no folder {self.images}; expected {self.LAYOUT}",
+                code="missing-images",
+            )
+        if self.annotations is not None and not self.annotations.exists():
+            raise DataError(
+                f"data.{self.split}.annotations: {self.annotations} does not exist; expected "
+                f"{self.LAYOUT}",
+                code="missing-annotations",
+            )
+
+
+def read(path: Path, limit: int) -> bytes:
+    """Returns the content of a file.
+
+    Args:
+      path: The file.
+      limit: The largest size that is read, in bytes.
+
+    Raises:
+      DataError: The file cannot be read (`unreadable-file`).
+    """
+    try:
+        return files.read(path, limit)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}", code="unreadable-file") from None
+
+
+def digest_file(digest: "hashlib._Hash", path: Path, root: Path) -> None:
+    """Adds name, size and modification time of a file to a digest.
+
+    Args:
+      digest: A digest of `hashlib`.
+      path: The file.
+      root: The folder that the name is relative to.
+    """
+    status = path.stat() if path.exists() else path.lstat()
+    digest.update(os.fsencode(path.relative_to(root)))
+    digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+
+
+def _digest_folder(digest: "hashlib._Hash", root: Path, excluded: Sequence[Path]) -> None:
+    skipped = {folder.resolve() for folder in excluded}
+    for folder, folders, names in files.walk(root):
+        folders[:] = sorted(name for name in folders if (folder / name).resolve() not in skipped)
+        for name in sorted(names):
+            digest_file(digest, folder / name, root)

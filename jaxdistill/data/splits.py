@@ -1,0 +1,330 @@
+"""The data of a run: a training and a validation split, as batches."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from jaxdistill import config
+from jaxdistill.data import loader
+from jaxdistill.data.augment import Augmentation
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.sources import SOURCES, Source
+from jaxdistill.runtime.errors import ConfigError
+
+if TYPE_CHECKING:  # slow to import, and needed only where batches are read
+    import grain
+
+    from jaxdistill.data.iterable import IterableData
+    from jaxdistill.types import Batch
+
+SplitName = Literal["train", "validation"]
+SplitLike = config.Split | Mapping[str, Any] | tuple[str | Path, str | Path | None] | None
+"""A split as an argument: a `config.Split`, a dictionary of its keys, or (images, annotations)."""
+
+
+class Data:
+    """A training and a validation split that are read from folders.
+
+    A split is opened, and its prepared data set is built if need be, when it is first used.
+
+    Args:
+      settings: The section `data` of a configuration.
+    """
+
+    def __init__(self, settings: config.Data) -> None:
+        self.settings = settings
+        """The section `data` of the configuration."""
+
+    @cached_property
+    def train(self) -> Dataset:
+        """The training split, with the images of `data.unlabelled` after the others."""
+        return open_split(self.settings, "train")
+
+    @cached_property
+    def validation(self) -> Dataset:
+        """The validation split."""
+        return open_split(self.settings, "validation")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in batches."""
+        return self.settings.image_size
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The augmentation of the training split."""
+        return Augmentation(self.settings.augment, self.settings.crop)
+
+    def check(self) -> None:
+        """Checks that the folders and files of all splits exist; nothing is read.
+
+        Raises:
+          DataError: One does not exist (`missing-images`, `missing-annotations`).
+          ConfigError: There is no source of that name (`unknown-data-source`).
+        """
+        for split in ("train", "validation"):
+            for source in _sources(self.settings, split):
+                source.check()
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Returns the number of whole batches in the training split; see `loader`.
+
+        Args:
+          batch_size: Examples per step, over all processes.
+        """
+        return loader.steps_per_epoch(self.train, batch_size)
+
+    def train_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> "grain.DatasetIterator[Batch]":
+        """Returns an endless iterator of training batches; see `loader.train_batches`.
+
+        Args:
+          batch_size: Examples per step, over all processes.
+          seed: Seed of the order.
+          start_step: First step whose batch is returned.
+          process_index: Index of this process; it gets its own rows of each batch.
+          process_count: Number of processes that share a batch.
+        """
+        return loader.train_batches(
+            self.train, self.settings, batch_size, seed, start_step, process_index, process_count
+        )
+
+    def validation_batches(
+        self, batch_size: int, process_index: int = 0, process_count: int = 1
+    ) -> "grain.DatasetIterator[Batch]":
+        """Returns an iterator over the validation split; see `loader.validation_batches`.
+
+        Args:
+          batch_size: Examples per step, over all processes.
+          process_index: Index of this process; it gets its own rows of each batch.
+          process_count: Number of processes that share a batch.
+        """
+        return loader.validation_batches(
+            self.validation, self.settings, batch_size, process_index, process_count
+        )
+
+
+def from_config(settings: config.Data) -> Data:
+    """Returns the data that a configuration describes.
+
+    Args:
+      settings: The section `data` of a configuration.
+    """
+    return Data(settings)
+
+
+def coco(
+    root: str | Path,
+    *,
+    image_size: int | tuple[int, int] = 320,
+    train: SplitLike = None,
+    validation: SplitLike = None,
+    unlabelled: str | Path | None = None,
+    augment: str = "light",
+    crop: float | None = None,
+    prepared: str | Path | None = None,
+    workers: int = 2,
+) -> Data:
+    """Returns the data of a folder in COCO layout.
+
+    Args:
+      root: The folder.
+      image_size: Side, or (height, width), that images are resized to; multiples of 32.
+      train: Images and instances file of the training split, relative to `root`; None:
+        `images/train2017` and the file of the same name, see `config.Data`.
+      validation: The same for the validation split.
+      unlabelled: Folder of more training images, without masks, relative to `root`.
+      augment: `none`, `flip`, `light` or `heavy`.
+      crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
+      prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
+      workers: Threads that decode images.
+
+    Raises:
+      ConfigError: An argument is not valid (`invalid-data`).
+      DataError: A folder or file does not exist (`missing-images`, `missing-annotations`).
+    """
+    return _checked(
+        root=root,
+        image_size=image_size,
+        train=_split(train),
+        validation=_split(validation),
+        unlabelled=unlabelled,
+        augment=augment,
+        crop=crop,
+        prepared=prepared,
+        workers=workers,
+    )
+
+
+def image_folder(
+    root: str | Path,
+    *,
+    train: str | Path = "train",
+    validation: str | Path = "validation",
+    image_size: int | tuple[int, int] = 320,
+    augment: str = "light",
+    crop: float | None = None,
+    prepared: str | Path | None = None,
+    workers: int = 2,
+) -> Data:
+    """Returns the data of two folders of images without masks, for training on a teacher alone.
+
+    Args:
+      root: The folder that contains both.
+      train: Folder of the training images, relative to `root`, searched with all folders below.
+      validation: Folder of the validation images, relative to `root`.
+      image_size: Side, or (height, width), that images are resized to; multiples of 32.
+      augment: `none`, `flip`, `light` or `heavy`.
+      crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
+      prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
+      workers: Threads that decode images.
+
+    Raises:
+      ConfigError: An argument is not valid (`invalid-data`).
+      DataError: A folder does not exist (`missing-images`).
+    """
+    return _checked(
+        root=root,
+        train=_split((train, None)),
+        validation=_split((validation, None)),
+        image_size=image_size,
+        augment=augment,
+        crop=crop,
+        prepared=prepared,
+        workers=workers,
+    )
+
+
+def open_split(settings: config.Data, split: SplitName) -> Dataset:
+    """Opens a split, and builds its prepared data set if it does not exist yet.
+
+    Args:
+      settings: The section `data` of a configuration.
+      split: `train` or `validation`.
+
+    Raises:
+      DataError: See `builder.prepare` and `Source.check`.
+      ConfigError: There is no source of that name (`unknown-data-source`).
+    """
+    from jaxdistill.data import builder
+
+    sources = _sources(settings, split)
+    for source in sources:
+        source.check()
+    return Dataset(
+        *(builder.prepare(source, settings.prepared, settings.workers) for source in sources)
+    )
+
+
+def describe(data: "Data | IterableData") -> list[str]:
+    """Returns lines that describe the data of a run: the sizes of the splits, and warnings.
+
+    Args:
+      data: The data of a run. Its splits are opened.
+    """
+    if not isinstance(data, Data):
+        return data.describe()
+    train, validation = data.train, data.validation
+    counts = (
+        f"data: {len(train)} training images{_without_masks(train.labelled)}, "
+        f"{len(validation)} validation images{_without_masks(validation.labelled)}"
+    )
+    return [counts, *warn_of_overlap(data.settings)]
+
+
+def warn_of_overlap(settings: config.Data) -> Iterator[str]:
+    """Yields a warning for each training folder without masks that contains validation images.
+
+    Args:
+      settings: The section `data` of a configuration.
+    """
+    root = _root(settings)
+    validation = (root / settings.validation.images).resolve()
+    plain = [settings.unlabelled, None if settings.train.labelled else settings.train.images]
+    for folder in filter(None, plain):
+        if validation.is_relative_to((root / folder).resolve()):
+            yield (
+                f"warning: the training folder {root / folder} contains the validation images in "
+                f"{validation}; the validation scores will be too high"
+            )
+
+
+def _without_masks(labelled: np.ndarray) -> str:
+    count = int((~labelled).sum())
+    return f" ({count} without masks)" if count else ""
+
+
+def _sources(settings: config.Data, split: SplitName) -> list[Source[Any]]:
+    """Returns the sources of a split."""
+    sources = [_source(settings, getattr(settings, split), split)]
+    if split == "train" and settings.unlabelled is not None:
+        unlabelled = config.Split(images=settings.unlabelled, annotations=None)
+        sources.append(_source(settings, unlabelled, "unlabelled"))
+    return sources
+
+
+def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]:
+    root = _root(settings).absolute()
+    annotations = None if split.annotations is None else root / split.annotations
+    kind = _source_class(settings.source, split, key)
+    return kind(key, root / split.images, annotations, (settings.prepared.absolute(),))
+
+
+def _source_class(name: str | None, split: config.Split, key: str) -> type[Source[Any]]:
+    """Returns the named source, or the one that fits: COCO for annotations, else a plain folder.
+
+    A source that has masks is not used for splits without annotations.
+    """
+    named = None if name is None else SOURCES[name]
+    if split.annotations is None:
+        return named if named and not named.HAS_MASKS else SOURCES["image_folder"]
+    if named and not named.HAS_MASKS:
+        raise ConfigError(
+            f"data.{key}.annotations: the source {name!r} has no masks; set this key to null",
+            code="annotations-not-used",
+        )
+    return named or SOURCES["coco"]
+
+
+def _root(settings: config.Data) -> Path:
+    if settings.root is None:
+        raise ConfigError(
+            "data.root is not set: expected the folder of the images, data.root=FOLDER",
+            code="missing-data-root",
+        )
+    return settings.root
+
+
+def _checked(*, image_size: int | tuple[int, int], **values: Any) -> Data:
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    values = {name: value for name, value in values.items() if value is not None}
+    try:
+        data = Data(config.Data(image_size=size, **values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "data"
+        raise ConfigError(
+            f"{where}: {first['msg'].removeprefix('Value error, ')}", code="invalid-data"
+        ) from None
+    data.check()
+    return data
+
+
+def _split(split: SplitLike) -> Any:
+    """Returns a split as `config.Data` takes it."""
+    if isinstance(split, tuple | list):
+        images, annotations = split
+        return {"images": images, "annotations": annotations}
+    return split
+
+
