@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import coco_folders
 import numpy as np
 import onnx
 import pytest
@@ -26,7 +27,7 @@ from PIL import Image
 from jaxdistill import config
 from jaxdistill.commands import export, train
 from jaxdistill.config.reference import table
-from jaxdistill.data import loader
+from jaxdistill.data.splits import open_split
 from jaxdistill.models import student, weights
 
 ROOT = tiny_run.ROOT
@@ -160,10 +161,10 @@ def test_configurations_that_ship_are_valid(file: Path) -> None:
 def test_folders_of_masks_become_a_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = tiny_run.folder(tmp_path / "PATH/TO/COCO")
+    root = coco_folders.discs(tmp_path / "PATH/TO/COCO")
     data = config.Data(root=root, prepared=tmp_path / "prepared")
     splits = {"train2017": "train", "val2017": "validation"}
-    drawn = {folder: loader.open_split(data, split) for folder, split in splits.items()}
+    drawn = {folder: open_split(data, split) for folder, split in splits.items()}
     for folder, examples in drawn.items():
         (root / "masks" / folder).mkdir(parents=True)
         for index in range(len(examples)):
@@ -174,7 +175,7 @@ def test_folders_of_masks_become_a_data_set(
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "guide.md", "exec"), {})
     for folder, split in splits.items():
-        found = loader.open_split(data, split)
+        found = open_split(data, split)
         assert len(found) == len(drawn[folder])
         by_name = {found.name_of(found.ids[i]): found[i] for i in range(len(found))}
         for index in range(len(found)):
@@ -235,7 +236,7 @@ def furnished(place: Path) -> Path:
     torch = pytest.importorskip("torch", reason="needs the torch extra")
     from jaxdistill.torch_interop import smp_networks
 
-    coco = tiny_run.folder(place / "PATH/TO/COCO")
+    coco = coco_folders.discs(place / "PATH/TO/COCO")
     for file in list((coco / "annotations").iterdir()):
         shutil.copy(file, file.with_name(file.name.replace("_person_only_no_crowd", "")))
     extracted = place / "ext_extractor"

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from jaxdistill import config
 from jaxdistill.analysis.linear_probe import Probe, Sums, Tally, fit
 from jaxdistill.data import image_ops
-from jaxdistill.data.loader import Dataset
+from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import OnnxNetwork
@@ -73,7 +73,7 @@ class Sample:
             image, mask = self._examples[index]
             assert mask is not None
             yield (
-                image_ops.resize_photograph(image, self._size),
+                image_ops.resize_image(image, self._size),
                 image_ops.resize_mask(mask, self._size),
             )
 
@@ -148,7 +148,7 @@ class _Network:
         self._normalization = image_ops.resolve(section.normalization)
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "cells c"]]:
-        images = prepare(image_ops.in_unit(image[None]), self._normalization, self._network.size)
+        images = prepare(image_ops.to_float(image[None]), self._normalization, self._network.size)
         return [_rows(given) for given in self._network(images)]
 
 

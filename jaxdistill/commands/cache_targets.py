@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxdistill import config
-from jaxdistill.data import image_ops, loader
-from jaxdistill.data.augment import pipeline
+from jaxdistill.data import augment, image_ops, loader
+from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.target_cache import StoredTargets
 from jaxdistill.training.input_pipeline import Source
 from jaxdistill.training.setup import prepare
+from jaxdistill.types import Batch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,7 +65,7 @@ def fill(settings: config.Config) -> None:
 class _Share:
     """What one split needs of the store."""
 
-    def __init__(self, title: str, dataset: loader.Dataset, source: Source) -> None:
+    def __init__(self, title: str, dataset: Dataset, source: Source) -> None:
         assert source.stored is not None
         self.title, self._examples, self._source = title, dataset, source
         self._stored: StoredTargets = source.stored
@@ -91,12 +92,12 @@ class _Share:
             for flipped in self._flips:
                 self._fill(batch, flipped)
 
-    def _fill(self, batch: loader.Batch, flipped: bool) -> None:
+    def _fill(self, batch: Batch, flipped: bool) -> None:
         lacking = [self._stored.lacks(int(picture), flipped) for picture in batch.ids]
         wanted = batch.weights * np.asarray(lacking)
         if wanted.any():
             flips = np.full(len(wanted), flipped)
-            images = pipeline.flip(jnp.asarray(flips), image_ops.in_unit(batch.images))
+            images = augment.flip(jnp.asarray(flips), image_ops.to_float(batch.images))
             self._stored.targets(images, batch.ids, flips, wanted)
 
 

@@ -26,7 +26,9 @@ from jaxdistill import config
 from jaxdistill.checkpoint import manager
 from jaxdistill.config import yaml_files
 from jaxdistill.data import image_ops
-from jaxdistill.data.loader import Dataset, open_split, validation_batches
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.loader import validation_batches
+from jaxdistill.data.splits import open_split
 from jaxdistill.evaluation import predictor
 from jaxdistill.evaluation.predictor import Given, Segmenter
 from jaxdistill.metrics import segmentation
@@ -181,7 +183,7 @@ def _run(
     for batch in batches:
         logits: dict[str, Any] = {"network": network.logits(batch.images)}
         if teacher:
-            logits["teacher"] = teacher.targets(image_ops.in_unit(batch.images)).logits
+            logits["teacher"] = teacher.targets(image_ops.to_float(batch.images)).logits
         yield batch, logits
 
 

@@ -23,7 +23,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint import manager
 from jaxdistill.checkpoint.manager import Best
 from jaxdistill.config import Size
-from jaxdistill.data.loader import open_split
+from jaxdistill.data.splits import open_split
 from jaxdistill.exporters import orbax, verify
 from jaxdistill.exporters.model_card import card, stamp
 from jaxdistill.exporters.onnx_graph import Form, Input, student_graph

@@ -23,7 +23,7 @@ from rich.progress import track
 
 from jaxdistill.config import Size
 from jaxdistill.data import decode, image_ops
-from jaxdistill.data.image_files import Picture, find
+from jaxdistill.data.image_files import ImageFile, find_images
 from jaxdistill.evaluation import predictor
 from jaxdistill.evaluation.predictor import Segmenter
 from jaxdistill.runtime.errors import UserError, command
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     kinds = list(dict.fromkeys(given.kinds))
     earlier = [given.output / kind for kind in DRAWN]
-    found = find(given.pictures, [given.output / kind for kind in kinds], earlier)
+    found = find_images(given.pictures, [given.output / kind for kind in kinds], earlier)
     network = predictor.load(given.network, predictor.given(given))
     console.print(network.description)
     form = Form(kinds, None if given.soft else given.threshold)
@@ -92,7 +92,7 @@ class Form(NamedTuple):
 
 def predict(
     network: Segmenter,
-    found: Sequence[Picture],
+    found: Sequence[ImageFile],
     output: Path,
     form: Form,
     batch_size: int,
@@ -123,7 +123,7 @@ def predict(
 class _Opened(NamedTuple):
     """A picture in memory, or why it is not."""
 
-    picture: Picture
+    picture: ImageFile
     photograph: Photograph
     resized: Photograph
     """As the network wants it."""
@@ -132,24 +132,24 @@ class _Opened(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    picture: Picture
+    picture: ImageFile
     photograph: Photograph
     mask: Mask
 
 
-def _open(picture: Picture, size: Size) -> _Opened:
+def _open(picture: ImageFile, size: Size) -> _Opened:
     nothing = np.zeros((0, 0, 3), np.uint8)
     try:
         photograph = decode.decode(picture.read(), upright=True)
     except OSError as error:
         return _Opened(picture, nothing, nothing, error.strerror or str(error))
-    except decode.PictureError as error:
+    except decode.ImageError as error:
         return _Opened(picture, nothing, nothing, str(error))
-    return _Opened(picture, photograph, image_ops.resize_photograph(photograph, size), "")
+    return _Opened(picture, photograph, image_ops.resize_image(photograph, size), "")
 
 
 def _segmented(
-    network: Segmenter, found: Sequence[Picture], threshold: float | None, batch_size: int
+    network: Segmenter, found: Sequence[ImageFile], threshold: float | None, batch_size: int
 ) -> Iterator[tuple[list[_Seen], list[_Opened]]]:
     """Batch by batch, in order: pictures with their masks, and those that cannot be opened."""
     opening = grain.MapDataset.source(found).map(partial(_open, size=network.size))

@@ -22,7 +22,7 @@ from rich.table import Table
 from jaxdistill import config
 from jaxdistill.analysis.feature_ranking import Ranked, Sample, rank
 from jaxdistill.config import FrozenNetwork, Size
-from jaxdistill.data.loader import open_split
+from jaxdistill.data.splits import open_split
 from jaxdistill.models.feature_pairs import fitting_taps, tap_stride
 from jaxdistill.models.student import is_frozen
 from jaxdistill.runtime.errors import UserError, command

@@ -164,8 +164,8 @@ class IterableData:
         if batch.images.shape[1:3] != self.image_size:
             raise DataError(
                 f"{split.where}: images are {batch.images.shape[1]} x {batch.images.shape[2]} "
-                f"(height x width); expected {self.image_size[0]} x {self.image_size[1]}, as in the "
-                f"first batch or as image_size",
+                f"(height x width); expected {self.image_size[0]} x {self.image_size[1]}, as in "
+                f"the first batch or as image_size",
                 code="image-size-differs",
             )
         return batch

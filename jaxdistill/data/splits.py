@@ -276,7 +276,7 @@ def _sources(settings: config.Data, split: SplitName) -> list[Source[Any]]:
 def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]:
     root = _root(settings).absolute()
     annotations = None if split.annotations is None else root / split.annotations
-    kind = _source_class(settings.source, split, key)
+    kind = _source_class(getattr(settings, "source", None), split, key)
     return kind(key, root / split.images, annotations, (settings.prepared.absolute(),))
 
 
@@ -326,5 +326,3 @@ def _split(split: SplitLike) -> Any:
         images, annotations = split
         return {"images": images, "annotations": annotations}
     return split
-
-

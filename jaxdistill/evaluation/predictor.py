@@ -139,7 +139,7 @@ def of_run(best: Best, given: Given = NOTHING) -> Segmenter:
         description,
         size,
         manager.fingerprint(student.flat_variables(best.student)),
-        lambda images: forward(best.student, image_ops.in_unit(images)),
+        lambda images: forward(best.student, image_ops.to_float(images)),
     )
 
 
@@ -172,7 +172,7 @@ def of_onnx(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -
     networks = FrozenNetworks(blank)
 
     def logits(images: Pictures) -> Logits:
-        found = networks.targets(image_ops.in_unit(images)).logits
+        found = networks.targets(image_ops.to_float(images)).logits
         assert found is not None
         return found
 
@@ -210,7 +210,7 @@ def _of_bytes(
         ) from None
 
     def logits(images: Pictures) -> Logits:
-        fed = np.stack([image_ops.resize_photograph(image, size) for image in images])
+        fed = np.stack([image_ops.resize_image(image, size) for image in images])
         return to_logits(jnp.asarray(network(fed)), gives, images.shape[1:3])
 
     description = f"{path}, from pictures of {size[0]} x {size[1]} as they are"

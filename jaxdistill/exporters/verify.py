@@ -16,8 +16,8 @@ from jaxtyping import Float, UInt8
 from jaxdistill import config
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
+from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.image_ops import Normalization
-from jaxdistill.data.loader import Dataset
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.metrics import segmentation
 from jaxdistill.models.student import Student
@@ -105,7 +105,7 @@ def sample(dataset: Dataset, count: int, size: Size) -> Sample:
     count = min(count, len(dataset))
     indices = np.linspace(0, len(dataset) - 1, count).round().astype(int)
     photographs = [dataset[int(index)] for index in indices]
-    images = [image_ops.resize_photograph(photo.image, size) for photo in photographs]
+    images = [image_ops.resize_image(photo.image, size) for photo in photographs]
     masks = [image_ops.resize_mask(p.mask, size) for p in photographs if p.mask is not None]
     known = np.stack(masks)[..., None] if len(masks) == count else None
     return Sample(np.stack(images), known)

@@ -17,7 +17,7 @@ import onnxruntime
 from jaxtyping import Array, Float
 
 from jaxdistill.config import Size
-from jaxdistill.data.decode import LARGEST
+from jaxdistill.data.decode import MAX_PIXELS
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph, Picture
 
@@ -155,10 +155,10 @@ def input_size(path: Path, picture: Picture, size: Size | None, image_size: Size
             f"{path}: its input is fixed to {shown}, but the configured size is "
             f"{size[0]} x {size[1]}; leave the size out, or export the network at that size"
         )
-    if (picture.batch or 1) * height * width > LARGEST:
+    if (picture.batch or 1) * height * width > MAX_PIXELS:
         raise UserError(
             f"{path}: its input is fixed to {picture.batch or 1} pictures of {height} x {width}, "
-            f"more than {LARGEST / 1e6:.0f} million pixels"
+            f"more than {MAX_PIXELS / 1e6:.0f} million pixels"
         )
     return height, width
 

@@ -11,9 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxdistill import config
 from jaxdistill.checkpoint.manager import fingerprint
-from jaxdistill.data import image_ops
-from jaxdistill.data.augment import pipeline
-from jaxdistill.data.loader import Dataset
+from jaxdistill.data import augment, image_ops
+from jaxdistill.data.dataset import Dataset
 from jaxdistill.models.student import Encoded, Split, merge, param_group
 from jaxdistill.teachers.onnx_teacher import FrozenNetworks
 from jaxdistill.teachers.target_cache import Encoder, StoredTargets
@@ -26,7 +25,7 @@ def source(
     networks: FrozenNetworks,
     split: Split,
     dataset: Dataset,
-    augmentation: pipeline.Augmentation,
+    augmentation: augment.Augmentation,
 ) -> "Source":
     """The targets of a data set's pictures, from the store if there is to be one."""
     if settings.targets.cache is None:
@@ -44,7 +43,7 @@ class Source(NamedTuple):
     """Batches as they are read, to batches with their targets."""
 
     settings: config.Config
-    augmentation: pipeline.Augmentation
+    augmentation: augment.Augmentation
     networks: FrozenNetworks
     stored: StoredTargets | None
 
@@ -52,7 +51,7 @@ class Source(NamedTuple):
         kind, smallest = self.augmentation
         for step, batch in enumerate(read, start=first_step):
             key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
-            rows = pipeline.Rows.of_process(len(batch.images))
+            rows = augment.Rows.of_process(len(batch.images))
             changed = _augmented(key, batch, kind, rows)
             seen = batch._replace(images=changed.images, masks=changed.masks)
             images = changed.clean if self.settings.targets.clean_images else changed.images
@@ -68,19 +67,19 @@ class Source(NamedTuple):
 
 @partial(jax.jit, static_argnames=("kind", "rows"))
 def _augmented(
-    key: Key[Array, ""], batch: Batch, kind: pipeline.Kind, rows: pipeline.Rows
-) -> pipeline.Augmented:
+    key: Key[Array, ""], batch: Batch, kind: augment.Kind, rows: augment.Rows
+) -> augment.Augmented:
     """As `augment`; bytes become [0, 1]."""
-    images, masks = image_ops.in_unit(batch.images), batch.masks.astype(jnp.float32)
-    return pipeline.augment(key, images, masks, kind, rows)
+    images, masks = image_ops.to_float(batch.images), batch.masks.astype(jnp.float32)
+    return augment.augment(key, images, masks, kind, rows)
 
 
 @partial(jax.jit, static_argnames=("smallest", "rows"))
 def _cropped(
-    key: Key[Array, ""], batch: Batch, targets: TeacherOutputs, smallest: float, rows: pipeline.Rows
+    key: Key[Array, ""], batch: Batch, targets: TeacherOutputs, smallest: float, rows: augment.Rows
 ) -> TrainBatch:
     """A part of each picture, of its mask and of its targets."""
-    crop = partial(pipeline.crop, rows.of(pipeline.boxes(key, rows.whole, smallest)))
+    crop = partial(augment.crop, rows.of(augment.crop_boxes(key, rows.whole, smallest)))
     masks = (crop(batch.masks) >= 0.5).astype(jnp.float32)
     return batch._replace(images=crop(batch.images), masks=masks), jax.tree.map(crop, targets)
 

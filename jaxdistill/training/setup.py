@@ -9,9 +9,8 @@ import jax
 from rich.console import Console
 
 from jaxdistill import config
-from jaxdistill.data import loader
-from jaxdistill.data.augment import pipeline
-from jaxdistill.data.loader import Dataset
+from jaxdistill.data import augment, loader, splits
+from jaxdistill.data.dataset import Dataset
 from jaxdistill.models import unfreezing
 from jaxdistill.models.feature_pairs import Pair, describe_sizes, pair_up
 from jaxdistill.models.student import Split, build, merge, param_group
@@ -107,13 +106,13 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     mesh = Mesh(settings.mesh.data)
     mesh.check(settings.training.batch_size, settings.training.accumulate)
     with distributed.main_process_first("data"):
-        dataset = loader.open_split(settings.data, "train")
-        validation = loader.open_split(settings.data, "validation")
+        dataset = splits.open_split(settings.data, "train")
+        validation = splits.open_split(settings.data, "validation")
     console.print(
         f"data: {len(dataset)} pictures to learn from{_without_masks(dataset)}, "
         f"{len(validation)} to measure on{_without_masks(validation)}"
     )
-    for line in loader.warn_of_overlap(settings.data):
+    for line in splits.warn_of_overlap(settings.data):
         console.print(line)
     idle = [name for name in ("bce", "dice") if getattr(settings.losses, name) > 0]
     if idle and not settings.data.train.labelled:
@@ -133,7 +132,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     console.print(f"student: {settings.student.encoder} on {mesh.describe()}")
     natural = loader.steps_per_epoch(dataset, settings.training.batch_size)
     steps = min(natural, settings.training.steps_per_epoch or natural)
-    changes = pipeline.Augmentation(settings.data.augment, settings.data.crop)
+    changes = augment.Augmentation(settings.data.augment, settings.data.crop)
     asked = networks if settings.asks_teacher else networks.only("detector")
     training_source = source(settings, asked, split, dataset, changes)
     if any(pair.standardized for pair in pairs):
@@ -155,7 +154,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
         step_lib.make_eval_step(settings, split.graph, mesh),
         0,
         training_source,
-        source(settings, networks, split, validation, pipeline.STILL),
+        source(settings, networks, split, validation, augment.NO_AUGMENTATION),
     )
 
 
@@ -198,7 +197,7 @@ def _standards(training: Source, dataset: Dataset) -> Variables:
     # The same pictures in each process, but no more at once than in a step of training.
     read = loader.train_batches(dataset, settings.data, size // shares, settings.seed)
     with closing(read):
-        fed = islice(training._replace(augmentation=pipeline.STILL).feed(read), count)
+        fed = islice(training._replace(augmentation=augment.NO_AUGMENTATION).feed(read), count)
         return feature_statistics.measure(
             settings.taught_features, (targets.features for _, targets in fed)
         )

@@ -1,5 +1,6 @@
 import json
 
+import coco_folders
 import numpy as np
 import pytest
 import tiny_run
@@ -14,7 +15,7 @@ from jaxdistill import config
 from jaxdistill.analysis import feature_ranking
 from jaxdistill.analysis.feature_ranking import Sample, group, rank, shares
 from jaxdistill.commands import rank_features
-from jaxdistill.data import loader
+from jaxdistill.data import splits
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
@@ -54,7 +55,7 @@ def planted(folder):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("rank")
-    tiny_run.folder(place / "coco")
+    coco_folders.discs(place / "coco")
     tiny_run.network(place / "network.onnx")
     planted(place)
     tree = {
@@ -90,7 +91,7 @@ def ranked(place, memory=feature_ranking.MEMORY, pictures=8):
     graph = OnnxGraph(settings.detector.onnx)
     chosen = [m for m in maps(graph, None, (64, 64)) if m.channels >= 4]
     train, validation = (
-        Sample(loader.open_split(settings.data, split), settings, pictures)
+        Sample(splits.open_split(settings.data, split), settings, pictures)
         for split in ("train", "validation")
     )
     console = Console(quiet=True)

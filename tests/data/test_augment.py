@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxdistill.data.augment import corruption, photometric, pipeline, weather
+from jaxdistill.data import augment
+from jaxdistill.data.augment import corruption, keys, photometric, pipeline, weather
 
 EQUALISE, COMPRESS = jax.jit(photometric.equalise), jax.jit(corruption.compress)
 KINDS = ("none", "flip", "light", "heavy")
 OPERATIONS = sorted(
-    {op for stages in pipeline._STAGES.values() for _, ops in stages for op in ops},
+    {op for stages in pipeline.STAGES.values() for _, ops in stages for op in ops},
     key=lambda operation: operation.__name__,
 )
 
@@ -33,14 +34,14 @@ def scene(height=64, width=96):
 
 
 def halves(count, height=32, width=48):
-    """Pictures dark on the left, where the mask is, and bright on the right."""
+    """Images dark on the left, where the mask is, and bright on the right."""
     mask = np.zeros((count, height, width, 1), np.float32)
     mask[:, :, : width // 2] = 1
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, (count, height, width, 3))
     return (0.8 - 0.6 * mask + noise).astype(np.float32), mask
 
 
-def keys(count):
+def image_keys(count):
     return jax.random.split(jax.random.key(7), count)
 
 
@@ -50,17 +51,17 @@ def _compiled(operation):
 
 
 def apply(operation, image, count):
-    """The operation's outcome for each of `keys(count)`."""
-    return np.asarray(_compiled(operation)(keys(count), jnp.asarray(image)))
+    """The operation's result for each of `image_keys(count)`."""
+    return np.asarray(_compiled(operation)(image_keys(count), jnp.asarray(image)))
 
 
 def augmented(key, images, masks, kind):
-    rows = pipeline.Rows.of_process(len(images))
-    return pipeline.augment(key, images, masks, kind, rows)
+    rows = augment.Rows.of_process(len(images))
+    return augment.augment(key, images, masks, kind, rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_stay_in_range_masks_stay_binary_and_move_with_their_pictures(kind):
+def test_images_stay_in_range_and_masks_stay_binary_and_move_with_their_images(kind):
     images, masks = halves(16)
     flipped = 0
     for seed in range(8):
@@ -88,7 +89,7 @@ def test_none_changes_nothing():
 
 
 @pytest.mark.parametrize("kind", ["light", "heavy"])
-def test_an_example_depends_on_key_place_and_picture_alone(kind):
+def test_an_example_depends_on_key_place_and_image_alone(kind):
     images, masks = halves(16)
     images[:] = images[0]
     first, *_ = augmented(jax.random.key(0), images, masks, kind)
@@ -97,28 +98,28 @@ def test_an_example_depends_on_key_place_and_picture_alone(kind):
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     distinct = {np.asarray(image).tobytes() for image in first}
-    assert len(distinct) > 10  # the same picture sixteen times, and each has its own changes
+    assert len(distinct) > 10  # the same image sixteen times; each has its own changes
     images[1:] = 0
     neighbours, *_ = augmented(jax.random.key(0), images, masks, kind)
     np.testing.assert_array_equal(first[0], neighbours[0])
 
 
-def test_examples_side_by_side_are_as_one_after_the_other():
-    """A CPU takes them in turn, an accelerator together."""
+def test_examples_computed_together_equal_those_computed_in_turn():
+    """A CPU computes them one after the other, an accelerator together."""
     images, _ = halves(16)
     key = jax.random.key(3)
-    own = jax.random.fold_in(key, pipeline._PAINT)
+    own = keys.fold(key, keys.PHOTOMETRIC)
     example_keys = jax.vmap(lambda place: jax.random.fold_in(own, place))(jnp.arange(16))
     together = jax.jit(
-        jax.vmap(lambda *example: pipeline._repaint_one(*example, pipeline._STAGES["light"]))
+        jax.vmap(lambda *example: pipeline._apply_stages(*example, pipeline.STAGES["light"]))
     )(example_keys, images)
-    np.testing.assert_allclose(together, pipeline.repaint(key, images, "light"), atol=1e-5)
+    np.testing.assert_allclose(together, augment.apply_photometric(key, images, "light"), atol=1e-5)
 
 
 def test_all_kinds_that_flip_flip_the_same_examples():
     images, masks = halves(16)
     key = jax.random.key(5)
-    flipped = pipeline.flips(key, 16, "flip")
+    flipped = augment.flips(key, 16, "flip")
     assert 0 < flipped.sum() < 16
     only, *_ = augmented(key, images, masks, "flip")
     np.testing.assert_array_equal(
@@ -126,11 +127,44 @@ def test_all_kinds_that_flip_flip_the_same_examples():
     )
     _, light, *_ = augmented(key, images, masks, "light")
     np.testing.assert_array_equal(light[:, 0, 0, 0] == 0, flipped)
-    assert not pipeline.flips(key, 16, "none").any()
+    assert not augment.flips(key, 16, "none").any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flips_on_the_host_are_those_of_the_step(kind):
+    for seed, step in ((0, 0), (5, 1), (2**32 - 1, 10**6)):
+        on_host = augment.flips_on_host(seed, step, 16, kind)
+        assert isinstance(on_host, np.ndarray)
+        drawn = augment.flips(augment.step_key(seed, step), 16, kind)
+        np.testing.assert_array_equal(on_host, drawn)
+
+
+def test_flips_on_the_host_need_no_cpu_backend(monkeypatch):
+    expected = augment.flips_on_host(3, 4, 16, "flip")
+
+    def missing(backend):
+        raise RuntimeError(f"unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", missing)
+    np.testing.assert_array_equal(augment.flips_on_host(3, 4, 16, "flip"), expected)
+
+
+def test_a_process_gets_its_rows_of_what_is_drawn_for_the_whole_batch():
+    images, masks = halves(16)
+    key = augment.step_key(0, 0)
+    whole = augment.augment(key, images, masks, "light", augment.Rows(0, 16, 16))
+    part = augment.augment(key, images[8:], masks[8:], "light", augment.Rows(8, 16, 16))
+    for all_rows, own in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(all_rows[8:], own)
+
+
+def test_only_kinds_that_change_colours_are_photometric():
+    photometric_kinds = [kind for kind in KINDS if augment.Augmentation(kind, None).is_photometric]
+    assert photometric_kinds == ["light", "heavy"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_each_operation_changes_the_picture_and_keeps_it_recognisable(operation):
+def test_each_operation_changes_the_image_and_keeps_it_recognisable(operation):
     image = scene()
     changed = apply(operation, image, 8)
     assert changed.shape == (8, *image.shape)
@@ -142,7 +176,7 @@ def test_each_operation_changes_the_picture_and_keeps_it_recognisable(operation)
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_black_and_white_harm_no_operation(operation, level):
+def test_black_and_white_images_stay_finite(operation, level):
     assert np.isfinite(apply(operation, np.full((64, 96, 3), level, np.float32), 8)).all()
 
 
@@ -174,7 +208,9 @@ def test_equalisation_is_opencvs(limit):
 
 
 def test_gaussian_blur_is_opencvs():
-    for key, blurred in zip(keys(8), apply(corruption.gaussian_blur, scene(), 8), strict=True):
+    for key, blurred in zip(
+        image_keys(8), apply(corruption.gaussian_blur, scene(), 8), strict=True
+    ):
         deviation = float(jax.random.uniform(key, minval=0.4, maxval=1.6))
         expected = cv2.GaussianBlur(scene(), (9, 9), deviation, borderType=cv2.BORDER_REPLICATE)
         np.testing.assert_allclose(blurred, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Random crops: where they lie, what fills the picture then, and that all maps move together."""
+"""Random crops: their places, what they show, and that all maps move together."""
 
 import hypothesis
 import jax
@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill import config
-from jaxdistill.data import image_ops
-from jaxdistill.data.augment import pipeline
+from jaxdistill.data import augment, image_ops
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.training.input_pipeline import Source
 from jaxdistill.types import Batch, TeacherOutputs
@@ -20,8 +19,8 @@ from jaxdistill.types import Batch, TeacherOutputs
 
 @given(smallest=st.floats(0.01, 1), seed=st.integers(0, 2**31))
 @hypothesis.settings(max_examples=50, deadline=None)
-def test_a_box_lies_in_its_picture_and_is_neither_too_small_nor_too_narrow(smallest, seed):
-    start, side = map(np.asarray, pipeline.boxes(jax.random.key(seed), 64, smallest))
+def test_a_box_lies_in_its_image_and_is_neither_too_small_nor_too_narrow(smallest, seed):
+    start, side = map(np.asarray, augment.crop_boxes(jax.random.key(seed), 64, smallest))
     assert (start >= 0).all()
     assert (start + side <= 1 + 1e-6).all()
     assert (side.prod(axis=1) >= smallest * (1 - 1e-5)).all()
@@ -29,7 +28,7 @@ def test_a_box_lies_in_its_picture_and_is_neither_too_small_nor_too_narrow(small
 
 
 def test_boxes_are_of_all_sizes_and_in_all_places():
-    start, side = map(np.asarray, pipeline.boxes(jax.random.key(0), 4096, 0.25))
+    start, side = map(np.asarray, augment.crop_boxes(jax.random.key(0), 4096, 0.25))
     area = side.prod(axis=1)
     np.testing.assert_allclose(
         np.quantile(area, [0.25, 0.5, 0.75]), [0.4375, 0.625, 0.8125], atol=0.02
@@ -39,16 +38,16 @@ def test_boxes_are_of_all_sizes_and_in_all_places():
     assert np.corrcoef(place.T)[0, 1] < 0.05
 
 
-def test_the_whole_picture_is_left_as_it_is():
+def test_a_crop_of_the_whole_image_changes_nothing():
     maps = jax.random.uniform(jax.random.key(1), (2, 12, 20, 3))
-    whole = pipeline.Boxes(jnp.zeros((2, 2)), jnp.ones((2, 2)))
-    np.testing.assert_allclose(pipeline.crop(whole, maps), maps, atol=1e-6)
+    whole = augment.CropBoxes(jnp.zeros((2, 2)), jnp.ones((2, 2)))
+    np.testing.assert_allclose(augment.crop(whole, maps), maps, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(24, 40), (7, 9)])
 def test_a_crop_is_what_torch_samples(size):
     maps = np.array(jax.random.normal(jax.random.key(2), (8, *size, 3)))
-    parts = pipeline.boxes(jax.random.key(3), 8, 0.3)
+    parts = augment.crop_boxes(jax.random.key(3), 8, 0.3)
     start, side = (torch.from_numpy(np.array(part)) for part in parts)
     # From the output's coordinates in [-1, 1] to the input's; x before y.
     theta = torch.zeros(8, 2, 3)
@@ -59,13 +58,13 @@ def test_a_crop_is_what_torch_samples(size):
     theirs = torch.nn.functional.grid_sample(
         theirs, grid, padding_mode="border", align_corners=False
     )
-    ours = np.asarray(pipeline.crop(parts, maps))
+    ours = np.asarray(augment.crop(parts, maps))
     # A place of about 40 is known to 4e-6 in float32, and neighbours differ by up to 5.
     np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=5e-5)
 
 
 class _Slope:
-    """A teacher and a detector that give back their pictures, one at full size, one at stride 4."""
+    """A teacher and a detector that return their images, at full size and at stride 4."""
 
     def targets(self, images):
         blocks = images.reshape(len(images), 16, 4, 16, 4, 3)
@@ -73,7 +72,7 @@ class _Slope:
 
 
 def slopes(count):
-    """Pictures that say how far from the top and the left; the right half is a person."""
+    """Images whose values are the distances from top and left; the right half is a person."""
     place = (np.arange(64) + 0.5) / 64
     rows, columns = np.meshgrid(place, place, indexing="ij")
     image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1) * 255
@@ -92,17 +91,17 @@ def settings(place):
 
 
 def fed(place, crop, step=0):
-    source = Source(settings(place), pipeline.Augmentation("none", crop), _Slope(), None)
+    source = Source(settings(place), augment.Augmentation("none", crop), _Slope(), None)
     return next(iter(source.feed([slopes(16)], first_step=step)))
 
 
-def test_picture_mask_and_targets_show_the_same_part(tmp_path):
+def test_image_mask_and_teacher_outputs_show_the_same_part(tmp_path):
     seen, targets = fed(tmp_path, 0.3)
     images, masks = np.asarray(seen.images), np.asarray(seen.masks)
     assert np.ptp(images[:, 0, 0, :2], axis=0).min() > 0.2  # each example has a part of its own
     np.testing.assert_allclose(targets.logits, images[..., :1], atol=1e-5)
     blocks = images.reshape(16, 16, 4, 16, 4, 3).mean(axis=(2, 4))
-    # Where a box ends, the coarse map has no values from beyond it.
+    # Beyond the edge of a box the coarse map has no values.
     np.testing.assert_allclose(targets.features[0], blocks, atol=0.02)
     sure = np.abs(images[..., 1:2] - 0.5) > 1 / 64
     np.testing.assert_array_equal(masks[sure], (images[..., 1:2] > 0.5)[sure])
@@ -110,23 +109,23 @@ def test_picture_mask_and_targets_show_the_same_part(tmp_path):
 
 
 @pytest.mark.parametrize("crop", [0.3, None])
-def test_a_picture_keeps_its_id(tmp_path, crop):
+def test_an_image_keeps_its_id(tmp_path, crop):
     batch = slopes(16)._replace(ids=np.arange(16) + 2**33)
-    source = Source(settings(tmp_path), pipeline.Augmentation("none", crop), _Slope(), None)
+    source = Source(settings(tmp_path), augment.Augmentation("none", crop), _Slope(), None)
     [(seen, _)] = source.feed([batch])
     np.testing.assert_array_equal(seen.ids, batch.ids)
 
 
-def test_crops_depend_on_the_step_and_none_is_made_unasked(tmp_path):
+def test_crops_depend_on_the_step_and_are_off_by_default(tmp_path):
     first, again, later = (np.asarray(fed(tmp_path, 0.3, step)[0].images) for step in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, later)
     whole, _ = fed(tmp_path, None)
     # Not to the bit: a GPU divides by 255 in another way where it is compiled into more.
-    np.testing.assert_allclose(whole.images, image_ops.in_unit(slopes(16).images), atol=1e-6)
+    np.testing.assert_allclose(whole.images, image_ops.to_float(slopes(16).images), atol=1e-6)
 
 
 @pytest.mark.parametrize("crop", ["0", "1.5", "-0.2"])
-def test_a_share_that_is_none_is_refused(tmp_path, crop):
+def test_a_share_outside_of_0_to_1_is_refused(tmp_path, crop):
     with pytest.raises(UserError, match=r"data\.crop"):
         config.load(tiny_run.SPECIFIED, [f"data.crop={crop}"])

@@ -1,4 +1,4 @@
-"""Pictures, annotations and data sets of somebody else's: what the fuzzer and thought found."""
+"""Untrusted images, annotations and prepared data sets: attacks that were found, and that fail."""
 
 import io
 import json
@@ -8,14 +8,15 @@ import time
 import zlib
 from pathlib import Path
 
+import coco_folders
 import pytest
-import tiny_run
 from PIL import Image
+from refused import refused
 
 from jaxdistill import config
-from jaxdistill.data import decode, loader
+from jaxdistill.data import decode, splits
 from jaxdistill.data.sources import coco_json
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import DataError
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -30,13 +31,13 @@ def head(width: int, height: int) -> tuple[bytes, bytes]:
     return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
 
 
-def test_the_largest_picture_is_just_taken() -> None:
+def test_the_largest_image_is_accepted() -> None:
     rows = zlib.compress(bytes(2**14 + 1) * 2**13, 1)  # grey
     kind = b"IHDR", struct.pack(">IIBBBBB", 2**14, 2**13, 8, 0, 0, 0, 0)
     content = png(kind, (b"IDAT", rows), (b"IEND", b""))
-    assert decode.decode_mask(content).size == decode.LARGEST
+    assert decode.decode_mask(content).size == decode.MAX_PIXELS
     wider = b"IHDR", struct.pack(">IIBBBBB", 2**14 + 1, 2**13, 8, 0, 0, 0, 0)
-    with pytest.raises(decode.PictureError, match="more than 134 million"):
+    with pytest.raises(decode.ImageError, match="more than 134 million"):
         decode.decode(png(wider, (b"IDAT", rows), (b"IEND", b"")))
 
 
@@ -73,7 +74,7 @@ ZEROS = zlib.compress(bytes(2**28), 9)
 )
 def test_a_bomb_does_not_go_off(content: bytes) -> None:
     began = time.perf_counter()
-    with pytest.raises(decode.PictureError):
+    with pytest.raises(decode.ImageError):
         decode.decode(content, upright=True)
     assert time.perf_counter() - began < 2
 
@@ -82,45 +83,53 @@ def test_a_bomb_does_not_go_off(content: bytes) -> None:
 
 
 def test_an_outline_is_not_walked_forever() -> None:
-    """pycocotools ended the process, where the system refused it the memory."""
+    """pycocotools ends the process when it does not get the memory."""
     corners = [-64.0, -64.0, 128.0, 128.0] * 500_000
-    with pytest.raises(UserError, match="outline of more than 1 million pixels"):
-        coco_json.draw(coco_json.Picture(1, "a.jpg", 64, 64, ([corners],)))
+    with refused(DataError, "segmentation-too-large", "a.jpg"):
+        coco_json.draw(coco_json.CocoImage(1, "a.jpg", 64, 64, ([corners],)))
 
 
-def test_sizes_are_believed_only_once_the_picture_has_them(tmp_path: Path) -> None:
-    """Else a mask of 2**62 pixels would be drawn."""
-    root = tiny_run.folder(tmp_path / "coco")
+def test_sizes_are_believed_only_if_the_image_has_them(tmp_path: Path) -> None:
+    """Otherwise a mask of 2**62 pixels would be drawn."""
+    root = coco_folders.discs(tmp_path / "coco")
     [path] = (root / "annotations").glob("*train*")
     content = json.loads(path.read_bytes())
     content["images"][0] |= {"height": 2**31 - 1, "width": 2**31 - 1}
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="mask and image of different size"):
-        loader.open_split(config.Data(root=root, prepared=tmp_path / "prepared"), "train")
+    with refused(DataError, "image-size-differs", "1.png"):
+        splits.open_split(config.Data(root=root, prepared=tmp_path / "prepared"), "train")
 
 
-def test_a_link_is_the_users_own_but_a_pipe_is_no_picture(tmp_path: Path) -> None:
-    """A JSON file cannot make a link; whoever has one in the folder wants it followed."""
-    root = tiny_run.folder(tmp_path / "coco")
+def test_a_link_is_followed_but_a_pipe_is_not_an_image(tmp_path: Path) -> None:
+    """A JSON file cannot make a link, so a link in the folder is the user's own."""
+    root = coco_folders.discs(tmp_path / "coco")
     picture = root / "images" / "train2017" / "1.png"
     picture.rename(tmp_path / "elsewhere.png")
     picture.symlink_to(tmp_path / "elsewhere.png")
     data = config.Data(root=root, prepared=tmp_path / "prepared")
-    assert "1.png" in loader.open_split(data, "train").names
+    assert "1.png" in splits.open_split(data, "train").names
     picture.unlink()
     os.mkfifo(picture)
-    with pytest.raises(UserError, match=r"names the picture 1\.png, which is not in"):
-        loader.open_split(data, "train")
+    with refused(DataError, "missing-image", "1.png"):
+        splits.open_split(data, "train")
 
 
 @pytest.mark.parametrize(
-    "change", [{"parts": ["x"]}, {"ids": [1]}, {"names": []}, {"ids": ["x"] * 8}, {"parts": None}]
+    "change",
+    [
+        {"parts": ["x"]},
+        {"ids": [1]},
+        {"names": []},
+        {"content_keys": ["x"]},
+        {"ids": ["x"] * 8},
+        {"parts": None},
+    ],
 )
 def test_a_prepared_data_set_whose_lists_are_wrong_is_named(tmp_path: Path, change: dict) -> None:
-    root = tiny_run.folder(tmp_path / "coco")
+    root = coco_folders.discs(tmp_path / "coco")
     data = config.Data(root=root, prepared=tmp_path / "prepared")
-    loader.open_split(data, "train")
+    splits.open_split(data, "train")
     [path] = (tmp_path / "prepared").rglob("metadata.json")
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
-    with pytest.raises(UserError, match="is damaged"):
-        loader.open_split(data, "train")
+    with refused(DataError, "prepared-data-damaged", "prepared"):
+        splits.open_split(data, "train")

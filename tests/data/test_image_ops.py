@@ -53,16 +53,16 @@ def test_resize_to_the_same_size_changes_nothing():
 
 
 @pytest.mark.parametrize(("old", "new"), SIZES)
-def test_photographs_are_resized_as_torch_does_within_a_grey_level(old, new):
+def test_images_are_resized_as_torch_does_within_a_grey_level(old, new):
     torch = pytest.importorskip("torch")
-    picture = np.random.default_rng(2).integers(0, 256, (*old, 3), np.uint8)
+    image = np.random.default_rng(2).integers(0, 256, (*old, 3), np.uint8)
     expected = torch.nn.functional.interpolate(
-        torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1)[None],
+        torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None],
         new,
         mode="bilinear",
         align_corners=False,
     )[0].permute(1, 2, 0)
-    resized = image_ops.resize_photograph(picture, new)
+    resized = image_ops.resize_image(image, new)
     assert resized.dtype == np.uint8
     assert np.abs(resized - expected.numpy()).max() <= 1
 

@@ -1,50 +1,39 @@
 """Batches: order, shards, resuming, padding, and no thread left behind."""
 
-import io
 import itertools
-import json
 import threading
 import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from coco_folders import Folder, box, encode
+from refused import refused
 
-from jaxdistill import config
-from jaxdistill.data import loader
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.data import loader, splits
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.runtime.errors import DataError
 
 COUNT = 14
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder of small pictures; each is of one grey level, its id; the left half is a person."""
-    root = tmp_path_factory.mktemp("coco")
-    (root / "images").mkdir()
-    instances = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
-    for index in range(COUNT):
-        number, height, width = 10 + index, 20 + index, 30 - index
-        file = io.BytesIO()
-        Image.fromarray(np.full((height, width, 3), number, np.uint8)).save(file, "PNG")
-        (root / f"images/{number}.png").write_bytes(file.getvalue())
-        instances["images"].append(
-            {"id": number, "file_name": f"{number}.png", "height": height, "width": width}
+    """Small images, each of one grey level, which is its id; the left half is a person."""
+    folder = Folder(tmp_path_factory.mktemp("coco"))
+    for number in range(10, 10 + COUNT):
+        height, width = 10 + number, 40 - number
+        image = np.full((height, width, 3), number, np.uint8)
+        folder.person(
+            folder.image(f"{number}.png", encode(image), (height, width), id=number),
+            box(0, 0, height, width / 2),
         )
-        polygon = [0, 0, width / 2, 0, width / 2, height, 0, height]
-        instances["annotations"].append(
-            {"image_id": number, "category_id": 1, "segmentation": [polygon]}
-        )
-    (root / "people.json").write_text(json.dumps(instances))
-    split = config.Split(images="images", annotations="people.json")
-    return config.Data(
-        root=root, train=split, validation=split, prepared=root / "prepared", image_size=(32, 64)
-    )
+    folder.write()
+    return folder.data(image_size=(32, 64))
 
 
 @pytest.fixture(scope="module")
 def dataset(data):
-    return loader.open_split(data, "train")
+    return splits.open_split(data, "train")
 
 
 def take(count, iterator):
@@ -61,7 +50,7 @@ def flat(lists):
     return list(itertools.chain.from_iterable(lists))
 
 
-def test_a_batch_holds_resized_pictures_and_their_masks(data, dataset):
+def test_a_batch_holds_resized_images_and_their_masks(data, dataset):
     (batch,) = take(1, loader.train_batches(dataset, data, 4, seed=0))
     assert (batch.images.shape, batch.images.dtype) == ((4, 32, 64, 3), np.uint8)
     assert (batch.masks.shape, batch.masks.dtype) == ((4, 32, 64, 1), np.uint8)
@@ -108,7 +97,7 @@ def test_a_resumed_run_sees_the_batches_of_an_untouched_one(data, dataset, start
             np.testing.assert_array_equal(left, right)
 
 
-class Counting(loader.Dataset):
+class Counting(Dataset):
     """Remembers which examples were asked for."""
 
     def __init__(self, dataset):
@@ -141,7 +130,7 @@ def test_processes_share_each_batch_in_order(data, dataset, count, start):
 
 
 def test_a_batch_must_divide_among_processes(data, dataset):
-    with pytest.raises(UserError, match="batch_size 4 does not divide among 3 processes"):
+    with refused(DataError, "batch-not-divisible", "3 processes"):
         loader.train_batches(dataset, data, 4, 0, 0, 0, 3)
 
 
@@ -164,7 +153,7 @@ def test_validation_is_shared_among_processes_with_equally_many_batches(data, da
 def test_a_split_smaller_than_a_batch_is_refused(data, dataset):
     assert loader.steps_per_epoch(dataset, 4) == 3
     assert loader.steps_per_epoch(dataset, COUNT) == 1
-    with pytest.raises(UserError, match="batch_size is 15, but the split has only 14 pictures"):
+    with refused(DataError, "split-too-small", "batch_size is 15"):
         loader.train_batches(dataset, data, COUNT + 1, seed=0)
     assert len(list(loader.validation_batches(dataset, data, COUNT + 1))) == 1
 
@@ -183,11 +172,11 @@ def test_a_closed_iterator_leaves_no_thread_behind(data, dataset):
 
 def test_an_error_while_reading_reaches_the_reader(data, dataset, monkeypatch):
     def damaged(self, index):
-        raise UserError("damaged")
+        raise DataError("damaged", code="prepared-data-damaged")
 
-    monkeypatch.setattr(loader.Dataset, "__getitem__", damaged)
+    monkeypatch.setattr(Dataset, "__getitem__", damaged)
     iterator = loader.train_batches(dataset, data, 4, seed=0)
-    with pytest.raises(UserError, match="damaged") as raised:
+    with refused(DataError, "prepared-data-damaged") as raised:
         next(iterator)
     assert str(raised.value) == "damaged"
     iterator.close()

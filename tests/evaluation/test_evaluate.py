@@ -13,7 +13,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint.manager import best
 from jaxdistill.commands import evaluate, export, predict, train
 from jaxdistill.data import image_ops
-from jaxdistill.data.loader import open_split
+from jaxdistill.data.splits import open_split
 from jaxdistill.runtime.errors import command
 
 TEACHER = ["--gives", "logits", "--normalization", "unit"]
@@ -83,7 +83,7 @@ def test_what_is_measured_of_a_file_can_be_recounted(place: Path, tmp_path: Path
     settings = config.load(place / "run/config.yaml", data(place))
     counts = np.zeros((2, 2))
     for one, example in zip(found["each"], open_split(settings.data, "train"), strict=True):
-        image = image_ops.resize_photograph(example.image, (64, 64)) / 255
+        image = image_ops.resize_image(example.image, (64, 64)) / 255
         mask = image_ops.resize_mask(example.mask, (64, 64)) > 0
         bright = image.mean(-1) * 10 - 5 > 0
         pairs = [(~bright, ~mask), (bright, mask)]
@@ -108,7 +108,7 @@ def test_the_worst_pictures_are_shown(place: Path, measured: dict[str, Any]) -> 
     examples = open_split(settings.data, "validation")
     image = examples[examples.names.index(worst["name"])].image
     first = np.asarray(sheet.crop((0, 24, 64, 88)))
-    assert np.array_equal(first, image_ops.resize_photograph(image, (64, 64)))
+    assert np.array_equal(first, image_ops.resize_image(image, (64, 64)))
 
 
 def test_a_table_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,9 @@ import onnx
 import onnxruntime
 import orbax.checkpoint as ocp
 import pytest
+from coco_folders import Folder, box, encode
 from flax import nnx
 from onnx_models import save, segmenter
-from PIL import Image
 
 from jaxdistill import config
 from jaxdistill.checkpoint import manager
@@ -177,24 +177,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small: Student) -> Path:
 
 
 def people(root: Path) -> config.Data:
-    (root / "images").mkdir(parents=True)
+    folder = Folder(root)
     random = np.random.default_rng(0)
-    images, annotations = [], []
     for number in range(6):
-        name, left = f"{number}.png", 8 * number
-        picture = random.integers(0, 80, (64, 96, 3), np.uint8)
-        picture[16:56, left : left + 30] += 150
-        Image.fromarray(picture).save(root / "images" / name)
-        images.append({"id": number, "file_name": name, "height": 64, "width": 96})
-        box = [left, 16, left + 30, 16, left + 30, 56, left, 56]
-        annotations.append({"image_id": number, "category_id": 1, "segmentation": [box]})
-    categories = [{"id": 1, "name": "person"}]
-    coco = {"images": images, "annotations": annotations, "categories": categories}
-    (root / "people.json").write_text(json.dumps(coco))
-    split = config.Split(images=Path("images"), annotations=Path("people.json"))
-    return config.Data(
-        root=root, train=split, validation=split, prepared=root / "prepared", image_size=(64, 96)
-    )
+        left = 8 * number
+        image = random.integers(0, 80, (64, 96, 3), np.uint8)
+        image[16:56, left : left + 30] += 150
+        folder.person(
+            folder.image(f"{number}.png", encode(image), (64, 96)), box(16, left, 56, left + 30)
+        )
+    folder.write()
+    return folder.data(image_size=(64, 96))
 
 
 def test_a_run_becomes_verified_files_with_cards(

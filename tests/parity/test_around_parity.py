@@ -71,7 +71,7 @@ def test_resizing_of_photographs_and_masks(parity: Parity, new: tuple[int, int],
     photograph = np.random.default_rng(seed).integers(0, 256, (60, 84, 3)).astype(np.uint8)
     tensor = torch.from_numpy(photograph.astype(np.float32)).permute(2, 0, 1)[None]
     expected = F.interpolate(tensor, size=new, mode="bilinear", align_corners=False)
-    resized = image_ops.resize_photograph(photograph, new)
+    resized = image_ops.resize_image(photograph, new)
     # cv2 computes in fixed point, and rounds to whole grey levels: one of 255 is allowed.
     parity.check(
         "resizing of photographs, to whole grey levels",

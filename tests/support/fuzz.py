@@ -27,7 +27,7 @@ from jaxdistill.data import decode
 
 LIMIT = 2**32
 """Bytes of memory that reading small files may ask for, before the system refuses."""
-MOST = 22 * decode.LARGEST
+MOST = 22 * decode.MAX_PIXELS
 """And that it may really fill: what decoding the largest picture does."""
 PATIENCE = 30
 """Seconds for one example."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import coco_folders
 import damage
 import numpy as np
 import safetensors.numpy
@@ -16,7 +17,7 @@ from made_run import Page, line, make
 from PIL import Image
 
 from jaxdistill import config
-from jaxdistill.data import decode, loader
+from jaxdistill.data import decode, splits
 from jaxdistill.data.sources import coco_json
 from jaxdistill.models import weights
 from jaxdistill.reporting import html as html_lib
@@ -98,7 +99,7 @@ def configuration(folder: Path) -> Reader:
 
 @reader
 def annotations(folder: Path) -> Reader:
-    tiny_run.folder(folder / "coco", train=2, validation=1)
+    coco_folders.discs(folder / "coco", train=2, validation=1)
     [train, _] = sorted((folder / "coco" / "annotations").glob("*"), reverse=True)[:2]
     sound = json.loads(train.read_bytes())
     rle = {"size": [48, 48], "counts": [100, 30, 2174]}
@@ -108,7 +109,7 @@ def annotations(folder: Path) -> Reader:
 
     def read(place: Path) -> None:
         path = place / "annotations.json"
-        for picture in coco_json.pictures_with_people(path, path.read_bytes()):
+        for picture in coco_json.images_with_people(path, path.read_bytes()):
             (place / picture.name).relative_to(place)
             assert ".." not in Path(picture.name).parts
             if (picture.height, picture.width) == (48, 48):  # else no mask is drawn
@@ -166,7 +167,7 @@ def photographs(folder: Path) -> Reader:
         decode.decode_mask(content)
 
     hostile = named("picture", damage.bytes_of(encoded()))
-    return Reader("JPEG, PNG, WEBP, BMP, TIFF", hostile, read, (decode.PictureError,))
+    return Reader("JPEG, PNG, WEBP, BMP, TIFF", hostile, read, (decode.ImageError,))
 
 
 def headers(content: bytes) -> st.SearchStrategy[bytes]:
@@ -250,13 +251,13 @@ def run_page(folder: Path) -> Reader:
 
 @reader
 def prepared_data(folder: Path) -> Reader:
-    tiny_run.folder(folder / "coco", train=3, validation=2)
+    coco_folders.discs(folder / "coco", train=3, validation=2)
     data = config.Data(root=folder / "coco", prepared=folder / "prepared", image_size=(32, 32))
-    loader.open_split(data, "train")
+    splits.open_split(data, "train")
     files = [path for path in (folder / "prepared").rglob("*") if path.is_file()]
 
     def read(place: Path) -> None:
-        examples = loader.open_split(data, "train")
+        examples = splits.open_split(data, "train")
         for index in range(len(examples)):
             examples[index]
 

@@ -1,18 +1,16 @@
 """A run small enough for tests: pictures of bright discs, a teacher that finds what is bright."""
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
+import coco_folders
 import numpy as np
 import onnx
 from onnx import numpy_helper, parser
-from PIL import Image
 from rich.console import Console
 
 from jaxdistill import config
-from jaxdistill.data import loader
+from jaxdistill.data import splits
 
 QUIET = Console(quiet=True)
 ROOT = Path(__file__).parents[2]
@@ -29,41 +27,6 @@ brightness (float[N, 3, H, W] picture) => (float[N, 1, H, W] mask, float[N, 4, h
     deep = Relu (inner)
 }
 """
-
-
-def folder(root: Path, train: int = 8, validation: int = 5, side: int = 48) -> Path:
-    """A folder in COCO's layout whose people are bright discs on a dark ground."""
-    (root / "annotations").mkdir(parents=True)
-    for split, count in (("train", train), ("val", validation)):
-        images = root / "images" / f"{split}2017"
-        images.mkdir(parents=True)
-        content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
-        for number in range(1, count + 1):
-            rng = np.random.default_rng([number, train if split == "train" else 0])
-            centre, radius = rng.uniform(16, side - 16, 2), rng.uniform(8, 14)
-            angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-            outline = centre + radius * np.stack([np.cos(angles), np.sin(angles)], -1)
-            grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1) + 0.5
-            disc = np.square(grid - centre).sum(-1) < radius**2
-            pixels = rng.uniform(0, 90, (side, side, 3)) + 150 * disc[..., None]
-            file = io.BytesIO()
-            Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-            (images / f"{number}.png").write_bytes(file.getvalue())
-            content["images"].append(
-                {"id": number, "file_name": f"{number}.png", "height": side, "width": side}
-            )
-            content["annotations"].append(
-                {
-                    "id": number,
-                    "image_id": number,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "segmentation": [outline.reshape(-1).tolist()],
-                }
-            )
-        name = f"instances_{split}2017_person_only_no_crowd.json"
-        (root / "annotations" / name).write_text(json.dumps(content))
-    return root
 
 
 def network(path: Path, bias: float = -5.0) -> Path:
@@ -91,7 +54,7 @@ timid (float[N, 3, H, W] picture) => (float[N, 1, H, W] mask, float[N, 4, h, w] 
 
 def timid_network(path: Path, place: Path) -> Path:
     """A teacher whose logits are not a number for the darkest picture of the training split."""
-    examples = loader.open_split(load(place).data, "train")
+    examples = splits.open_split(load(place).data, "train")
     means = sorted(examples[index].image.mean() / 255 for index in range(len(examples)))
     return _save(path, TIMID_NETWORK, bias=-5.0, least=np.mean(means[:2]))
 
@@ -131,7 +94,7 @@ def overrides(place: Path) -> list[str]:
 
 def make(place: Path) -> config.Config:
     """Data, network and configuration in an empty folder."""
-    folder(place / "coco")
+    coco_folders.discs(place / "coco")
     network(place / "network.onnx")
     return load(place)
 

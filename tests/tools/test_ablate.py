@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 
 from jaxdistill import config
-from jaxdistill.data import loader
+from jaxdistill.data import Dataset, splits
 from jaxdistill.runtime.errors import UserError
 
 
@@ -20,9 +20,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def dataset(place: Path, settings: list[str]) -> loader.Dataset:
+def dataset(place: Path, settings: list[str]) -> Dataset:
     given = config.load(tiny_run.SPECIFIED, [*tiny_run.overrides(place), *settings])
-    return loader.open_split(given.data, "train")
+    return splits.open_split(given.data, "train")
 
 
 def test_a_regime_has_all_pictures_and_the_masks_that_it_says(place: Path) -> None:

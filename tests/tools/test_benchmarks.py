@@ -24,7 +24,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from jaxdistill import config
-from jaxdistill.data import loader
+from jaxdistill.data import splits
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.torch_interop import smp_networks
@@ -140,9 +140,9 @@ def test_drawn_pictures_are_a_data_set(tmp_path: Path, settings: config.Config) 
         update={"root": tmp_path / "data", "prepared": tmp_path / "prepared"}
     )
     drawn_images.draw(data.root, data, 3)
-    examples = loader.open_split(data, "train")
+    examples = splits.open_split(data, "train")
     assert len(examples) == 3
-    assert len(loader.open_split(data, "validation")) == 1
+    assert len(splits.open_split(data, "validation")) == 1
     for photograph in map(examples.__getitem__, range(3)):
         assert photograph.image.shape == (*SIZE, 3)
         assert 0 < (photograph.mask > 0).mean() < 1

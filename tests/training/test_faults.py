@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import coco_folders
 import numpy as np
 import pytest
 import tiny_run
@@ -29,7 +30,7 @@ from whole_runs import (
 
 from jaxdistill.checkpoint import manager
 from jaxdistill.commands import train
-from jaxdistill.data import loader
+from jaxdistill.data import splits
 from jaxdistill.reporting import writer
 from jaxdistill.runtime import lock, signals
 from jaxdistill.training import epochs
@@ -201,7 +202,7 @@ def test_a_truncated_data_set_is_named_and_built_anew(runs: Runs, tmp_path: Path
     run = tmp_path / "run"
     _halfway_copy(runs, run)
     settings = tiny_run.load(runs.place)
-    [folder] = map(Path, loader.open_split(settings.data, "train").folders)
+    [folder] = map(Path, splits.open_split(settings.data, "train").folders)
     [file] = folder.glob("*.array_record*")
     _cut(file)
     process = runs.start(run, "--resume")
@@ -230,7 +231,7 @@ def test_another_configuration_or_file_is_named_and_refused(
     run = tmp_path / "run"
     _halfway_copy(runs, run)
     other = tiny_run.network(tmp_path / "other.onnx", bias=-4.0)
-    data = tiny_run.folder(tmp_path / "coco", train=9)
+    data = coco_folders.discs(tmp_path / "coco", train=9)
     before = (run / "config.yaml").read_text()
     process = runs.start(run, "--resume", change.format(other=other, data=data))
     printed, _ = process.communicate(timeout=120)
@@ -295,7 +296,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
 def test_a_thousand_steps_leave_memory_descriptors_and_threads_as_they_were(
     runs: Runs, tmp_path: Path
 ) -> None:
-    run, data = tmp_path / "run", tiny_run.folder(tmp_path / "coco", train=80)
+    run, data = tmp_path / "run", coco_folders.discs(tmp_path / "coco", train=80)
     given = ["training.epochs=60", "checkpoints.every_steps=25", f"data.root={data}"]
     process = runs.start(run, *given)
     seen: list[tuple[int, int, int, int, float]] = []

@@ -14,7 +14,7 @@ import numpy as np
 from benchmark_child import Given, Seconds, between, serve, timed
 from rich.console import Console
 
-from jaxdistill.data.augment import pipeline
+from jaxdistill.data import augment
 from jaxdistill.runtime import errors
 from jaxdistill.training import setup
 from jaxdistill.training import step as step_lib
@@ -76,8 +76,8 @@ class OurStep:
     def _augment(self) -> object:
         batch, _ = self._fed
         kind = self._job.settings.data.augment
-        rows = pipeline.Rows.of_process(len(batch.images))
-        return pipeline.augment(jax.random.key(0), batch.images, batch.masks, kind, rows)
+        rows = augment.Rows.of_process(len(batch.images))
+        return augment.augment(jax.random.key(0), batch.images, batch.masks, kind, rows)
 
 
 def _finish(work: Callable[[], object]) -> None:

@@ -136,7 +136,9 @@ def read(path: Path, limit: int) -> bytes:
     try:
         return files.read(path, limit)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}", code="unreadable-file") from None
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}", code="unreadable-file"
+        ) from None
 
 
 def digest_file(digest: "hashlib._Hash", path: Path, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading of COCO instances files: untrusted JSON becomes images with segmentations, or an error."""
+"""Reading of COCO instances files, which are untrusted JSON, and drawing of their masks."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -268,7 +268,7 @@ def _fill_polygons(image: CocoImage, polygons: Polygons) -> UInt8[np.ndarray, "h
     drawable = [polygon[: len(polygon) // 2 * 2] for polygon in polygons if _has_area(polygon)]
     for polygon in drawable:
         x, y = np.asarray(polygon).reshape(-1, 2).T
-        # pycocotools walks along every edge pixel by pixel; a far corner would take time and memory.
+        # pycocotools walks along every edge pixel by pixel: a far corner takes time and memory.
         if x.min() < -width or x.max() > 2 * width or y.min() < -height or y.max() > 2 * height:
             raise _damaged(
                 image, f"it has corners far outside of the image, which is {height} x {width}"
@@ -285,6 +285,6 @@ def _fill_polygons(image: CocoImage, polygons: Polygons) -> UInt8[np.ndarray, "h
 
 
 def _perimeter(polygon: list[float]) -> float:
-    """Returns the length of an outline in pycocotools' steps, along the longer axis of each edge."""
+    """Returns the length of an outline in steps of pycocotools, along each edge's longer axis."""
     corners = np.asarray(polygon).reshape(-1, 2)
     return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFolder(Source[Entry]):
-    """All images in a folder and below, sorted by name, rotated upright by their EXIF orientation."""
+    """All images in a folder and below, sorted by name, and rotated by their EXIF orientation."""
 
     NAME = "image_folder"
     HAS_MASKS = False

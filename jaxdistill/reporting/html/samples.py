@@ -79,8 +79,8 @@ def _every(every: int, paths: Mapping[int, Path], best: int | None) -> Album | N
 @lru_cache(maxsize=4096)
 def _encoded(path: Path, modified: int) -> tuple[int, int, bytes]:
     try:
-        grid = Image.fromarray(decode.decode(files.read(path, decode.LARGEST_FILE)))
-    except (OSError, decode.PictureError) as error:
+        grid = Image.fromarray(decode.decode(files.read(path, decode.MAX_FILE_BYTES)))
+    except (OSError, decode.ImageError) as error:
         raise RunError(
             f"{path}: cannot read the sample grid: {error}; delete the file",
             code="unreadable-report-file",

@@ -1,0 +1,123 @@
+"""The data of a run from Python: `data.coco`, `data.image_folder`, and what both offer."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import coco_folders
+import numpy as np
+import pytest
+from refused import refused
+
+from jaxdistill import config, data
+from jaxdistill.data import loader
+from jaxdistill.runtime.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coco_folders.discs(tmp_path_factory.mktemp("data") / "coco")
+
+
+@pytest.fixture(scope="module")
+def people(root: Path) -> data.Data:
+    return data.coco(root, image_size=(32, 64), prepared=root / "prepared", crop=0.5)
+
+
+def test_a_coco_folder_has_two_splits(people: data.Data) -> None:
+    assert (len(people.train), len(people.validation)) == (8, 5)
+    assert people.train.labelled.all()
+    assert people.image_size == (32, 64)
+    assert people.augmentation == ("light", 0.5)
+    assert people.steps_per_epoch(3) == 2
+
+
+def test_the_arguments_are_those_of_a_configuration(root: Path, people: data.Data) -> None:
+    settings = config.Data(
+        root=root, image_size=(32, 64), augment="light", crop=0.5, prepared=root / "prepared"
+    )
+    assert people.settings == settings
+    same = data.from_config(settings)
+    assert same.train.fingerprint == people.train.fingerprint
+
+
+def test_batches_are_those_of_the_loader(people: data.Data) -> None:
+    for args in ((2, 5), (2, 5, 3), (2, 5, 3, 1, 2)):
+        ours, theirs = (
+            people.train_batches(*args),
+            loader.train_batches(people.train, people.settings, *args),
+        )
+        for one, other in zip(*(itertools.islice(each, 5) for each in (ours, theirs)), strict=True):
+            for left, right in zip(one, other, strict=True):
+                np.testing.assert_array_equal(left, right)
+        ours.close()
+        theirs.close()
+    ids = [batch.ids.tolist() for batch in people.validation_batches(4)]
+    assert ids == [[1, 2, 3, 4], [5, 0, 0, 0]]
+
+
+def test_splits_may_be_given_as_folder_and_file(root: Path) -> None:
+    annotations = "annotations/instances_val2017_person_only_no_crowd.json"
+    chosen = data.coco(
+        root,
+        train=("images/val2017", annotations),
+        validation={"images": "images/val2017", "annotations": annotations},
+        unlabelled="images/train2017",
+        prepared=root / "prepared",
+    )
+    assert chosen.train.labelled.tolist() == [True] * 5 + [False] * 8
+    assert chosen.settings.image_size == (320, 320)
+
+
+def test_folders_of_images_have_no_masks(root: Path) -> None:
+    plain = data.image_folder(
+        root / "images", train="train2017", validation="val2017", prepared=root / "prepared"
+    )
+    assert (len(plain.train), len(plain.validation)) == (8, 5)
+    assert not plain.train.labelled.any()
+
+
+def test_descriptions_count_images_and_warn_of_overlap(root: Path, people: data.Data) -> None:
+    [line] = data.describe(people)
+    assert "8" in line
+    assert "5" in line
+    overlapping = data.image_folder(
+        root / "images", train=".", validation="val2017", prepared=root / "prepared"
+    )
+    counts, warning = data.describe(overlapping)
+    assert "13 without masks" in counts
+    assert warning.startswith("warning: ")
+
+
+def test_missing_folders_are_found_before_anything_is_read(tmp_path: Path) -> None:
+    with refused(DataError, "missing-images", "data.train"):
+        data.coco(tmp_path)
+    with refused(DataError, "missing-images", "data.validation"):
+        (tmp_path / "train").mkdir()
+        data.image_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "args", [{"image_size": 100}, {"augment": "strong"}, {"crop": 2.0}, {"workers": 0}]
+)
+def test_invalid_arguments_are_named(root: Path, args: dict) -> None:
+    with refused(ConfigError, "invalid-data", next(iter(args)) if "image" not in args else ""):
+        data.coco(root, **args)
+
+
+def test_importing_the_package_loads_no_slow_library() -> None:
+    program = """
+import sys
+import jaxdistill.data.augment, jaxdistill.data.splits, jaxdistill.data.iterable
+from jaxdistill.data import coco, batches, SOURCES
+loaded = {"grain", "tensorflow_datasets", "tensorflow", "torch"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_unknown_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = data.nothing
+    assert "coco" in dir(data)
