@@ -47,6 +47,11 @@ class Frames(MaskFolder):
         return SourceExample(7, entry.name, entry.read_bytes())
 
 
+pytestmark = pytest.mark.skipif(
+    "source" not in config.Data.model_fields, reason="needs the key data.source"
+)
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))

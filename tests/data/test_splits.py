@@ -99,10 +99,16 @@ def test_missing_folders_are_found_before_anything_is_read(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "args", [{"image_size": 100}, {"augment": "strong"}, {"crop": 2.0}, {"workers": 0}]
+    ("args", "names"),
+    [
+        ({"image_size": 100}, "100 x 100"),
+        ({"augment": "strong"}, "augment"),
+        ({"crop": 2.0}, "crop"),
+        ({"workers": 0}, "workers"),
+    ],
 )
-def test_invalid_arguments_are_named(root: Path, args: dict) -> None:
-    with refused(ConfigError, "invalid-data", next(iter(args)) if "image" not in args else ""):
+def test_invalid_arguments_are_named(root: Path, args: dict, names: str) -> None:
+    with refused(ConfigError, "invalid-data", names):
         data.coco(root, **args)
 
 
