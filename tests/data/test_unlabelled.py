@@ -39,7 +39,7 @@ def objective(logits: jax.Array, batch: Batch, teacher: jax.Array) -> tuple[jax.
     terms = step_lib.loss_terms(
         chosen, ModelOutputs(logits, ()), batch, TeacherOutputs(teacher, ()), 2.0
     )
-    sums = step._sums(terms, batch)
+    sums = step_lib._sums(terms, batch)
     means = {name: one.total / jnp.maximum(one.pictures, 1) for name, one in sums.items()}
     return step_lib.total(chosen.losses, means), means
 
@@ -101,14 +101,14 @@ def test_measures_are_divided_by_the_pictures_that_they_are_of() -> None:
         "student_miou": segmentation.mean_iou(guess, truth),
         "agreement": segmentation.agreement(guess, truth),
     }
-    first = step._sums(values, batch_of(masks, [1, 0, 0, 0], [1, 1, 1, 0]))
-    second = step._sums(values, batch_of(masks, [0, 1, 1, 0], [1, 1, 1, 1]))
+    first = step_lib._sums(values, batch_of(masks, [1, 0, 0, 0], [1, 1, 1, 0]))
+    second = step_lib._sums(values, batch_of(masks, [0, 1, 1, 0], [1, 1, 1, 1]))
     means = step_lib.means([first, second])
     miou, agreement = (np.asarray(values[name], float) for name in values)
     assert means["student_miou"] == pytest.approx(miou[:3].mean(), rel=1e-6)
     expected = (agreement[:3].sum() + agreement.sum()) / 7
     assert means["agreement"] == pytest.approx(expected, rel=1e-6)
-    unlabelled = step._sums(values, batch_of(masks, [0] * 4, [1] * 4))
+    unlabelled = step_lib._sums(values, batch_of(masks, [0] * 4, [1] * 4))
     assert list(step_lib.means([unlabelled])) == ["agreement"]
     assert step_lib.means([]) == {}
 
