@@ -201,8 +201,8 @@ def hostile(folder: Path) -> dict[str, str]:
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     return {
         "cut.png": "truncated",
-        "empty.jpg": "not a picture",
-        "words.jpg": "not a picture",
+        "empty.jpg": "not an image",
+        "words.jpg": "not an image",
         "float.tif": "32-bit",
         "bomb.png": "",
         "gone.jpg": "No such file",
@@ -250,7 +250,7 @@ def test_a_name_that_is_no_unicode(network: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "jaxdistill.predict", *given], capture_output=True, check=False
     )
     assert done.returncode == 1
-    assert b"not a picture" in done.stderr
+    assert b"not an image" in done.stderr
     assert b"Traceback" not in done.stderr
     assert len(list((tmp_path / "out/masks").iterdir())) == 1
 
