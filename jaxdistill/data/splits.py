@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -12,7 +12,7 @@ from jaxdistill import config
 from jaxdistill.data import loader
 from jaxdistill.data.augment import Augmentation
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.data.sources import SOURCES, Source
+from jaxdistill.data.sources.selection import SplitName, root_of, sources_of
 from jaxdistill.runtime.errors import ConfigError
 
 if TYPE_CHECKING:  # slow to import, and needed only where batches are read
@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # slow to import, and needed only where batches are read
     from jaxdistill.data.iterable import IterableData
     from jaxdistill.types import Batch
 
-SplitName = Literal["train", "validation"]
 SplitLike = config.Split | Mapping[str, Any] | tuple[str | Path, str | Path | None] | None
 """A split as an argument: a `config.Split`, a dictionary of its keys, or (images, annotations)."""
 
@@ -67,7 +66,7 @@ class Data:
           ConfigError: There is no source of that name (`unknown-data-source`).
         """
         for split in ("train", "validation"):
-            for source in _sources(self.settings, split):
+            for source in sources_of(self.settings, split):
                 source.check()
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -218,7 +217,7 @@ def open_split(settings: config.Data, split: SplitName) -> Dataset:
     """
     from jaxdistill.data import builder
 
-    sources = _sources(settings, split)
+    sources = sources_of(settings, split)
     for source in sources:
         source.check()
     return Dataset(
@@ -248,7 +247,7 @@ def warn_of_overlap(settings: config.Data) -> Iterator[str]:
     Args:
       settings: The section `data` of a configuration.
     """
-    root = _root(settings)
+    root = root_of(settings)
     validation = (root / settings.validation.images).resolve()
     plain = [settings.unlabelled, None if settings.train.labelled else settings.train.images]
     for folder in filter(None, plain):
@@ -262,47 +261,6 @@ def warn_of_overlap(settings: config.Data) -> Iterator[str]:
 def _without_masks(labelled: np.ndarray) -> str:
     count = int((~labelled).sum())
     return f" ({count} without masks)" if count else ""
-
-
-def _sources(settings: config.Data, split: SplitName) -> list[Source[Any]]:
-    """Returns the sources of a split."""
-    sources = [_source(settings, getattr(settings, split), split)]
-    if split == "train" and settings.unlabelled is not None:
-        unlabelled = config.Split(images=settings.unlabelled, annotations=None)
-        sources.append(_source(settings, unlabelled, "unlabelled"))
-    return sources
-
-
-def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]:
-    root = _root(settings).absolute()
-    annotations = None if split.annotations is None else root / split.annotations
-    kind = _source_class(getattr(settings, "source", None), split, key)
-    return kind(key, root / split.images, annotations, (settings.prepared.absolute(),))
-
-
-def _source_class(name: str | None, split: config.Split, key: str) -> type[Source[Any]]:
-    """Returns the named source, or the one that fits: COCO for annotations, else a plain folder.
-
-    A source that has masks is not used for splits without annotations.
-    """
-    named = None if name is None else SOURCES[name]
-    if split.annotations is None:
-        return named if named and not named.HAS_MASKS else SOURCES["image_folder"]
-    if named and not named.HAS_MASKS:
-        raise ConfigError(
-            f"data.{key}.annotations: the source {name!r} has no masks; set this key to null",
-            code="annotations-not-used",
-        )
-    return named or SOURCES["coco"]
-
-
-def _root(settings: config.Data) -> Path:
-    if settings.root is None:
-        raise ConfigError(
-            "data.root is not set: expected the folder of the images, data.root=FOLDER",
-            code="missing-data-root",
-        )
-    return settings.root
 
 
 def _checked(*, image_size: int | tuple[int, int], **values: Any) -> Data:

@@ -12,6 +12,7 @@ from refused import refused
 import jaxdistill.data
 from jaxdistill import config
 from jaxdistill.data import SOURCES, Source, SourceExample, decode, splits
+from jaxdistill.data.sources import selection
 from jaxdistill.runtime.errors import ConfigError, DataError
 
 
@@ -114,7 +115,7 @@ def test_changed_masks_are_noticed(tmp_path: Path) -> None:
 def test_the_source_of_a_split_follows_from_its_settings(
     tmp_path: Path, source: str | None, annotations: str | None, expected: str
 ) -> None:
-    [found] = splits._sources(settings(tmp_path, source, annotations), "train")
+    [found] = selection.sources_of(settings(tmp_path, source, annotations), "train")
     assert expected == found.NAME
 
 

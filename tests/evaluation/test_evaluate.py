@@ -164,7 +164,7 @@ def test_a_teacher_that_is_gone_is_said_to_be(
     ("arguments", "complaint"),
     [
         (["{place}/network.onnx", *TEACHER], "give data.root=FOLDER, or --config FILE"),
-        (["{place}/network.onnx", *TEACHER, "data.root=nowhere"], "nowhere/images/val2017 does"),
+        (["{place}/network.onnx", *TEACHER, "data.root=nowhere"], "nowhere/images/val2017"),
         (["{place}/network.onnx", *TEACHER, "data.root=x", "data.rot=y"], "did you mean 'root'"),
         (["{place}/network.onnx", "data.root={place}/coco"], "--gives logits"),
         (["{place}/network.onnx", "--config", "none.yaml"], "none.yaml"),

@@ -234,7 +234,7 @@ def test_a_picture_bomb_is_refused_by_the_size_that_it_declares(
     black = Image.new("1", (20_000, 20_000))  # some 50 kB
     black.save(tmp_path / "bomb.png")
     assert run(network, tmp_path / "bomb.png", "--output", tmp_path / "out") == 1
-    assert "decompression bomb" in capsys.readouterr().err
+    assert "20000 x 20000" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_unicode(network: Path, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""The data sources of a configured split."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxdistill import config
+from jaxdistill.data.sources import SOURCES
+from jaxdistill.data.sources.base import Source
+from jaxdistill.runtime.errors import ConfigError
+
+SplitName = Literal["train", "validation"]
+"""The splits of a configuration."""
+
+
+def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
+    """Returns the sources of a split; the training split also has that of `data.unlabelled`.
+
+    A split without annotations is read as a folder of images, and one with annotations as COCO.
+    `data.source` names another source for the splits with annotations, or, if that source has no
+    masks, for the splits without.
+
+    Args:
+      settings: The section `data` of a configuration.
+      split: `train` or `validation`.
+
+    Raises:
+      ConfigError: `data.root` is not set (`missing-data-root`), there is no source of that name
+        (`unknown-data-source`), or it has no masks but annotations are given
+        (`annotations-not-used`).
+    """
+    sources = [_source(settings, getattr(settings, split), split)]
+    if split == "train" and settings.unlabelled is not None:
+        unlabelled = config.Split(images=settings.unlabelled, annotations=None)
+        sources.append(_source(settings, unlabelled, "unlabelled"))
+    return sources
+
+
+def root_of(settings: config.Data) -> Path:
+    """Returns the folder of the data.
+
+    Args:
+      settings: The section `data` of a configuration.
+
+    Raises:
+      ConfigError: It is not set (`missing-data-root`).
+    """
+    if settings.root is None:
+        raise ConfigError(
+            "data.root is not set: expected the folder of the images, data.root=FOLDER",
+            code="missing-data-root",
+        )
+    return settings.root
+
+
+def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]:
+    root = root_of(settings).absolute()
+    annotations = None if split.annotations is None else root / split.annotations
+    kind = _source_class(getattr(settings, "source", None), split, key)
+    return kind(key, root / split.images, annotations, (settings.prepared.absolute(),))
+
+
+def _source_class(name: str | None, split: config.Split, key: str) -> type[Source[Any]]:
+    """Returns the class of source for a split; see `sources_of`."""
+    named = None if name is None else SOURCES[name]
+    if split.annotations is None:
+        return named if named and not named.HAS_MASKS else SOURCES["image_folder"]
+    if named and not named.HAS_MASKS:
+        raise ConfigError(
+            f"data.{key}.annotations: the source {name!r} has no masks; set this key to null",
+            code="annotations-not-used",
+        )
+    return named or SOURCES["coco"]
