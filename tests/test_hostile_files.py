@@ -22,9 +22,9 @@ from jaxdistill.reporting import html as html_lib
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.runtime.files import read
 from jaxdistill.teachers import onnx_session
-from jaxdistill.teachers.cache_files import Damaged, Shelf
+from jaxdistill.teachers.cache_files import CacheFolder, DamagedEntryError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_session import OnnxNetwork
+from jaxdistill.teachers.onnx_session import OnnxSession
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 
@@ -103,13 +103,13 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, place: str) -> None:
         config.load(tmp_path / place)
 
 
-def test_a_store_s_entry_cannot_steer_a_terminal(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, "teacher", {}, [(1, 1, 1)])
-    shelf.write(7, False, [np.ones((1, 1, 1))])
-    [path] = shelf.folder.glob("*/7.safetensors")
+def test_a_cache_entry_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path, "logits", {}, [(1, 1, 1)])
+    folder.write("07", False, [np.ones((1, 1, 1))])
+    path = folder.entry_path("07", False)
     path.write_bytes(path.read_bytes().replace(b'"F16"', b'"\\n "'))
-    with pytest.raises(Damaged) as caught:
-        shelf.read(7, False)
+    with pytest.raises(DamagedEntryError) as caught:
+        folder.read("07", False)
     assert str(caught.value).isprintable()
 
 
@@ -138,7 +138,7 @@ def test_a_loop_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
     graph = OnnxGraph(onnx_models.save(model, tmp_path))
     began = time.perf_counter()
     with pytest.raises(UserError, match="cannot run it"):
-        OnnxNetwork(graph, ["mask"], None, (64, 64))
+        OnnxSession(graph, ["mask"]).shapes((64, 64))
     assert time.perf_counter() - began < 10
 
 
@@ -146,7 +146,7 @@ def test_a_huge_input_is_not_made(tmp_path: Path) -> None:
     for batch, side in ((1, 100_000), (10**6, 64)):
         graph = OnnxGraph(onnx_models.save(onnx_models.segmenter(batch, side, side), tmp_path))
         with pytest.raises(UserError, match="more than 134 million pixels"):
-            OnnxNetwork(graph, ["mask"], None, (64, 64))
+            OnnxSession(graph, ["mask"])
 
 
 ABOUT = {

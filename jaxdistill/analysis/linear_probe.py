@@ -1,6 +1,6 @@
-"""A linear probe: how much a weighted sum of channels tells about a target, by least squares.
+"""Linear probes: how well a weighted sum of channels predicts a target, by ridge regression.
 
-Rows are streamed: what the fit needs of them are sums, in float64, however many there are.
+Rows are streamed: the fit needs no more than sums over them, in float64, however many there are.
 """
 
 from typing import Any, NamedTuple, Self
@@ -9,97 +9,123 @@ import numpy as np
 from jaxtyping import Float, Num
 
 RIDGES = 10.0 ** np.arange(-6, 3)
-"""Those tried: what is added to the diagonal of the channels' correlations."""
-_FLAT = 1e-6
-"""A channel whose deviation is a smaller share of its mean than this is constant: float32 has no
-more digits."""
+"""Candidates for the ridge, which is added to the diagonal of the channels' correlation matrix."""
+_CONSTANT = 1e-6
+"""A channel whose standard deviation is a smaller share of its mean than this is constant: float32
+has no more digits."""
 
 Rows = Num[Any, "n c"]
+"""One row per position, one column per channel."""
 Targets = Num[Any, " n"]
+"""The value to predict for each row."""
 
 
-class Sums:
-    """Sums of products of channels, target and 1 over any number of rows.
+class Moments:
+    """Sums of the products of channels, target and 1 over any number of rows.
 
     Args:
-      about: a value near each channel's mean, so that the sums of large values do not cancel.
+      shift: A value near each channel's mean, subtracted from the rows, so that sums of large
+        values do not cancel.
     """
 
-    def __init__(self, about: Float[np.ndarray, " c"]) -> None:
-        self.about = np.asarray(about, np.float64)
-        self.products = np.zeros((len(self.about) + 2,) * 2)
+    def __init__(self, shift: Float[np.ndarray, " c"]) -> None:
+        self.shift = np.asarray(shift, np.float64)
+        self.products = np.zeros((len(self.shift) + 2,) * 2)
+        """Sum of the outer products of (row - shift, target, 1)."""
 
     def add(self, rows: Rows, targets: Targets) -> None:
-        columns = np.column_stack([rows - self.about, targets, np.ones(len(rows))])
+        """Adds rows.
+
+        Args:
+          rows: Channels, (n, c).
+          targets: The target of each row, (n,).
+        """
+        columns = np.column_stack([rows - self.shift, targets, np.ones(len(rows))])
         self.products += columns.T @ columns
 
-    def __add__(self, other: Self) -> "Sums":
-        """Both, about the same values."""
-        total = Sums(self.about)
+    def __add__(self, other: Self) -> "Moments":
+        """Returns the moments of the rows of both, which must have the same shift."""
+        total = Moments(self.shift)
         total.products = self.products + other.products
         return total
 
     @property
     def finite(self) -> bool:
-        """Whether all rows were."""
+        """Whether every value of every row was finite."""
         return bool(np.isfinite(self.products).all())
 
 
-class Probe(NamedTuple):
-    """`rows @ weights + bias`."""
+class LinearProbe(NamedTuple):
+    """A linear function of the channels: `rows @ weights + bias`."""
 
     weights: Float[np.ndarray, " c"]
     """0 for a channel that is constant."""
     bias: float
     ridge: float
     """The one of `RIDGES` that it was fitted with."""
-    dead: int
+    constant_channels: int
     """How many channels are constant."""
 
     def __call__(self, rows: Rows) -> Float[np.ndarray, " n"]:
+        """Returns the prediction for each row."""
         return rows @ self.weights + self.bias
 
 
-def fit(sums: Sums, held_out: Sums) -> Probe:
-    """The probe of all rows, with the ridge that, fitted to `sums`, errs least on `held_out`.
+def fit_probe(fitted: Moments, held_out: Moments) -> LinearProbe:
+    """Fits a probe to all rows.
 
-    Channels are standardised first, so the ridge weighs them alike; the bias is free of it.
+    The ridge is the one that, fitted to `fitted`, has the smallest squared error on `held_out`.
+    Channels are standardised first, so that the ridge weighs them alike; it does not apply to the
+    bias.
+
+    Args:
+      fitted: Moments of most rows.
+      held_out: Moments of the other rows, with the same shift.
     """
-    residuals, _ = _solve(sums, RIDGES)
+    residuals, _ = _solve(fitted, RIDGES)
     errors = [residual @ held_out.products @ residual for residual in residuals]
     ridge = float(RIDGES[np.argmin(errors)])
-    [residual], dead = _solve(sums + held_out, np.asarray([ridge]))
+    [residual], constant = _solve(fitted + held_out, np.asarray([ridge]))
     weights, bias = residual[:-2], residual[-1]
-    return Probe(weights, float(bias - weights @ sums.about), ridge, dead)
+    return LinearProbe(weights, float(bias - weights @ fitted.shift), ridge, constant)
 
 
 def _solve(
-    sums: Sums, ridges: Float[np.ndarray, " r"]
+    moments: Moments, ridges: Float[np.ndarray, " r"]
 ) -> tuple[Float[np.ndarray, "r columns"], int]:
-    """For each ridge, (weights, -1, bias), whose product with a row is its error; dead channels."""
-    *totals, count = sums.products[-1]
+    """Returns (weights, -1, bias) per ridge and the number of constant channels.
+
+    The product of (weights, -1, bias) with (row, target, 1) is the error of that row.
+    """
+    *totals, count = moments.products[-1]
     mean = np.asarray(totals) / count
-    covariance = sums.products[:-1, :-1] / count - np.outer(mean, mean)
+    covariance = moments.products[:-1, :-1] / count - np.outer(mean, mean)
     deviation = np.sqrt(covariance.diagonal()[:-1].clip(0))
-    alive = deviation > _FLAT * np.abs(mean[:-1] + sums.about)
-    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=alive)
+    varying = deviation > _CONSTANT * np.abs(mean[:-1] + moments.shift)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=varying)
     correlation = covariance[:-1, :-1] * np.outer(scale, scale)
 
     values, vectors = np.linalg.eigh(correlation)
     along = vectors.T @ (covariance[:-1, -1] * scale)
     weights = scale * (along / (values.clip(0) + ridges[:, None]) @ vectors.T)
     bias = mean[-1] - weights @ mean[:-1]
-    return np.column_stack([weights, np.full(len(ridges), -1), bias]), int((~alive).sum())
+    return np.column_stack([weights, np.full(len(ridges), -1), bias]), int((~varying).sum())
 
 
-class Tally:
-    """How well predictions agree with shares in [0, 1], over any number of them."""
+class Agreement:
+    """Agreement of predictions with target shares in [0, 1], over any number of them."""
 
     def __init__(self) -> None:
         self._sums = np.zeros(4)  # 1, share, share squared, error squared
-        self._areas = np.zeros(2, np.int64)
+        self._areas = np.zeros(2, np.int64)  # intersection, union
 
     def add(self, predicted: Targets, shares: Targets) -> None:
+        """Adds predictions.
+
+        Args:
+          predicted: Predicted shares, (n,).
+          shares: True shares in [0, 1], (n,).
+        """
         found, there = predicted > 0.5, shares > 0.5
         self._areas += (found & there).sum(), (found | there).sum()
         error = np.square(predicted - shares, dtype=np.float64).sum()
@@ -108,13 +134,13 @@ class Tally:
 
     @property
     def iou(self) -> float:
-        """Intersection over union of what is above one half; 0 if nothing is: it proves nothing."""
+        """Intersection over union of the shares above one half; 0 where the union is empty."""
         intersection, union = self._areas.tolist()
         return intersection / union if union else 0.0
 
     @property
     def r2(self) -> float:
-        """The share of the variance that is explained; negative where the mean would err less."""
+        """Coefficient of determination; negative where predicting the mean would err less."""
         count, total, squared, error = self._sums.tolist()
         variation = squared - total * total / count
         return 1 - error / variation if variation > 0 else 0.0

@@ -16,7 +16,7 @@ from jaxdistill.data import augment, image_ops, loader
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.teachers.target_cache import StoredTargets
+from jaxdistill.teachers.target_cache import CachedTeacher, content_key
 from jaxdistill.training.input_pipeline import Source
 from jaxdistill.training.setup import prepare
 from jaxdistill.types import Batch
@@ -68,11 +68,13 @@ class _Share:
     def __init__(self, title: str, dataset: Dataset, source: Source) -> None:
         assert source.stored is not None
         self.title, self._examples, self._source = title, dataset, source
-        self._stored: StoredTargets = source.stored
+        self._stored: CachedTeacher = source.stored
         self._flips = (False,) if source.augmentation.kind == "none" else (False, True)
         self.wanted = len(dataset) * len(self._flips)
-        lacking = [self._stored.lacks(int(p), f) for p in dataset.ids for f in self._flips]
-        self.missing = sum(lacking)
+        size = source.settings.data.image_size
+        pixels = (image_ops.resize_image(dataset[i].image, size) for i in range(len(dataset)))
+        keys = [content_key(image) for image in pixels]
+        self.missing = sum(not self._stored.contains(key, f) for key in keys for f in self._flips)
         self.bytes_each = self._stored.entry_bytes
         self.bytes_missing = self.missing * self.bytes_each
 
@@ -93,12 +95,13 @@ class _Share:
                 self._fill(batch, flipped)
 
     def _fill(self, batch: Batch, flipped: bool) -> None:
-        lacking = [self._stored.lacks(int(picture), flipped) for picture in batch.ids]
+        keys = [content_key(image) for image in batch.images]
+        lacking = [not self._stored.contains(key, flipped) for key in keys]
         wanted = batch.weights * np.asarray(lacking)
         if wanted.any():
             flips = np.full(len(wanted), flipped)
             images = augment.flip(jnp.asarray(flips), image_ops.to_float(batch.images))
-            self._stored.targets(images, batch.ids, flips, wanted)
+            self._stored(images, keys, flips, wanted)
 
 
 def _check_room(store: Path, shares: Sequence[_Share], console: Console) -> None:

@@ -36,7 +36,8 @@ from jaxdistill.reporting.image_grid import sample_grid
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import UserError, command
 from jaxdistill.runtime.prefetch import ahead
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks
+from jaxdistill.teachers import combined
+from jaxdistill.teachers.base import Teacher, file_fingerprints
 from jaxdistill.types import Batch
 
 WORST = 8
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "measured": str(given.network),
         "split": given.split,
         "data": settings.data.model_dump(mode="json"),
-        "fingerprints": fingerprints | (teacher.fingerprints if teacher else {}),
+        "fingerprints": fingerprints | file_fingerprints(teacher),
     }
     _write(output, {**about, **found.numbers}, found.worst)
     console.print(_table(found.numbers))
@@ -126,7 +127,7 @@ class Shown(NamedTuple):
 
 def evaluate(
     network: Segmenter,
-    teacher: FrozenNetworks | None,
+    teacher: Teacher | None,
     settings: config.Config,
     dataset: Dataset,
     console: Console,
@@ -177,13 +178,13 @@ Measured = dict[str, dict[str, Any]]
 
 
 def _run(
-    network: Segmenter, teacher: FrozenNetworks | None, batches: Iterable[Batch]
+    network: Segmenter, teacher: Teacher | None, batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Batches with the logits of each role."""
     for batch in batches:
         logits: dict[str, Any] = {"network": network.logits(batch.images)}
         if teacher:
-            logits["teacher"] = teacher.targets(image_ops.to_float(batch.images)).logits
+            logits["teacher"] = teacher(image_ops.to_float(batch.images)).logits
         yield batch, logits
 
 
@@ -268,14 +269,14 @@ def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config
     return config.check(yaml_files.override(blank, overrides), source="KEY=VALUE")
 
 
-def _teacher(settings: config.Config, console: Console) -> FrozenNetworks | None:
+def _teacher(settings: config.Config, console: Console) -> Teacher | None:
     """The configuration's teacher, if its file is there."""
     if settings.teacher is None:
         return None
     if not settings.teacher.onnx.is_file():
         console.print(f"no teacher: {settings.teacher.onnx} is not there", markup=False)
         return None
-    return FrozenNetworks(settings.model_copy(update={"detector": None, "features": ()}))
+    return combined.from_config(settings.model_copy(update={"detector": None, "features": ()}))
 
 
 def _table(numbers: dict[str, Any]) -> Table:

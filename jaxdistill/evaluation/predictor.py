@@ -29,8 +29,8 @@ from jaxdistill.exporters.verify import OnnxStudent
 from jaxdistill.models import student
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_session import PATIENCE, within
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks, to_logits
+from jaxdistill.teachers.onnx_runtime import PATIENCE, within
+from jaxdistill.teachers.onnx_teacher import Onnx, to_logits
 
 Pictures = UInt8[np.ndarray, "b h w 3"]
 Logits = Float[Array, "b h w 1"]
@@ -159,27 +159,21 @@ def of_onnx(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -
             f"{path} does not say what it gives: --gives logits, or --gives probabilities"
         )
     tensor = given.tensor or graph.outputs[0]
-    picture = graph.cut([tensor]).picture
-    section = config.Teacher(
-        onnx=path,
-        tensor=tensor,
-        output=gives,
-        normalization=normalization or "imagenet",
-        size=given.size or _size(path, (picture.height, picture.width), about, otherwise),
+    picture = graph.cut([tensor]).input
+    size = given.size or _size(path, (picture.height, picture.width), about, otherwise)
+    network = Onnx(
+        graph, tensor=tensor, output=gives, normalization=normalization or "imagenet", size=size
     )
-    # To us it is what a teacher is to a student.
-    blank = config.Config(run=Path(), data=config.Data(root=Path()), teacher=section)
-    networks = FrozenNetworks(blank)
+    network.output_shapes(size)  # tries it
 
     def logits(images: Pictures) -> Logits:
-        found = networks.targets(image_ops.to_float(images)).logits
+        found = network(image_ops.to_float(images)).logits
         assert found is not None
         return found
 
-    [description] = networks.describe()
-    assert section.size is not None
+    [description] = network.describe()
     description = description.removeprefix("teacher: ")
-    return Segmenter(description, section.size, graph.fingerprint, logits)
+    return Segmenter(description, size, graph.fingerprint, logits)
 
 
 def _of_bytes(

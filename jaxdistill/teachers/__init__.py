@@ -18,13 +18,14 @@ if TYPE_CHECKING:
         provenance_of,
         restrict,
     )
+    from jaxdistill.teachers.combined import Combined, from_config
     from jaxdistill.teachers.memo import MemoizedTeacher
-    from jaxdistill.teachers.onnx_teacher import Combined, Onnx, from_config
+    from jaxdistill.teachers.onnx_teacher import Onnx
     from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
 
 _MODULES = {
     "CachedTeacher": "target_cache",
-    "Combined": "onnx_teacher",
+    "Combined": "combined",
     "Encoder": "target_cache",
     "MemoizedTeacher": "memo",
     "Onnx": "onnx_teacher",
@@ -33,7 +34,7 @@ _MODULES = {
     "content_key": "target_cache",
     "describe_teacher": "base",
     "file_fingerprints": "base",
-    "from_config": "onnx_teacher",
+    "from_config": "combined",
     "output_shapes": "base",
     "provenance_of": "base",
     "restrict": "base",

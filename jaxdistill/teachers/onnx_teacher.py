@@ -1,195 +1,221 @@
-"""The frozen networks of a run: pictures become the targets that the student imitates."""
+"""`Onnx`: a teacher that runs one ONNX file."""
 
 import copy
 import functools
-from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import onnxruntime
 from jaxtyping import Array, Float
 
-from jaxdistill.config import Config, FrozenNetwork, OutputKind, Size
+from jaxdistill.config import Normalization, OutputKind, Size
 from jaxdistill.data import image_ops
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError, NetworkError
+from jaxdistill.teachers.base import OutputShapes
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_session import OnnxNetwork
+from jaxdistill.teachers.onnx_session import OnnxSession
+from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.types import TeacherOutputs
 
 PROBABILITY_MARGIN = 1e-4
-"""How far from 0 and 1 a probability is kept before it becomes a logit.
+"""Distance from 0 and 1 at which a probability is clipped before it becomes a logit.
 
-A float32 sigmoid reaches 0 and 1 exactly, whose logits are infinite; and beyond +-9.2 the squared
-distance between logits would be ruled by pixels on which everybody agrees already.
+A float32 sigmoid reaches 0 and 1 exactly, whose logits are infinite. Beyond +-9.2, the squared
+distance between logits would be dominated by pixels on which all networks agree.
 """
+CONVERSION_VERSION = 1
+"""Part of the provenance. Increase it when `prepare`, `to_logits` or the margin compute other
+values, so that nothing cached before is used."""
 
 
-class FrozenNetworks:
-    """The teacher and the detector of a configuration, each given its own normalisation and size.
+class Onnx:
+    """A teacher that runs one ONNX file: a mask, inner feature maps, or both.
 
-    Where both are the same file, fed the same way, it is opened and run once. `threads` bounds
-    onnxruntime's threads on the CPU.
+    The file is read at once, and opened in onnxruntime when it is first needed.
+
+    Args:
+      path: The ONNX file, or an `OnnxGraph` that was read before. It has one image input
+        (N, 3, H, W).
+      tensor: The mask tensor (N, 1, h, w), an output or an inner tensor; None is the first output.
+      output: What the mask tensor holds; None for a network that is read for its features only.
+      normalization: What the network expects of pixels in [0, 1].
+      size: Height and width of the network's input; None uses the file's own where it is fixed,
+        else the size of the images.
+      features: Tensors (N, C, h, w), outputs or inner ones, one per feature pair.
+      threads: Upper bound of onnxruntime's threads on the CPU; None uses every core.
 
     Raises:
-      UserError: whatever `OnnxGraph` and `OnnxNetwork` find wrong with a file; or the teacher's
-        tensor has more than one channel.
+      ConfigError: Neither a mask nor features are asked for (`teacher-without-outputs`).
+      NetworkError: The file cannot be read, or has no such tensor; see `OnnxGraph`.
     """
 
-    def __init__(self, config: Config, threads: int | None = None) -> None:
-        graph = functools.cache(OnnxGraph)
-        wanted: dict[str, tuple[FrozenNetwork, tuple[str, ...]]] = {}
-        if config.teacher:
-            tensor = config.teacher.tensor or graph(config.teacher.onnx).outputs[0]
-            wanted["teacher"] = (config.teacher, (tensor,))
-            self._gives = config.teacher.output
-        if config.detector and config.taught_features:
-            tensors = tuple(feature.tensor for feature in config.taught_features)
-            wanted["detector"] = (config.detector, tensors)
-
-        together: dict[_Feed, list[str]] = defaultdict(list)
-        for section, tensors in wanted.values():
-            together[_feed(section)] += tensors
-        networks = {
-            feed: OnnxNetwork(
-                graph(feed.onnx),
-                list(dict.fromkeys(tensors)),
-                feed.size,
-                config.data.image_size,
-                threads,
+    def __init__(
+        self,
+        path: Path | str | OnnxGraph,
+        *,
+        tensor: str | None = None,
+        output: OutputKind | None = "logits",
+        normalization: Normalization = "imagenet",
+        size: Size | None = None,
+        features: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> None:
+        graph = path if isinstance(path, OnnxGraph) else OnnxGraph(Path(path))
+        if output is None and not features:
+            raise ConfigError(
+                f"{graph.path}: nothing to compute; name features, or say with output whether the "
+                f"mask holds logits or probabilities",
+                code="teacher-without-outputs",
             )
-            for feed, tensors in together.items()
-        }
-        self._networks = list(networks.items())
-        self._roles = {
-            role: _Role(section, tensors, networks[_feed(section)])
-            for role, (section, tensors) in wanted.items()
-        }
-        self.fingerprints = {
-            role: graph(section.onnx).fingerprint for role, (section, _) in wanted.items()
-        }
-        """SHA-256, in hexadecimal, of the file behind `teacher` and `detector`."""
-        self._check_teacher()
+        self.graph, self.output, self.normalization = graph, output, normalization
+        self.size, self.threads = size, threads
+        self.tensor = None if output is None else tensor or graph.outputs[0]
+        """The mask tensor; None where there is no mask."""
+        self.features = tuple(features)
+        """The feature tensors."""
+        tensors = list(dict.fromkeys([*filter(None, [self.tensor]), *self.features]))
+        for name in tensors:
+            graph.check_tensor(name)
+        # Shared with what `restrict` returns: the file is opened once.
+        self._open = functools.cache(lambda: OnnxSession(graph, tensors, size, threads))
 
-    def only(self, *roles: str) -> "FrozenNetworks":
-        """These networks, asked for less."""
-        fewer = copy.copy(self)
-        fewer._roles = {role: part for role, part in self._roles.items() if role in roles}
-        return fewer
+    def __call__(self, images: Float[Array, "b h w 3"]) -> TeacherOutputs:
+        """Runs the network on images in [0, 1]; see `Teacher`."""
+        _, height, width, _ = images.shape
+        self.output_shapes((height, width))
+        session = self._open()
+        network_size = session.input_size((height, width))
+        inputs = prepare(images, image_ops.resolve(self.normalization), network_size)
+        maps = dict(zip(session.tensors, session(inputs), strict=True))
+        logits = None
+        if self.tensor is not None and self.output is not None:
+            logits = to_logits(maps[self.tensor], self.output, (height, width))
+        return TeacherOutputs(logits, tuple(maps[tensor] for tensor in self.features))
+
+    def output_shapes(self, image_size: Size) -> OutputShapes:
+        """Returns the shapes of the outputs for images of a size.
+
+        Raises:
+          NetworkError: onnxruntime cannot open or run the file, or the mask has more than one
+            channel (`teacher-channels`).
+        """
+        session = self._open()
+        shapes = session.shapes(session.input_size(image_size))
+        known = dict(zip(session.tensors, shapes, strict=True))
+        if self.tensor is not None and known[self.tensor][2] != 1:
+            raise NetworkError(
+                f"{self.graph.path}: the teacher's tensor {self.tensor!r} should be a mask of 1 "
+                f"channel, but has {known[self.tensor][2]}; name another one as teacher.tensor",
+                code="teacher-channels",
+            )
+        return OutputShapes(
+            None if self.tensor is None else (*image_size, 1),
+            tuple(known[tensor] for tensor in self.features),
+        )
 
     @property
-    def feature_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """(h, w, C) of each of `config.taught_features`."""
-        return self._roles["detector"].shapes if "detector" in self._roles else ()
+    def provenance(self) -> dict[str, Any]:
+        """All that `logits` and `features` depend on, each under its name."""
+        common = {
+            "file": self.graph.fingerprint,
+            "normalization": {
+                name: list(values)
+                for name, values in image_ops.resolve(self.normalization)._asdict().items()
+            },
+            "size": None if self.size is None else list(self.size),
+            "provider": self._open().provider,
+            "onnxruntime": onnxruntime.__version__,
+            "conversion": CONVERSION_VERSION,
+        }
+        parts: dict[str, Any] = {}
+        if self.tensor is not None:
+            parts["logits"] = {**common, "tensor": self.tensor, "output": self.output}
+        if self.features:
+            parts["features"] = {**common, "tensors": list(self.features)}
+        return parts
 
-    @property
-    def roles(self) -> dict[str, dict[str, Any]]:
-        """`teacher` and `detector`, as far as configured, and all that their values depend on."""
-        return {role: self._identity(role) for role in self._roles}
-
-    def targets(
-        self, images: Float[Array, "b h w 3"], roles: Collection[str] | None = None
-    ) -> TeacherOutputs:
-        """Runs the networks on pictures in [0, 1], as they are after augmentation.
+    def restrict(self, *, logits: bool = True, features: bool = True) -> "Onnx | None":
+        """Returns this teacher with fewer outputs; None where no output is left.
 
         Args:
-          roles: those wanted, of `self.roles`; None wants all.
+          logits: Whether the mask is needed.
+          features: Whether the feature maps are needed.
         """
-        chosen = {k: part for k, part in self._roles.items() if roles is None or k in roles}
-        needed = {part.network for part in chosen.values()}
-        given: dict[OnnxNetwork, dict[str, Array]] = {}
-        for feed, network in self._networks:
-            if network not in needed:
-                continue
-            pictures = prepare(images, feed.normalization, network.size)
-            given[network] = dict(zip(network.tensors, network(pictures), strict=True))
-        maps = {
-            role: tuple(given[part.network][tensor] for tensor in part.tensors)
-            for role, part in chosen.items()
-        }
-        logits = None
-        if "teacher" in maps:
-            logits = to_logits(maps["teacher"][0], self._gives, images.shape[1:3])
-        return TeacherOutputs(logits, maps.get("detector", ()))
+        fewer = copy.copy(self)
+        if not logits:
+            fewer.tensor = fewer.output = None
+        if not features:
+            fewer.features = ()
+        return fewer if fewer.tensor is not None or fewer.features else None
+
+    def cached(self, directory: Path | str) -> CachedTeacher:
+        """Returns this teacher with its outputs kept in a cache directory; see `CachedTeacher`."""
+        return CachedTeacher(self, directory)
 
     def describe(self) -> list[str]:
-        """A line for each network: file, tensors with their shapes, input, provider."""
+        """Returns a line for the mask and one for the features: file, tensors, input, provider."""
+        session = self._open()
+        size, shapes = next(iter(session.known_shapes.items()), (self.size, ()))
+        known = dict(zip(session.tensors, shapes, strict=False))
+
+        def show(tensor: str) -> str:
+            return f"{tensor} ({' x '.join(map(str, known[tensor]))})" if known else tensor
+
+        images = f"images of {size[0]} x {size[1]}" if size else "images of any size"
+        end = f"from {images} ({self.normalization}), on {session.provider}"
         lines = []
-        for role, part in self._roles.items():
-            shapes = dict(zip(part.tensors, part.shapes, strict=True))
-            tensors = ", ".join(
-                f"{tensor} ({h} x {w} x {c})" for tensor, (h, w, c) in shapes.items()
-            )
-            height, width = part.network.size
-            kind = f" as {self._gives}" if role == "teacher" else ""
+        if self.tensor is not None:
+            lines.append(f"teacher: {self.graph.path}, {show(self.tensor)} as {self.output}, {end}")
+        if self.features:
             lines.append(
-                f"{role}: {part.section.onnx}, {tensors}{kind}, from pictures of "
-                f"{height} x {width} ({part.section.normalization}), on {part.network.provider}"
+                f"detector: {self.graph.path}, {', '.join(map(show, self.features))}, {end}"
             )
         return lines
 
-    def _identity(self, role: str) -> dict[str, Any]:
-        part = self._roles[role]
-        return {
-            "file": self.fingerprints[role],
-            "tensors": part.tensors,
-            "normalization": image_ops.resolve(part.section.normalization),
-            "size": part.network.size,
-            **({"gives": self._gives} if role == "teacher" else {}),
-        }
-
-    def _check_teacher(self) -> None:
-        if "teacher" not in self._roles:
-            return
-        teacher = self._roles["teacher"]
-        [(_, _, channels)] = teacher.shapes
-        if channels != 1:
-            raise UserError(
-                f"{teacher.section.onnx}: the teacher's tensor {teacher.tensors[0]!r} should be a "
-                f"mask of 1 channel, but has {channels}; name another one as teacher.tensor"
+    def fed_as(self, other: "Onnx") -> bool:
+        """Returns whether another teacher runs the same file on the same input."""
+        own, others = (
+            (
+                each.graph.path.resolve(),
+                image_ops.resolve(each.normalization),
+                each.size,
+                each.threads,
             )
-
-
-class _Feed(NamedTuple):
-    """A file and how it is fed; what is fed alike is run once."""
-
-    onnx: Path
-    normalization: image_ops.Normalization
-    size: Size | None
-
-
-class _Role(NamedTuple):
-    """What is read for one purpose, and where from."""
-
-    section: FrozenNetwork
-    tensors: tuple[str, ...]
-    network: OnnxNetwork
-
-    @property
-    def shapes(self) -> tuple[tuple[int, int, int], ...]:
-        known = dict(zip(self.network.tensors, self.network.shapes, strict=True))
-        return tuple(known[tensor] for tensor in self.tensors)
-
-
-def _feed(section: FrozenNetwork) -> _Feed:
-    return _Feed(section.onnx, image_ops.resolve(section.normalization), section.size)
+            for each in (self, other)
+        )
+        return own == others
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def prepare(
     images: Float[Array, "b h w 3"], normalization: image_ops.Normalization, size: Size
 ) -> Float[Array, "b {*size} 3"]:
-    """Pictures in [0, 1] as a frozen network wants them."""
+    """Resizes and normalises images in [0, 1] for a network.
+
+    Args:
+      images: Images in [0, 1].
+      normalization: What the network expects.
+      size: Height and width of the network's input.
+    """
     return image_ops.normalize(image_ops.resize(images, size), normalization)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def to_logits(
-    mask: Float[Array, "b h w 1"], gives: OutputKind, size: Size
+    mask: Float[Array, "b h w 1"], output: OutputKind, size: Size
 ) -> Float[Array, "b {*size} 1"]:
-    """A mask tensor, whatever it holds, as logits of another size."""
+    """Converts a mask tensor into logits of another size.
+
+    Args:
+      mask: The mask as the network gives it.
+      output: What the mask holds. Probabilities become `log(p / (1 - p))`, after resizing, with p
+        clipped to `PROBABILITY_MARGIN` from 0 and 1.
+      size: Height and width of the result.
+    """
     mask = image_ops.resize(mask, size)
-    if gives == "logits":
+    if output == "logits":
         return mask
     return jax.scipy.special.logit(jnp.clip(mask, PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN))

@@ -1,4 +1,4 @@
-"""What there is to read in a network: its maps, their sizes, and what it costs to compute them."""
+"""The feature maps of an ONNX file: their names, sizes, and what it costs to compute them."""
 
 import math
 from collections import defaultdict
@@ -11,17 +11,11 @@ from onnx import NodeProto, helper
 
 from jaxdistill.config import Size
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_session import (
-    FLOATS,
-    PATIENCE,
-    cannot_run,
-    input_size,
-    open_session,
-    within,
-)
+from jaxdistill.teachers.onnx_runtime import PATIENCE, cannot_run, open_session, within
+from jaxdistill.teachers.onnx_session import FLOATS, input_size
 
-_SAME = {"Cast", "Dropout", "Identity"}
-"""Operators that give what they are given."""
+_COPIES = {"Cast", "Dropout", "Identity"}
+"""Operators whose output repeats their input."""
 _POINTWISE = {
     *("Abs", "BatchNormalization", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"),
     *("HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "PRelu", "Relu", "Selu", "Sigmoid"),
@@ -30,59 +24,64 @@ _POINTWISE = {
 }
 """Operators that work on every value by itself."""
 
-Dims = Mapping[str, tuple[int, ...]]
+_Dims = Mapping[str, tuple[int, ...]]
 
 
-class Map(NamedTuple):
-    """A tensor of shape (N, C, h, w), for pictures of one size."""
+class FeatureMap(NamedTuple):
+    """A tensor of shape (N, C, h, w), for images of one size."""
 
     tensor: str
+    """Its name in the file."""
     operator: str
-    """Of the node that gives it, such as `Concat`."""
+    """The type of the node that computes it, such as `Concat`."""
     height: int
     width: int
     channels: int
-    share: float
-    """Of the whole network's multiplications, those that computing it takes."""
-    inside: bool
-    """Whether only an activation reads it, or a normalisation, whose result says what it says."""
+    cost: float
+    """Share of the network's multiplications that are needed to compute it."""
+    internal: bool
+    """Whether only an activation or a normalisation reads it, whose output has the same content."""
 
 
-def maps(graph: OnnxGraph, size: Size | None, image_size: Size) -> list[Map]:
-    """All maps of floats that depend on the picture alone, in the order of computation.
+def feature_maps(graph: OnnxGraph, size: Size | None, image_size: Size) -> list[FeatureMap]:
+    """Finds all floating-point maps that depend on the image alone, in the order of computation.
 
-    What merely repeats another tensor, a cast for example, is left out. The sizes are those that
-    onnxruntime finds when it runs: it gives the shapes alone, so no map outlives its use.
+    Tensors that only repeat another one, such as the output of a cast, are left out. The sizes are
+    those that onnxruntime finds when it runs the network on a black image; it returns the shapes
+    alone, so no map is kept in memory.
 
     Args:
-      size, image_size: as `OnnxNetwork` takes them.
+      graph: The file.
+      size: Height and width of the network's input; None uses the file's own where it is fixed,
+        else `image_size`.
+      image_size: Height and width of the images.
 
     Raises:
-      UserError: whatever `OnnxGraph.cut` and `OnnxNetwork` find wrong with a file.
+      NetworkError: Whatever `OnnxGraph.cut` and `OnnxSession` find wrong with a file.
     """
-    nodes = graph.nodes_of_picture()
+    nodes = graph.image_nodes()
     dims, batch = _dims(graph, nodes, size, image_size)
-    shares = _shares(nodes, dims)
-    inside = _inside(nodes, graph.outputs)
+    costs = _costs(nodes, dims)
+    internal = _internal(nodes, graph.outputs)
     found = []
     for node in nodes:
-        for tensor in filter(inside.__contains__, _gives(node)):
+        for tensor in filter(internal.__contains__, _outputs(node)):
             if len(dims.get(tensor, ())) == 4 and dims[tensor][0] == batch:
                 _, channels, height, width = dims[tensor]
-                about = (shares[tensor], inside[tensor])
-                found.append(Map(tensor, node.op_type, height, width, channels, *about))
+                about = (costs[tensor], internal[tensor])
+                found.append(FeatureMap(tensor, node.op_type, height, width, channels, *about))
     return found
 
 
-def _gives(node: NodeProto) -> Iterator[str]:
+def _outputs(node: NodeProto) -> Iterator[str]:
     return filter(None, node.output)
 
 
 def _dims(
     graph: OnnxGraph, nodes: Sequence[NodeProto], size: Size | None, image_size: Size
-) -> tuple[Dims, int]:
-    """The shapes of the nodes' floating-point results and of their second operands; the batch."""
-    cut = graph.cut([tensor for node in nodes for tensor in _gives(node)])
+) -> tuple[_Dims, int]:
+    """Returns the shapes of the nodes' outputs and second operands, and the batch size."""
+    cut = graph.cut([tensor for node in nodes for tensor in _outputs(node)])
     floats = [o.name for o in open_session(graph.path, cut.model).get_outputs() if o.type in FLOATS]
     wanted = dict.fromkeys(floats)
     wanted |= dict.fromkeys(node.input[1] for node in nodes if node.op_type in _MULTIPLICATIONS)
@@ -94,31 +93,31 @@ def _dims(
         model.graph.output.append(helper.make_empty_tensor_value_info(shape))
     session = open_session(graph.path, model.SerializeToString())
 
-    batch = cut.picture.batch or 1
-    height, width = input_size(graph.path, cut.picture, size, image_size)
-    blank = np.zeros((batch, 3, height, width), cut.picture.dtype)
+    batch = cut.input.batch or 1
+    height, width = input_size(graph.path, cut.input, size, image_size)
+    blank = np.zeros((batch, 3, height, width), cut.input.dtype)
     try:
         with within(PATIENCE) as options:
-            shapes = session.run(None, {cut.picture.name: blank}, options)
+            shapes = session.run(None, {cut.input.name: blank}, options)
     except Exception as error:  # onnxruntime's errors have no base class of their own
         raise cannot_run(graph.path, (height, width), error) from None
     return {t: tuple(map(int, dims)) for t, dims in zip(wanted, shapes, strict=True)}, batch
 
 
-def _inside(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> dict[str, bool]:
-    """For every tensor that repeats no other: is it read by pointwise functions of itself alone?
+def _internal(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> dict[str, bool]:
+    """Returns, for every tensor that repeats no other, whether only its own family reads it.
 
-    Tensors that come from one another by pointwise functions are a family; of a convolution, its
-    sigmoid, and the product of the two, only the product is read by others.
+    Tensors computed from one another by pointwise functions are a family: of a convolution, its
+    sigmoid, and the product of the two, only the product is read by other nodes.
     """
     original: dict[str, str] = {}
     family: dict[str, str] = {}
     for node in nodes:
         parents = {family[t] for t in node.input if t in family}
         alike = node.op_type in _POINTWISE and len(parents) == 1
-        for tensor in _gives(node):
+        for tensor in _outputs(node):
             source = next(iter(node.input), "")
-            if node.op_type in _SAME and source in family:
+            if node.op_type in _COPIES and source in family:
                 original[tensor] = original.get(source, source)
                 family[tensor] = family[source]
             else:
@@ -126,16 +125,16 @@ def _inside(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> dict[str, boo
 
     inner: dict[str, set[bool]] = defaultdict(set)
     for node in nodes:
-        if node.op_type not in _SAME:
+        if node.op_type not in _COPIES:
             for tensor in node.input:
-                own = all(family[given] == family.get(tensor) for given in _gives(node))
+                own = all(family[output] == family.get(tensor) for output in _outputs(node))
                 inner[original.get(tensor, tensor)].add(own)
     for output in outputs:
         inner[original.get(output, output)].add(False)
     return {t: bool(inner[t]) and all(inner[t]) for t in family if t not in original}
 
 
-def _shares(nodes: Sequence[NodeProto], dims: Dims) -> dict[str, float]:
+def _costs(nodes: Sequence[NodeProto], dims: _Dims) -> dict[str, float]:
     costs = [
         _MULTIPLICATIONS[node.op_type](node, dims)
         if node.op_type in _MULTIPLICATIONS and node.output[0] in dims
@@ -147,19 +146,19 @@ def _shares(nodes: Sequence[NodeProto], dims: Dims) -> dict[str, float]:
     for index, (node, cost) in enumerate(zip(nodes, costs, strict=True)):
         own = frozenset([index] if cost else [])
         needed = own.union(*(needs.get(tensor, own) for tensor in node.input))
-        needs |= dict.fromkeys(_gives(node), needed)
+        needs |= dict.fromkeys(_outputs(node), needed)
     return {tensor: sum(costs[i] for i in needed) / total for tensor, needed in needs.items()}
 
 
-def _convolution(node: NodeProto, dims: Dims) -> int:
+def _convolution(node: NodeProto, dims: _Dims) -> int:
     return math.prod(dims[node.output[0]]) * math.prod(dims[node.input[1]][1:])
 
 
-def _transposed(node: NodeProto, dims: Dims) -> int:
+def _transposed(node: NodeProto, dims: _Dims) -> int:
     return math.prod(dims.get(node.input[0], (0,))) * math.prod(dims[node.input[1]][1:])
 
 
-def _product(node: NodeProto, dims: Dims) -> int:
+def _product(node: NodeProto, dims: _Dims) -> int:
     second = dims[node.input[1]]
     transposed = any(a.name == "transB" and a.i for a in node.attribute)
     return math.prod(dims[node.output[0]]) * second[-1 if transposed or len(second) == 1 else -2]
@@ -171,4 +170,4 @@ _MULTIPLICATIONS = {
     "Gemm": _product,
     "MatMul": _product,
 }
-"""How many a node takes; all else is cheap beside them."""
+"""Multiplications of a node, by its type; all other types are cheap beside these."""

@@ -1,153 +1,268 @@
-"""Targets from the store; what it lacks is computed, and kept."""
+"""The target cache: teacher outputs on disk, computed once per image and read in every epoch."""
 
+import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float16, Int
+from jaxtyping import Array, Bool, Float, Float16, Num
 
-from jaxdistill.teachers.cache_files import Damaged, Entry, Shapes, Shelf
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks
+from jaxdistill.runtime.errors import CacheError
+from jaxdistill.teachers import base
+from jaxdistill.teachers.base import OutputShapes, Shape, Size, Teacher
+from jaxdistill.teachers.cache_files import CacheFolder, DamagedEntryError, Entry
 from jaxdistill.types import TeacherOutputs
 
 log = logging.getLogger(__name__)
 
+IMAGE_VERSION = 1
+"""Part of every folder's name. Increase it when images are decoded or resized to other pixels, so
+that nothing cached before is used."""
 _READERS = 4  # files read at once
-Name = tuple[int, bool]  # a picture's id, and whether it is flipped
+
+_EntryName = tuple[str, bool]  # content key, and whether the image is flipped
 
 
 class Encoder(NamedTuple):
-    """A frozen encoder, as far as the store must know it."""
+    """The student's frozen encoder, whose feature maps are cached with the teacher's outputs."""
 
-    identity: dict[str, Any]
-    shapes: Shapes
+    provenance: Mapping[str, Any]
+    """All that its values depend on, such as a fingerprint of its weights; plain values."""
+    shapes: Sequence[Shape]
+    """(h, w, C) of each feature map."""
     encode: Callable[[Float[Array, "1 h w 3"]], Sequence[Float[Array, "1 _ _ _"]]]
+    """Computes the feature maps of one image in [0, 1]."""
 
 
-class StoredTargets:
-    """The frozen networks' targets of one split, in float16, each computed once.
+class CachedTeacher:
+    """A teacher whose outputs are kept in a cache directory, each image's computed once.
+
+    The directory has a folder for each kind of outputs (`logits`, `features`, `encoder`), named by
+    a digest of the teacher's provenance and of the image size. An entry is found by the content of
+    its image, so adding or changing images leaves those of the others valid. Values are rounded to
+    float16. Any number of processes may share the directory.
 
     Args:
-      root: the store's folder.
-      networks: what computes targets of teacher and detector.
-      data: a fingerprint of the pictures.
-      image_size: height and width of the pictures.
-      encoder: whose taps are kept too; None keeps none.
+      teacher: Computes what is missing; it must declare its `provenance`. None caches the encoder
+        alone.
+      directory: The cache directory; it is made where it does not exist.
+      image_size: Height and width of the images; None takes those of the first batch.
+      encoder: The student's frozen encoder, where its feature maps are cached too.
+
+    Raises:
+      CacheError: The teacher declares no provenance (`cache-provenance`), or the directory cannot
+        be written (`cache-write`).
     """
 
     def __init__(
         self,
-        root: Path,
-        networks: FrozenNetworks,
-        data: str,
-        image_size: tuple[int, int],
-        encoder: Encoder | None,
+        teacher: Teacher | None,
+        directory: Path | str,
+        *,
+        image_size: Size | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
-        self._networks, self._encoder = networks, encoder
-        pictures = {"data": data, "image_size": image_size}
-        shapes = {"teacher": [(*image_size, 1)], "detector": networks.feature_shapes}
-        self.shelves = {
-            role: Shelf(root, role, {**pictures, **identity}, shapes[role])
-            for role, identity in networks.roles.items()
-        }
-        if encoder:
-            identity = {**pictures, **encoder.identity}
-            self.shelves["encoder"] = Shelf(root, "encoder", identity, encoder.shapes)
-        self.read = self.computed = self.damaged = 0
+        if teacher is not None and not base.has_provenance(teacher):
+            raise CacheError(
+                f"{base.provenance_of(teacher)['callable']}: cannot be cached without knowing what "
+                f"its outputs depend on; give it an attribute `provenance`, a dictionary with, for "
+                f"example, the SHA-256 of its weights",
+                code="cache-provenance",
+            )
+        self.teacher, self.directory, self.encoder = teacher, Path(directory), encoder
+        self.hits = self.computed = self.damaged = 0
+        self._folders: dict[str, CacheFolder] | None = None
+        self.image_size: Size | None = None
+        if image_size is not None:
+            self._open(image_size)
 
-    def targets(
+    def __call__(
         self,
         images: Float[Array, "b h w 3"],
-        pictures: Int[np.ndarray, " b"],
-        flipped: Bool[np.ndarray, " b"],
-        weights: Float[np.ndarray, " b"],
+        keys: Sequence[str] | None = None,
+        flipped: Bool[np.ndarray, " b"] | None = None,
+        weights: Float[np.ndarray, " b"] | None = None,
     ) -> TeacherOutputs:
-        """Targets of these images in float16; of padding, zeros.
+        """Returns the outputs of a batch in float16, zeros for padding.
 
         Args:
-          images: in [0, 1], as the data set has them, but for flips.
-          pictures: their ids.
-          weights: 0 for padding.
-        """
-        names = {
-            row: (int(pictures[row]), bool(flipped[row]))
-            for row in range(len(pictures))
-            if weights[row] > 0
-        }
-        found = {role: self._find(shelf, names) for role, shelf in self.shelves.items()}
-        self._complete(images, names, found)
-        batch = {
-            role: tuple(map(jnp.asarray, _stack(found[role], shelf.shapes, len(pictures))))
-            for role, shelf in self.shelves.items()
-        }
-        [logits] = batch.get("teacher", [None])
-        return TeacherOutputs(logits, batch.get("detector", ()), batch.get("encoder"))
+          images: Images in [0, 1], unchanged but for flips.
+          keys: The content key of each image, such as `content_key` gives; None hashes the images
+            as they are.
+          flipped: Whether each image is flipped left to right; None where none is.
+          weights: 0 for padding; None where there is none.
 
-    def lacks(self, picture: int, flipped: bool) -> bool:
-        """Whether something of that picture is not there yet."""
-        return not all(shelf.holds(picture, flipped) for shelf in self.shelves.values())
+        Raises:
+          CacheError: The images have another size than `image_size` (`cache-image-size`), or the
+            cache cannot be read or written; see `CacheFolder`.
+        """
+        batch, height, width, _ = images.shape
+        folders = self._open((height, width))
+        if keys is None:
+            keys = [content_key(image) for image in np.asarray(images)]
+        names: dict[int, _EntryName] = {
+            row: (keys[row], flipped is not None and bool(flipped[row]))
+            for row in range(batch)
+            if weights is None or weights[row] > 0
+        }
+        found = {kind: self._read(folder, names) for kind, folder in folders.items()}
+        self._complete(images, names, found)
+        outputs = {
+            kind: tuple(map(jnp.asarray, _stack(found[kind], folder.shapes, batch)))
+            for kind, folder in folders.items()
+        }
+        [logits] = outputs.get("logits", [None])
+        return TeacherOutputs(logits, outputs.get("features", ()), outputs.get("encoder"))
+
+    def contains(self, key: str, flipped: bool = False) -> bool:
+        """Returns whether all outputs of an image are there.
+
+        Args:
+          key: The content key of the image.
+          flipped: Whether it is flipped left to right.
+        """
+        return all(folder.contains(key, flipped) for folder in self._opened().values())
 
     @property
     def entry_bytes(self) -> int:
-        """On disk, of one picture."""
-        return sum(shelf.entry_bytes for shelf in self.shelves.values())
+        """Size on disk of the outputs of one image."""
+        return sum(folder.entry_bytes for folder in self._opened().values())
 
     @property
     def counts(self) -> dict[str, int]:
-        """Entries so far: read, computed, and of these the ones that were damaged."""
-        return {"read": self.read, "computed": self.computed, "damaged": self.damaged}
+        """Entries so far: `hits`, `computed`, and of these the `damaged` ones."""
+        return {"hits": self.hits, "computed": self.computed, "damaged": self.damaged}
 
-    def _find(self, shelf: Shelf, names: Mapping[int, Name]) -> dict[int, Entry]:
-        """The sound entries that there are, by row."""
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="store") as readers:
-            reading = {row: readers.submit(shelf.read, *name) for row, name in names.items()}
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """All that the outputs depend on, as the teacher declares it."""
+        return base.provenance_of(self.teacher)
+
+    def output_shapes(self, image_size: Size) -> OutputShapes:
+        """Returns the shapes of the teacher's outputs for images of a size."""
+        return base.output_shapes(self.teacher, image_size)
+
+    def describe(self) -> list[str]:
+        """Returns the lines about the teacher, and one about the cache."""
+        return [*base.describe_teacher(self.teacher), f"target cache: {self.directory}"]
+
+    def restrict(self, *, logits: bool = True, features: bool = True) -> "CachedTeacher | None":
+        """Returns this teacher with fewer outputs, on the same directory; None where none is left.
+
+        Args:
+          logits: Whether the mask is needed.
+          features: Whether the feature maps are needed.
+        """
+        teacher = base.restrict(self.teacher, logits=logits, features=features)
+        if teacher is None and self.encoder is None:
+            return None
+        return CachedTeacher(
+            teacher, self.directory, image_size=self.image_size, encoder=self.encoder
+        )
+
+    def with_encoder(self, encoder: Encoder | None, image_size: Size) -> "CachedTeacher":
+        """Returns this teacher, on the same directory, with an encoder cached beside it.
+
+        Args:
+          encoder: The student's frozen encoder; None caches none.
+          image_size: Height and width of the images.
+        """
+        return CachedTeacher(self.teacher, self.directory, image_size=image_size, encoder=encoder)
+
+    def _opened(self) -> dict[str, CacheFolder]:
+        if self._folders is None:
+            raise ValueError("give CachedTeacher its image_size, or call it first")
+        return self._folders
+
+    def _open(self, image_size: Size) -> dict[str, CacheFolder]:
+        if self._folders is not None and image_size == self.image_size:
+            return self._folders
+        if self._folders is not None:
+            raise CacheError(
+                f"{self.directory}: this CachedTeacher is for images of {self.image_size}, but "
+                f"images of {image_size} were given; make another one",
+                code="cache-image-size",
+            )
+        shapes = base.output_shapes(self.teacher, image_size)
+        kinds: dict[str, tuple[Mapping[str, Any], Sequence[Shape]]] = {}
+        if self.teacher is not None and shapes.logits is not None:
+            kinds["logits"] = base.output_provenance(self.teacher, "logits"), [shapes.logits]
+        if self.teacher is not None and shapes.features:
+            kinds["features"] = base.output_provenance(self.teacher, "features"), shapes.features
+        if self.encoder:
+            kinds["encoder"] = self.encoder.provenance, self.encoder.shapes
+        images = {"images": {"size": list(image_size), "version": IMAGE_VERSION}}
+        self._folders = {
+            kind: CacheFolder(self.directory, kind, {**images, kind: provenance}, kept)
+            for kind, (provenance, kept) in kinds.items()
+        }
+        self.image_size = image_size
+        return self._folders
+
+    def _read(self, folder: CacheFolder, names: Mapping[int, _EntryName]) -> dict[int, Entry]:
+        """Returns the intact entries of a batch, by row."""
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="target-cache") as readers:
+            reading = {row: readers.submit(folder.read, *name) for row, name in names.items()}
         found = {}
         for row, future in reading.items():
             try:
                 entry = future.result()
-            except Damaged as damage:
+            except DamagedEntryError as damage:
                 self.damaged += 1
-                log.warning("damaged, and computed again: %s", damage)
+                folder.set_aside(*names[row])
+                log.warning("damaged, set aside and computed again: %s", damage)
                 continue
             if entry is not None:
                 found[row] = entry
-        self.read += len(found)
+        self.hits += len(found)
         return found
 
     def _complete(
-        self, images: Array, names: Mapping[int, Name], found: dict[str, dict[int, Entry]]
+        self, images: Array, names: Mapping[int, _EntryName], found: dict[str, dict[int, Entry]]
     ) -> None:
-        """Computes what was not found, and keeps it; rows that lack the same, at once."""
+        """Computes and writes what was not found; rows that lack the same outputs go together."""
+        folders = self._opened()
         together: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for row in names:
-            together[tuple(role for role in found if row not in found[role])].append(row)
-        for roles, rows in together.items():
-            for role, arrays in self._compute(images, rows, roles).items():
+            together[tuple(kind for kind in found if row not in found[kind])].append(row)
+        for kinds, rows in together.items():
+            for kind, arrays in self._compute(images, rows, kinds).items():
                 for row, *entry in zip(rows, *map(np.asarray, arrays), strict=True):
-                    found[role][row] = self.shelves[role].write(*names[row], entry)
+                    found[kind][row] = folders[kind].write(*names[row], entry)
                 self.computed += len(rows)
 
     def _compute(
-        self, images: Float[Array, "b h w 3"], rows: Sequence[int], roles: Collection[str]
+        self, images: Float[Array, "b h w 3"], rows: Sequence[int], kinds: Sequence[str]
     ) -> dict[str, Sequence[Float[Any, "r _ _ _"]]]:
-        made: dict[str, Sequence[Any]] = {}
-        if networks := set(roles) - {"encoder"}:
-            targets = self._networks.targets(images[np.asarray(rows)], networks)
-            made = {"teacher": [targets.logits], "detector": targets.features}
-        if self._encoder and "encoder" in roles:
+        computed: dict[str, Sequence[Any]] = {}
+        needed = base.restrict(self.teacher, logits="logits" in kinds, features="features" in kinds)
+        if needed is not None:
+            outputs = needed(images[np.asarray(rows)])
+            computed = {"logits": [outputs.logits], "features": outputs.features}
+        if self.encoder and "encoder" in kinds:
             # One by one: a program compiled for every number of rows would cost more.
-            each = [self._encoder.encode(images[row : row + 1]) for row in rows]
-            made["encoder"] = [np.concatenate(taps) for taps in zip(*each, strict=True)]
-        return {role: made[role] for role in roles}
+            each = [self.encoder.encode(images[row : row + 1]) for row in rows]
+            computed["encoder"] = [np.concatenate(maps) for maps in zip(*each, strict=True)]
+        return {kind: computed[kind] for kind in kinds}
+
+
+def content_key(image: Num[np.ndarray, "h w 3"]) -> str:
+    """Returns a key of an image's content: a BLAKE2b hash of its pixels, shape and type.
+
+    Args:
+      image: The pixels, such as uint8 as they are read.
+    """
+    about = f"{image.dtype} {image.shape} ".encode()
+    return hashlib.blake2b(about + image.tobytes(), digest_size=20).hexdigest()
 
 
 def _stack(
-    entries: Mapping[int, Entry], shapes: Shapes, count: int
+    entries: Mapping[int, Entry], shapes: Sequence[Shape], count: int
 ) -> list[Float16[np.ndarray, "b _ _ _"]]:
     stacked = [np.zeros((count, *shape), np.float16) for shape in shapes]
     for row, entry in entries.items():

@@ -11,14 +11,14 @@ import numpy as np
 import onnxruntime
 from onnxruntime import SessionOptions
 
-from jaxdistill.teachers.onnx_graph import OnnxGraph, Picture
+from jaxdistill.teachers.onnx_graph import ImageInput, OnnxGraph
 
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class Network(NamedTuple):
     session: onnxruntime.InferenceSession
-    picture: Picture
+    picture: ImageInput
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
         """The tensors (N, C, h, w) of normalised pictures (N, 3, H, W)."""

@@ -14,15 +14,15 @@ from jaxdistill.checkpoint.manager import fingerprint
 from jaxdistill.data import augment, image_ops
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.models.student import Encoded, Split, merge, param_group
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks
-from jaxdistill.teachers.target_cache import Encoder, StoredTargets
+from jaxdistill.teachers.base import Teacher
+from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
 from jaxdistill.training.step import TrainBatch
 from jaxdistill.types import Batch, TeacherOutputs, Variables
 
 
 def source(
     settings: config.Config,
-    networks: FrozenNetworks,
+    networks: Teacher | None,
     split: Split,
     dataset: Dataset,
     augmentation: augment.Augmentation,
@@ -35,7 +35,7 @@ def source(
     if same_pixels and settings.student.unfreeze is None:  # else they are new, or the encoder is
         encoder = _frozen_encoder(settings, split)
     size = settings.data.image_size
-    stored = StoredTargets(settings.targets.cache, networks, dataset.fingerprint, size, encoder)
+    stored = CachedTeacher(networks, settings.targets.cache, image_size=size, encoder=encoder)
     return Source(settings, augmentation, networks, stored)
 
 
@@ -44,8 +44,8 @@ class Source(NamedTuple):
 
     settings: config.Config
     augmentation: augment.Augmentation
-    networks: FrozenNetworks
-    stored: StoredTargets | None
+    networks: Teacher | None
+    stored: CachedTeacher | None
 
     def feed(self, read: Iterable[Batch], first_step: int = 0) -> Iterator[TrainBatch]:
         kind, smallest = self.augmentation
@@ -56,10 +56,11 @@ class Source(NamedTuple):
             seen = batch._replace(images=changed.images, masks=changed.masks)
             images = changed.clean if self.settings.targets.clean_images else changed.images
             if self.stored is None:
-                targets = self.networks.targets(images)
+                targets = self.networks(images) if self.networks else TeacherOutputs(None)
             else:
                 flips = np.asarray(changed.flipped)
-                targets = self.stored.targets(images, batch.ids, flips, batch.weights)
+                keys = [content_key(image) for image in batch.images]
+                targets = self.stored(images, keys, flips, batch.weights)
             if smallest is not None:
                 seen, targets = _cropped(key, seen, targets, smallest, rows)
             yield seen._replace(ids=batch.ids), targets  # an int64 is none after jit

@@ -15,6 +15,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint.manager import fingerprint
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.teachers.base import file_fingerprints
 from jaxdistill.training.setup import Job
 
 _PLACES = (
@@ -45,7 +46,7 @@ Identity = Mapping[str, Mapping[str, Any]]
 
 def identity(job: Job) -> Identity:
     """All that the numbers of a run depend on."""
-    files = {f"{role}.onnx": digest for role, digest in job.networks.fingerprints.items()}
+    files = {f"{role}.onnx": digest for role, digest in file_fingerprints(job.networks).items()}
     settings = job.settings.model_dump(mode="json")
     # A weights file may have said it; its arrays have a fingerprint, this has not.
     settings["student"]["normalization"] = job.split.student().normalization._asdict()

@@ -10,6 +10,7 @@ import jax
 import jaxdistill
 from jaxdistill.checkpoint.manager import fingerprint
 from jaxdistill.reporting.console import parameter_sizes
+from jaxdistill.teachers.base import file_fingerprints
 from jaxdistill.training.setup import Job
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -19,8 +20,9 @@ def facts(job: Job) -> dict[str, dict[str, Any]]:
     """For people, in sections; its form is the run page's `provenance.json`."""
     settings, split = job.settings, job.split
     variables = {**split.params, **split.batch_stats, **split.frozen}
-    files = {role: getattr(settings, role).onnx for role in job.networks.fingerprints}
-    digests = {f"{role}, SHA-256": digest for role, digest in job.networks.fingerprints.items()}
+    fingerprints = file_fingerprints(job.networks)
+    files = {role: getattr(settings, role).onnx for role in fingerprints}
+    digests = {f"{role}, SHA-256": digest for role, digest in fingerprints.items()}
     weights = settings.student.weights or settings.student.encoder_weights
     return {
         "Data": {

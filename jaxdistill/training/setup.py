@@ -17,7 +17,7 @@ from jaxdistill.models.student import Split, build, merge, param_group
 from jaxdistill.runtime import distributed, memory, xla
 from jaxdistill.runtime.prefetch import ahead
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks
+from jaxdistill.teachers import base, combined
 from jaxdistill.training import feature_statistics
 from jaxdistill.training import step as step_lib
 from jaxdistill.training.gradient_reach import explain, reach
@@ -35,7 +35,7 @@ class Job(NamedTuple):
     split: Split
     frozen: Variables
     """Those of the split, on every device."""
-    networks: FrozenNetworks
+    networks: base.Teacher | None
     dataset: Dataset
     validation_dataset: Dataset
     steps: int
@@ -117,14 +117,15 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     idle = [name for name in ("bce", "dice") if getattr(settings.losses, name) > 0]
     if idle and not settings.data.train.labelled:
         console.print(f"without masks to learn from, {' and '.join(idle)} teach nothing")
-    networks = FrozenNetworks(settings, threads)
-    for line in networks.describe():
+    networks = combined.from_config(settings, threads)
+    for line in base.describe_teacher(networks):
         console.print(line)
     if settings.teacher and not settings.asks_teacher:
         console.print("the teacher teaches nothing: it is there to be measured against")
     size = settings.data.image_size
     balanced = settings.losses.feature_weights == "learned" and settings.losses.feature > 0
-    pairs = pair_up(settings.taught_features, networks.feature_shapes, size, balanced=balanced)
+    shapes = base.feature_shapes(networks, size)
+    pairs = pair_up(settings.taught_features, shapes, size, balanced=balanced)
     for line in describe_sizes(pairs, size):
         console.print(line)
     student = build(settings.student, pairs, seed=settings.seed, dtype=settings.precision)
@@ -133,7 +134,7 @@ def prepare(settings: config.Config, console: Console, threads: int | None = Non
     natural = loader.steps_per_epoch(dataset, settings.training.batch_size)
     steps = min(natural, settings.training.steps_per_epoch or natural)
     changes = augment.Augmentation(settings.data.augment, settings.data.crop)
-    asked = networks if settings.asks_teacher else networks.only("detector")
+    asked = base.restrict(networks, logits=settings.asks_teacher)
     training_source = source(settings, asked, split, dataset, changes)
     if any(pair.standardized for pair in pairs):
         measured = distributed.broadcast(_standards(training_source, dataset))

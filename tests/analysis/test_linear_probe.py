@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.analysis.linear_probe import RIDGES, Sums, Tally, fit
+from jaxdistill.analysis.linear_probe import RIDGES, Agreement, Moments, fit_probe
 
 
 def rows_and_targets(seed=0, count=300, channels=5, noise=0.3):
@@ -15,25 +15,25 @@ def rows_and_targets(seed=0, count=300, channels=5, noise=0.3):
     return rows.astype(np.float32), targets
 
 
-def sums_of(rows, targets, about=None, chunks=()):
-    sums = Sums(rows.mean(0) if about is None else about)
+def moments_of(rows, targets, shift=None, chunks=()):
+    moments = Moments(rows.mean(0) if shift is None else shift)
     for part, aim in zip(np.split(rows, chunks), np.split(targets, chunks), strict=True):
-        sums.add(part, aim)
-    return sums
+        moments.add(part, aim)
+    return moments
 
 
 def halves(rows, targets):
-    about = rows[0]
+    shift = rows[0]
     return (
-        sums_of(rows[0::2], targets[0::2], about),
-        sums_of(rows[1::2], targets[1::2], about),
+        moments_of(rows[0::2], targets[0::2], shift),
+        moments_of(rows[1::2], targets[1::2], shift),
     )
 
 
 def test_a_probe_is_the_ridge_regression_of_standardised_rows():
-    """As numpy finds it from the rows themselves, with the ridge as rows of its own."""
+    """NumPy's least squares on the rows gives the same, with the ridge as further rows."""
     rows, targets = rows_and_targets(noise=20)
-    probe = fit(*halves(rows, targets))
+    probe = fit_probe(*halves(rows, targets))
     assert probe.ridge > RIDGES[0]
     mean, deviation = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
     standard = (rows - mean) / deviation
@@ -48,7 +48,7 @@ def test_a_probe_is_the_ridge_regression_of_standardised_rows():
 
 def test_without_noise_it_is_least_squares():
     rows, targets = rows_and_targets(noise=0)
-    probe = fit(*halves(rows, targets))
+    probe = fit_probe(*halves(rows, targets))
     assert probe.ridge == RIDGES[0]
     with_one = np.column_stack([rows, np.ones(len(rows))]).astype(np.float64)
     solved, *_ = np.linalg.lstsq(with_one, targets, rcond=None)
@@ -57,42 +57,42 @@ def test_without_noise_it_is_least_squares():
 
 
 @given(st.lists(st.integers(0, 300), max_size=6).map(sorted))
-def test_streamed_rows_are_as_good_as_all_at_once(chunks):
+def test_streamed_rows_equal_all_rows_at_once(chunks):
     rows, targets = rows_and_targets()
-    once, streamed = sums_of(rows, targets), sums_of(rows, targets, chunks=chunks)
+    once, streamed = moments_of(rows, targets), moments_of(rows, targets, chunks=chunks)
     np.testing.assert_allclose(streamed.products, once.products, rtol=1e-12, atol=1e-9)
 
 
-def test_a_large_offset_costs_no_digits():
+def test_a_large_offset_loses_no_digits():
     rows, targets = rows_and_targets()
     far = rows.astype(np.float64) + 1e4
-    near = fit(*halves(rows.astype(np.float64), targets))
-    np.testing.assert_allclose(fit(*halves(far, targets))(far), near(rows), atol=1e-9)
+    near = fit_probe(*halves(rows.astype(np.float64), targets))
+    np.testing.assert_allclose(fit_probe(*halves(far, targets))(far), near(rows), atol=1e-9)
 
 
-def test_channels_that_say_nothing_are_given_no_weight():
+def test_constant_channels_have_no_weight():
     """Neither zeros, nor a constant that float32 cannot hold exactly, nor its rounding."""
     rows, targets = rows_and_targets()
     rounding = np.float32(1e3) * (1 + np.float32(1e-7) * (np.arange(len(rows)) % 2))
     dead = np.column_stack([np.zeros(len(rows)), np.full(len(rows), 0.1), rounding])
     padded = np.column_stack([dead.astype(np.float32), rows])
-    probe, plain = fit(*halves(padded, targets)), fit(*halves(rows, targets))
-    assert (probe.dead, plain.dead) == (3, 0)
+    probe, plain = fit_probe(*halves(padded, targets)), fit_probe(*halves(rows, targets))
+    assert (probe.constant_channels, plain.constant_channels) == (3, 0)
     np.testing.assert_array_equal(probe.weights[:3], 0)
     np.testing.assert_allclose(probe(padded), plain(rows), rtol=1e-9)
 
 
-def test_channels_that_say_the_same_twice_share_the_weight():
+def test_repeated_channels_share_the_weight():
     rows, targets = rows_and_targets()
-    probe = fit(*halves(np.column_stack([rows, rows]), targets))
+    probe = fit_probe(*halves(np.column_stack([rows, rows]), targets))
     np.testing.assert_allclose(probe.weights[:5], probe.weights[5:], rtol=1e-3)
 
 
-def test_the_ridge_is_the_one_that_is_best_on_what_was_held_out():
-    """With more channels than rows, a small ridge learns the noise by heart."""
+def test_the_ridge_is_the_best_one_on_the_held_out_rows():
+    """With more channels than rows, a small ridge overfits."""
     rows, targets = rows_and_targets(count=80, channels=60, noise=30)
     fitted, held_out = halves(rows, targets)
-    chosen = fit(fitted, held_out).ridge
+    chosen = fit_probe(fitted, held_out).ridge
     assert chosen >= 0.1
 
     def error(ridge):
@@ -110,25 +110,25 @@ def test_the_ridge_is_the_one_that_is_best_on_what_was_held_out():
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_a_value_that_is_not_finite_is_noticed(odd):
     rows, targets = rows_and_targets()
-    assert sums_of(rows, targets).finite
+    assert moments_of(rows, targets).finite
     rows[7, 2] = odd
-    assert not sums_of(rows, targets, about=np.zeros(5)).finite
+    assert not moments_of(rows, targets, shift=np.zeros(5)).finite
 
 
 def test_agreement_by_hand():
     """Above one half: 2 cells of 3 in the union; errors 0.1, 0, 0.4, 0.3; mean share 0.45."""
-    tally = Tally()
-    tally.add(np.asarray([0.9, 0.8]), np.asarray([1.0, 0.8]))
-    tally.add(np.asarray([0.4, 0.3]), np.asarray([0.0, 0.0]))
-    assert tally.iou == 1
-    tally.add(np.asarray([0.7]), np.asarray([0.4]))
-    assert tally.iou == pytest.approx(2 / 3)
+    agreement = Agreement()
+    agreement.add(np.asarray([0.9, 0.8]), np.asarray([1.0, 0.8]))
+    agreement.add(np.asarray([0.4, 0.3]), np.asarray([0.0, 0.0]))
+    assert agreement.iou == 1
+    agreement.add(np.asarray([0.7]), np.asarray([0.4]))
+    assert agreement.iou == pytest.approx(2 / 3)
     shares = np.asarray([1, 0.8, 0, 0, 0.4])
     explained = 1 - (0.01 + 0 + 0.16 + 0.09 + 0.09) / np.square(shares - shares.mean()).sum()
-    assert tally.r2 == pytest.approx(explained)
+    assert agreement.r2 == pytest.approx(explained)
 
 
-def test_nobody_found_where_nobody_is_proves_nothing():
-    tally = Tally()
-    tally.add(np.zeros(4), np.zeros(4))
-    assert (tally.iou, tally.r2) == (0, 0)
+def test_without_people_the_agreement_is_zero():
+    agreement = Agreement()
+    agreement.add(np.zeros(4), np.zeros(4))
+    assert (agreement.iou, agreement.r2) == (0, 0)

@@ -11,22 +11,27 @@ from onnx import numpy_helper
 from onnx_models import parse, save
 from rich.console import Console
 
-from jaxdistill import config
+from jaxdistill import analysis, config
 from jaxdistill.analysis import feature_ranking
-from jaxdistill.analysis.feature_ranking import Sample, group, rank, shares
+from jaxdistill.analysis.feature_ranking import (
+    MaskedImages,
+    grouped,
+    person_shares,
+    rank_maps,
+)
 from jaxdistill.commands import rank_features
 from jaxdistill.data import splits
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.errors import UserError
+from jaxdistill.teachers import base, from_config
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks
-from jaxdistill.teachers.onnx_tensors import Map, maps
+from jaxdistill.teachers.onnx_tensors import FeatureMap, feature_maps
 
-# `bright` has the means of a cell's colours, `hashed` depends on them too and tells nothing.
+# `bright` holds the means of a cell's colours; `hashed` depends on them, but predicts nothing.
 PLANTED = """
-planted (float[N, 3, H, W] picture) => (float[N, 1, h, w] mask)
+planted (float[N, 3, H, W] image) => (float[N, 1, h, w] mask)
 {
-    bright = Conv <kernel_shape = [8, 8], strides = [8, 8]> (picture, means)
+    bright = Conv <kernel_shape = [8, 8], strides = [8, 8]> (image, means)
     large = Mul (bright, thousands)
     hashed = Sin (large)
     coarse = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (hashed)
@@ -73,32 +78,36 @@ def place(tmp_path_factory):
 
 
 def run(place, capsys, *arguments):
-    """The JSON, and what was printed."""
+    """Runs the command, and returns its JSON and what it printed."""
     output = place / "out" / "ranks.json"
     rank_features.main(["--config", str(place / "my.yaml"), "--output", str(output), *arguments])
     return json.loads(output.read_text()), capsys.readouterr().out
 
 
-def refusal(place, *arguments):
+def refuse(place, code, *arguments):
+    """Asserts that the command is refused, and returns the message."""
     with pytest.raises(UserError) as caught:
         rank_features.main(["--config", str(place / "my.yaml"), *arguments])
+    assert caught.value.code == code
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def ranked(place, memory=feature_ranking.MEMORY, pictures=8):
+def ranked(place, max_bytes=feature_ranking.MAX_BYTES, images=8):
     settings = config.load(place / "my.yaml")
     graph = OnnxGraph(settings.detector.onnx)
-    chosen = [m for m in maps(graph, None, (64, 64)) if m.channels >= 4]
+    chosen = [m for m in feature_maps(graph, None, (64, 64)) if m.channels >= 4]
     train, validation = (
-        Sample(splits.open_split(settings.data, split), settings, pictures)
+        MaskedImages(loader.open_split(settings.data, split), settings, images)
         for split in ("train", "validation")
     )
     console = Console(quiet=True)
-    return rank(graph, settings.detector, settings, chosen, train, validation, console, memory)
+    return rank_maps(
+        graph, settings.detector, settings, chosen, train, validation, console, max_bytes
+    )
 
 
-def test_the_tensor_that_holds_the_brightness_wins(place, capsys):
+def test_the_tensor_with_the_brightness_is_the_best(place, capsys):
     """Discs are bright. What is not finite is counted and left out."""
     found, printed = run(place, capsys)
     by_name = {row["tensor"]: row for row in found["tensors"]}
@@ -110,7 +119,7 @@ def test_the_tensor_that_holds_the_brightness_wins(place, capsys):
     assert "lost" not in by_name
     assert "left out: 1 with values that are not finite" in printed
     assert "detector: " in printed
-    assert found["pictures"] == {"train": 8, "validation": 5}
+    assert found["images"] == {"train": 8, "validation": 5}
     ious = [row["iou"] for row in found["tensors"]]
     assert ious == sorted(ious, reverse=True)
 
@@ -127,19 +136,19 @@ def test_the_suggestion_is_ready_to_run(place, capsys):
     ]
     (place / "next.yaml").write_text(yaml.safe_dump({"extends": "my.yaml", **suggestion}))
     settings = config.load(place / "next.yaml")
-    shapes = FrozenNetworks(settings).feature_shapes
+    shapes = base.feature_shapes(from_config(settings), (64, 64))
     assert [pair.tap for pair in pair_up(settings.features, shapes, (64, 64))] == [
         "decoder.1",
         "decoder.0",
     ]
 
 
-def test_the_file_says_what_was_measured_on_what(place, capsys):
-    found, _ = run(place, capsys, "--tensors", "bright", "--pictures", "3")
+def test_the_file_has_what_was_measured_on_what(place, capsys):
+    found, _ = run(place, capsys, "--tensors", "bright", "--images", "3")
     graph = OnnxGraph(place / "planted.onnx")
     assert found["fingerprints"]["detector"] == graph.fingerprint
     assert found["detector"]["onnx"] == str(place / "planted.onnx")
-    assert found["pictures"] == {"train": 3, "validation": 3}
+    assert found["images"] == {"train": 3, "validation": 3}
     [row] = found["tensors"]
     about = {name: row[name] for name in row if name not in ("iou", "r2", "ridge")}
     assert about == {
@@ -149,14 +158,14 @@ def test_the_file_says_what_was_measured_on_what(place, capsys):
         "height": 8,
         "width": 8,
         "channels": 4,
-        "dead_channels": 0,
+        "constant_channels": 0,
         "multiplications_share": pytest.approx(192 * 4 / (192 * 4 + 8)),
-        "store_bytes_per_picture": 2 * 4 * 64,
+        "cache_bytes_per_image": 2 * 4 * 64,
     }
 
 
-def test_a_pattern_reaches_inside_of_activations(place, capsys):
-    """The teacher's `inner` is read by a ReLU alone, which stands for it. Told to a detector."""
+def test_a_pattern_selects_internal_tensors_too(place, capsys):
+    """Only a ReLU reads the teacher's `inner`. The suggestion names the teacher as the detector."""
     found, printed = run(place, capsys, "--network", "teacher")
     assert [row["tensor"] for row in found["tensors"]] == ["deep"]
     assert found["suggestion"] == {
@@ -183,17 +192,17 @@ def test_strides_can_be_chosen(place, capsys):
     assert [row["tensor"] for row in found["tensors"]] == ["coarse"]
 
 
-def test_little_memory_gives_the_same_numbers(place, monkeypatch):
-    """One tensor at a time then; of the pictures, the same cells. `hashed` magnifies rounding."""
+def test_with_little_memory_the_numbers_are_the_same(place, monkeypatch):
+    """One tensor is computed at a time, on the same cells. `hashed` magnifies rounding."""
     opened = []
 
-    class Noted(feature_ranking.OnnxNetwork):
+    class Noted(feature_ranking.OnnxSession):
         def __init__(self, graph, tensors, *args):
             opened.append(len(tensors))
             super().__init__(graph, tensors, *args)
 
-    monkeypatch.setattr(feature_ranking, "OnnxNetwork", Noted)
-    at_once, one_by_one = ranked(place), ranked(place, memory=1)
+    monkeypatch.setattr(feature_ranking, "OnnxSession", Noted)
+    at_once, one_by_one = ranked(place), ranked(place, max_bytes=1)
     assert opened == [6, 1, 1, 1, 1, 1, 1]
     alone = {one.map: one for one in one_by_one}
     assert len(alone) == len(at_once) == 5
@@ -207,9 +216,11 @@ def test_little_memory_gives_the_same_numbers(place, monkeypatch):
     st.lists(st.tuples(st.integers(1, 64), st.integers(1, 2048)), max_size=12),
     st.integers(1, 10**9),
 )
-def test_no_group_takes_more_than_the_memory_but_a_single_one(sizes, memory):
-    all_ = [Map(str(i), "Conv", side, side, c, 0, False) for i, (side, c) in enumerate(sizes)]
-    groups = list(group(all_, memory))
+def test_only_a_single_map_takes_more_than_the_memory(sizes, memory):
+    all_ = [
+        FeatureMap(str(i), "Conv", side, side, c, 0, False) for i, (side, c) in enumerate(sizes)
+    ]
+    groups = list(grouped(all_, memory))
     assert [each for together in groups for each in together] == all_
     for together in groups:
         values = sum(4 * each.height * each.width * each.channels for each in together)
@@ -220,41 +231,45 @@ def test_no_group_takes_more_than_the_memory_but_a_single_one(sizes, memory):
 def test_shares_are_means_over_cells():
     mask = np.zeros((4, 8), np.uint8)
     mask[0, 0] = mask[2:, 6:] = 1
-    found = shares(mask, Map("x", "Conv", 2, 4, 1, 0, False))
+    found = person_shares(mask, FeatureMap("x", "Conv", 2, 4, 1, 0, False))
     np.testing.assert_array_equal(found, [0.25, 0, 0, 0, 0, 0, 0, 1])
 
 
 def test_a_network_must_be_configured(place):
     supervised = ["detector=null", "teacher=null", "losses.kl=0", "losses.mse=0"]
-    assert "no detector and no teacher is configured" in refusal(place, *supervised)
-    assert "no detector is configured: give detector.onnx=FILE" in refusal(
-        place, "--network", "detector", "detector=null"
-    )
+    refuse(place, "network-missing", *supervised)
+    refuse(place, "network-missing", "--network", "detector", "detector=null")
 
 
 def test_a_pattern_that_matches_nothing_is_answered_with_near_names(place):
-    message = refusal(place, "--tensors", "brigth")
-    assert "no map's name matches --tensors 'brigth'; the nearest are 'bright'" in message
+    assert "'bright'" in refuse(place, "unknown-tensor", "--tensors", "brigth")
 
 
 def test_where_nothing_fits_the_maps_are_shown(place):
-    message = refusal(place, "--stride", "4", "--tensors", "bright", "--tensors", "mask")
-    assert "at stride 4 of pictures of 64 x 64" in message
-    assert "there are 8 x 8 x 4, 8 x 8 x 1" in message
+    chosen = ["--stride", "4", "--tensors", "bright", "--tensors", "mask"]
+    assert "8 x 8 x 4, 8 x 8 x 1" in refuse(place, "no-tensors", *chosen)
 
 
-def test_a_probe_needs_two_pictures(place):
-    assert "needs at least 2" in refusal(place, "--pictures", "1")
+def test_a_probe_needs_two_images(place):
+    refuse(place, "too-few-images", "--images", "1")
+
+
+def test_the_api_gives_the_ranking_without_printing(place, capsys):
+    settings = config.load(place / "my.yaml")
+    ranking = analysis.rank_features(settings, tensors=["bright"], images=3)
+    assert [row["tensor"] for row in ranking.tensors] == ["bright"]
+    assert ranking.suggestion["features"] == [{"tensor": "bright", "tap": "decoder.1"}]
+    assert capsys.readouterr().out == ""
 
 
 def test_a_file_that_cannot_be_written_is_named(place):
     output = place / "planted.onnx" / "ranks.json"
-    message = refusal(place, "--tensors", "bright", "--output", str(output))
-    assert f"cannot write {output}" in message
+    chosen = ["--tensors", "bright", "--output", str(output)]
+    assert str(output) in refuse(place, "cannot-write", *chosen)
 
 
 @pytest.mark.slow
-def test_of_a_real_network_a_late_tensor_knows_more_than_an_early_one(tmp_path, shared, capsys):
+def test_in_a_real_network_a_late_tensor_is_better_than_an_early_one(tmp_path, shared, capsys):
     tree = {
         "run": "run",
         "data": {
@@ -266,7 +281,7 @@ def test_of_a_real_network_a_late_tensor_knows_more_than_an_early_one(tmp_path, 
         "losses": {"kl": 0, "mse": 0},
     }
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(tree))
-    chosen = ["--tensors", "1429", "--tensors", "813", "--pictures", "16"]
+    chosen = ["--tensors", "1429", "--tensors", "813", "--images", "16"]
     found, _ = run(tmp_path, capsys, *chosen)
     late, early = found["tensors"]
     assert (late["tensor"], early["tensor"]) == ("1429", "813")

@@ -22,7 +22,7 @@ from jaxdistill.data.sources import coco_json
 from jaxdistill.models import weights
 from jaxdistill.reporting import html as html_lib
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.teachers.cache_files import Damaged, Shelf
+from jaxdistill.teachers.cache_files import CacheFolder, DamagedEntryError
 
 Files = dict[str, bytes]
 """By name; None stands for a file that is not there."""
@@ -198,20 +198,22 @@ def safetensors_files(folder: Path) -> Reader:
 
 
 @reader
-def store_entries(folder: Path) -> Reader:
-    shelf = Shelf(folder / "store", "teacher", {}, [(2, 3, 1), (4, 1, 2)])
-    shelf.write(7, False, [np.ones(shape, np.float16) for shape in shelf.shapes])
-    [path] = shelf.folder.glob("*/7.safetensors")
+def cache_entries(folder: Path) -> Reader:
+    cache = CacheFolder(folder / "cache", "logits", {}, [(2, 3, 1), (4, 1, 2)])
+    cache.write("07", False, [np.ones(shape, np.float16) for shape in cache.shapes])
+    path = cache.entry_path("07", False)
     hostile = st.one_of(damage.bytes_of([path.read_bytes()]), headers(path.read_bytes()))
 
     def read(place: Path) -> None:
-        entry = shelf.read(7, False)
+        entry = cache.read("07", False)
         assert entry is not None
-        for array, shape in zip(entry, shelf.shapes, strict=True):
+        for array, shape in zip(entry, cache.shapes, strict=True):
             assert array.dtype == np.float16
             np.testing.assert_array_equal(array, np.ones(shape))
 
-    return Reader("store entries", named(str(path.relative_to(folder)), hostile), read, (Damaged,))
+    return Reader(
+        "cache entries", named(str(path.relative_to(folder)), hostile), read, (DamagedEntryError,)
+    )
 
 
 @reader

@@ -103,7 +103,7 @@ def graphs(draw: st.DrawFn, sound: onnx.ModelProto) -> bytes:
         "Pad",
         "Gemm",
     )
-    names = ["picture", "low", "inner", "deep", "score", "mask", "low_weight", "deep_weight", ""]
+    names = ["image", "low", "inner", "deep", "score", "mask", "low_weight", "deep_weight", ""]
     for _ in range(draw(st.integers(1, 3))):
         node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
         tensor = graph.initializer[draw(st.integers(0, len(graph.initializer) - 1))]

@@ -1,4 +1,4 @@
-"""Small ONNX networks for tests, and what they should give, by ONNX's own reference."""
+"""Small ONNX networks for tests, and their expected values by ONNX's reference evaluator."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from onnx.reference import ReferenceEvaluator
 
 SEGMENTER = """
 <ir_version: {ir_version}, opset_import: ["" : 17]>
-segmenter ({dtype}[{batch}, 3, {height}, {width}] picture) => ({dtype}[n, 1, h, w] mask)
+segmenter ({dtype}[{batch}, 3, {height}, {width}] image) => ({dtype}[n, 1, h, w] mask)
 {{
-    low = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (picture, low_weight)
+    low = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (image, low_weight)
     inner = Relu (low)
     deep = Conv <kernel_shape = [1, 1], strides = [2, 2]> (inner, deep_weight)
     score = Conv <kernel_shape = [1, 1]> (inner, score_weight)
@@ -29,7 +29,11 @@ def segmenter(
     dtype: str = "float",
     ir_version: int = 8,
 ) -> ModelProto:
-    """`inner` (4 channels, stride 2), `deep` (6, stride 4), `score` and `mask` (1, stride 2)."""
+    """Returns a network of random weights.
+
+    Its tensors are `inner` (4 channels, stride 2), `deep` (6, stride 4), and `score` and `mask`
+    (1 channel, stride 2).
+    """
     text = SEGMENTER.format(
         batch=batch, height=height, width=width, dtype=dtype, ir_version=ir_version
     )
@@ -42,26 +46,27 @@ def segmenter(
 
 
 def parse(text: str, opset: int = 17) -> ModelProto:
-    """A network in ONNX's text form, its header left out."""
+    """Returns a network written in ONNX's text form, without its header."""
     return parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}, "f" : 1]>{text}')
 
 
 def save(model: ModelProto, folder: Path, name: str = "network.onnx") -> Path:
+    """Writes a network into a folder and returns its path."""
     path = folder / name
     path.write_bytes(model.SerializeToString())
     return path
 
 
-def expected(model: ModelProto, pictures: np.ndarray, tensors: Sequence[str]) -> list[np.ndarray]:
-    """The uncut graph's tensors, each made an output, for NCHW pictures."""
+def expected(model: ModelProto, images: np.ndarray, tensors: Sequence[str]) -> list[np.ndarray]:
+    """Returns tensors of the uncut graph for NCHW images, by the reference of ONNX."""
     exposed = ModelProto()
     exposed.CopyFrom(model)
     del exposed.graph.output[:]
     for tensor in tensors:
         exposed.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
-    return ReferenceEvaluator(exposed).run(None, {exposed.graph.input[0].name: pictures})
+    return ReferenceEvaluator(exposed).run(None, {exposed.graph.input[0].name: images})
 
 
-def pictures(batch: int, height: int, width: int) -> np.ndarray:
-    """Noise in [0, 1], NHWC."""
+def noise_images(batch: int, height: int, width: int) -> np.ndarray:
+    """Returns noise in [0, 1], NHWC."""
     return np.random.default_rng(1).random((batch, height, width, 3), np.float32)

@@ -23,7 +23,9 @@ def brightness(images: jax.Array) -> TeacherOutputs:
 class Declared:
     """A teacher with every optional member."""
 
-    provenance = {"logits": {"file": "aa"}, "features": {"file": "bb", "tensors": ["x"]}}
+    def __init__(self) -> None:
+        features = {"file": "bb", "tensors": ["x"]}
+        self.provenance: Any = {"logits": {"file": "aa"}, "features": features}
 
     def __call__(self, images: jax.Array) -> TeacherOutputs:
         raise AssertionError("not run")
@@ -51,7 +53,7 @@ def test_a_function_is_a_teacher() -> None:
 def test_declared_members_are_used() -> None:
     teacher = Declared()
     assert base.output_shapes(teacher, (8, 8)) == OutputShapes((8, 8, 1), ((2, 3, 4),))
-    assert base.provenance_of(teacher) == Declared.provenance
+    assert base.provenance_of(teacher) == Declared().provenance
     assert base.output_provenance(teacher, "features") == {"file": "bb", "tensors": ["x"]}
     assert base.file_fingerprints(teacher) == {"teacher": "aa", "detector": "bb"}
     assert base.describe_teacher(teacher) == ["declared"]
@@ -130,6 +132,6 @@ def test_a_memoized_teacher_stays_within_its_bound() -> None:
 
 def test_a_memoized_teacher_is_described_as_its_teacher() -> None:
     teacher = MemoizedTeacher(Declared())
-    assert teacher.provenance == Declared.provenance
+    assert teacher.provenance == Declared().provenance
     assert teacher.describe() == ["declared"]
     assert teacher.output_shapes((8, 8)).features == ((2, 3, 4),)

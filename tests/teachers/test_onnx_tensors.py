@@ -4,13 +4,13 @@ import pytest
 from onnx import numpy_helper
 from onnx_models import parse, save, segmenter
 
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import NetworkError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_tensors import maps
+from jaxdistill.teachers.onnx_tensors import feature_maps
 
 
 def found(model, folder, size=None, image_size=(8, 12)):
-    return {m.tensor: m for m in maps(OnnxGraph(save(model, folder)), size, image_size)}
+    return {m.tensor: m for m in feature_maps(OnnxGraph(save(model, folder)), size, image_size)}
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 3])
@@ -40,7 +40,7 @@ def test_costs_are_shares_of_all_multiplications(tmp_path):
     """By hand: 27 per value of `low`, 4 per value of `deep` and of `score`."""
     low, deep, score = 27 * 4 * 4 * 6, 4 * 6 * 2 * 3, 4 * 4 * 6
     total = low + deep + score
-    shares = {name: m.share for name, m in found(segmenter(), tmp_path).items()}
+    shares = {name: m.cost for name, m in found(segmenter(), tmp_path).items()}
     assert shares == pytest.approx(
         {
             "low": low / total,
@@ -54,24 +54,24 @@ def test_costs_are_shares_of_all_multiplications(tmp_path):
 
 def test_products_and_transposed_convolutions_cost_too(tmp_path):
     model = parse("""
-        net (float[N, 3, H, W] picture) => (float[N, 5, h, w] up, float[N, 3, H, w] wide)
-        { same = Abs (picture)
+        net (float[N, 3, H, W] image) => (float[N, 5, h, w] up, float[N, 3, H, w] wide)
+        { same = Abs (image)
           up = ConvTranspose <strides = [2, 2]> (same, kernel)
           wide = MatMul (same, matrix) }""")
     for name, shape in {"kernel": (3, 5, 2, 2), "matrix": (12, 7)}.items():
         model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, "f4"), name))
-    shares = {name: m.share for name, m in found(model, tmp_path).items()}
+    shares = {name: m.cost for name, m in found(model, tmp_path).items()}
     up, wide = 3 * 8 * 12 * 5 * 4, 3 * 8 * 7 * 12
     assert shares["up"] == pytest.approx(up / (up + wide))
     assert shares["wide"] == pytest.approx(wide / (up + wide))
 
 
-def inside(body, folder, outputs="float[N, 3, H, W] out", **sizes):
-    model = parse(f"net (float[N, 3, H, W] picture) => ({outputs}) {{ {body} }}")
-    return {name: m.inside for name, m in found(model, folder, **sizes).items()}
+def internal(body, folder, outputs="float[N, 3, H, W] out", **sizes):
+    model = parse(f"net (float[N, 3, H, W] image) => ({outputs}) {{ {body} }}")
+    return {name: m.internal for name, m in found(model, folder, **sizes).items()}
 
 
-CONV = "c = MaxPool <kernel_shape = [2, 2]> (picture)"
+CONV = "c = MaxPool <kernel_shape = [2, 2]> (image)"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ CONV = "c = MaxPool <kernel_shape = [2, 2]> (picture)"
             {"c": False, "r": False, "out": False},
         ),
         (  # a sum of two is neither
-            f"{CONV} d = AveragePool <kernel_shape = [2, 2]> (picture) out = Add (c, d)",
+            f"{CONV} d = AveragePool <kernel_shape = [2, 2]> (image) out = Add (c, d)",
             {"c": False, "d": False, "out": False},
         ),
         (  # a copy stands for nothing, its reader reads the original
@@ -97,21 +97,21 @@ CONV = "c = MaxPool <kernel_shape = [2, 2]> (picture)"
         (f"{CONV} r = Relu (c) out = Identity (r)", {"c": True, "r": False}),
     ],
 )
-def test_what_only_an_activation_reads_is_inside(tmp_path, body, wanted):
-    assert inside(body, tmp_path) == wanted
+def test_what_only_an_activation_reads_is_internal(tmp_path, body, wanted):
+    assert internal(body, tmp_path) == wanted
 
 
-def test_an_output_is_not_inside_of_anything(tmp_path):
+def test_an_output_is_not_internal(tmp_path):
     outputs = "float[N, 3, H, W] c, float[N, 3, H, W] out"
-    assert inside(f"{CONV} out = Relu (c)", tmp_path, outputs) == {"c": False, "out": False}
+    assert internal(f"{CONV} out = Relu (c)", tmp_path, outputs) == {"c": False, "out": False}
 
 
 def test_no_map_is_what_is_of_another_shape_or_type_or_of_no_picture(tmp_path):
     model = parse("""
-        net (float[N, 3, H, W] picture, float[1, 1, 8, 12] other)
+        net (float[N, 3, H, W] image, float[1, 1, 8, 12] other)
             => (float[N, 3, H, W] sum, float[N, k] flat, int64[N, 1, H, W] best)
         { constant = Constant <value = float[1, 1, 1, 1] {2}> ()
-          soft = Abs (picture)
+          soft = Abs (image)
           best = ArgMax <axis = 1> (soft)
           sides = Shape (soft)
           flat = Flatten (soft)
@@ -122,23 +122,24 @@ def test_no_map_is_what_is_of_another_shape_or_type_or_of_no_picture(tmp_path):
 
 def test_a_network_without_a_picture_is_refused(tmp_path):
     model = parse("net (float[N, 4] numbers) => (float[N, 4] out) { out = Relu (numbers) }")
-    with pytest.raises(UserError, match="expected one picture"):
+    with pytest.raises(NetworkError) as caught:
         found(model, tmp_path)
+    assert caught.value.code == "onnx-input"
 
 
 def test_weights_beside_the_file_are_found(tmp_path):
     path = tmp_path / "network.onnx"
     onnx.save(segmenter(), path, save_as_external_data=True, location="w", size_threshold=0)
-    assert len(maps(OnnxGraph(path), None, (8, 12))) == 5
+    assert len(feature_maps(OnnxGraph(path), None, (8, 12))) == 5
 
 
 def test_in_a_real_network_activations_stand_for_convolutions(shared):
-    found = maps(OnnxGraph(shared("models", "u2netp.onnx")), None, (640, 640))
+    found = feature_maps(OnnxGraph(shared("models", "u2netp.onnx")), None, (640, 640))
     by_name = {m.tensor: m for m in found}
     assert len(by_name) == len(found)
-    assert {m.operator for m in found if m.inside} == {"Conv"}
-    assert sum(m.operator == "Relu" for m in found if not m.inside) == 112
+    assert {m.operator for m in found if m.internal} == {"Conv"}
+    assert sum(m.operator == "Relu" for m in found if not m.internal) == 112
     stage = by_name["1429"]
     assert (stage.operator, stage.height, stage.width, stage.channels) == ("Add", 40, 40, 64)
-    assert 0.28 < stage.share < 0.30
-    assert by_name["1959"].share == 1
+    assert 0.28 < stage.cost < 0.30
+    assert by_name["1959"].cost == 1

@@ -1,0 +1,101 @@
+"""onnxruntime as the teachers use it: its sessions, its time limit, its errors."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import onnxruntime
+
+from jaxdistill.config import Size
+from jaxdistill.runtime.errors import NetworkError
+
+PATIENCE = 600
+"""Seconds that a network may take for its first image."""
+_LOG_FATAL = 4  # onnxruntime's log severities: it raises what it would log as an error
+_LOG_ERROR = 3
+
+
+def open_session(
+    path: Path, model: bytes, threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """Opens a model in onnxruntime, on the GPU where there is one.
+
+    Args:
+      path: The file that the model was cut from; its folder has the external weights.
+      model: The serialized model.
+      threads: Upper bound of onnxruntime's threads on the CPU; None uses every core.
+
+    Raises:
+      NetworkError: onnxruntime refuses it (`onnx-open`).
+    """
+    # Whatever onnxruntime warns of, no user can mend; what fails raises as well.
+    onnxruntime.set_default_logger_severity(_LOG_ERROR)
+    chosen = providers()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_FATAL
+    options.intra_op_num_threads = threads or 0
+    folder = str(path.parent.resolve())
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    # The training step computes at the same time: a thread that waits must not burn a core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        # Its own fallback prints a banner and goes on without the GPU.
+        return onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=chosen,
+            provider_options=[
+                {"device_id": first_gpu()} if name.startswith("CUDA") else {} for name in chosen
+            ],
+            enable_fallback=0,
+        )
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        raise NetworkError(
+            f"{path}: onnxruntime cannot open it: {_line(error)}", code="onnx-open"
+        ) from None
+
+
+def cannot_run(path: Path, size: Size, error: Exception) -> NetworkError:
+    """Returns the error (`onnx-run`) for an exception of onnxruntime while it ran a network."""
+    height, width = size
+    return NetworkError(
+        f"{path}: onnxruntime cannot run it on images of {height} x {width}: {_line(error)}",
+        code="onnx-run",
+    )
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[onnxruntime.RunOptions]:
+    """Yields options for a run that onnxruntime ends after some seconds.
+
+    A loop in a file may never end, and a thread inside onnxruntime does not notice Ctrl-C.
+    """
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
+
+
+def providers() -> list[str]:
+    """Returns the execution providers that a session is opened with, the preferred one first."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return ["CPUExecutionProvider"]
+    onnxruntime.preload_dlls()  # else CUDA's libraries from PyPI are not found, silently
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def first_gpu() -> int:
+    """Returns the CUDA number of this process's first GPU; each process may have its own."""
+    if jax.default_backend() != "gpu":
+        return 0
+    return jax.local_devices()[0].local_hardware_id or 0
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
