@@ -26,7 +26,7 @@ from jaxdistill.teachers.cache_files import CacheFolder, DamagedEntryError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import OnnxSession
 
-FUZZ = Path(__file__).with_name("fuzz.py")
+FUZZ = Path(__file__).parent / "support" / "fuzz.py"
 
 
 @pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=pytest.mark.slow)])

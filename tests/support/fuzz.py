@@ -60,7 +60,7 @@ def main() -> None:
         print("| reads | tried | accepted | refused | seconds | slowest | memory |")
         print("|---|---|---|---|---|---|---|")
     for name in given_.only or READERS:
-        row = fuzz(name, given_.dataset, given_.seed, given_.kept)
+        row = fuzz(name, given_.examples, given_.seed, given_.kept)
         print(
             json.dumps({"name": name, **row._asdict()}) if given_.json else _line(row), flush=True
         )

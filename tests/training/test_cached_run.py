@@ -86,7 +86,7 @@ def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, st
     first = counts(stored)
     assert first["computed"] <= ENTRIES
     assert first["damaged"] == 0
-    ahead = first["read"] + first["computed"] - EPOCHS * 3 * (8 + 5)
+    ahead = first["hits"] + first["computed"] - EPOCHS * 3 * (8 + 5)
     assert ahead in (0, 3 * 4)  # a batch for a step that never came, if it was begun
     main(arguments(place, place / "second", f"targets.cache={place}/store"))
     assert counts(place / "second")["computed"] == 0
@@ -138,7 +138,7 @@ def test_a_filling_that_is_killed_goes_on_where_it_was(place: Path, tmp_path: Pa
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     patience = time.monotonic() + 120
-    while not list(tmp_path.glob("teacher-*/*/*.safetensors")) and time.monotonic() < patience:
+    while not list(tmp_path.glob("logits-*/*/*.safetensors")) and time.monotonic() < patience:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
