@@ -23,8 +23,9 @@ class Unfreezing(Section):
     """The epoch, counted from 1, in which the deepest stage of the encoder joins the training."""
     every: Annotated[int, Field(ge=1)] = 1
     """Epochs until the next stage, the one above it, joins."""
-    stages: Annotated[int, Field(ge=1, le=8)] = 8
-    """How many join in all; an encoder has seven, and its first convolution."""
+    stages: Annotated[int, Field(ge=1)] | None = None
+    """Number of stages that join the training, from the deepest. null: all stages of the encoder,
+    which are eight for an EfficientNet."""
     learning_rate_scale: Positive = 0.1
     """The encoder's learning rate, as a share of the others'."""
     batch_norm: bool = False
@@ -41,14 +42,13 @@ class Student(Section):
     """Such a file of a whole student to start from, instead of `encoder_weights` alone."""
     normalization: Normalization | None = None
     """What the student's encoder expects; null: what the weights file says, else `imagenet`."""
-    decoder_channels: tuple[Channels, Channels, Channels, Channels, Channels] = (
-        256,
-        128,
-        64,
-        32,
-        16,
+    decoder: str = "unet"
+    """Decoder: `unet`."""
+    decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=32)] | None = (
+        None
     )
-    """Channels of the five decoder blocks, from stride 16 down to stride 1."""
+    """Channels of the decoder's blocks, coarsest first. null: the decoder's default, which is
+    `[256, 128, 64, 32, 16]` for `unet`."""
     frozen: tuple[str, ...] = ("encoder",)
     """Parameter paths that are not trained; a path stands for everything below it."""
     unfreeze: Unfreezing | None = None

@@ -1,0 +1,99 @@
+"""Export of students: `export(run, "student.onnx")`.
+
+The ending of the output's name selects the exporter. Each module registers its own; a new one needs
+a line here.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from jaxdistill.checkpoint import manager
+from jaxdistill.checkpoint.manager import Best
+from jaxdistill.config import Size
+from jaxdistill.exporters import onnx as onnx
+from jaxdistill.exporters import orbax as orbax
+from jaxdistill.exporters.registry import EXPORTERS, Input, Options, Precision, Report, Source
+from jaxdistill.models import check_image_size, without_projectors
+from jaxdistill.models.student import Student
+from jaxdistill.runtime.errors import ConfigError, OutputError
+
+__all__ = ["EXPORTERS", "Options", "Report", "Source", "export"]
+
+
+def export(
+    source: Best | Student | str | Path,
+    output: str | Path,
+    *,
+    input: Input = "normalized",
+    sigmoid: bool = False,
+    size: Size | None = None,
+    precision: Precision | Sequence[Precision] = "float32",
+    images: int = 100,
+    console: Console | None = None,
+) -> Report:
+    """Exports a student, in the format that the ending of the output's name selects.
+
+    A file `NAME.onnx` is written only after onnxruntime has computed the same masks with it as the
+    student; a model card is written beside it as `NAME.json`. A folder `NAME.orbax` is an Orbax
+    checkpoint of the student's variables.
+
+    Args:
+      source: Folder of a run, a run's best checkpoint (`trainer.best()`), or a student. A student
+        without a run is compared with its graph on noise, because it has no images.
+      output: Name of the file or folder to write.
+      input: Input of an ONNX graph; see `Options.input`.
+      sigmoid: Whether an ONNX graph returns probabilities instead of logits.
+      size: Fixed height and width of an ONNX graph's input, in pixels; None: both are free.
+      precision: Number format of an ONNX graph. Several write a file `NAME.PRECISION.onnx` each.
+      images: Number of validation images that an ONNX graph is measured on.
+      console: Where to print what was measured; None prints nothing.
+
+    Returns:
+      The files that were written, and what was measured.
+
+    Raises:
+      ConfigError: An argument is wrong (`unknown-exporter`, `image-size`, `invalid-argument`).
+      OutputError: The output exists or cannot be written (`output-exists`, `output-unwritable`).
+      RunError: There is no such run, or it has no sound checkpoint.
+      ExportError: See the exporters.
+    """
+    output = Path(output)
+    exporter = EXPORTERS[output.suffix]
+    precisions = (precision,) if isinstance(precision, str) else tuple(precision)
+    _check(output, precisions, images)
+    if isinstance(source, str | Path):
+        source = manager.best(Path(source))
+    best = source if isinstance(source, Best) else None
+    student = source.student if isinstance(source, Best) else source
+    if size is not None:
+        check_image_size(student, size, "size")
+        size = (size[0], size[1])
+    options = Options(input, sigmoid, size, precisions, images, console)
+    return exporter(Source(without_projectors(student), best), output, options)
+
+
+def _check(output: Path, precisions: Sequence[str], images: int) -> None:
+    """Checks what can be known to fail before the work begins."""
+    unknown = [name for name in precisions if name not in ("float32", "float16", "int8")]
+    if unknown or not precisions:
+        raise ConfigError(
+            f"precision: expected float32, float16 or int8, got {', '.join(unknown) or 'nothing'}",
+            code="invalid-argument",
+        )
+    if images < 1:
+        raise ConfigError(f"images: expected at least 1, got {images}", code="invalid-argument")
+    folder = output.parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"{folder.absolute()} is not a folder; create it, or choose another output",
+            code="output-unwritable",
+        )
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {folder.absolute()}: {error.strerror}", code="output-unwritable"
+        ) from None

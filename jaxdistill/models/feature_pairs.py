@@ -1,107 +1,123 @@
-"""Pairs of a detector's tensor and a student's tap: what fits, and what is built for it."""
+"""Feature pairs: a tensor of the detector and the student's tap that is compared with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from jaxdistill import config
-from jaxdistill.runtime.errors import UserError
-
-_STRIDES = {f"encoder.{i}": 2**i for i in range(1, 6)}
-_STRIDES |= {f"decoder.{i}": 2 ** (4 - i) for i in range(5)}
+from jaxdistill.models.feature_info import FeatureInfo, Size, find_tap
+from jaxdistill.runtime.errors import ConfigError
 
 
 class Pair(NamedTuple):
-    """One projector: from a tap of the student to so many channels."""
+    """Describes the projector of one feature pair."""
 
     tap: str
+    """Name of the student's feature map."""
     channels: int
+    """Channels of the target."""
     hidden: int | None
-    size: tuple[int, int] | None = None
-    """Height and width that the tap is brought to; None leaves it as it is."""
+    """Channels of the projector's hidden layer; None: a single convolution."""
+    size: Size | None = None
+    """Height and width that the tap is resized to; None: it is not resized."""
     masked_share: float | None = None
-    """Of the positions, what is masked and then restored; None does neither."""
+    """Share of positions that are masked and restored; None: no masking."""
     standardized: bool = False
-    """Whether the target's channels are brought to mean 0 and deviation 1."""
+    """Whether the target's channels are standardised to mean 0 and deviation 1."""
     balanced: bool = False
     """Whether the pair's weight is learned."""
 
 
-def tap_stride(tap: str) -> int:
-    """Of `encoder.N` and `decoder.N`, in pixels of the input.
+def fitting_taps(
+    size: Size, image_size: Size, features: Iterable[FeatureInfo]
+) -> list[FeatureInfo]:
+    """Returns the taps that have a given size.
 
-    Raises:
-      UserError: for any other name, listing those there are.
+    Args:
+      size: Height and width of a target.
+      image_size: Height and width of the images, in pixels.
+      features: Descriptions of the student's feature maps.
+
+    Returns:
+      The descriptions of the taps of that size, in their order.
     """
-    if tap not in _STRIDES:
-        raise UserError(f"features: no tap {tap!r} in the student; there are {', '.join(_STRIDES)}")
-    return _STRIDES[tap]
-
-
-def fitting_taps(size: tuple[int, int], image_size: tuple[int, int]) -> list[str]:
-    """The taps whose maps have that height and width, the encoder's first."""
-    return [
-        tap
-        for tap, stride in _STRIDES.items()
-        if (image_size[0] // stride, image_size[1] // stride) == size
-    ]
+    return [feature for feature in features if feature.size(image_size) == tuple(size)]
 
 
 def pair_up(
-    features: Sequence[config.Feature],
+    pairs: Sequence[config.Feature],
     shapes: Sequence[tuple[int, int, int]],
-    image_size: tuple[int, int],
+    image_size: Size,
+    features: Sequence[FeatureInfo],
     *,
     balanced: bool = False,
 ) -> list[Pair]:
-    """Checks every detector tensor (height, width, channels) against the student's tap.
+    """Checks that the detector's tensors fit the student's taps, and describes the projectors.
 
     Args:
-      balanced: whether the pairs' weights are learned.
+      pairs: The configured feature pairs.
+      shapes: Height, width and channels of each pair's tensor.
+      image_size: Height and width of the images, in pixels.
+      features: Descriptions of the student's feature maps.
+      balanced: Whether the pairs' weights are learned.
+
+    Returns:
+      One description for each pair.
 
     Raises:
-      UserError: where the two maps differ in size and `resize` is not set; it shows both and the
-        tap that would fit.
+      ConfigError: The student has no such tap (`unknown-tap`); or tensor and tap differ in size and
+        `resize` is not set (`feature-size`).
     """
-    pairs = []
-    for index, (feature, shape) in enumerate(zip(features, shapes, strict=True)):
-        *size, channels = shape
-        stride = tap_stride(feature.tap)
-        own = [side // stride for side in image_size]
-        if own != size and not feature.resize:
-            raise UserError(
-                f"features: {feature.tensor!r} is {size[0]}x{size[1]} ({channels} channels), but "
-                f"the student's {feature.tap!r} is {own[0]}x{own[1]} (stride {stride}); "
-                f"{_advice((size[0], size[1]), image_size)}; or set "
-                f"features.{index}.resize: true"
+    described = []
+    for index, (pair, (height, width, channels)) in enumerate(zip(pairs, shapes, strict=True)):
+        tap = find_tap(pair.tap, features)
+        own = tap.size(image_size)
+        if own != (height, width) and not pair.resize:
+            raise ConfigError(
+                f"features.{index}: {pair.tensor!r} is {height} x {width} ({channels} channels), "
+                f"but the student's {tap.name!r} is {own[0]} x {own[1]} (stride {tap.stride}); "
+                f"{_advice((height, width), image_size, features)}; or set "
+                f"features.{index}.resize: true",
+                code="feature-size",
             )
-        pairs.append(
+        described.append(
             Pair(
-                feature.tap,
+                tap.name,
                 channels,
-                feature.hidden_channels,
-                size=None if own == size else (size[0], size[1]),
-                masked_share=feature.masked_share if feature.loss == "mgd" else None,
-                standardized=feature.standardize,
+                pair.hidden_channels,
+                size=None if own == (height, width) else (height, width),
+                masked_share=pair.masked_share if pair.loss == "mgd" else None,
+                standardized=pair.standardize,
                 balanced=balanced,
             )
         )
-    return pairs
+    return described
 
 
-def describe_sizes(pairs: Sequence[Pair], image_size: tuple[int, int]) -> list[str]:
-    """A line for each pair whose tap is brought to another size."""
+def describe_sizes(
+    pairs: Sequence[Pair], image_size: Size, features: Sequence[FeatureInfo]
+) -> list[str]:
+    """Describes which taps are resized.
+
+    Args:
+      pairs: The feature pairs.
+      image_size: Height and width of the images, in pixels.
+      features: Descriptions of the student's feature maps.
+
+    Returns:
+      A line for each pair whose tap is resized.
+    """
     lines = []
     for index, pair in enumerate(pairs):
         if pair.size:
-            height, width = (side // tap_stride(pair.tap) for side in image_size)
+            height, width = find_tap(pair.tap, features).size(image_size)
             lines.append(
-                f"features.{index}: {pair.tap} is brought from {height} x {width} to "
+                f"features.{index}: {pair.tap} is resized from {height} x {width} to "
                 f"{pair.size[0]} x {pair.size[1]}"
             )
     return lines
 
 
-def _advice(size: tuple[int, int], image_size: tuple[int, int]) -> str:
-    if fitting := fitting_taps(size, image_size):
-        return f"taps of that size: {', '.join(fitting)}"
-    return f"no tap has that size for pictures of {image_size[0]}x{image_size[1]}"
+def _advice(size: Size, image_size: Size, features: Sequence[FeatureInfo]) -> str:
+    if fitting := fitting_taps(size, image_size, features):
+        return f"taps of that size: {', '.join(feature.name for feature in fitting)}"
+    return f"no tap has that size for images of {image_size[0]} x {image_size[1]}"

@@ -1,18 +1,28 @@
-"""What a feature pair trains next to the student and leaves behind: all of it is `projectors`."""
+"""Projectors: modules that a feature pair needs for training only, below `projectors`."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from jaxdistill.models.layers import BatchNorm, Conv, relu
+from jaxdistill.models.functional import relu
+from jaxdistill.models.layers import BatchNorm, Conv, constant
 
 
 class Projector(nnx.Module):
-    """conv1x1-BN-ReLU-conv1x1, or a single conv1x1.
+    """Projects a tap to the channels of a target: conv1x1-BN-ReLU-conv1x1, or one conv1x1.
 
-    What else a pair may need stands beside it: `generator` restores what was masked, `standard`
-    holds the target's statistics, `balance` the logit of the pair's learned weight.
+    Other parts of a feature pair belong to it too: `generator` restores masked positions,
+    `statistics` holds the mean and factor that standardise the target, `balance` is the logit of
+    the pair's learned weight. Each is None where the pair does not need it.
+
+    Args:
+      inputs: Channels of the tap.
+      outputs: Channels of the target.
+      hidden: Channels of the hidden layer; None: a single convolution.
+      masked_share: Share of positions that the generator restores, in [0, 1); None: no generator.
+      standardized: Whether the target is standardised.
+      balanced: Whether the pair's weight is learned.
+      rngs: Source of the initial values.
     """
 
     def __init__(
@@ -32,12 +42,22 @@ class Projector(nnx.Module):
         self.generator = (
             None if masked_share is None else Generator(outputs, masked_share, rngs=rngs)
         )
-        self.standard = Standard(outputs) if standardized else None
-        self.balance = nnx.Param(jnp.zeros(())) if balanced else None
+        self.statistics = TargetStatistics(outputs) if standardized else None
+        self.balance = nnx.Param(constant(0)) if balanced else None
 
     def __call__(
         self, x: Float[Array, "b h w i"], *, train: bool, key: Key[Array, ""] | None = None
     ) -> Float[Array, "b h w o"]:
+        """Projects a tap.
+
+        Args:
+          x: The tap.
+          train: Whether BatchNorm uses the statistics of the batch.
+          key: Draws the positions that are masked; None masks nothing.
+
+        Returns:
+          The projected map.
+        """
         if self.hidden is not None and self.norm is not None:
             x = self.norm(self.hidden(x), train=train, rectify=True)
         x = self.output(x)
@@ -45,10 +65,15 @@ class Projector(nnx.Module):
 
 
 class Generator(nnx.Module):
-    """Masks a map at random positions, all channels at once, and restores it: conv3x3-ReLU-conv3x3.
+    """Masks a map at random positions and restores it: conv3x3-ReLU-conv3x3.
 
-    Masked generative distillation (Yang et al. 2022, arXiv:2205.01529, equations 2 to 4). Each
-    position is masked with probability `masked_share`.
+    Masked generative distillation (Yang et al. 2022, arXiv:2205.01529, equations 2 to 4). A masked
+    position is 0 in all channels.
+
+    Args:
+      channels: Channels of the map.
+      masked_share: Probability with which a position is masked.
+      rngs: Source of the initial values.
     """
 
     def __init__(self, channels: int, masked_share: float, *, rngs: nnx.Rngs) -> None:
@@ -59,20 +84,31 @@ class Generator(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], key: Key[Array, ""] | None
     ) -> Float[Array, "b h w c"]:
-        """`key` draws the mask; None masks nothing."""
+        """Masks and restores a map.
+
+        Args:
+          x: The map.
+          key: Draws the masked positions; None masks nothing.
+
+        Returns:
+          The restored map.
+        """
         if key is not None:
             kept = jax.random.bernoulli(key, 1 - self.masked_share, (*x.shape[:3], 1))
             x = x * kept.astype(x.dtype)
         return self.conv2(relu(self.conv1(x)))
 
 
-class Standard(nnx.Module):
-    """A target's channels: their mean, and the factor that makes their deviation 1.
+class TargetStatistics(nnx.Module):
+    """Mean of each channel of a target, and the factor that makes its standard deviation 1.
 
-    Measured once and then kept in every checkpoint, with the running statistics. A channel that
-    never changes has the factor 0.
+    They are measured before the first step and saved in checkpoints with the running statistics.
+    The factor of a channel that never changes is 0.
+
+    Args:
+      channels: Channels of the target.
     """
 
     def __init__(self, channels: int) -> None:
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.factor = nnx.BatchStat(jnp.ones(channels))
+        self.mean = nnx.BatchStat(constant(0, channels))
+        self.factor = nnx.BatchStat(constant(1, channels))

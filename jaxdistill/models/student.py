@@ -1,42 +1,40 @@
-"""The student: encoder, decoder, head, and the projectors that only training needs.
+"""The student: encoder, decoder, head, and the projectors that only training needs."""
 
-Variables are known by their dotted path, such as `decoder.blocks.0.conv1.conv.kernel`. One rule
-over these paths, `student.frozen`, says what is trained; gradients, optimizer state, BatchNorm mode
-and checkpoints all follow from it.
-"""
-
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.models import weights
-from jaxdistill.models.decoders.unet import UnetDecoder
-from jaxdistill.models.encoders.efficientnet import EfficientNet, variant
+from jaxdistill.models.feature_info import FeatureInfo, find_tap
 from jaxdistill.models.feature_pairs import Pair
-from jaxdistill.models.layers import BatchNorm, Conv
+from jaxdistill.models.layers import Conv
+from jaxdistill.models.parameters import flat_variables, merge, param_group
 from jaxdistill.models.projector import Projector
-from jaxdistill.runtime.errors import UserError
-from jaxdistill.types import FeatureScale, ModelOutputs, Variables
+from jaxdistill.models.registry import DECODERS, ENCODERS, build_decoder, build_encoder
+from jaxdistill.models.seeds import make_rngs
+from jaxdistill.types import FeatureScale, ModelOutputs
 
-Encoded = tuple[Float[Array, "b _ _ _"], ...]
-PARAM_GROUPS = ("encoder", "decoder", "head", "projectors")
+EncoderFeatures = tuple[Float[Array, "b _ _ _"], ...]
 
 
 class Student(nnx.Module):
-    """Pictures in [0, 1] to mask logits, and projected features for the pairs it was built with.
+    """Computes mask logits from images in [0, 1], and projected features for feature pairs.
 
     Args:
-      settings: architecture and what is frozen.
-      normalization: what the encoder expects.
-      pairs: the projectors to build; none for inference.
-      dtype: what it computes in; the outputs come in it too.
+      settings: The architecture.
+      normalization: Mean and deviation that the encoder expects.
+      pairs: The feature pairs to build projectors for.
+      dtype: Number format of the feature maps and of the outputs.
+      seed: Determines the initial values.
+
+    Raises:
+      ConfigError: See `registry.build_encoder` and `registry.build_decoder`.
     """
 
     def __init__(
@@ -46,22 +44,22 @@ class Student(nnx.Module):
         pairs: Sequence[Pair] = (),
         *,
         dtype: config.Precision = "float32",
-        rngs: nnx.Rngs,
+        seed: int = 0,
     ) -> None:
+        self.settings, self.seed = settings, seed
         self.normalization, self.dtype = normalization, dtype
-        channels = settings.decoder_channels
-        self.encoder = EfficientNet(variant(settings.encoder), rngs=rngs)
-        self.decoder = UnetDecoder(self.encoder.channels, channels, rngs=rngs)
-        self.head = Conv(channels[-1], 1, 3, bias=True, init="xavier_uniform", rngs=rngs)
-        self.tap_channels = {
-            **{f"encoder.{i}": c for i, c in enumerate(self.encoder.channels, start=1)},
-            **{f"decoder.{i}": c for i, c in enumerate(channels)},
-        }
+        rngs = make_rngs(seed)
+        self.encoder = build_encoder(settings.encoder, rngs=rngs)
+        self.decoder = build_decoder(
+            settings.decoder, self.encoder.feature_info, settings.decoder_channels, rngs=rngs
+        )
+        finest = self.decoder.feature_info[-1]
+        self.head = Conv(finest.channels, 1, 3, bias=True, init="xavier_uniform", rngs=rngs)
         self.pairs = tuple(pairs)
         self.projectors = nnx.List(
             [
                 Projector(
-                    self.tap_channels[pair.tap],
+                    find_tap(pair.tap, self.feature_info).channels,
                     pair.channels,
                     pair.hidden,
                     masked_share=pair.masked_share,
@@ -73,32 +71,92 @@ class Student(nnx.Module):
             ]
         )
 
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """The feature maps that can be tapped: the encoder's, then the decoder's."""
+        return (*self.encoder.feature_info, *self.decoder.feature_info)
+
+    @property
+    def float32_layers(self) -> tuple[str, ...]:
+        """Paths of the layers that int8 export leaves in float32."""
+        return (
+            *(f"encoder.{path}" for path in self.encoder.float32_layers),
+            *(f"decoder.{path}" for path in self.decoder.float32_layers),
+            "head",
+        )
+
     def __call__(
         self,
         images: Float[Array, "b h w 3"],
         *,
         train: bool,
-        encoded: Encoded | None = None,
+        encoder_features: EncoderFeatures | None = None,
         key: Key[Array, ""] | None = None,
     ) -> ModelOutputs:
-        """The mask's logits, and what the pairs' losses need.
+        """Computes the mask logits, and what the losses of the feature pairs need.
 
         Args:
-          encoded: what `encode` gave for these pictures; None computes it.
-          key: draws what the pairs mask; None masks nothing.
+          images: RGB images in [0, 1].
+          train: Whether BatchNorms that are not frozen use the statistics of the batch.
+          encoder_features: Result of `encode` for these images; None: it is computed.
+          key: Draws the positions that the pairs mask; None masks nothing.
+
+        Returns:
+          Logits, projected features, scales and balance.
         """
-        taps = self.taps(images, train=train, encoded=encoded)
+        taps = self.taps(images, train=train, encoder_features=encoder_features)
         projected = tuple(
             self._project(index, taps, train=train, key=key) for index in range(len(self.pairs))
         )
-        standards = [projector.standard for projector in self.projectors]
+        statistics = [projector.statistics for projector in self.projectors]
         balance = [p.balance[...] for p in self.projectors if p.balance is not None]
         return ModelOutputs(
-            self.head(taps["decoder.4"]),
+            self.head(taps[self.decoder.feature_info[-1].name]),
             projected,
-            tuple(FeatureScale(s.mean[...], s.factor[...]) if s else None for s in standards),
+            tuple(FeatureScale(s.mean[...], s.factor[...]) if s else None for s in statistics),
             jnp.stack(balance) if balance else None,
         )
+
+    def taps(
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool,
+        encoder_features: EncoderFeatures | None = None,
+    ) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Computes all feature maps.
+
+        Args:
+          images: RGB images in [0, 1].
+          train: Whether BatchNorms that are not frozen use the statistics of the batch.
+          encoder_features: Result of `encode` for these images; None: it is computed.
+
+        Returns:
+          The maps by the names in `feature_info`.
+        """
+        if encoder_features is None:
+            encoder_features = self.encode(images, train=train)
+        encoded = tuple(feature.astype(self._dtype) for feature in encoder_features)
+        decoded = self.decoder(encoded, train=train)
+        names = [feature.name for feature in self.feature_info]
+        return dict(zip(names, (*encoded, *decoded), strict=True))
+
+    def encode(self, images: Float[Array, "b h w 3"], *, train: bool) -> EncoderFeatures:
+        """Computes the encoder's feature maps.
+
+        Args:
+          images: RGB images in [0, 1].
+          train: Whether BatchNorms that are not frozen use the statistics of the batch.
+
+        Returns:
+          The maps, finest first.
+        """
+        normalised = image_ops.normalize(images, self.normalization)
+        return self.encoder(normalised.astype(self._dtype), train=train)
+
+    @property
+    def _dtype(self) -> Any:
+        return getattr(jnp, self.dtype)
 
     def _project(
         self, index: int, taps: dict[str, Array], *, train: bool, key: Key[Array, ""] | None
@@ -106,32 +164,10 @@ class Student(nnx.Module):
         pair = self.pairs[index]
         tap = taps[pair.tap]
         if pair.size:
-            # Before the projector: a tap has fewer channels than what it is projected to.
+            # The tap is resized before it is projected, because it has fewer channels.
             tap = image_ops.resize(tap, pair.size, antialias=True)
         own = None if key is None else jax.random.fold_in(key, index)
         return self.projectors[index](tap, train=train, key=own)
-
-    def taps(
-        self, images: Float[Array, "b h w 3"], *, train: bool, encoded: Encoded | None = None
-    ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Feature maps by name: `encoder.1` ... `encoder.5`, `decoder.0` ... `decoder.4`.
-
-        Args:
-          encoded: what `encode` gave for these pictures; None computes it.
-        """
-        if encoded is None:
-            encoded = self.encode(images, train=train)
-        encoded = tuple(tap.astype(getattr(jnp, self.dtype)) for tap in encoded)
-        decoded = self.decoder(encoded, train=train)
-        return {
-            **{f"encoder.{i}": tap for i, tap in enumerate(encoded, start=1)},
-            **{f"decoder.{i}": tap for i, tap in enumerate(decoded)},
-        }
-
-    def encode(self, images: Float[Array, "b h w 3"], *, train: bool) -> Encoded:
-        """The encoder's taps, finest first."""
-        normalised = image_ops.normalize(images, self.normalization)
-        return self.encoder(normalised.astype(getattr(jnp, self.dtype)), train=train)
 
 
 def build(
@@ -141,104 +177,77 @@ def build(
     seed: int = 0,
     dtype: config.Precision = "float32",
 ) -> Student:
-    """The student before training: what there is a weights file for from there, the rest random.
+    """Builds a student before training: from a weights file where there is one, else random.
+
+    Args:
+      settings: Architecture, weights files and normalisation.
+      pairs: The feature pairs to build projectors for.
+      seed: Determines the random values.
+      dtype: Number format of the feature maps and of the outputs.
+
+    Returns:
+      The student.
 
     Raises:
-      UserError: the weights file cannot be read, or is another network's.
+      ConfigError: The architecture is not known; see `Student`.
+      WeightsError: The weights file cannot be read, or belongs to another network.
     """
-    variant(settings.encoder)  # a misspelt name is the likelier reason why a file does not fit
+    # Unknown names first: a misspelt name is the likelier reason why a file does not fit.
+    _, _ = ENCODERS[settings.encoder], DECODERS[settings.decoder]
     path = settings.weights or settings.encoder_weights
-    loaded, theirs = weights.load_for(settings.encoder, path) if path else ({}, None)
-    normalization = theirs or image_ops.resolve("imagenet")
+    loaded, of_file = weights.load_for(settings.encoder, path) if path else ({}, None)
+    normalization = of_file or image_ops.resolve("imagenet")
     if settings.normalization is not None:
         normalization = image_ops.resolve(settings.normalization)
-    student = Student(settings, normalization, pairs, dtype=dtype, rngs=nnx.Rngs(seed))
+    student = Student(settings, normalization, pairs, dtype=dtype, seed=seed)
     if path is None:
         return student
     groups = ("encoder", "decoder", "head") if settings.weights else ("encoder",)
     own = flat_variables(student)
-    wanted = {name: np.asarray(own[name]) for name in own if param_group(name) in groups}
-    given = {name: loaded[name] for name in loaded if param_group(name) in groups}
-    filled = {name: jnp.asarray(v) for name, v in weights.fill(wanted, given, path).items()}
-    return merge(nnx.graphdef(student), {**own, **filled})
+    expected = {name: own[name] for name in own if param_group(name) in groups}
+    read = {name: loaded[name] for name in loaded if param_group(name) in groups}
+    filled = weights.fill(expected, read, path)
+    return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
 
 
-def is_frozen(path: str, frozen: Sequence[str]) -> bool:
-    """The one rule: a frozen path stands for itself and everything below it."""
-    return any(path == prefix or path.startswith(prefix + ".") for prefix in frozen)
-
-
-def param_group(path: str) -> str:
-    """The parameter group: `encoder`, `decoder`, `head` or `projectors`."""
-    return path.partition(".")[0]
-
-
-class Split(NamedTuple):
-    """A student taken apart: the program, and its variables by what training does to them."""
-
-    graph: nnx.GraphDef
-    params: Variables  # trained
-    batch_stats: Variables  # BatchNorm's, measured while training
-    frozen: Variables  # neither
-
-    def student(self) -> Student:
-        return merge(self.graph, {**self.params, **self.batch_stats, **self.frozen})
-
-    def with_values(self, values: Variables) -> "Split":
-        """The same, but for these variables."""
-        parts = ({k: values.get(k, v) for k, v in part.items()} for part in self[1:])
-        return Split(self.graph, *parts)
-
-
-def freeze(student: Student, frozen: Sequence[str], fixed: Sequence[str] = ()) -> Split:
-    """Marks what the rule freezes and takes the student apart.
+def with_projectors(student: Student, pairs: Sequence[Pair]) -> Student:
+    """Returns a student with projectors for feature pairs.
 
     Args:
-      frozen: paths of what is not trained.
-      fixed: paths of what is trained, but whose BatchNorms keep their statistics.
+      student: A student; its own projectors, if it has any, are not kept.
+      pairs: The feature pairs.
 
-    Raises:
-      UserError: names an entry of the rule that no parameter matches.
+    Returns:
+      A student with the same variables. The projectors have the values with which
+      `build(settings, pairs, seed=student.seed)` begins.
     """
-    for path, module in nnx.iter_modules(student):
-        if isinstance(module, BatchNorm):
-            module.frozen = is_frozen(_dotted(path), [*frozen, *fixed])
-    graph, state = nnx.split(student)
-    split = Split(graph, {}, {}, {})
-    for path, variable in nnx.to_flat_state(state):
-        name = _dotted(path)
-        measured = isinstance(variable, nnx.BatchStat)
-        if is_frozen(name, frozen) or (measured and is_frozen(name, fixed)):
-            split.frozen[name] = variable[...]
-        elif measured:
-            split.batch_stats[name] = variable[...]
-        else:
-            split.params[name] = variable[...]
-    for prefix in frozen:
-        if not any(is_frozen(name, [prefix]) for name in split.frozen):
-            raise UserError(
-                f"student.frozen: {prefix!r} matches no parameter; "
-                f"the groups are {', '.join(PARAM_GROUPS)}"
-            )
-    if not split.params:
-        raise UserError("student.frozen: everything is frozen, nothing is left to train")
-    return split
+    built = Student(
+        student.settings, student.normalization, pairs, dtype=student.dtype, seed=student.seed
+    )
+    return _with_variables(built, student)
 
 
-def merge(graph: nnx.GraphDef, variables: Variables) -> Student:
-    """The student whose variables, by dotted path, these are."""
-    leaves = [(_parts(name), value) for name, value in variables.items()]
-    return nnx.merge(graph, nnx.from_flat_state(leaves))
+def without_projectors(student: Student) -> Student:
+    """Returns a student with the same variables, but without projectors."""
+    return with_projectors(student, ())
 
 
-def flat_variables(module: nnx.Module) -> Variables:
-    """All parameters and statistics of a module by dotted path."""
-    return {_dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module))}
+def feature_info(settings: config.Student) -> tuple[FeatureInfo, ...]:
+    """Returns the feature maps that a student has, without reading its weights.
+
+    Args:
+      settings: The architecture.
+
+    Returns:
+      The encoder's descriptions, then the decoder's.
+    """
+    return Student(settings, image_ops.resolve("imagenet")).feature_info
 
 
-def _dotted(path: Iterable[object]) -> str:
-    return ".".join(map(str, path))
-
-
-def _parts(name: str) -> tuple[str | int, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in name.split("."))
+def _with_variables(built: Student, source: Student) -> Student:
+    variables = {
+        name: value
+        for name, value in flat_variables(source).items()
+        if param_group(name) != "projectors"
+    }
+    return merge(nnx.graphdef(built), {**flat_variables(built), **variables})

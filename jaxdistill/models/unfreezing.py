@@ -1,47 +1,87 @@
-"""Progressive unfreezing: the encoder's stages join the training one by one, from the deepest up.
+"""Progressive unfreezing: the encoder's stages join the training one by one, deepest first.
 
-A phase is the number of stages that have joined. What a state holds, and the program of a step,
-follow from it; they change between two epochs.
+A phase is the number of stages that have joined. The arrays of a train state and the compiled step
+depend on the phase, which changes between epochs only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jaxdistill import config
-from jaxdistill.models import student
-from jaxdistill.models.student import Split, Student
-from jaxdistill.types import Variables
+from jaxdistill.models.parameters import Partition, is_frozen, partition
 
-_STAGES = (
-    *([f"encoder.blocks.{i}"] for i in reversed(range(7))),
-    ["encoder.conv_stem", "encoder.bn1"],
-)
-PHASES = 1 + len(_STAGES)
-_IDLE = ["encoder.conv_head", "encoder.bn2"]  # of the ImageNet classifier: nothing reaches them
+Stages = Sequence[Sequence[str]]
+"""Paths of each stage below the student, such as `encoder.blocks.6`, deepest stage first."""
 
 
-def phase(settings: config.Student, epoch: int) -> int:
-    """The phase of an epoch, counted from 0."""
+def encoder_stages(student: Any) -> Stages:
+    """Returns the stages in which a student's encoder can join the training.
+
+    Args:
+      student: The student.
+
+    Returns:
+      The paths of every stage, deepest first; empty if the encoder describes no stages.
+    """
+    return [_below_encoder(stage) for stage in student.encoder.stages]
+
+
+def phase(settings: config.Student, epoch: int, stages: Stages) -> int:
+    """Returns the phase of an epoch.
+
+    Args:
+      settings: `unfreeze` holds the plan.
+      epoch: Number of the epoch, counted from 0.
+      stages: From `encoder_stages`; there are no more phases than stages.
+
+    Returns:
+      The number of stages that have joined the training.
+    """
     plan = settings.unfreeze
     if plan is None or epoch + 1 < plan.from_epoch:
         return 0
-    return min(plan.stages, 1 + (epoch + 1 - plan.from_epoch) // plan.every)
+    most = len(stages) if plan.stages is None else min(plan.stages, len(stages))
+    return min(most, 1 + (epoch + 1 - plan.from_epoch) // plan.every)
 
 
-def freeze(network: Student, settings: config.Student, phase: int) -> Split:
-    """The student taken apart as it is trained in a phase.
+def partition_in_phase(student: Any, settings: config.Student, phase: int) -> Partition:
+    """Splits a student by what is trained in a phase.
+
+    Args:
+      student: The student. Its BatchNorms' `frozen` attributes are changed.
+      settings: `frozen` and `unfreeze`.
+      phase: The number of stages that have joined.
+
+    Returns:
+      The parts.
 
     Raises:
-      UserError: see `models.student.freeze`.
+      ConfigError: See `parameters.partition`.
     """
     if not phase:
-        return student.freeze(network, settings.frozen)
+        return partition(student, settings.frozen)
     others = [path for path in settings.frozen if path != "encoder"]
-    still = [path for stage in _STAGES[phase:] for path in stage]
+    waiting = [path for stage in encoder_stages(student)[phase:] for path in stage]
     plan = settings.unfreeze
     fixed = [] if plan is None or plan.batch_norm else ["encoder"]
-    return student.freeze(network, [*others, *_IDLE, *still], fixed)
+    unused = _below_encoder(student.encoder.unused)
+    return partition(student, [*others, *unused, *waiting], fixed)
 
 
-def joined(paths: Sequence[str] | Variables) -> dict[str, str]:
-    """By parameter the stage that it joined with; empty text for what was there from the start."""
-    return {path: next((s[0] for s in _STAGES if student.is_frozen(path, s)), "") for path in paths}
+def stage_of(paths: Iterable[str], stages: Stages) -> dict[str, str]:
+    """Returns for each parameter the stage that it joined the training with.
+
+    Args:
+      paths: Dotted paths of parameters.
+      stages: From `encoder_stages`.
+
+    Returns:
+      By path the first path of the stage; empty text for parameters outside the stages.
+    """
+    return {
+        path: next((stage[0] for stage in stages if is_frozen(path, stage)), "") for path in paths
+    }
+
+
+def _below_encoder(paths: Iterable[str]) -> list[str]:
+    return [f"encoder.{path}" for path in paths]

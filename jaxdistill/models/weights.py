@@ -1,12 +1,13 @@
-"""Weights on disk: safetensors whose keys are the student's dotted variable paths.
+"""Weights files: safetensors whose keys are the student's dotted variable paths.
 
-The file's metadata names what the weights are for: `encoder` (the variant), `normalization` (mean
-and std as JSON, for pixels in [0, 1]), `source` (where they come from).
+The file's metadata may hold `encoder` (name of the encoder), `normalization` (mean and std as JSON,
+for pixels in [0, 1]), and `source` (where the weights come from).
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -14,17 +15,22 @@ from safetensors.numpy import save as serialize
 
 from jaxdistill import config
 from jaxdistill.data.image_ops import Normalization
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import WeightsError
 from jaxdistill.runtime.files import write_atomic
 
 Arrays = dict[str, np.ndarray]
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes the file whole or not at all.
+    """Writes a weights file; an error leaves an existing file as it was.
+
+    Args:
+      path: The file.
+      arrays: Arrays by variable path.
+      metadata: See the module's documentation.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -32,41 +38,72 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, st
 
 
 def load(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """Arrays by variable path, and the metadata.
+    """Reads a weights file.
+
+    Args:
+      path: The file.
+
+    Returns:
+      The arrays by variable path, and the metadata.
 
     Raises:
-      UserError: the file is missing, cut off, or not safetensors.
+      WeightsError: The file does not exist (`weights-missing`), or is cut off or of another format
+        (`weights-damaged`).
     """
     if not path.is_file():
-        raise UserError(
-            f"no weights at {path.absolute()}; tools/convert_weights.py writes such a file"
+        raise WeightsError(
+            f"no weights at {path.absolute()}; `python -m jaxdistill convert-weights` writes such "
+            f"a file",
+            code="weights-missing",
         )
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file ({error}); convert the weights again"
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); convert the weights again",
+            code="weights-damaged",
         ) from None
 
 
 def load_for(encoder: str, path: Path) -> tuple[Arrays, Normalization | None]:
-    """The arrays of a file for that encoder, and the normalisation that they were trained with.
+    """Reads a weights file for an encoder.
+
+    Args:
+      encoder: Name of the encoder.
+      path: The file.
+
+    Returns:
+      The arrays by variable path, and the normalisation that they were trained with if the file
+      holds it.
 
     Raises:
-      UserError: the file is for another encoder, or cannot be read.
+      WeightsError: The file belongs to another encoder (`weights-encoder`), its metadata are
+        damaged (`weights-metadata`), or it cannot be read.
     """
     arrays, metadata = load(path)
     written_for = metadata.get("encoder")
     if written_for is not None and written_for != encoder:
-        raise UserError(
-            f"{path} holds weights of {written_for!r}, but student.encoder is {encoder!r}"
+        raise WeightsError(
+            f"{path} holds weights of {written_for!r}, but student.encoder is {encoder!r}",
+            code="weights-encoder",
         )
     return arrays, parse_normalization(metadata.get("normalization"), path)
 
 
 def parse_normalization(text: str | None, path: Path) -> Normalization | None:
-    """What `format_normalization` wrote."""
+    """Parses the entry `normalization` of a file's metadata.
+
+    Args:
+      text: The entry, as `format_normalization` writes it; None if there is none.
+      path: The file, for the message.
+
+    Returns:
+      The normalisation; None if there is none.
+
+    Raises:
+      WeightsError: The entry has another form (`weights-metadata`).
+    """
     if text is None:
         return None
     try:
@@ -74,21 +111,31 @@ def parse_normalization(text: str | None, path: Path) -> Normalization | None:
         read = config.MeanStd(mean=tuple(mean), std=tuple(std))
         return Normalization(read.mean, read.std)
     except (TypeError, ValueError, RecursionError):
-        raise UserError(
-            f"{path}: metadata 'normalization' should be [[r, g, b], [r, g, b]], got {text!r}"
+        raise WeightsError(
+            f"{path}: metadata 'normalization' should be [[r, g, b], [r, g, b]], got {text!r}",
+            code="weights-metadata",
         ) from None
 
 
 def format_normalization(normalization: Normalization) -> str:
-    """For a file's metadata."""
+    """Returns the entry `normalization` of a file's metadata."""
     return json.dumps([list(normalization.mean), list(normalization.std)])
 
 
-def fill(variables: Mapping[str, np.ndarray], loaded: Arrays, path: Path) -> Arrays:
-    """The loaded arrays, once every name and shape is known to fit `variables`.
+def fill(variables: Mapping[str, Any], loaded: Arrays, path: Path) -> Arrays:
+    """Checks that loaded arrays have the names and shapes of a network's variables.
+
+    Args:
+      variables: The network's variables, arrays by path.
+      loaded: The arrays of a file.
+      path: The file, for the message.
+
+    Returns:
+      The loaded arrays.
 
     Raises:
-      UserError: names the first variables that are missing, left over, or of another shape.
+      WeightsError: Variables are missing, left over, or of another shape (`weights-mismatch`); the
+        message names the first of each.
     """
     missing = sorted(variables.keys() - loaded.keys())
     left_over = sorted(loaded.keys() - variables.keys())
@@ -97,7 +144,7 @@ def fill(variables: Mapping[str, np.ndarray], loaded: Arrays, path: Path) -> Arr
         for name in sorted(variables.keys() & loaded.keys())
         if loaded[name].shape != variables[name].shape
     ]
-    complaints = [
+    problems = [
         f"{len(names)} {what} ({'; '.join(names[:3])})"
         for what, names in (
             ("missing", missing),
@@ -106,6 +153,8 @@ def fill(variables: Mapping[str, np.ndarray], loaded: Arrays, path: Path) -> Arr
         )
         if names
     ]
-    if complaints:
-        raise UserError(f"{path} does not fit this network: {', '.join(complaints)}")
+    if problems:
+        raise WeightsError(
+            f"{path} does not fit this network: {', '.join(problems)}", code="weights-mismatch"
+        )
     return loaded

@@ -1,0 +1,3 @@
+"""Decoders. Each module registers its own; a new one needs a line here."""
+
+from jaxdistill.models.decoders import unet as unet

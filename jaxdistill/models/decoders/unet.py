@@ -1,4 +1,4 @@
-"""UNet decoder and head, equal to segmentation_models_pytorch's (Ronneberger et al. 2015)."""
+"""UNet decoder, equal to segmentation_models_pytorch's (Ronneberger et al. 2015)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,21 +6,40 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxdistill.models.feature_info import FeatureInfo
 from jaxdistill.models.layers import BatchNorm, Conv, UpsampledConv, conv_norm
+from jaxdistill.models.registry import DECODERS, Decoder
+from jaxdistill.runtime.errors import ConfigError
+
+DEFAULT_CHANNELS = (256, 128, 64, 32, 16)
 
 
-class UnetDecoder(nnx.Module):
-    """Five blocks from stride 32 back to stride 1; the first four join an encoder tap each.
+@DECODERS.register("unet")
+class UnetDecoder(Decoder):
+    """One block for each feature map of the encoder, from the largest stride back to stride 1.
+
+    Every block doubles height and width; all but the last join a feature map of the encoder.
 
     Args:
-      encoder_channels: of the taps at strides 2, 4, 8, 16, 32.
-      channels: of the blocks' outputs, at strides 16, 8, 4, 2, 1.
+      encoder: The encoder's feature maps at strides 2, 4, 8, ..., finest first.
+      channels: Channels of the blocks' outputs, coarsest first; None: `DEFAULT_CHANNELS`, as many
+        as the encoder has maps.
+      rngs: Source of the initial values.
+
+    Raises:
+      ConfigError: The strides are not 2, 4, 8, ... (`decoder-encoder`), or there are not as many
+        channels as feature maps (`decoder-channels`).
     """
 
     def __init__(
-        self, encoder_channels: Sequence[int], channels: Sequence[int], *, rngs: nnx.Rngs
+        self,
+        encoder: Sequence[FeatureInfo],
+        channels: Sequence[int] | None = None,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
-        deepest, *skips = reversed(encoder_channels)
+        channels = _check(encoder, channels)
+        deepest, *skips = (feature.channels for feature in reversed(encoder))
         inputs = [deepest, *channels[:-1]]
         self.blocks = nnx.List(
             [
@@ -28,12 +47,27 @@ class UnetDecoder(nnx.Module):
                 for below, skip, outputs in zip(inputs, [*skips, 0], channels, strict=True)
             ]
         )
+        last = len(channels) - 1
+        self.feature_info = tuple(
+            FeatureInfo(f"decoder.{block}", outputs, 2 ** (last - block))
+            for block, outputs in enumerate(channels)
+        )
+        # At full resolution, the few channels make eight bits slower than float32.
+        self.float32_layers = (f"blocks.{last}",)
 
     def __call__(
-        self, taps: Sequence[Float[Array, "b _ _ _"]], *, train: bool
+        self, features: Sequence[Float[Array, "b _ _ _"]], *, train: bool
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Encoder taps, finest first, to the outputs of the blocks, coarsest first."""
-        x, *skips = reversed(taps)
+        """Computes the outputs of the blocks, coarsest first.
+
+        Args:
+          features: The encoder's feature maps, finest first.
+          train: Whether BatchNorm uses the statistics of the batch.
+
+        Returns:
+          One map for each entry of `feature_info`.
+        """
+        x, *skips = reversed(features)
         outputs = []
         for block, skip in zip(self.blocks, [*skips, None], strict=True):
             x = block(x, skip, train=train)
@@ -42,20 +76,57 @@ class UnetDecoder(nnx.Module):
 
 
 class UpBlock(nnx.Module):
-    """Nearest upsampling by two, the skip joined, then conv3x3-BN-ReLU twice."""
+    """Nearest upsampling by two, concatenation with a skip connection, twice conv3x3-BN-ReLU.
+
+    Args:
+      below: Channels of the map that is upsampled.
+      skip: Channels of the skip connection; 0 without one.
+      outputs: Channels of the output.
+      rngs: Source of the initial values.
+    """
 
     def __init__(self, below: int, skip: int, outputs: int, *, rngs: nnx.Rngs) -> None:
         self.conv1 = ConvNormRelu(UpsampledConv, below + skip, outputs, rngs=rngs)
         self.conv2 = ConvNormRelu(Conv, outputs, outputs, rngs=rngs)
 
     def __call__(self, x: Array, skip: Array | None, *, train: bool) -> Array:
-        return self.conv2(self.conv1((x, skip), train=train), train=train)
+        """Applies the block to a map and the skip connection of twice its size."""
+        return self.conv2(self.conv1(x, skip, train=train), train=train)
 
 
 class ConvNormRelu(nnx.Module):
+    """A 3x3 convolution, BatchNorm, ReLU.
+
+    Args:
+      kind: Class of the convolution.
+      inputs: Channels of the input, with those of a skip connection.
+      outputs: Channels of the output.
+      rngs: Source of the initial values.
+    """
+
     def __init__(self, kind: type[Conv], inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
         self.conv = kind(inputs, outputs, 3, init="he_uniform", rngs=rngs)
         self.norm = BatchNorm(outputs)
 
-    def __call__(self, x: Any, *, train: bool) -> Array:
-        return conv_norm(self.conv, self.norm, x, train=train, rectify=True)
+    def __call__(self, *inputs: Any, train: bool) -> Any:
+        """Applies the layers to the arguments of the convolution."""
+        return conv_norm(self.conv, self.norm, *inputs, train=train, rectify=True)
+
+
+def _check(encoder: Sequence[FeatureInfo], channels: Sequence[int] | None) -> tuple[int, ...]:
+    strides = [feature.stride for feature in encoder]
+    if strides != [2 ** (index + 1) for index in range(len(strides))]:
+        raise ConfigError(
+            f"student.decoder: unet needs an encoder with feature maps at strides 2, 4, 8, ...; "
+            f"this encoder has strides {', '.join(map(str, strides))}",
+            code="decoder-encoder",
+        )
+    if channels is None:
+        channels = DEFAULT_CHANNELS[-len(strides) :]
+    if len(channels) != len(strides):
+        raise ConfigError(
+            f"student.decoder_channels: unet needs {len(strides)} numbers for this encoder, one "
+            f"for each of its feature maps; got {list(channels)}",
+            code="decoder-channels",
+        )
+    return tuple(channels)

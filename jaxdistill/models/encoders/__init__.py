@@ -1,0 +1,3 @@
+"""Encoders. Each module registers its own; a new one needs a line here."""
+
+from jaxdistill.models.encoders import efficientnet as efficientnet

@@ -1,68 +1,42 @@
-"""EfficientNet encoders (Tan and Le 2019, arXiv:1905.11946), in three variants.
+"""EfficientNet encoders (Tan and Le 2019, arXiv:1905.11946).
 
-`timm-efficientnet-b0` ... `-b3` are segmentation_models_pytorch's: symmetric padding, eps 1e-5.
-`tf_efficientnet_b0` ... `_b3` and `tf_efficientnet_lite0` are timm's ports from TensorFlow: SAME
-padding, eps 1e-3. The lite one has no squeeze-and-excitation and a ReLU6.
+There are three families of variants:
+
+* `timm-efficientnet-b0` ... `-b3` equal segmentation_models_pytorch's: symmetric padding, eps 1e-5.
+* `tf_efficientnet_b0` ... `_b3` equal timm's ports from TensorFlow: SAME padding, eps 1e-3.
+* `tf_efficientnet_lite0` is such a port too, without squeeze-and-excitation, and with ReLU6.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxdistill.models.layers import (
-    Activation,
-    BatchNorm,
-    Conv,
-    PaddingKind,
-    conv_norm,
-    relu6,
-    silu,
-)
-from jaxdistill.runtime.errors import UserError
-
-
-class Variant(NamedTuple):
-    """What distinguishes one encoder of the family from another."""
-
-    width: float = 1.0
-    depth: float = 1.0
-    padding: PaddingKind = "symmetric"
-    eps: float = 1e-5
-    squeeze: bool = True
-    activation: Activation = silu
-
-    @property
-    def stages(self) -> list["Stage"]:
-        return [
-            Stage(
-                math.ceil(s.blocks * self.depth),
-                s.size,
-                s.stride,
-                s.expansion,
-                self.round(s.channels),
-            )
-            for s in _STAGES
-        ]
-
-    def round(self, channels: int) -> int:
-        """The scaling rule: a multiple of 8 that loses at most a tenth."""
-        scaled = channels * self.width
-        rounded = max(8, int(scaled + 4) // 8 * 8)
-        return rounded + 8 if rounded < 0.9 * scaled else rounded
+from jaxdistill.models.feature_info import FeatureInfo
+from jaxdistill.models.functional import Activation, global_mean, relu6, sigmoid, silu
+from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
+from jaxdistill.models.registry import ENCODERS, Encoder
+from jaxdistill.ops.padding import PaddingKind
 
 
 class Stage(NamedTuple):
+    """A sequence of blocks with the same number of output channels."""
+
     blocks: int
+    """Number of blocks."""
     size: int
+    """Height and width of the depthwise kernels."""
     stride: int
+    """Stride of the first block."""
     expansion: int
+    """Channels inside a block, as a multiple of its input channels."""
     channels: int
+    """Channels of the output."""
 
 
-_STAGES = (
+_B0_STAGES = (
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
     Stage(2, 5, 2, 6, 40),
@@ -71,7 +45,39 @@ _STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-TAPPED_STAGES = (1, 2, 4, 6)  # the last ones at strides 4, 8, 16, 32
+
+
+class Variant(NamedTuple):
+    """What distinguishes one encoder of the family from another."""
+
+    width: float = 1.0
+    """Factor of the numbers of channels."""
+    depth: float = 1.0
+    """Factor of the numbers of blocks."""
+    padding: PaddingKind = "symmetric"
+    """Padding of the convolutions."""
+    eps: float = 1e-5
+    """Added to the variance in BatchNorm."""
+    squeeze: bool = True
+    """Whether blocks have squeeze-and-excitation."""
+    activation: Activation = silu
+    """The activation function."""
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The scaled stages."""
+        return [
+            s._replace(blocks=math.ceil(s.blocks * self.depth), channels=self.round(s.channels))
+            for s in _B0_STAGES
+        ]
+
+    def round(self, channels: int) -> int:
+        """Returns a scaled number of channels: a multiple of 8, at least 90 % of the product."""
+        scaled = channels * self.width
+        rounded = max(8, int(scaled + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
 _SCALES = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
 
 VARIANTS = {
@@ -81,27 +87,28 @@ VARIANTS = {
 }
 
 
-def variant(name: str) -> Variant:
-    """The encoder of that name; a `UserError` lists the names there are."""
-    if name not in VARIANTS:
-        raise UserError(f"student.encoder: no encoder {name!r}; there are {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+class EfficientNet(Encoder):
+    """Computes five feature maps at strides 2, 4, 8, 16, 32.
 
+    `conv_head` and `bn2` belong to the ImageNet classifier. Segmentation does not use them; they
+    are kept so that weights files hold the whole network.
 
-class EfficientNet(nnx.Module):
-    """Pictures to five feature maps at strides 2, 4, 8, 16, 32.
-
-    The head (`conv_head`, `bn2`) belongs to the ImageNet classifier; segmentation leaves it idle,
-    and it is kept so that weights travel whole.
+    Args:
+      variant: Size, padding and activation.
+      rngs: Source of the initial values.
     """
+
+    unused = ("conv_head", "bn2")
+    # The first layer is the one where rounding to eight bits changes the masks most.
+    float32_layers = ("conv_stem",)
 
     def __init__(self, variant: Variant, *, rngs: nnx.Rngs) -> None:
         v = self.variant = variant
-        stem = v.round(32)
+        channels = stem = v.round(32)
         self.conv_stem = Conv(3, stem, 3, stride=2, padding=v.padding, rngs=rngs)
         self.bn1 = BatchNorm(stem, eps=v.eps)
-        stages, channels, taps = [], stem, [stem]
-        for index, stage in enumerate(v.stages):
+        stages, outputs = [], [(stem, 2)]  # the last channels at every stride
+        for stage in v.stages:
             blocks = []
             for position in range(stage.blocks):
                 stride = stage.stride if position == 0 else 1
@@ -109,10 +116,17 @@ class EfficientNet(nnx.Module):
                 blocks.append(block(v, stage, channels, stride, rngs=rngs))
                 channels = stage.channels
             stages.append(nnx.List(blocks))
-            if index in TAPPED_STAGES:
-                taps.append(channels)
+            outputs.append((channels, outputs[-1][1] * stage.stride))
         self.blocks = nnx.List(stages)
-        self.channels = tuple(taps)
+        # A feature map is the output of the stem, and of the last stage at each further stride.
+        last_at = {stride: index for index, (_, stride) in enumerate(outputs)} | {2: 0}
+        self.tapped = tuple(index - 1 for index in last_at.values() if index)
+        self.feature_info = tuple(
+            FeatureInfo(f"encoder.{number}", outputs[index][0], stride)
+            for number, (stride, index) in enumerate(last_at.items(), start=1)
+        )
+        deepest_first = reversed(range(len(stages)))
+        self.stages = (*((f"blocks.{index}",) for index in deepest_first), ("conv_stem", "bn1"))
         features = v.round(1280)
         self.conv_head = Conv(channels, features, 1, rngs=rngs)
         self.bn2 = BatchNorm(features, eps=v.eps)
@@ -120,36 +134,71 @@ class EfficientNet(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w 3"], *, train: bool
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Normalised pictures to the taps, finest first."""
+        """Computes the feature maps of normalised images.
+
+        Args:
+          x: Images, normalised as the weights expect.
+          train: Whether BatchNorm uses the statistics of the batch.
+
+        Returns:
+          One map for each entry of `feature_info`, finest first.
+        """
         act = self.variant.activation
         x = act(conv_norm(self.conv_stem, self.bn1, x, train=train))
-        taps = [x]
+        features = [x]
         for index, stage in enumerate(self.blocks):
             for block in stage:
                 x = block(x, train=train)
-            if index in TAPPED_STAGES:
-                taps.append(x)
-        return tuple(taps)
+            if index in self.tapped:
+                features.append(x)
+        return tuple(features)
 
     def embed(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b c"]:
-        """The pooled features that an ImageNet classifier's last layer reads."""
+        """Computes the pooled features that an ImageNet classifier's last layer takes.
+
+        Args:
+          x: Images, normalised as the weights expect.
+
+        Returns:
+          One vector for each image.
+        """
         deepest = self(x, train=False)[-1]
         act = self.variant.activation
         return act(conv_norm(self.conv_head, self.bn2, deepest, train=False)).mean((1, 2))
 
 
+for _name, _variant in VARIANTS.items():
+    ENCODERS.add(_name, functools.partial(EfficientNet, _variant))
+
+
 class SqueezeExcite(nnx.Module):
+    """Multiplies each channel by a factor in (0, 1) computed from all channels' means.
+
+    Args:
+      channels: Channels of the map.
+      reduced: Channels of the hidden layer.
+      rngs: Source of the initial values.
+    """
+
     def __init__(self, channels: int, reduced: int, *, rngs: nnx.Rngs) -> None:
         self.conv_reduce = Conv(channels, reduced, 1, bias=True, rngs=rngs)
         self.conv_expand = Conv(reduced, channels, 1, bias=True, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        pooled = x.mean((1, 2), keepdims=True)
-        return x * jax.nn.sigmoid(self.conv_expand(silu(self.conv_reduce(pooled))))
+    def __call__(self, x: Any) -> Any:
+        """Scales the channels of a map."""
+        return x * sigmoid(self.conv_expand(silu(self.conv_reduce(global_mean(x)))))
 
 
 class DepthwiseSeparable(nnx.Module):
-    """The first stage's block: depthwise, squeeze-and-excitation, pointwise."""
+    """The first stage's block: depthwise, squeeze-and-excitation, pointwise.
+
+    Args:
+      v: The variant.
+      stage: The stage that the block belongs to.
+      inputs: Channels of the input.
+      stride: Stride of the depthwise convolution.
+      rngs: Source of the initial values.
+    """
 
     def __init__(
         self, v: Variant, stage: Stage, inputs: int, stride: int, *, rngs: nnx.Rngs
@@ -164,7 +213,8 @@ class DepthwiseSeparable(nnx.Module):
         self.conv_pw = Conv(inputs, stage.channels, 1, rngs=rngs)
         self.bn2 = BatchNorm(stage.channels, eps=v.eps)
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        """Applies the block, with a residual connection where the shapes agree."""
         y = self.activation(conv_norm(self.conv_dw, self.bn1, x, train=train))
         y = y if self.se is None else self.se(y)
         y = conv_norm(self.conv_pw, self.bn2, y, train=train)
@@ -172,7 +222,10 @@ class DepthwiseSeparable(nnx.Module):
 
 
 class InvertedResidual(nnx.Module):
-    """Pointwise expansion, depthwise, squeeze-and-excitation, pointwise projection."""
+    """Pointwise expansion, depthwise, squeeze-and-excitation, pointwise projection.
+
+    Args: see `DepthwiseSeparable`.
+    """
 
     def __init__(
         self, v: Variant, stage: Stage, inputs: int, stride: int, *, rngs: nnx.Rngs
@@ -190,7 +243,8 @@ class InvertedResidual(nnx.Module):
         self.conv_pwl = Conv(inner, stage.channels, 1, rngs=rngs)
         self.bn3 = BatchNorm(stage.channels, eps=v.eps)
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        """Applies the block, with a residual connection where the shapes agree."""
         y = self.activation(conv_norm(self.conv_pw, self.bn1, x, train=train))
         y = self.activation(conv_norm(self.conv_dw, self.bn2, y, train=train))
         y = y if self.se is None else self.se(y)

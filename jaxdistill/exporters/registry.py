@@ -1,0 +1,76 @@
+"""Registry of exporters, and what they take and return."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from rich.console import Console
+
+from jaxdistill.checkpoint.manager import Best
+from jaxdistill.config import Size
+from jaxdistill.models.student import Student
+from jaxdistill.runtime.registry import Registry
+
+Input = Literal["normalized", "unit", "uint8"]
+Precision = Literal["float32", "float16", "int8"]
+
+
+class Source(NamedTuple):
+    """The student to export."""
+
+    student: Student
+    """The student, without projectors."""
+    best: Best | None = None
+    """The checkpoint that the student comes from; None for a student without a run."""
+
+
+class Options(NamedTuple):
+    """How to export a student; an exporter may ignore what its format has no use for."""
+
+    input: Input = "normalized"
+    """Input of the graph, always RGB. `normalized`: float32 (N, 3, H, W), normalised as the encoder
+    expects. `unit`: float32 (N, 3, H, W) in [0, 1]. `uint8`: (N, H, W, 3), as images are decoded.
+    """
+    sigmoid: bool = False
+    """Whether the output holds probabilities, `mask`, instead of `logits`."""
+    size: Size | None = None
+    """Fixed height and width of the input; None: both are free."""
+    precisions: tuple[Precision, ...] = ("float32",)
+    """Number formats; each makes a file of its own."""
+    images: int = 100
+    """Number of validation images that an exported model is measured on."""
+    console: Console | None = None
+    """Where to print what was measured; None prints nothing."""
+
+
+class Report(NamedTuple):
+    """What an exporter wrote."""
+
+    files: tuple[Path, ...]
+    """The models' files or folders."""
+    measured: dict[str, Any]
+    """Measurements of each model by its precision, plain values; empty if nothing is measured."""
+
+
+class Exporter(Protocol):
+    """Writes a student in one format."""
+
+    def __call__(self, source: Source, output: Path, options: Options) -> Report:
+        """Writes the student, completely or not at all.
+
+        Args:
+          source: The student to export.
+          output: The file or folder to write. Its parent folder exists.
+          options: See `Options`.
+
+        Returns:
+          What was written.
+
+        Raises:
+          ExportError: The student cannot be exported, or the exported model differs from it.
+          OutputError: The output cannot be written.
+        """
+        ...
+
+
+EXPORTERS: Registry[Exporter] = Registry("exporter", "the output's ending")
+"""Exporters by the ending of the output's name, such as `.onnx`."""
