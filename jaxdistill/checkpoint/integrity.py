@@ -17,7 +17,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdistill.models import unfreezing
 from jaxdistill.runtime.errors import first_line
 from jaxdistill.types import Variables
 
@@ -65,7 +64,8 @@ def read_record(folder: Path) -> Record:
             raise Damaged(f"{folder}: its record is not what was written")
         if not isinstance(record["digests"], dict) or not isinstance(record["frozen"], str):
             raise TypeError("digests")
-        if record["progress"]["phase"] not in range(unfreezing.PHASES):
+        phase = record["progress"]["phase"]
+        if not isinstance(phase, int) or isinstance(phase, bool) or phase < 0:
             raise ValueError("phase")
         if record["score"] is not None and not math.isfinite(float(record["score"])):
             raise ValueError("score")

@@ -33,6 +33,7 @@ from jaxdistill.checkpoint.integrity import (
     sealed,
 )
 from jaxdistill.models import student, unfreezing, weights
+from jaxdistill.models.parameters import merge
 from jaxdistill.models.student import Student
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError, first_line
@@ -196,7 +197,7 @@ def best(run: Path) -> Best:
     settings = config.load(run / "config.yaml")
     records, problems = _records(run)
     network = student.build(settings.student, seed=settings.seed)
-    first = fingerprint(unfreezing.freeze(network, settings.student, phase=0).frozen)
+    first = fingerprint(unfreezing.partition_in_phase(network, settings.student, phase=0).frozen)
     for folder, record in records:
         if record["frozen"] != first:
             problems.append(
@@ -206,7 +207,7 @@ def best(run: Path) -> Best:
             continue
         trained_on = weights.parse_normalization(record.get("normalization"), folder)
         network.normalization = trained_on or network.normalization
-        split = unfreezing.freeze(network, settings.student, record["progress"]["phase"])
+        split = unfreezing.partition_in_phase(network, settings.student, record["progress"]["phase"])
         wanted = {"params": split.params, "batch_stats": split.batch_stats}
         try:
             parts = read_parts(folder, wanted, record, partly=True)
@@ -216,7 +217,7 @@ def best(run: Path) -> Best:
         for problem in problems:
             logging.getLogger(__name__).warning("damaged, and left out: %s", problem)
         variables = {**split.frozen, **parts["params"], **parts["batch_stats"]}
-        return Best(settings, student.merge(split.graph, variables), int(folder.name), record)
+        return Best(settings, merge(split.graphdef, variables), int(folder.name), record)
     if problems:
         raise UserError(f"no checkpoint can be used: {'; '.join(problems)}")
     raise UserError(f"{run.absolute()} has no checkpoint yet: train for an epoch first")

@@ -96,7 +96,7 @@ def train(
     about: Record = {
         "identity": provenance.identity(job),
         "frozen": fingerprint(job.split.frozen),
-        "normalization": format_normalization(job.split.student().normalization),
+        "normalization": format_normalization(job.split.merge().normalization),
         "steps_per_epoch": job.steps,
     }
     provenance.check_processes(about["identity"], resume)
@@ -117,7 +117,9 @@ def train(
             keeper = Keeper(checkpoints, settings.checkpoints, about, old)
             record: Record = {}
             while progress.epoch < settings.training.epochs:
-                progress.phase = unfreezing.phase(settings.student, progress.epoch)
+                progress.phase = unfreezing.phase(
+                    settings.student, progress.epoch, job.stages
+                )
                 job, state = in_phase(job, state, progress.phase)
                 began, first = time.perf_counter(), progress.step
                 state = learn(job, state, progress, batches, keeper, written, interruption, console)
@@ -220,7 +222,7 @@ def _resume(
             f"{job.steps}; resume with the same data and batch size, or start another run"
         )
     progress = Progress(**found.record["progress"])
-    planned = unfreezing.phase(job.settings.student, progress.epoch)
+    planned = unfreezing.phase(job.settings.student, progress.epoch, job.stages)
     if planned < progress.phase:
         raise UserError(
             f"{run}: {progress.phase} stages of the encoder have joined the training, and "

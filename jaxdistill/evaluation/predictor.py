@@ -25,8 +25,9 @@ from jaxdistill.config import OutputKind, Size
 from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.exporters.onnx_graph import Form
-from jaxdistill.exporters.verify import OnnxStudent
-from jaxdistill.models import student
+from jaxdistill.exporters.onnx_student import OnnxStudent
+from jaxdistill.models import check_image_size
+from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_runtime import PATIENCE, within
@@ -128,8 +129,7 @@ def of_run(best: Best, given: Given = NOTHING) -> Segmenter:
             "ONNX files"
         )
     height, width = size = given.size or best.settings.data.image_size
-    if height % 32 or width % 32:
-        raise UserError(f"--size {height} {width}: expected multiples of 32, such as 640 640")
+    check_image_size(best.student, size, "--size" if given.size else "data.image_size")
     forward = nnx.jit(lambda network, images: network(images, train=False).logits)
     description = (
         f"{best.settings.run}: the student after step {best.step}, "
@@ -138,7 +138,7 @@ def of_run(best: Best, given: Given = NOTHING) -> Segmenter:
     return Segmenter(
         description,
         size,
-        manager.fingerprint(student.flat_variables(best.student)),
+        manager.fingerprint(flat_variables(best.student)),
         lambda images: forward(best.student, image_ops.to_float(images)),
     )
 

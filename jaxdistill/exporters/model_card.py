@@ -1,5 +1,6 @@
-"""The model card: what someone who has only the ONNX file must know to use it rightly."""
+"""The model card: how to use an exported ONNX file, where it comes from, how it was measured."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -12,28 +13,35 @@ from onnx import ValueInfoProto
 
 import jaxdistill
 from jaxdistill.checkpoint.manager import Best
-from jaxdistill.exporters.onnx_graph import Form, Input
+from jaxdistill.data.splits import open_split
+from jaxdistill.exporters.onnx_graph import Form
+from jaxdistill.exporters.registry import Input, Source
+from jaxdistill.models.feature_info import size_multiple
+from jaxdistill.runtime.errors import UserError
+from jaxdistill.teachers.onnx_graph import OnnxGraph
 
 _RANGES: dict[Input, str] = {
     "normalized": "(pixels in [0, 1] - mean) / std, per channel",
     "unit": "pixels in [0, 1]",
     "uint8": "pixels in 0 ... 255",
 }
-# Asked themselves, not by the name they are installed under: onnxruntime has one more for GPUs.
+# Versions come from the modules: onnxruntime has another distribution name for GPUs.
 _LIBRARIES = (jaxdistill, jax, flax, onnx, onnxruntime)
 
 
-def card(
-    model: onnx.ModelProto, form: Form, best: Best, fingerprints: dict[str, str | None]
-) -> dict[str, Any]:
-    """What all precisions have in common; plain values, ready for JSON.
+def make_card(model: onnx.ModelProto, form: Form, source: Source) -> dict[str, Any]:
+    """Returns the part of the model card that all precisions have in common.
 
     Args:
-      model: the float32 graph.
-      fingerprints: of the `training_data` and the `teacher`; None where they are no longer there.
+      model: The float32 graph.
+      form: Input and output of the graph.
+      source: The student.
+
+    Returns:
+      Plain values, ready for JSON.
     """
-    epoch = best.record["progress"]["epoch"]
-    student = best.settings.student
+    student, best = source
+    multiple = size_multiple(student)
     return {
         "task": "human segmentation: a person where the output is above "
         + ("0.5" if form.sigmoid else "0"),
@@ -42,8 +50,8 @@ def card(
             "layout": "NHWC" if form.input == "uint8" else "NCHW",
             "channels": "RGB",
             "range": _RANGES[form.input],
-            "height and width": "fixed" if form.size else "any multiples of 32",
-            "image_size": best.settings.data.image_size,
+            "height and width": "fixed" if form.size else f"any multiples of {multiple}",
+            "image_size": best.settings.data.image_size if best else form.size,
         },
         "output": {
             **_describe(model.graph.output[0]),
@@ -51,36 +59,57 @@ def card(
             "range": "probabilities in [0, 1]" if form.sigmoid else "logits",
         },
         "normalization": {
-            **best.student.normalization._asdict(),
+            **student.normalization._asdict(),
             "done by": "the caller" if form.input == "normalized" else "the graph",
         },
         "student": {
-            "encoder": student.encoder,
-            "decoder_channels": student.decoder_channels,
+            "encoder": student.settings.encoder,
+            "decoder": student.settings.decoder,
+            "decoder_channels": [feature.channels for feature in student.decoder.feature_info],
             "weights": sum(
                 int(np.prod(tensor.dims))
                 for tensor in model.graph.initializer
                 if tensor.name.endswith((".weight", ".bias"))
             ),
         },
-        "training": {
-            "run": str(best.settings.run),
-            "epoch": epoch,
-            "step": best.step,
-            "validation": best.record.get("validation"),
-            "fingerprints": fingerprints,
-        },
+        "training": None if best is None else _training(best),
         "versions": {library.__name__: library.__version__ for library in _LIBRARIES},
     }
 
 
-def stamp(model: onnx.ModelProto, about: dict[str, Any]) -> None:
-    """Writes into the file itself what one cannot do without if its card gets lost."""
+def stamp(model: onnx.ModelProto, card: dict[str, Any]) -> None:
+    """Writes the entries that are needed to use a graph into the graph itself.
+
+    Args:
+      model: The graph, which is changed.
+      card: From `make_card`.
+    """
     model.producer_name, model.producer_version = "jaxdistill", jaxdistill.__version__
-    model.doc_string = about["task"]
-    helpful = {name: about[name] for name in ("input", "output", "normalization", "student")}
+    model.doc_string = card["task"]
+    entries = {name: card[name] for name in ("input", "output", "normalization", "student")}
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {name: json.dumps(v) for name, v in helpful.items()})
+    onnx.helper.set_model_props(model, {name: json.dumps(v) for name, v in entries.items()})
+
+
+def _training(best: Best) -> dict[str, Any]:
+    return {
+        "run": str(best.settings.run),
+        "epoch": best.record["progress"]["epoch"],
+        "step": best.step,
+        "validation": best.record.get("validation"),
+        "fingerprints": _fingerprints(best),
+    }
+
+
+def _fingerprints(best: Best) -> dict[str, str | None]:
+    """Returns fingerprints of training data and teacher; None where they no longer exist."""
+    found: dict[str, str | None] = {"training_data": None, "teacher": None}
+    with contextlib.suppress(UserError):
+        found["training_data"] = open_split(best.settings.data, "train").fingerprint
+    if best.settings.teacher:
+        with contextlib.suppress(UserError):
+            found["teacher"] = OnnxGraph(best.settings.teacher.onnx).fingerprint
+    return found
 
 
 def _describe(value: ValueInfoProto) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A float32 graph to eight bits, by onnxruntime's static quantisation (QDQ)."""
+"""Conversion of a float32 graph to int8, by onnxruntime's static quantisation (QDQ)."""
 
 import copy
 import tempfile
@@ -10,50 +10,57 @@ import onnx
 from jaxtyping import Shaped
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-# At full resolution the layers have few channels, and eight bits make them slower, not faster; the
-# first and the last layer are also where rounding shows most.
-KEPT_IN_FLOAT = ("encoder/conv_stem", "decoder/blocks.4", "head")
+from jaxdistill.models.symbolic import node_name
 
-# The ranges span the extremes: more pictures only widen them, and the rounding grows with them.
-CALIBRATION_PICTURES = 32
+CALIBRATION_IMAGES = 32
+"""Number of images on which the ranges of the activations are measured. The ranges span the extreme
+values, so more images only make them wider, and the rounding coarser."""
 
 
 def to_int8(
-    model: onnx.ModelProto, pictures: Iterable[Shaped[np.ndarray, "1 ..."]]
+    model: onnx.ModelProto,
+    images: Iterable[Shaped[np.ndarray, "1 ..."]],
+    float32_layers: Iterable[str] = (),
 ) -> onnx.ModelProto:
-    """Weights in int8, per output channel, and activations in uint8; `KEPT_IN_FLOAT` stays float32.
+    """Quantises a graph: weights to int8 per output channel, activations to uint8.
 
     Args:
-      model: as `student_graph` writes it.
-      pictures: what the graph will meet in use; the activations' ranges are measured on them. They
-        are laid out as its input is.
+      model: A graph from `student_graph`, in float32.
+      images: Inputs of the graph, on which the ranges of the activations are measured.
+      float32_layers: Dotted paths of modules that stay in float32, see `Student.float32_layers`.
+
+    Returns:
+      The quantised graph.
     """
-    model = copy.deepcopy(model)  # onnxruntime would move the weights out of it
-    # Folded as it is, the graph has nothing left for quantisation's pre-processing to do.
+    model = copy.deepcopy(model)  # onnxruntime moves the weights out of the model that it is given
+    kept = [node_name(path) for path in float32_layers]
+    # BatchNorms are folded already, so the pre-processing of the quantisation has nothing to do.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
         quantize_static(
             model,
             path,
-            _Reader(model.graph.input[0].name, iter(pictures)),
+            _Reader(model.graph.input[0].name, iter(images)),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[
-                node.name for node in model.graph.node if node.name.startswith(KEPT_IN_FLOAT)
+                node.name
+                for node in model.graph.node
+                if any(node.name == name or node.name.startswith(f"{name}/") for name in kept)
             ],
             per_channel=True,
-            # Seven bits of eight: on an x86 without VNNI sums of eight-bit products saturate.
+            # Seven of the eight bits: sums of 8-bit products saturate on an x86 without VNNI.
             reduce_range=True,
         )
         return onnx.load(path)
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, name: str, pictures: Iterator[np.ndarray]) -> None:
-        self._name, self._pictures = name, pictures
+    def __init__(self, name: str, images: Iterator[np.ndarray]) -> None:
+        self._name, self._images = name, images
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        picture = next(self._pictures, None)
-        return None if picture is None else {self._name: picture}
+        image = next(self._images, None)
+        return None if image is None else {self._name: image}

@@ -1,87 +1,83 @@
-"""What an exported graph is worth: how near the Flax student, how fast, how good its masks."""
+"""Comparison of exported graphs with the Flax student: difference, masks, size and speed."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
-import onnxruntime
 from flax import nnx
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from jaxdistill import config
-from jaxdistill.config import Size
-from jaxdistill.data import image_ops
-from jaxdistill.data.dataset import Dataset
-from jaxdistill.data.image_ops import Normalization
+from jaxdistill.exporters.latency import Cost, latencies, teacher_probe
 from jaxdistill.exporters.onnx_graph import Form
+from jaxdistill.exporters.onnx_student import OnnxStudent, Output
+from jaxdistill.exporters.registry import Precision
+from jaxdistill.exporters.sampling import Sample
 from jaxdistill.metrics import segmentation
 from jaxdistill.models.student import Student
-from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_session import input_size
+from jaxdistill.runtime.errors import ExportError
 
-Output = Float[np.ndarray, "n h w 1"]
-COMPARED = 4  # pictures that the student itself computes, which takes it seconds each
-ROUNDS = 12
+COMPARED = 4
+"""Number of images that the Flax student computes, which takes seconds each."""
 
-
-class Cost(NamedTuple):
-    """What a network costs its user."""
-
-    bytes: int
-    seconds: float
-    """Per picture, batch 1, on the CPU."""
-    size: Size
-    """Height and width of that picture."""
+MAX_DIFFERENCE = {"float32": 1e-4, "float16": 5e-2}
+"""Largest difference between the outputs of graph and student, as a share of the largest output.
+There is no bound for int8, whose masks are compared instead."""
+MAX_IOU_LOSS = 0.02
+"""Largest loss of mean IoU from float32 to int8."""
+MAX_CHANGED = 0.02
+"""Largest share of pixels whose class int8 changes, where there are no masks to compare with."""
 
 
 class Row(NamedTuple):
-    """What was measured of one graph."""
+    """Measurements of one graph."""
 
     bytes: int
+    """Size of the file."""
     seconds: float
-    """As in `Cost`."""
+    """Seconds per image on the CPU, in batches of one."""
     difference: float
-    """The largest one to the student's output, as a share of the largest output."""
+    """Largest difference from the student's output, as a share of the largest output."""
     changed: float
-    """Share of the pixels that are a person for one and not for the other."""
+    """Share of the pixels that are a person for the graph and not for the student, or vice versa.
+    """
     mean_iou: float | None
-    """None on pictures without masks."""
-
-
-class Sample(NamedTuple):
-    """Pictures to measure on."""
-
-    images: UInt8[np.ndarray, "n h w 3"]
-    masks: UInt8[np.ndarray, "n h w 1"] | None
-    """In {0, 1}; None where nobody knows them."""
+    """Mean IoU with the masks; None for images without masks."""
 
 
 def compare(
     student: Student,
     form: Form,
-    graphs: Mapping[str, onnx.ModelProto],
+    graphs: Mapping[Precision, onnx.ModelProto],
     sample: Sample,
-    teacher: config.Teacher | None,
-) -> tuple[dict[str, Row], Cost | None]:
-    """A row per graph, and what the teacher costs in the same moments.
+    teacher: config.Teacher | None = None,
+) -> tuple[dict[Precision, Row], Cost | None]:
+    """Measures graphs against the student, and against its teacher.
+
+    Args:
+      student: The student.
+      form: Input and output of the graphs.
+      graphs: The graphs by precision.
+      sample: The images to measure on.
+      teacher: The teacher's section of the configuration; None: no teacher is measured.
+
+    Returns:
+      The measurements by precision, and size and speed of the teacher.
 
     Raises:
-      UserError: the teacher's file is damaged.
+      NetworkError: The teacher's file is missing or damaged.
     """
     size = sample.images.shape[1:3]
     written = {name: graph.SerializeToString() for name, graph in graphs.items()}
     students = {
         name: OnnxStudent(model, form, student.normalization) for name, model in written.items()
     }
-    probes = {name: own.probe(size) for name, own in students.items()}
-    if teacher is not None:
-        probes["teacher"], teachers_size, at_once = teacher_probe(teacher, size)
-    seconds = latencies(probes)
+    probes = {str(name): own.probe(size) for name, own in students.items()}
+    teachers = None if teacher is None else teacher_probe(teacher, size)
+    seconds = latencies(probes if teachers is None else {**probes, "teacher": teachers.run})
     few = sample.images[:COMPARED]
     expected = flax_outputs(student, few, form)
     rows = {}
@@ -94,136 +90,102 @@ def compare(
             changed(expected, output[:COMPARED], form),
             None if sample.masks is None else mean_iou(output, sample.masks, form),
         )
-    if teacher is None:
+    if teacher is None or teachers is None:
         return rows, None
-    per_picture = seconds["teacher"] / at_once
-    return rows, Cost(teacher.onnx.expanduser().stat().st_size, per_picture, teachers_size)
+    return rows, teachers.cost(teacher, seconds["teacher"])
 
 
-def sample(dataset: Dataset, count: int, size: Size) -> Sample:
-    """At most `count` examples, taken evenly from all over the split; masks if all have one."""
-    count = min(count, len(dataset))
-    indices = np.linspace(0, len(dataset) - 1, count).round().astype(int)
-    photographs = [dataset[int(index)] for index in indices]
-    images = [image_ops.resize_image(photo.image, size) for photo in photographs]
-    masks = [image_ops.resize_mask(p.mask, size) for p in photographs if p.mask is not None]
-    known = np.stack(masks)[..., None] if len(masks) == count else None
-    return Sample(np.stack(images), known)
+def check(precision: Precision, row: Row, reference: Row) -> None:
+    """Checks that a graph computes what the student computes, up to its precision.
 
+    Args:
+      precision: Number format of the graph.
+      row: Its measurements.
+      reference: Those of the float32 graph.
 
-def noise(count: int, size: Size) -> Sample:
-    """Where there are no pictures."""
-    drawn = np.random.default_rng(0).integers(0, 256, (count, *size, 3), np.uint8)
-    return Sample(drawn, None)
-
-
-def feed(
-    images: UInt8[np.ndarray, "n h w 3"], form: Form, normalization: Normalization
-) -> Iterator[np.ndarray]:
-    """Picture by picture, batches of one, as a graph of that form wants them."""
-    for image in images[:, None]:
-        if form.input == "uint8":
-            yield image
-            continue
-        values = image.astype(np.float32) / 255
-        if form.input == "normalized":
-            values = np.asarray(image_ops.normalize(values, normalization))
-        yield np.ascontiguousarray(values.transpose(0, 3, 1, 2))
-
-
-class OnnxStudent:
-    """An exported graph in onnxruntime, on the CPU."""
-
-    def __init__(self, model: bytes, form: Form, normalization: Normalization) -> None:
-        self._form, self._normalization = form, normalization
-        self._session = _open(model)
-
-    def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> Output:
-        fed = feed(images, self._form, self._normalization)
-        outputs = [self._session.run(None, {"image": image})[0] for image in fed]
-        return np.concatenate(outputs).transpose(0, 2, 3, 1)
-
-    def probe(
-        self, size: Size, options: onnxruntime.RunOptions | None = None
-    ) -> Callable[[], object]:
-        """Computes one picture of that size, whichever, already laid out."""
-        image = next(feed(noise(1, size).images, self._form, self._normalization))
-        return lambda: self._session.run(None, {"image": image}, options)
+    Raises:
+      ExportError: The difference is larger than allowed (`graph-differs`).
+    """
+    if precision != "int8":
+        what, value, limit = "difference", row.difference, MAX_DIFFERENCE[precision]
+    elif row.mean_iou is None or reference.mean_iou is None:
+        what, value, limit = "share of pixels changed", row.changed, MAX_CHANGED
+    else:
+        what, value, limit = "mean IoU lost", reference.mean_iou - row.mean_iou, MAX_IOU_LOSS
+    if not value <= limit:  # also where it is NaN
+        raise ExportError(
+            f"the {precision} graph differs from the student and was not written: "
+            f"{what} {value:.2g}, allowed {limit:.2g}",
+            code="graph-differs",
+        )
 
 
 def flax_outputs(student: Student, images: UInt8[np.ndarray, "n h w 3"], form: Form) -> Output:
-    """What the graph's output should be, computed by the student itself, on the CPU.
+    """Computes the expected output of a graph with the student itself, on the CPU.
 
-    An accelerator would round otherwise (TF32), and hide or feign a difference.
+    An accelerator would round differently (TF32), which would hide or mimic a difference.
+
+    Args:
+      student: The student.
+      images: RGB.
+      form: Output of the graph.
+
+    Returns:
+      Logits, or probabilities if the form has `sigmoid`.
     """
-
     cpu = jax.local_devices(backend="cpu")[0]
-    graph, state = nnx.split(student)
+    graphdef, state = nnx.split(student)
     state = jax.device_put(state, cpu)
 
     @jax.jit
     def run(state: nnx.State, image: jax.Array) -> jax.Array:
-        logits = nnx.merge(graph, state)(image.astype(jnp.float32) / 255, train=False).logits
+        logits = nnx.merge(graphdef, state)(image.astype(jnp.float32) / 255, train=False).logits
         return jax.nn.sigmoid(logits) if form.sigmoid else logits
 
     with jax.default_device(cpu):
-        return np.concatenate([np.asarray(run(state, image)) for image in images[:, None]])
+        outputs = [np.asarray(run(state, image), np.float32) for image in images[:, None]]
+        return np.concatenate(outputs)
 
 
 def difference(expected: Output, actual: Output) -> float:
-    """The largest, as a share of the largest value (of 1, if that is smaller)."""
+    """Returns the largest difference, divided by the largest expected value or 1.
+
+    Args:
+      expected: The student's output.
+      actual: A graph's output.
+    """
     return float(np.abs(expected - actual).max() / max(1.0, np.abs(expected).max()))
 
 
 def changed(expected: Output, actual: Output, form: Form) -> float:
-    """Share of the pixels that come to lie on the other side of the mask's edge."""
-    return float((masks_of(expected, form) != masks_of(actual, form)).mean())
+    """Returns the share of pixels whose class differs.
+
+    Args:
+      expected: The student's output.
+      actual: A graph's output.
+      form: Output of the graph.
+    """
+    return float((to_masks(expected, form) != to_masks(actual, form)).mean())
 
 
-def masks_of(output: Output, form: Form) -> np.ndarray:
-    """Person or not."""
+def to_masks(output: Output, form: Form) -> np.ndarray:
+    """Returns where an output is a person.
+
+    Args:
+      output: A graph's output.
+      form: Output of the graph.
+    """
     return output > (0.5 if form.sigmoid else 0.0)
 
 
 def mean_iou(output: Output, masks: UInt8[np.ndarray, "n h w 1"], form: Form) -> float:
-    """As the validation of a run measures it: the mean over the pictures."""
-    return float(
-        segmentation.mean_iou(jnp.asarray(masks_of(output, form)), jnp.asarray(masks > 0)).mean()
-    )
+    """Returns the mean over the images of the mean IoU, as a run's validation measures it.
 
-
-def teacher_probe(teacher: config.Teacher, size: Size) -> tuple[Callable[[], object], Size, int]:
-    """What computes the teacher's masks of pictures of that size, or of its own if it has one; that
-    size, and how many pictures they are.
-
-    Raises:
-      UserError: the file is missing or damaged; see `OnnxGraph`.
+    Args:
+      output: A graph's output.
+      masks: The images' masks.
+      form: Output of the graph.
     """
-    graph = OnnxGraph(teacher.onnx)
-    model, picture = graph.cut([teacher.tensor or graph.outputs[0]])
-    session = _open(model, graph.path.parent)
-    size, count = input_size(graph.path, picture, teacher.size, size), picture.batch or 1
-    image = np.zeros((count, 3, *size), picture.dtype)
-    return lambda: session.run(None, {picture.name: image}), size, count
-
-
-def latencies(probes: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds per call, the median of several; they take turns, so that all have the same luck."""
-    taken: dict[str, list[float]] = {name: [] for name in probes}
-    for turn in range(ROUNDS + 1):
-        for name, probe in probes.items():
-            began = time.perf_counter()
-            probe()
-            if turn > 0:  # the first one allocates
-                taken[name].append(time.perf_counter() - began)
-    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
-
-
-def _open(model: bytes, folder: Path | None = None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if folder is not None:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(folder.resolve())
-        )
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return float(
+        segmentation.mean_iou(jnp.asarray(to_masks(output, form)), jnp.asarray(masks > 0)).mean()
+    )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from jaxdistill.models.student import param_group
+from jaxdistill.models.parameters import param_group
 from jaxdistill.reporting.run_files import PAGE, sample_paths
 from jaxdistill.types import Variables
 

@@ -23,7 +23,7 @@ from jaxdistill.checkpoint import manager
 from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
-from jaxdistill.models.student import flat_variables, param_group
+from jaxdistill.models.parameters import flat_variables, param_group
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.runtime.files import write_atomic

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
-from jaxdistill.models.encoders.efficientnet import VARIANTS, variant
+from jaxdistill.models.encoders.efficientnet import VARIANTS
+from jaxdistill.models.registry import ENCODERS
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.torch_interop import checkpoints, parameter_names, smp_networks
 
@@ -74,7 +75,7 @@ def named_encoder(path: Path, given: str | None) -> str:
             f"{path} does not say which encoder it holds, and padding cannot be told from shapes: "
             f"give --encoder, one of {', '.join(VARIANTS)}"
         )
-    variant(name)
+    _ = ENCODERS[name]  # an unknown name is refused
     return name
 
 

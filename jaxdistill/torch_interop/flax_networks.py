@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.models.encoders.efficientnet import EfficientNet, variant
-from jaxdistill.models.student import Student, flat_variables, merge
+from jaxdistill.models.parameters import flat_variables, merge
+from jaxdistill.models.registry import build_encoder
+from jaxdistill.models.student import Student
 from jaxdistill.types import Variables
 
 
@@ -30,7 +31,7 @@ def student(encoder: str, decoder_channels: tuple[int, ...]) -> Network:
       UserError: there is no encoder of that name.
     """
     settings = config.Student(encoder=encoder, decoder_channels=decoder_channels)
-    return _network(Student(settings, image_ops.resolve("unit"), rngs=nnx.Rngs(0)))
+    return _network(Student(settings, image_ops.resolve("unit"), seed=0))
 
 
 @cache
@@ -40,7 +41,7 @@ def encoder(name: str) -> Network:
     Raises:
       UserError: there is no encoder of that name.
     """
-    return _network(EfficientNet(variant(name), rngs=nnx.Rngs(0)))
+    return _network(build_encoder(name, rngs=nnx.Rngs(0)))
 
 
 def _network(module: nnx.Module) -> Network:

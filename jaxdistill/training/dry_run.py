@@ -30,7 +30,7 @@ def dry_run(settings: config.Config) -> None:
     for line in teaching(job):
         console.print(line)
     # The dearest part of a run: of an encoder that joins the training, all that will have joined.
-    last = unfreezing.phase(settings.student, settings.training.epochs - 1)
+    last = unfreezing.phase(settings.student, settings.training.epochs - 1, job.stages)
     job, state = in_phase(job, job.start(), last)
     with closing(job.training(first_step=0)) as batches:
         fed = next(batches)

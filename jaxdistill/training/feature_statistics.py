@@ -39,7 +39,7 @@ def measure(features: Sequence[config.Feature], batches: Iterable[Maps]) -> Vari
                 f"on the pictures that were measured; name another tensor"
             )
         factor = np.where(live, 1 / np.where(live, deviation, 1), 0)
-        place = f"projectors.{index}.standard"
+        place = f"projectors.{index}.statistics"
         measured[f"{place}.mean"] = jnp.asarray(means.mean(0), jnp.float32)
         measured[f"{place}.factor"] = jnp.asarray(factor, jnp.float32)
     return measured

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdistill import config
-from jaxdistill.models.feature_pairs import Pair, tap_stride
-from jaxdistill.models.student import Split, param_group
+from jaxdistill.models.feature_info import find_tap
+from jaxdistill.models.feature_pairs import Pair
+from jaxdistill.models.parameters import Partition, param_group
 from jaxdistill.runtime import xla
 from jaxdistill.training import step as step_lib
 from jaxdistill.types import Batch, TeacherOutputs, Variables
@@ -17,7 +18,7 @@ from jaxdistill.types import Batch, TeacherOutputs, Variables
 _SIZE = 64  # of a picture of noise: what depends on what is the same at any size
 
 
-def reach(settings: config.Config, split: Split, pairs: Sequence[Pair]) -> dict[str, list[str]]:
+def reach(settings: config.Config, split: Partition, pairs: Sequence[Pair]) -> dict[str, list[str]]:
     """For each loss the parameter groups on which its gradient is not zero.
 
     Of several pairs each is there by itself too, as `feature.N, from TAP`.
@@ -34,16 +35,16 @@ def reach(settings: config.Config, split: Split, pairs: Sequence[Pair]) -> dict[
 
 
 def _touched(
-    settings: config.Config, split: Split, pairs: Sequence[Pair]
+    settings: config.Config, split: Partition, pairs: Sequence[Pair]
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """The losses' names, and for each parameter whether each of them has a gradient there."""
     graph, *parts = split
-    here = Split(graph, *jax.device_put(jax.device_get(parts)))
+    here = Partition(graph, *jax.device_put(jax.device_get(parts)))
     batch, targets = _noise(settings, pairs)
     names: dict[str, Array] = {}
 
     def terms(params: Variables) -> Float[Array, " losses"]:
-        outputs = here._replace(params=params).student()(batch.images, train=True)
+        outputs = here._replace(params=params).merge()(batch.images, train=True)
         values = step_lib.loss_terms(settings, outputs, batch, targets, temperature=1.0)
         names.update(values)
         return jnp.stack([value.mean() for value in values.values()])

@@ -13,17 +13,18 @@ from jaxdistill import config
 from jaxdistill.checkpoint.manager import fingerprint
 from jaxdistill.data import augment, image_ops
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.models.student import Encoded, Split, merge, param_group
-from jaxdistill.teachers.base import Teacher
-from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
+from jaxdistill.models.parameters import Partition, merge, param_group
+from jaxdistill.models.student import EncoderFeatures
+from jaxdistill.teachers.onnx_teacher import FrozenNetworks
+from jaxdistill.teachers.target_cache import Encoder, StoredTargets
 from jaxdistill.training.step import TrainBatch
 from jaxdistill.types import Batch, TeacherOutputs, Variables
 
 
 def source(
     settings: config.Config,
-    networks: Teacher | None,
-    split: Split,
+    networks: FrozenNetworks,
+    split: Partition,
     dataset: Dataset,
     augmentation: augment.Augmentation,
 ) -> "Source":
@@ -85,14 +86,14 @@ def _cropped(
     return batch._replace(images=crop(batch.images), masks=masks), jax.tree.map(crop, targets)
 
 
-def _frozen_encoder(settings: config.Config, split: Split) -> Encoder | None:
+def _frozen_encoder(settings: config.Config, split: Partition) -> Encoder | None:
     """The student's encoder, if nothing in it is trained."""
     if any(param_group(name) == "encoder" for name in (*split.params, *split.batch_stats)):
         return None
 
     @jax.jit
-    def encode(variables: Variables, images: Float[Array, "b h w 3"]) -> Encoded:
-        return merge(split.graph, variables).encode(images, train=False)
+    def encode(variables: Variables, images: Float[Array, "b h w 3"]) -> EncoderFeatures:
+        return merge(split.graphdef, variables).encode(images, train=False)
 
     variables = {**split.params, **split.batch_stats, **split.frozen}
     height, width = settings.data.image_size
@@ -101,7 +102,7 @@ def _frozen_encoder(settings: config.Config, split: Split) -> Encoder | None:
     own = {name: v for name, v in split.frozen.items() if param_group(name) == "encoder"}
     identity = {
         "encoder": settings.student.encoder,
-        "normalization": split.student().normalization,
+        "normalization": split.merge().normalization,
         "weights": fingerprint(own),
         "precision": settings.precision,
     }

@@ -49,7 +49,7 @@ def identity(job: Job) -> Identity:
     files = {f"{role}.onnx": digest for role, digest in file_fingerprints(job.networks).items()}
     settings = job.settings.model_dump(mode="json")
     # A weights file may have said it; its arrays have a fingerprint, this has not.
-    settings["student"]["normalization"] = job.split.student().normalization._asdict()
+    settings["student"]["normalization"] = job.split.merge().normalization._asdict()
     return {
         "settings": settings,
         "files": {

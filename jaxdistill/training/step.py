@@ -16,7 +16,7 @@ from jaxdistill import config
 from jaxdistill.losses import feature as feature_lib
 from jaxdistill.losses import terms as loss_lib
 from jaxdistill.metrics import segmentation
-from jaxdistill.models.student import Split, flat_variables, param_group
+from jaxdistill.models.parameters import Partition, flat_variables, param_group
 from jaxdistill.runtime import xla
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.training import optimizer, schedules
@@ -108,9 +108,9 @@ def make_train_step(
             params: Variables, part: int | Array, rows: TrainBatch, batch_stats: Variables
         ) -> tuple[Array, tuple[Scalars, Variables]]:
             own, targets = rows
-            student = Split(graph, params, batch_stats, frozen).student()
+            student = Partition(graph, params, batch_stats, frozen).merge()
             key = feature_lib.mask_key(settings.seed, state.step * parts + part)
-            outputs = student(own.images, train=True, encoded=targets.encoder_features, key=key)
+            outputs = student(own.images, train=True, encoder_features=targets.encoder_features, key=key)
             after = flat_variables(student)
             sums = _sums(loss_terms(settings, outputs, own, targets, temperature), own)
             terms = {name: one.total / pictures(name) for name, one in sums.items()}
@@ -180,9 +180,9 @@ def make_eval_step(
         targets: TeacherOutputs,
         temperature: Array,
     ) -> tuple[dict[str, Sum], Float[Array, "b h w 1"]]:
-        student = Split(graph, params, batch_stats, frozen).student()
+        student = Partition(graph, params, batch_stats, frozen).merge()
         key = feature_lib.mask_key(settings.seed)
-        outputs = student(batch.images, train=False, encoded=targets.encoder_features, key=key)
+        outputs = student(batch.images, train=False, encoder_features=targets.encoder_features, key=key)
         values = loss_terms(settings, outputs, batch, targets, temperature)
         mask = batch.masks > 0.5
         predicted = segmentation.predict(outputs.logits)
