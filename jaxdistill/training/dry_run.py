@@ -1,4 +1,4 @@
-"""A rehearsal: loads and checks everything, takes a few steps, and says what a run would cost."""
+"""A dry run: checks everything, takes a few steps, and estimates what the training will cost."""
 
 import resource
 import statistics
@@ -9,81 +9,93 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
 
-from jaxdistill import config
-from jaxdistill.models import unfreezing
-from jaxdistill.runtime import distributed
-from jaxdistill.runtime.errors import UserError
-from jaxdistill.runtime.text import format_duration
-from jaxdistill.training import step as step_lib
-from jaxdistill.training.setup import in_phase, prepare, teaching
-from jaxdistill.training.step import TrainBatch
+from jaxdistill.runtime.errors import TrainingError
+from jaxdistill.runtime.text import format_duration as duration
+from jaxdistill.training.callbacks import to_host
+from jaxdistill.training.gradient_audit import audit
+from jaxdistill.training.input_pipeline import TrainBatch
+from jaxdistill.training.step import first_nonfinite
+from jaxdistill.training.trainer import Trainer
 
-_STEPS = 3  # after the first, which compiles
+_STEPS = 3  # after the first one, which compiles
 
 
-def dry_run(settings: config.Config) -> None:
-    """Everything that a run does up to its first steps; nothing is written into its folder."""
-    console = Console(soft_wrap=True, highlight=False, quiet=not distributed.is_main_process())
-    job = prepare(settings, console)
-    for line in teaching(job):
+def dry_run(trainer: Trainer) -> None:
+    """Takes a few steps and prints shapes, times and memory; writes nothing into the run's folder.
+
+    Where the encoder joins the training, the last phase is measured, which costs most.
+
+    Args:
+      trainer: A trainer that was not used yet.
+
+    Raises:
+      TrainingError: A loss is not finite (`nonfinite`).
+    """
+    trainer.setup()
+    console = trainer.console
+    for line in audit(trainer):
         console.print(line)
-    # The dearest part of a run: of an encoder that joins the training, all that will have joined.
-    last = unfreezing.phase(settings.student, settings.training.epochs - 1, job.stages)
-    job, state = in_phase(job, job.start(), last)
-    with closing(job.training(first_step=0)) as batches:
-        fed = next(batches)
-        console.print(f"a batch: {_shapes(fed)}")
+    last_phase = trainer.phase_of(trainer.epochs - 1)
+    trainer.enter_phase(last_phase)
+    with closing(trainer.train_batches(first_step=0)) as batches:
+        batch = next(batches)
+        console.print(f"a batch: {_shapes(batch)}")
         seconds = []
         for step in range(1 + _STEPS):
-            began = time.perf_counter()
-            state, scalars = job.train_step(state, job.frozen, *job.mesh.shard(fed))
-            _check(step, jax.device_get(scalars))
-            job.settle(scalars)
-            fed = next(batches)
-            seconds.append(time.perf_counter() - began)
+            start = time.perf_counter()
+            trainer.state, scalars = trainer.train_step(
+                trainer.state, trainer.frozen, *trainer.mesh.shard(batch)
+            )
+            _check_finite(trainer, step, scalars)
+            trainer.wait_on_cpu(scalars)
+            batch = next(batches)
+            seconds.append(time.perf_counter() - start)
     compiling, *steps = seconds
-    each = statistics.median(steps)
-    with closing(job.validation()) as batches:
-        began = time.perf_counter()
-        variables = (state.params, state.batch_stats, job.frozen)
-        shared = job.mesh.shard(next(batches))
-        jax.block_until_ready(job.eval_step(*variables, *shared, jnp.ones(())))
-        evaluating = time.perf_counter() - began
-    size = settings.training.batch_size
-    epoch = job.steps * each
+    step_seconds = statistics.median(steps)
+    with closing(trainer.validation_batches()) as batches:
+        start = time.perf_counter()
+        state = trainer.state
+        sharded = trainer.mesh.shard(next(batches))
+        jax.block_until_ready(
+            trainer.eval_step(
+                state.params, state.batch_stats, trainer.frozen, *sharded, jnp.asarray(0)
+            )
+        )
+        validation_seconds = time.perf_counter() - start
+    epoch_seconds = trainer.steps_per_epoch * step_seconds
+    images = trainer.settings.training.batch_size
     console.print(
         f"compiling and the first step: {compiling:.1f} s; the first validation batch: "
-        f"{evaluating:.1f} s"
+        f"{validation_seconds:.1f} s"
     )
     console.print(
-        f"a step: {each:.2f} s, {size / each:.2f} images/s; an epoch of {job.steps} steps: about "
-        f"{format_duration(epoch)} and its validation; {settings.training.epochs} epochs: about "
-        f"{format_duration(epoch * settings.training.epochs)}"
+        f"a step: {step_seconds:.2f} s, {images / step_seconds:.2f} images/s; an epoch of "
+        f"{trainer.steps_per_epoch} steps: about {duration(epoch_seconds)} and its validation; "
+        f"{trainer.epochs} epochs: about {duration(epoch_seconds * trainer.epochs)}"
     )
-    if last:
-        console.print(f"all with {last} of the encoder's stages in training, as in the last epoch")
+    if last_phase:
+        console.print(f"measured with {last_phase} of the encoder's stages trained, as at the end")
     console.print(f"memory: {_memory()}")
 
 
-def _check(step: int, scalars: Mapping[str, Any]) -> None:
-    values = {name: float(value) for name, value in scalars.items()}
-    if term := step_lib.fault(values):
-        raise UserError(
+def _check_finite(trainer: Trainer, step: int, scalars: Mapping[str, Any]) -> None:
+    values = to_host(scalars)
+    if term := first_nonfinite(trainer.losses, values):
+        raise TrainingError(
             f"step {step}: {term} is {values[term]} (learning rate {values['learning_rate']:.2g}); "
-            f"look at teacher and detector, or lower training.learning_rate"
+            f"look at teacher and detector, or lower training.learning_rate",
+            code="nonfinite",
         )
 
 
-def _shapes(fed: TrainBatch) -> str:
-    batch, targets = fed
+def _shapes(batch_with_outputs: TrainBatch) -> str:
+    batch, teacher = batch_with_outputs
     masks = batch.masks if batch.labelled.any() else None
-    named = {"images": batch.images, "masks": masks, "teacher logits": targets.logits}
-    named |= {f"features {index}": array for index, array in enumerate(targets.features)}
-    named |= {
-        f"encoder tap {i + 1}": array for i, array in enumerate(targets.encoder_features or ())
-    }
+    named = {"images": batch.images, "masks": masks, "teacher logits": teacher.logits}
+    named |= {f"features {index}": array for index, array in enumerate(teacher.features)}
+    encoded = teacher.encoder_features or ()
+    named |= {f"encoder.{index}": array for index, array in enumerate(encoded, start=1)}
     return ", ".join(
         f"{name} {' x '.join(map(str, array.shape))} {array.dtype}"
         for name, array in named.items()

@@ -1,32 +1,64 @@
-"""The targets' statistics, for the pairs that standardise them."""
+"""Statistics of the detector's maps, for the feature pairs that standardise their target."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdistill import config
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.models.feature_pairs import Pair
+from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.types import Variables
 
-PICTURES = 64  # that the statistics are measured on
-_DEAD = 1e-4  # of the largest deviation among the channels: below it a channel says nothing
+if TYPE_CHECKING:
+    from jaxdistill.training.trainer import Trainer
+
+IMAGES = 64
+"""Number of images that the statistics are measured on."""
+_DEAD = 1e-4  # a channel whose deviation is below this share of the largest one carries nothing
 
 Maps = Sequence[Float[Array, "b _ _ _"]]
 
 
-def measure(features: Sequence[config.Feature], batches: Iterable[Maps]) -> Variables:
-    """Mean and factor of every pair that is standardised, by the names that the student has.
+def measure_on(trainer: "Trainer") -> Variables:
+    """Measures on the first images in the order of the training, without augmentation.
+
+    A resumed run measures them too, for a few seconds, and then takes those of its checkpoint.
 
     Args:
-      batches: the targets of all pairs, batch by batch, each of the same size.
+      trainer: The trainer.
+
+    Returns:
+      See `measure`.
+    """
+    size, processes = trainer.settings.training.batch_size, jax.process_count()
+    count = min(trainer.data.steps_per_epoch(size), -(-IMAGES // size)) * processes
+    # Every process measures the same images, but no more at once than in a training step.
+    read = trainer.data.train_batches(size // processes, trainer.settings.seed)
+    with closing(read):
+        batches = islice(trainer.inputs.still(read), count)
+        return measure(trainer.pairs, (teacher.features for _, teacher in batches))
+
+
+def measure(pairs: Sequence[Pair], batches: Iterable[Maps]) -> Variables:
+    """Computes mean and scale of every standardised pair's target.
+
+    Args:
+      pairs: The feature pairs.
+      batches: The detector's maps of all pairs, batch by batch, all batches of the same size.
+
+    Returns:
+      Variables of the student: `projectors.N.statistics.mean` and `.factor`, each (C,). The factor
+      is one over the deviation, and 0 for a channel that never changes.
 
     Raises:
-      UserError: a tensor is the same on all pictures.
+      ConfigError: A tensor is the same on all images (`constant-feature`).
     """
-    wanted = [index for index, feature in enumerate(features) if feature.standardize]
+    wanted = [index for index, pair in enumerate(pairs) if pair.standardized]
     moments = [[_moments(maps[index]) for index in wanted] for maps in batches]
     measured: Variables = {}
     for index, each in zip(wanted, zip(*moments, strict=True), strict=True):
@@ -34,9 +66,10 @@ def measure(features: Sequence[config.Feature], batches: Iterable[Maps]) -> Vari
         deviation = np.sqrt(variances.mean(0) + means.var(0))
         live = deviation > _DEAD * deviation.max()
         if not live.any():
-            raise UserError(
-                f"features.{index}.standardize: {features[index].tensor!r} is the same everywhere "
-                f"on the pictures that were measured; name another tensor"
+            raise ConfigError(
+                f"features.{index}.standardize: the tensor is the same everywhere on the images "
+                f"that were measured; name another tensor",
+                code="constant-feature",
             )
         factor = np.where(live, 1 / np.where(live, deviation, 1), 0)
         place = f"projectors.{index}.statistics"
@@ -46,13 +79,17 @@ def measure(features: Sequence[config.Feature], batches: Iterable[Maps]) -> Vari
 
 
 def describe(measured: Variables) -> Iterator[str]:
-    """A line for each pair."""
+    """Yields a line for each standardised pair.
+
+    Args:
+      measured: What `measure` returned.
+    """
     for name, factor in measured.items():
         if name.endswith(".factor"):
             dead = int((factor == 0).sum())
             yield (
                 f"features.{name.split('.')[1]}: standardised; {dead} of {len(factor)} channels "
-                f"never change and do not count"
+                f"never change and are left out"
             )
 
 

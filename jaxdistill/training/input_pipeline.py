@@ -1,109 +1,134 @@
-"""Batches as they are read, to batches with their targets: augmentation, frozen networks, store."""
+"""From batches as they are read to batches with teacher outputs: augmentation, teacher, crops."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
-from jaxdistill import config
-from jaxdistill.checkpoint.manager import fingerprint
 from jaxdistill.data import augment, image_ops
-from jaxdistill.data.dataset import Dataset
-from jaxdistill.models.parameters import Partition, merge, param_group
-from jaxdistill.models.student import EncoderFeatures
-from jaxdistill.teachers.onnx_teacher import FrozenNetworks
-from jaxdistill.teachers.target_cache import Encoder, StoredTargets
-from jaxdistill.training.step import TrainBatch
-from jaxdistill.types import Batch, TeacherOutputs, Variables
+from jaxdistill.data.augment import Augmentation
+from jaxdistill.teachers.base import Teacher
+from jaxdistill.teachers.memo import MemoizedTeacher
+from jaxdistill.teachers.target_cache import CachedTeacher, content_key
+from jaxdistill.types import Batch, TeacherOutputs
+
+TrainBatch = tuple[Batch, TeacherOutputs]
+"""A batch with what the frozen networks compute for it."""
+KeysOf = Callable[[Batch], Sequence[str]]
+"""Returns the content key of each image of a batch as it is read; padding has any key."""
 
 
-def source(
-    settings: config.Config,
-    networks: FrozenNetworks,
-    split: Partition,
-    dataset: Dataset,
-    augmentation: augment.Augmentation,
-) -> "Source":
-    """The targets of a data set's pictures, from the store if there is to be one."""
-    if settings.targets.cache is None:
-        return Source(settings, augmentation, networks, None)
-    encoder = None
-    same_pixels = augmentation.kind in ("none", "flip") and augmentation.crop is None
-    if same_pixels and settings.student.unfreeze is None:  # else they are new, or the encoder is
-        encoder = _frozen_encoder(settings, split)
-    size = settings.data.image_size
-    stored = CachedTeacher(networks, settings.targets.cache, image_size=size, encoder=encoder)
-    return Source(settings, augmentation, networks, stored)
+class InputPipeline:
+    """Augments batches and attaches teacher outputs to them.
 
+    Teacher and student see the same pixels, except that with `clean_images` the teacher sees them
+    before photometric changes, and that with crops the teacher sees the whole image and its outputs
+    are cropped like the image. All randomness comes from (seed, step).
 
-class Source(NamedTuple):
-    """Batches as they are read, to batches with their targets."""
+    Args:
+      teacher: Computes the teacher outputs; None attaches none.
+      augmentation: What is done to the images.
+      seed: The run's seed.
+      clean_images: Whether the teacher sees images before photometric augmentation.
+      keys_of: Content keys, where `teacher` is a `CachedTeacher`.
+      memoize: Whether the same batches come again in every epoch, so that the teacher's outputs can
+        be kept in memory.
+    """
 
-    settings: config.Config
-    augmentation: augment.Augmentation
-    networks: Teacher | None
-    stored: CachedTeacher | None
+    def __init__(
+        self,
+        teacher: Teacher | None,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        clean_images: bool = False,
+        keys_of: KeysOf | None = None,
+        memoize: bool = False,
+    ) -> None:
+        self.teacher, self.augmentation, self.keys_of = teacher, augmentation, keys_of
+        self._seed, self._clean_images = seed, clean_images
+        self._memo = MemoizedTeacher(teacher) if memoize and teacher is not None else None
 
-    def feed(self, read: Iterable[Batch], first_step: int = 0) -> Iterator[TrainBatch]:
-        kind, smallest = self.augmentation
-        for step, batch in enumerate(read, start=first_step):
-            key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
+    def __call__(self, batches: Iterable[Batch], first_step: int = 0) -> Iterator[TrainBatch]:
+        """Yields the batches augmented and with teacher outputs.
+
+        Args:
+          batches: Batches as they are read: this process's rows.
+          first_step: The step of the first batch.
+        """
+        kind, smallest_crop = self.augmentation
+        for step, batch in enumerate(batches, start=first_step):
+            key = augment.step_key(self._seed, step)
             rows = augment.Rows.of_process(len(batch.images))
-            changed = _augmented(key, batch, kind, rows)
-            seen = batch._replace(images=changed.images, masks=changed.masks)
-            images = changed.clean if self.settings.targets.clean_images else changed.images
-            if self.stored is None:
-                targets = self.networks(images) if self.networks else TeacherOutputs(None)
-            else:
-                flips = np.asarray(changed.flipped)
-                keys = [content_key(image) for image in batch.images]
-                targets = self.stored(images, keys, flips, batch.weights)
-            if smallest is not None:
-                seen, targets = _cropped(key, seen, targets, smallest, rows)
-            yield seen._replace(ids=batch.ids), targets  # an int64 is none after jit
+            augmented = _augment(key, batch.images, batch.masks, kind, rows)
+            seen_by_teacher = augmented.clean if self._clean_images else augmented.images
+            outputs = self._teacher_outputs(seen_by_teacher, batch, step, rows)
+            images, masks = augmented.images, augmented.masks
+            if smallest_crop is not None:
+                images, masks, outputs = _crop(key, images, masks, outputs, smallest_crop, rows)
+            yield batch._replace(images=images, masks=masks), outputs
+
+    def _teacher_outputs(
+        self, images: Float[Array, "b h w 3"], batch: Batch, step: int, rows: augment.Rows
+    ) -> TeacherOutputs:
+        if self.teacher is None:
+            return TeacherOutputs(None)
+        extra: tuple[object, ...] = ()
+        if isinstance(self.teacher, CachedTeacher):
+            assert self.keys_of is not None
+            # Drawn again on the host: asking the device for them would wait for the train step.
+            flipped = augment.flips_on_host(self._seed, step, rows.whole, self.augmentation.kind)
+            extra = (self.keys_of(batch), rows.of(flipped), batch.weights)
+        if self._memo is not None:
+            return self._memo(images, *extra, key=step)
+        return self.teacher(images, *extra)
+
+
+def content_keys_by_id(ids: Sequence[int], keys: Sequence[str]) -> KeysOf:
+    """Returns a function that looks content keys up by the ids of a batch.
+
+    Args:
+      ids: Ids of a data set's images.
+      keys: Their content keys.
+    """
+    by_id = dict(zip((int(each) for each in ids), keys, strict=True))
+    return lambda batch: [by_id.get(int(each), "") for each in batch.ids]
+
+
+def content_keys_by_pixels(batch: Batch) -> Sequence[str]:
+    """Returns content keys that are hashes of the images as they are read.
+
+    Args:
+      batch: A batch of images without keys of their own.
+    """
+    return [content_key(image) for image in np.asarray(batch.images)]
 
 
 @partial(jax.jit, static_argnames=("kind", "rows"))
-def _augmented(
-    key: Key[Array, ""], batch: Batch, kind: augment.Kind, rows: augment.Rows
+def _augment(
+    key: Key[Array, ""],
+    images: Num[Array, "b h w 3"],
+    masks: Num[Array, "b h w 1"],
+    kind: augment.Kind,
+    rows: augment.Rows,
 ) -> augment.Augmented:
-    """As `augment`; bytes become [0, 1]."""
-    images, masks = image_ops.to_float(batch.images), batch.masks.astype(jnp.float32)
-    return augment.augment(key, images, masks, kind, rows)
+    images = image_ops.to_float(images)
+    return augment.augment(key, images, masks.astype(jnp.float32), kind, rows)
 
 
 @partial(jax.jit, static_argnames=("smallest", "rows"))
-def _cropped(
-    key: Key[Array, ""], batch: Batch, targets: TeacherOutputs, smallest: float, rows: augment.Rows
-) -> TrainBatch:
-    """A part of each picture, of its mask and of its targets."""
+def _crop(
+    key: Key[Array, ""],
+    images: Float[Array, "b h w 3"],
+    masks: Float[Array, "b h w 1"],
+    outputs: TeacherOutputs,
+    smallest: float,
+    rows: augment.Rows,
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 1"], TeacherOutputs]:
+    """Crops images, masks and teacher outputs alike, and resizes each to its own size."""
     crop = partial(augment.crop, rows.of(augment.crop_boxes(key, rows.whole, smallest)))
-    masks = (crop(batch.masks) >= 0.5).astype(jnp.float32)
-    return batch._replace(images=crop(batch.images), masks=masks), jax.tree.map(crop, targets)
-
-
-def _frozen_encoder(settings: config.Config, split: Partition) -> Encoder | None:
-    """The student's encoder, if nothing in it is trained."""
-    if any(param_group(name) == "encoder" for name in (*split.params, *split.batch_stats)):
-        return None
-
-    @jax.jit
-    def encode(variables: Variables, images: Float[Array, "b h w 3"]) -> EncoderFeatures:
-        return merge(split.graphdef, variables).encode(images, train=False)
-
-    variables = {**split.params, **split.batch_stats, **split.frozen}
-    height, width = settings.data.image_size
-    blank = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    shapes = [tap.shape[1:] for tap in jax.eval_shape(encode, variables, blank)]
-    own = {name: v for name, v in split.frozen.items() if param_group(name) == "encoder"}
-    identity = {
-        "encoder": settings.student.encoder,
-        "normalization": split.merge().normalization,
-        "weights": fingerprint(own),
-        "precision": settings.precision,
-    }
-    return Encoder(identity, shapes, partial(encode, variables))
+    cropped_masks = (crop(masks) >= 0.5).astype(jnp.float32)
+    return crop(images), cropped_masks, jax.tree.map(crop, outputs)

@@ -1,38 +1,111 @@
-"""AdamW as the specification has it: clipped, and by stage where the encoder joins the training."""
+"""AdamW with a cosine learning rate, clipped, and slower for an encoder that joins the training."""
 
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from jaxdistill import config
-from jaxdistill.models import unfreezing
-from jaxdistill.models.student import PARAM_GROUPS, param_group
+from jaxdistill.models.parameters import PARAM_GROUPS, param_group
 from jaxdistill.types import Variables
 
+Schedule = Callable[[Array], Array]
 
-def build(settings: config.Config, params: Variables) -> optax.GradientTransformation:
-    """AdamW of these parameters, up to the learning rate, which the step supplies."""
-    training = settings.training
+
+def learning_rate_schedule(settings: config.Training, steps_per_epoch: int) -> Schedule:
+    """Returns the learning rate by step: a cosine over the epochs, constant within each.
+
+    It equals PyTorch's `CosineAnnealingLR` with `T_max` epochs, stepped after each epoch.
+
+    Args:
+      settings: `learning_rate`, `final_learning_rate` and `epochs`.
+      steps_per_epoch: Steps in an epoch.
+
+    Returns:
+      A function of the number of the step.
+    """
+    first, last = settings.learning_rate, settings.final_learning_rate
+
+    def schedule(step: Array) -> Array:
+        progress = (step // steps_per_epoch) / settings.epochs
+        return last + (first - last) * (1 + jnp.cos(jnp.pi * jnp.asarray(progress))) / 2
+
+    return schedule
+
+
+def build_optimizer(
+    settings: config.Training,
+    schedule: Schedule,
+    *,
+    unfreeze: config.Unfreezing | None = None,
+    stage_of: Callable[[Variables], Mapping[str, str]] | None = None,
+) -> optax.GradientTransformation:
+    """Builds the optimizer: clipping, AdamW, and the learning-rate schedule.
+
+    Args:
+      settings: `clip` and `weight_decay`.
+      schedule: The learning rate by step.
+      unfreeze: How the encoder joins the training; scales the encoder's learning rate.
+      stage_of: Labels every parameter with the stage that it joined the training with. Each stage
+        then has its own step count, which corrects the bias of its moments.
+
+    Returns:
+      A gradient transformation over variables by dotted path.
+    """
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    encoder_scale = optax.identity()
+    if unfreeze is not None and stage_of is not None:
+        adam = _by_label(adam, stage_of)
+        encoder_scale = optax.masked(
+            optax.scale(unfreeze.learning_rate_scale),
+            lambda tree: {path: param_group(path) == "encoder" for path in tree},
+        )
     return optax.chain(
-        _clip(training.clip),
-        _adam(settings.student.unfreeze, params),
-        optax.add_decayed_weights(training.weight_decay),
-        _scale(settings.student.unfreeze),
+        _clip(settings.clip),
+        adam,
+        optax.add_decayed_weights(settings.weight_decay),
+        encoder_scale,
+        optax.scale_by_learning_rate(schedule),
     )
 
 
-def _adam(plan: config.Unfreezing | None, params: Variables) -> optax.GradientTransformation:
-    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    if plan is None:
-        return adam
-    # Each stage that has joined counts its own steps, which correct the bias of its moments.
-    stages = set(unfreezing.joined(params).values())
-    return optax.partition(dict.fromkeys(stages, adam), unfreezing.joined)
+def migrate_opt_state(
+    old: optax.OptState, new: optax.OptState
+) -> optax.OptState:
+    """Returns `new` with every array that `old` has under the same path.
+
+    Parameters that join the training start with fresh moments; all others keep theirs.
+
+    Args:
+      old: The state of the optimizer so far.
+      new: A fresh state of the optimizer over more parameters.
+    """
+    kept = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(old)}
+    leaves = [kept.get(jax.tree_util.keystr(path), leaf) for path, leaf in _leaves(new)]
+    return jax.tree.unflatten(jax.tree.structure(new), leaves)
 
 
-def _scale(plan: config.Unfreezing | None) -> optax.GradientTransformation:
-    if plan is None:
-        return optax.identity()
-    scale = optax.scale(plan.learning_rate_scale)
-    return optax.masked(scale, lambda tree: {path: param_group(path) == "encoder" for path in tree})
+def _leaves(tree: optax.OptState) -> list[tuple[tuple[object, ...], Array]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _by_label(
+    transformation: optax.GradientTransformation,
+    label: Callable[[Variables], Mapping[str, str]],
+) -> optax.GradientTransformation:
+    """Applies a transformation to each label's parameters separately."""
+
+    # `optax.partition` wants the transformations by label, which are known with the parameters.
+    def partitioned(params: Variables) -> optax.GradientTransformation:
+        labels = set(label(params).values())
+        return optax.partition(dict.fromkeys(labels, transformation), label)
+
+    return optax.GradientTransformation(
+        lambda params: partitioned(params).init(params),
+        lambda updates, state, params: partitioned(updates).update(updates, state, params),
+    )
 
 
 def _clip(clip: config.Clip) -> optax.GradientTransformation:

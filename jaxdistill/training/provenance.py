@@ -1,126 +1,233 @@
-"""What a run depends on, and how two such lists differ: nobody goes on with another run by mistake.
+"""What a run's numbers depend on, how two runs differ, and the metadata that a run keeps.
 
-Settings that change no number may differ, and how long a run lasts; files are compared by their
-content and not by their place. Processes of one run differ in places alone.
+A resumed run must have been trained with the same settings, data and networks. Settings that change
+no number may differ; files are compared by content, not by path. Processes of one run may differ in
+paths only.
 """
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jaxdistill import config
-from jaxdistill.checkpoint.manager import fingerprint
+from jaxdistill.checkpoint.integrity import fingerprint
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.reporting.console import parameter_sizes
 from jaxdistill.runtime import distributed
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import DistributedError, RunError, UserError
 from jaxdistill.teachers.base import file_fingerprints
-from jaxdistill.training.setup import Job
 
-_PLACES = (
+if TYPE_CHECKING:
+    from jaxdistill.training.trainer import Trainer
+
+_PATHS = (
     "run",
-    "data.root",  # pictures and masks have fingerprints
+    "data.root",  # images and masks are compared by fingerprint
     "data.train",
     "data.validation",
     "data.unlabelled",
     "data.prepared",
+    "data.source",
     "data.workers",
-    "student.encoder_weights",  # so has what they make of the frozen variables
+    "student.encoder_weights",  # compared by the fingerprint of the frozen variables
     "student.weights",
     "teacher.onnx",
     "detector.onnx",
 )
 _FREE = (
-    *_PLACES,
+    *_PATHS,
     "training.epochs",
     "training.skip_nonfinite",
     "checkpoints",
-    "mesh",  # rounding apart
+    "mesh",  # results differ by rounding only
 )
 _SHOWN = 5
+_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
-Identity = Mapping[str, Mapping[str, Any]]
-"""`settings`, by section, and `files`: SHA-256 by what they are; plain values, as JSON has them."""
+Provenance = Mapping[str, Mapping[str, Any]]
+"""`settings`, by section, and `files`, SHA-256 by name; plain values, as JSON holds them."""
 
 
-def identity(job: Job) -> Identity:
-    """All that the numbers of a run depend on."""
-    files = {f"{role}.onnx": digest for role, digest in file_fingerprints(job.networks).items()}
-    settings = job.settings.model_dump(mode="json")
-    # A weights file may have said it; its arrays have a fingerprint, this has not.
-    settings["student"]["normalization"] = job.split.merge().normalization._asdict()
+def provenance_of_run(trainer: "Trainer") -> Provenance:
+    """Collects everything that the numbers of a run depend on.
+
+    Args:
+      trainer: The trainer.
+
+    Returns:
+      Settings, and fingerprints of data, frozen variables and network files.
+    """
+    settings = trainer.settings.model_dump(mode="json")
+    # A weights file may have set the normalisation; its arrays have a fingerprint, this has not.
+    settings["student"]["normalization"] = trainer.model.normalization._asdict()
+    files = {f"{role}.onnx": digest for role, digest in file_fingerprints(trainer.teacher).items()}
     return {
         "settings": settings,
+        "losses": {name: repr(loss) for name, loss in trainer.losses.items()},
         "files": {
-            "data.train": job.dataset.fingerprint,
-            "data.validation": job.validation_dataset.fingerprint,
-            "the student's frozen variables": fingerprint(job.split.frozen),
+            "data.train": trainer.data.train.fingerprint,
+            "data.validation": getattr(trainer.data.validation, "fingerprint", None),
+            "the student's frozen variables": fingerprint(trainer.partition.frozen),
             **files,
         },
     }
 
 
-def check(then: Identity, now: Identity, where: str) -> None:
+def metadata_of_run(trainer: "Trainer") -> dict[str, dict[str, Any]]:
+    """Collects data, files, sizes and environment of a run, for people.
+
+    Args:
+      trainer: A trainer that is set up.
+
+    Returns:
+      Sections of plain values; the report page shows them in this order.
+    """
+    settings, partition = trainer.settings, trainer.partition
+    digests = file_fingerprints(trainer.teacher)
+    paths = {
+        "teacher": settings.teacher and str(settings.teacher.onnx),
+        "detector": settings.detector and str(settings.detector.onnx),
+    }
+    weights = settings.student.weights or settings.student.encoder_weights
+    return {
+        "Data": {**_describe_data(trainer), "steps per epoch": trainer.steps_per_epoch},
+        "Files": {
+            **{role: path for role, path in paths.items() if path},
+            **{f"{role}, SHA-256": digest for role, digest in digests.items()},
+            "student's weights": weights and str(weights),
+            "frozen variables, SHA-256": fingerprint(partition.frozen),
+        },
+        "Sizes": {
+            **{
+                name: f"{count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB in float32"
+                for name, (count, size) in parameter_sizes(trainer.variables()).items()
+            },
+            "trained parameters": sum(value.size for value in partition.params.values()),
+            "frozen parameters": sum(value.size for value in partition.frozen.values()),
+        },
+        "Environment": environment(settings.precision),
+    }
+
+
+def check_same_provenance(before: Provenance, now: Provenance, where: str) -> None:
     """Compares what a run was trained with and what it would go on with.
 
+    Args:
+      before: The provenance in the run's checkpoint.
+      now: The provenance of this process.
+      where: The run's folder, for the message.
+
     Raises:
-      UserError: names every difference by its key.
+      RunError: They differ (`changed-settings`); the message names the keys.
     """
-    if found := differences(then, now):
+    if found := differences(before, now):
         shown = "; ".join(found[:_SHOWN]) + ("; ..." if len(found) > _SHOWN else "")
-        raise UserError(
-            f"{where} was trained with something else: {shown}; go on with what it was, or add "
-            f"--accept-changes if the change is meant"
+        raise RunError(
+            f"{where} was trained with something else: {shown}; resume with the same, or add "
+            f"--accept-changes if the change is intended",
+            code="changed-settings",
         )
 
 
-def check_processes(own: Identity, resume: bool) -> None:
-    """Sees that all processes of a run were given the same.
+def check_processes_agree(own: Provenance, resume: bool) -> None:
+    """Checks that all processes of a run were given the same settings, data and files.
+
+    Args:
+      own: The provenance of this process.
+      resume: Whether this process resumes the run.
 
     Raises:
-      UserError: names those that were not, as seen from process 0.
+      DistributedError: Some differ from process 0 (`processes-differ`).
     """
-    settings = dict(_compared(own["settings"], _PLACES))
-    check_same(
+    settings = dict(_compared(own["settings"], _PATHS))
+    check_same_values(
         [settings, own["files"], resume],
         "have other settings, data or files than process 0; start all of them with the same "
         "command on the same files",
     )
 
 
-def check_same(own: Any, otherwise: str) -> None:
-    """Sees that all processes have the same plain values.
+def check_same_values(own: Any, otherwise: str) -> None:
+    """Checks that all processes have the same plain values.
+
+    Args:
+      own: The values of this process, as JSON holds them.
+      otherwise: What the message says of processes whose values differ from those of process 0.
 
     Raises:
-      UserError: names those that have not, and says of them what is given as `otherwise`.
+      DistributedError: Some differ (`processes-differ`).
     """
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).digest()
     digests = distributed.all_gather(np.frombuffer(digest, np.uint8)[None])
     others = [str(index) for index in np.flatnonzero((digests != digests[0]).any(1))]
     if others:
-        raise UserError(f"processes {', '.join(others)} {otherwise}")
+        raise DistributedError(
+            f"processes {', '.join(others)} {otherwise}", code="processes-differ"
+        )
 
 
-def differences(then: Identity, now: Identity) -> list[str]:
-    """In words, one for each key."""
-    before, after = (dict(_compared(_settings(side["settings"]))) for side in (then, now))
+def differences(before: Provenance, now: Provenance) -> list[str]:
+    """Describes in words how two provenances differ, one line for each key.
+
+    Args:
+      before: The earlier provenance.
+      now: The later one.
+    """
+    old, new = (dict(_compared(_with_defaults(side["settings"]))) for side in (before, now))
     changed = [
-        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key)
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
     ]
-    old, new = then["files"], now["files"]
+    old_files, new_files = before["files"], now["files"]
     replaced = [
-        f"{name} had the fingerprint {str(old.get(name))[:12]} and has {str(new.get(name))[:12]}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
+        f"{name} had the fingerprint {str(old_files.get(name))[:12]} and has "
+        f"{str(new_files.get(name))[:12]}"
+        for name in dict.fromkeys([*old_files, *new_files])
+        if old_files.get(name) != new_files.get(name)
     ]
     return [*changed, *replaced]
 
 
-def _settings(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Complete with today's defaults, if the settings are still valid ones."""
+def _describe_data(trainer: "Trainer") -> dict[str, Any]:
+    described: dict[str, Any] = {}
+    for title, split in (
+        ("training", trainer.data.train),
+        ("validation", trainer.data.validation),
+    ):
+        if isinstance(split, Dataset):
+            described |= {
+                f"{title} images": len(split),
+                f"{title} images without masks": int((~split.labelled).sum()),
+                f"{title} fingerprint": split.fingerprint,
+            }
+    return described
+
+
+def environment(precision: str) -> dict[str, Any]:
+    """Returns versions, devices and system, for the run's metadata."""
+    import jaxdistill
+
+    return {
+        "jaxdistill": jaxdistill.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+        "devices": [device.device_kind for device in jax.devices()],
+        "processor cores": os.cpu_count(),
+        "system": platform.platform(),
+        "precision": precision,
+    }
+
+
+def _with_defaults(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Completes settings with today's defaults, where they are still valid."""
     try:
         return config.check(dict(tree), source="").model_dump(mode="json")
     except UserError:
@@ -128,7 +235,7 @@ def _settings(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; a list of plain values is a value."""
+    """Yields dotted keys and their values; a list of plain values counts as a value."""
     if isinstance(tree, Mapping):
         children = tree.items()
     elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
@@ -145,6 +252,6 @@ def _compared(
 ) -> Iterator[tuple[str, Any]]:
     for key, value in _flat(settings):
         if key == "targets.cache" and value is not None:
-            yield key, "a folder"  # wherever: but what a store keeps is rounded to float16
+            yield key, "a folder"  # any folder, but what a cache keeps is rounded to float16
         elif not any(key == path or key.startswith(path + ".") for path in free):
             yield key, value

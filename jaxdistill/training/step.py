@@ -1,283 +1,417 @@
-"""One step of training and one of validation, each a single jitted program."""
+"""One training step and one evaluation step, each compiled to a single program.
+
+Read from top to bottom: `loss_fn` runs the student and weighs its losses, `train_step` takes the
+gradient and updates the state, `eval_step` measures. `compile_train_step` and `compile_eval_step`
+make jitted functions of them.
+"""
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxdistill import config
-from jaxdistill.losses import feature as feature_lib
-from jaxdistill.losses import terms as loss_lib
+from jaxdistill.losses.base import Loss, PerImage, Scalars
+from jaxdistill.losses.feature import mask_key
 from jaxdistill.metrics import segmentation
-from jaxdistill.models.parameters import Partition, flat_variables, param_group
+from jaxdistill.models import unfreezing
+from jaxdistill.models.parameters import Partition, flat_variables, merge, param_group
+from jaxdistill.models.student import Student
 from jaxdistill.runtime import xla
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.training import optimizer, schedules
 from jaxdistill.training.accumulation import accumulate
+from jaxdistill.training.optimizer import build_optimizer, learning_rate_schedule
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs, TrainState, Variables
 
-Scalars = dict[str, Float[Array, ""]]
-TrainBatch = tuple[Batch, TeacherOutputs]
-LOSSES = ("kl", "mse", "bce", "dice", "feature")
 OF_MASKS = frozenset(
-    {"bce", "dice", "student_miou", "student_iou", "student_boundary_iou", "teacher_miou"}
+    {"student_miou", "student_iou", "student_boundary_iou", "teacher_miou"}
 )
-"""What is measured on labelled pictures only."""
+"""Metrics that are measured on labelled images only."""
+
+
+class StepSpec(NamedTuple):
+    """What a step is compiled for; it does not change while a phase of the training lasts."""
+
+    graphdef: nnx.GraphDef
+    """The student's structure, without its arrays."""
+    losses: Mapping[str, Loss]
+    """The terms of the objective, by name."""
+    optimizer: optax.GradientTransformation
+    """Clipping, AdamW and the learning-rate schedule."""
+    learning_rate: Callable[[Array], Array]
+    """The schedule by step, for logging; the optimizer holds it too."""
+    steps_per_epoch: int
+    epochs: int
+    seed: int = 0
+    """Seed of the masks that `mgd` draws."""
+    accumulate: int = 1
+    """In how many parts a step processes its batch, one after the other."""
 
 
 class Sum(NamedTuple):
-    """Of a measure over some pictures, whose mean is one divided by the other."""
+    """A metric summed over images; the mean is `total / images`."""
 
     total: Float[Array, ""]
-    pictures: Float[Array, ""]
-    """How many they are: 0 where none has the mask that it takes."""
+    images: Float[Array, ""]
+    """Number of images that the metric is defined on."""
 
 
-TrainStep = Callable[[TrainState, Variables, Batch, TeacherOutputs], tuple[TrainState, Scalars]]
-EvalStep = Callable[
-    [Variables, Variables, Variables, Batch, TeacherOutputs, Array],
-    tuple[dict[str, Sum], Float[Array, "b h w 1"]],
-]
+def step_spec(
+    settings: config.Config,
+    student: Student,
+    graphdef: nnx.GraphDef,
+    losses: Mapping[str, Loss],
+    steps_per_epoch: int,
+) -> StepSpec:
+    """Builds what a step is compiled for from a configuration.
 
-
-def start(settings: config.Config, split: Split) -> TrainState:
-    """The state before the first step."""
-    moments = optimizer.build(settings, split.params).init(split.params)
-    return TrainState(jnp.zeros((), jnp.int32), split.params, split.batch_stats, moments)
-
-
-def carry(state: TrainState, settings: config.Config, split: Split) -> TrainState:
-    """The state of another phase: what it holds stays, what joins the training starts afresh."""
-    fresh = start(settings, split)
-    old = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(state.opt_state)}
-    moments = [old.get(jax.tree_util.keystr(path), leaf) for path, leaf in _leaves(fresh.opt_state)]
-    return TrainState(
-        state.step,
-        {**fresh.params, **state.params},
-        {**fresh.batch_stats, **state.batch_stats},
-        jax.tree.unflatten(jax.tree.structure(fresh.opt_state), moments),
+    Args:
+      settings: Learning rate, clipping, epochs, accumulation, seed, and the unfreezing plan.
+      student: The student; its encoder says which stages join the training.
+      graphdef: The student's structure in the present phase of the unfreezing.
+      losses: The terms of the objective, by name.
+      steps_per_epoch: Steps in an epoch.
+    """
+    training = settings.training
+    schedule = learning_rate_schedule(training, steps_per_epoch)
+    optimizer = build_optimizer(
+        training,
+        schedule,
+        unfreeze=settings.student.unfreeze,
+        stage_of=lambda params: unfreezing.stage_of(params, unfreezing.encoder_stages(student)),
+    )
+    return StepSpec(
+        graphdef,
+        losses,
+        optimizer,
+        schedule,
+        steps_per_epoch,
+        training.epochs,
+        settings.seed,
+        training.accumulate,
     )
 
 
-def _leaves(tree: optax.OptState) -> list[tuple[Any, Array]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
+def initial_state(spec: StepSpec, partition: Partition) -> TrainState:
+    """Returns the state before the first step.
 
-
-def make_train_step(
-    settings: config.Config, graph: nnx.GraphDef, steps_per_epoch: int, mesh: Mesh | None = None
-) -> TrainStep:
-    """The jitted step: (state, frozen, batch, targets) to the next state and what was measured.
-
-    Measured are the mean of every loss (of `bce` and `dice` over the labelled pictures, 0 if there
-    is none), their weighted `total`, the number of `labelled` pictures, the gradient's norm before
-    clipping, in all and by parameter group, the temperature, the learning rate, and as
-    `feature_weight.N` the learned weights of the pairs. Where the total or the gradient is not
-    finite the state is left as it was, but for the step's number: nothing is learnt, and nothing
-    lost.
-
-    The batch is taken in `training.accumulate` parts, one after the other: all measures and
-    gradients are means over the whole of it, but BatchNorm measures each part by itself, and its
-    statistics move once for each.
-
-    The state's buffers are donated. Over a mesh of several devices, state and frozen variables are
-    the same on each, batch and targets divided by rows.
+    Args:
+      spec: What the step is compiled for.
+      partition: The student, taken apart.
     """
-    parts, mesh = settings.training.accumulate, mesh or Mesh()
+    opt_state = jax.jit(spec.optimizer.init)(partition.params)
+    return TrainState(
+        np.zeros((), np.int32), partition.params, partition.batch_stats, opt_state
+    )
 
-    def step(
-        state: TrainState, frozen: Variables, batch: Batch, targets: TeacherOutputs
-    ) -> tuple[TrainState, Scalars]:
-        epoch = state.step // steps_per_epoch
-        temperature = schedules.temperature(
-            settings.losses.temperature, epoch, settings.training.epochs
+
+def loss_fn(
+    params: Variables,
+    spec: StepSpec,
+    batch_stats: Variables,
+    frozen: Variables,
+    batch: Batch,
+    teacher: TeacherOutputs,
+    divisors: Mapping[bool, Array],
+    step: Int[Array, ""],
+    part: int | Int[Array, ""],
+) -> tuple[Float[Array, ""], tuple[Scalars, Variables]]:
+    """Computes the training objective on a batch or on one part of it.
+
+    Args:
+      params: Trained parameters; the gradient is taken with respect to these.
+      spec: What the step is compiled for.
+      batch_stats: Running statistics of the BatchNorms that are trained.
+      frozen: Variables that do not change.
+      batch: Images in [0, 1] and masks.
+      teacher: The frozen networks' outputs.
+      divisors: Number of images over which a term is averaged: by True the labelled ones, for terms
+        that require a mask, by False all.
+      step: Number of the step.
+      part: Number of this part of the batch.
+
+    Returns:
+      The objective, and beside it the mean of every term, the learned weights of feature pairs, and
+      the new running statistics.
+    """
+    student = merge(spec.graphdef, {**params, **batch_stats, **frozen})
+    outputs = student(
+        batch.images,
+        train=True,
+        encoder_features=teacher.encoder_features,
+        key=mask_key(spec.seed, step * spec.accumulate + part),
+    )
+    epoch = step // spec.steps_per_epoch
+    per_image = loss_terms(spec.losses, outputs, batch, teacher, epoch, spec.epochs)
+    means = {
+        name: summed.total / divisors[_requires_mask(name, spec.losses)]
+        for name, summed in sum_over_images(per_image, spec.losses, batch).items()
+    }
+    total = weighted_total(spec.losses, means)
+    logged = {**means, "total": total}
+    for loss in spec.losses.values():
+        auxiliary, scalars = loss.auxiliary(outputs, means)
+        total = total if auxiliary is None else total + auxiliary
+        logged |= scalars
+    variables = flat_variables(student)
+    return total, (logged, {path: variables[path] for path in batch_stats})
+
+
+def train_step(
+    spec: StepSpec,
+    state: TrainState,
+    frozen: Variables,
+    batch: Batch,
+    teacher: TeacherOutputs,
+) -> tuple[TrainState, Scalars]:
+    """Updates the state by one gradient step.
+
+    Losses and gradients are means over the whole batch, also where it is processed in parts; but
+    BatchNorm normalises each part by itself, and its running statistics move once per part. Where
+    the objective or the gradient is not finite, the state stays as it was except for `step`.
+
+    Args:
+      spec: What the step is compiled for.
+      state: The state before the step.
+      frozen: Variables that do not change.
+      batch: Images in [0, 1] and masks.
+      teacher: The frozen networks' outputs.
+
+    Returns:
+      The next state, and scalars: the mean of every term, their weighted `total`, the number of
+      `labelled` images, the gradient's norm before clipping (in all and by parameter group), the
+      learning rate, and what the losses log.
+    """
+    parts = spec.accumulate
+    counts = {True: batch.labelled, False: batch.weights}
+    divisors = {key: jnp.maximum(each.sum(), 1) / parts for key, each in counts.items()}
+
+    def grad_fn(
+        part: int | Array, rows: tuple[Batch, TeacherOutputs], batch_stats: Variables
+    ) -> tuple[tuple[Scalars, Variables], Variables]:
+        (_, (logged, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, spec, batch_stats, frozen, *rows, divisors, state.step, part
         )
-        rate = schedules.learning_rate(settings.training, epoch)
+        return (logged, gradients), batch_stats
 
-        def pictures(name: str) -> Array:
-            """Of the whole batch, a part's share."""
-            return jnp.maximum(_counted(name, batch).sum(), 1) / parts
+    (logged, gradients), batch_stats = accumulate(
+        grad_fn, (batch, teacher), state.batch_stats, parts
+    )
+    updates, opt_state = spec.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
 
-        def objective(
-            params: Variables, part: int | Array, rows: TrainBatch, batch_stats: Variables
-        ) -> tuple[Array, tuple[Scalars, Variables]]:
-            own, targets = rows
-            student = Partition(graph, params, batch_stats, frozen).merge()
-            key = feature_lib.mask_key(settings.seed, state.step * parts + part)
-            outputs = student(own.images, train=True, encoder_features=targets.encoder_features, key=key)
-            after = flat_variables(student)
-            sums = _sums(loss_terms(settings, outputs, own, targets, temperature), own)
-            terms = {name: one.total / pictures(name) for name, one in sums.items()}
-            balancing, weights = _balancing(settings, outputs.balance, terms)
-            value = total(settings.losses, terms)
-            moved = {path: after[path] for path in batch_stats}
-            return value + balancing, ({**terms, **weights, "total": value}, moved)
-
-        def measure(
-            part: int | Array, rows: TrainBatch, batch_stats: Variables
-        ) -> tuple[tuple[Scalars, Variables], Variables]:
-            (_, (terms, moved)), gradients = jax.value_and_grad(objective, has_aux=True)(
-                state.params, part, rows, batch_stats
-            )
-            return (terms, gradients), moved
-
-        (terms, gradients), batch_stats = accumulate(
-            measure, (batch, targets), state.batch_stats, parts
-        )
-        norm = optax.global_norm(gradients)
-        update = optimizer.build(settings, state.params).update
-        updates, moments = update(gradients, state.opt_state, state.params)
-        updates = jax.tree.map(lambda u: -rate * u, updates)
-        params = optax.apply_updates(state.params, updates)
-
-        finite = jnp.isfinite(terms["total"]) & jnp.isfinite(norm)
-        learnt = (params, batch_stats, moments)
-        kept = jax.tree.map(partial(jnp.where, finite), learnt, state[1:])
-        measured = {
-            **terms,
-            "labelled": batch.labelled.sum(),
-            "gradient_norm": norm,
-            **_norms(gradients),
-            "temperature": temperature,
-            "learning_rate": rate,
-        }
-        return TrainState(state.step + 1, *kept), measured
-
-    return mesh.jit(step, mesh.replicated, donate_argnums=0, compiler_options=xla.options())
+    gradient_norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(logged["total"]) & jnp.isfinite(gradient_norm)
+    updated = jax.tree.map(
+        partial(jnp.where, finite), (params, batch_stats, opt_state), tuple(state[1:])
+    )
+    epoch = state.step // spec.steps_per_epoch
+    for loss in spec.losses.values():
+        logged |= loss.logged(epoch=epoch, epochs=spec.epochs)
+    logged |= {
+        "labelled": batch.labelled.sum(),
+        "gradient_norm": gradient_norm,
+        **_norms_by_group(gradients),
+        "learning_rate": spec.learning_rate(state.step),
+    }
+    return TrainState(state.step + 1, *updated), logged
 
 
-def _norms(gradients: Variables) -> Scalars:
-    groups = {param_group(path) for path in gradients}
+def eval_step(
+    spec: StepSpec,
+    params: Variables,
+    batch_stats: Variables,
+    frozen: Variables,
+    batch: Batch,
+    teacher: TeacherOutputs,
+    epoch: Int[Array, ""],
+) -> tuple[dict[str, Sum], Float[Array, "b h w 1"]]:
+    """Measures losses and metrics of a batch with running statistics in every BatchNorm.
+
+    Args:
+      spec: What the step is compiled for.
+      params: Trained parameters.
+      batch_stats: Running statistics of the BatchNorms that are trained.
+      frozen: Variables that do not change.
+      batch: Images in [0, 1] and masks.
+      teacher: The frozen networks' outputs.
+      epoch: The epoch, counted from 0; schedules of the losses depend on it.
+
+    Returns:
+      Every loss and metric summed over the batch's images, and the student's logits.
+    """
+    student = merge(spec.graphdef, {**params, **batch_stats, **frozen})
+    outputs = student(
+        batch.images,
+        train=False,
+        encoder_features=teacher.encoder_features,
+        key=mask_key(spec.seed),
+    )
+    values = loss_terms(spec.losses, outputs, batch, teacher, epoch, spec.epochs)
+    mask = batch.masks > 0.5
+    prediction = segmentation.predict(outputs.logits)
+    values["student_miou"] = segmentation.mean_iou(prediction, mask)
+    values["student_iou"] = segmentation.iou(prediction, mask)
+    values["student_boundary_iou"] = segmentation.boundary_iou(prediction, mask)
+    if teacher.logits is not None:
+        teacher_prediction = segmentation.predict(teacher.logits)
+        values["teacher_miou"] = segmentation.mean_iou(teacher_prediction, mask)
+        values["agreement"] = segmentation.agreement(prediction, teacher_prediction)
+    return sum_over_images(values, spec.losses, batch), outputs.logits
+
+
+def compile_train_step(
+    spec: StepSpec, mesh: Mesh | None = None
+) -> Callable[[TrainState, Variables, Batch, TeacherOutputs], tuple[TrainState, Scalars]]:
+    """Compiles `train_step`; the buffers of the state are donated.
+
+    Args:
+      spec: What the step is compiled for.
+      mesh: Devices that share the step: state and frozen variables are replicated, batch and
+        teacher outputs divided by rows. None uses one device.
+
+    Returns:
+      The jitted step without its first argument.
+    """
+    mesh = mesh or Mesh()
+    step = partial(train_step, spec)
+    return mesh.jit(step, mesh.replicated, donate_argnums=0, compiler_options=xla.compiler_options())
+
+
+def compile_eval_step(
+    spec: StepSpec, mesh: Mesh | None = None
+) -> Callable[..., tuple[dict[str, Sum], Float[Array, "b h w 1"]]]:
+    """Compiles `eval_step`; over several devices the logits are divided by rows.
+
+    Args:
+      spec: What the step is compiled for.
+      mesh: See `compile_train_step`.
+
+    Returns:
+      The jitted step without its first argument.
+    """
+    mesh = mesh or Mesh()
+    step = partial(eval_step, spec)
+    return mesh.jit(step, (mesh.replicated, mesh.sharded), compiler_options=xla.compiler_options())
+
+
+def loss_terms(
+    losses: Mapping[str, Loss],
+    outputs: ModelOutputs,
+    batch: Batch,
+    teacher: TeacherOutputs,
+    epoch: int | Array,
+    epochs: int,
+) -> dict[str, PerImage]:
+    """Computes every loss term of each image, unweighted, in float32.
+
+    Args:
+      losses: The terms by name.
+      outputs: The student's outputs.
+      batch: Images and masks.
+      teacher: The frozen networks' outputs.
+      epoch: The epoch, counted from 0.
+      epochs: Number of epochs of the run.
+
+    Returns:
+      The terms, and the parts that some of them log, by name.
+    """
+    # Sums over half a million pixels need float32, whatever the maps were computed or kept in.
+    outputs, teacher = jax.tree.map(lambda values: values.astype(jnp.float32), (outputs, teacher))
+    terms: dict[str, PerImage] = {}
+    for name, loss in losses.items():
+        terms |= loss.terms(name, outputs, batch, teacher, epoch=epoch, epochs=epochs)
+    return terms
+
+
+def sum_over_images(
+    values: Mapping[str, PerImage], losses: Mapping[str, Loss], batch: Batch
+) -> dict[str, Sum]:
+    """Sums values over the images that they are defined on.
+
+    Args:
+      values: A value of each image (B,), by name of the loss or metric.
+      losses: The terms by name; they say which need a mask.
+      batch: Says which images are padding, and which have a mask.
+    """
+    counted = {name: _counted(name, losses, batch) for name in values}
+    return {name: Sum((values[name] * n).sum(), n.sum()) for name, n in counted.items()}
+
+
+def weighted_total(losses: Mapping[str, Loss], means: Mapping[str, Array]) -> Array:
+    """Returns the weighted sum of the terms.
+
+    Args:
+      losses: The terms by name.
+      means: Their means; a term without one is left out.
+    """
+    weighted = (loss.weight * means[name] for name, loss in losses.items() if name in means)
+    return sum(weighted, jnp.zeros(()))
+
+
+def mean_metrics(batches: Iterable[Mapping[str, Sum]]) -> dict[str, float]:
+    """Returns the mean of every metric over all images of some batches.
+
+    Args:
+      batches: What `eval_step` summed, batch by batch.
+
+    Returns:
+      The means; a metric that is defined on no image is left out.
+    """
+    totals: dict[str, float] = defaultdict(float)
+    images: dict[str, float] = defaultdict(float)
+    for sums in batches:
+        for name, one in sums.items():
+            totals[name] += float(one.total)
+            images[name] += float(one.images)
+    return {name: total / images[name] for name, total in totals.items() if images[name] > 0}
+
+
+def first_nonfinite(losses: Mapping[str, Loss], scalars: Mapping[str, float]) -> str | None:
+    """Returns the name of the first scalar that is not finite, causes before their sums.
+
+    Args:
+      losses: The terms by name.
+      scalars: What a training step returned.
+    """
+    parts = [name for name in scalars if name.partition(".")[0] in losses and "." in name]
+    names = (*parts, *losses, "total", "gradient_norm")
+    return next((name for name in names if not math.isfinite(scalars.get(name, 0.0))), None)
+
+
+def averaged_over_masks(losses: Mapping[str, Loss], names: Iterable[str]) -> set[str]:
+    """Returns the names of the scalars that are means over labelled images only.
+
+    Args:
+      losses: The terms by name.
+      names: Names of scalars.
+    """
+    return {name for name in names if _requires_mask(name, losses)}
+
+
+def _requires_mask(name: str, losses: Mapping[str, Loss]) -> bool:
+    loss = losses.get(name.partition(".")[0])
+    return name in OF_MASKS if loss is None else "mask" in loss.requires
+
+
+def _counted(name: str, losses: Mapping[str, Loss], batch: Batch) -> Float[Array, " b"]:
+    """Returns 1 for each image that a value is defined on."""
+    return batch.labelled if _requires_mask(name, losses) else batch.weights
+
+
+def _norms_by_group(gradients: Variables) -> Scalars:
+    groups = sorted({param_group(path) for path in gradients})
     return {
         f"gradient_norm_{group}": optax.global_norm(
             {path: value for path, value in gradients.items() if param_group(path) == group}
         )
-        for group in sorted(groups)
+        for group in groups
     }
-
-
-def make_eval_step(
-    settings: config.Config, graph: nnx.GraphDef, mesh: Mesh | None = None
-) -> EvalStep:
-    """The jitted validation step: every measure's sum over the batch's pictures, and the logits.
-
-    Its arguments: parameters, statistics, frozen, batch, targets, temperature of the KL loss. Over
-    a mesh, the logits are divided by rows.
-    """
-    mesh = mesh or Mesh()
-
-    def step(
-        params: Variables,
-        batch_stats: Variables,
-        frozen: Variables,
-        batch: Batch,
-        targets: TeacherOutputs,
-        temperature: Array,
-    ) -> tuple[dict[str, Sum], Float[Array, "b h w 1"]]:
-        student = Partition(graph, params, batch_stats, frozen).merge()
-        key = feature_lib.mask_key(settings.seed)
-        outputs = student(batch.images, train=False, encoder_features=targets.encoder_features, key=key)
-        values = loss_terms(settings, outputs, batch, targets, temperature)
-        mask = batch.masks > 0.5
-        predicted = segmentation.predict(outputs.logits)
-        values["student_miou"] = segmentation.mean_iou(predicted, mask)
-        values["student_iou"] = segmentation.iou(predicted, mask)
-        values["student_boundary_iou"] = segmentation.boundary_iou(predicted, mask)
-        if targets.logits is not None:
-            teacher = segmentation.predict(targets.logits)
-            values["teacher_miou"] = segmentation.mean_iou(teacher, mask)
-            values["agreement"] = segmentation.agreement(predicted, teacher)
-        return _sums(values, batch), outputs.logits
-
-    return mesh.jit(step, (mesh.replicated, mesh.sharded), compiler_options=xla.options())
-
-
-def means(batches: Iterable[Mapping[str, Sum]]) -> dict[str, float]:
-    """Of every measure over all pictures of the batches; without those that have no picture."""
-    totals: dict[str, float] = defaultdict(float)
-    pictures: dict[str, float] = defaultdict(float)
-    for sums in batches:
-        for name, one in sums.items():
-            totals[name] += float(one.total)
-            pictures[name] += float(one.pictures)
-    return {name: total / pictures[name] for name, total in totals.items() if pictures[name] > 0}
-
-
-def fault(values: Mapping[str, float]) -> str | None:
-    """The first thing measured that is not finite, or None."""
-    # The term at fault comes before the sums that it spoils.
-    pairs = [name for name in values if name.startswith("feature.")]
-    names = (*pairs, *LOSSES, "total", "gradient_norm")
-    return next((name for name in names if not math.isfinite(values.get(name, 0.0))), None)
-
-
-def loss_terms(
-    settings: config.Config,
-    outputs: ModelOutputs,
-    batch: Batch,
-    targets: TeacherOutputs,
-    temperature: float | Array,
-) -> dict[str, Float[Array, " b"]]:
-    """Every loss that has a weight and something to act on, per picture; of several pairs also
-    `feature.N`, unweighted."""
-    weights, supervised = settings.losses, settings.data.train.labelled
-    # Sums over half a million pixels need float32, whatever the maps were computed or kept in.
-    outputs, targets = jax.tree.map(lambda values: values.astype(jnp.float32), (outputs, targets))
-    logits = outputs.logits
-    terms = {}
-    if targets.logits is not None and weights.kl > 0:
-        terms["kl"] = loss_lib.kl(logits, targets.logits, temperature, weights.kl_scale)
-    if targets.logits is not None and weights.mse > 0:
-        terms["mse"] = loss_lib.mse(logits, targets.logits)
-    if supervised and weights.bce > 0:
-        terms["bce"] = loss_lib.bce(logits, batch.masks)
-    if supervised and weights.dice > 0:
-        terms["dice"] = loss_lib.dice(logits, batch.masks)
-    if taught := settings.taught_features:
-        values = feature_lib.pair_losses(taught, outputs, targets)
-        learned = _learned_weights(settings, outputs.balance)
-        terms["feature"] = feature_lib.weighted_sum(taught, values, learned)
-        if len(values) > 1:
-            terms |= {f"feature.{index}": value for index, value in enumerate(values)}
-    return terms
-
-
-def total(weights: config.Losses, terms: Scalars) -> Array:
-    """The weighted sum that training minimises."""
-    weighted = (getattr(weights, name) * terms[name] for name in LOSSES if name in terms)
-    return sum(weighted, jnp.zeros(()))
-
-
-def _learned_weights(settings: config.Config, balance: Array | None) -> Array | None:
-    if balance is None:
-        return None
-    return feature_lib.learned_weights(balance, settings.losses.feature_weights_temperature)
-
-
-def _balancing(
-    settings: config.Config, balance: Array | None, terms: Scalars
-) -> tuple[Array, Scalars]:
-    """What the learned weights of the pairs minimise, and the weights."""
-    if balance is None:
-        return jnp.zeros(()), {}
-    values = jnp.stack([terms[f"feature.{index}"] for index in range(len(balance))])
-    temperature = settings.losses.feature_weights_temperature
-    weights = jax.lax.stop_gradient(feature_lib.learned_weights(balance, temperature))
-    named = {f"feature_weight.{index}": weight for index, weight in enumerate(weights)}
-    return feature_lib.balancing(balance, values, temperature), named
-
-
-def _sums(values: dict[str, Float[Array, " b"]], batch: Batch) -> dict[str, Sum]:
-    counted = {name: _counted(name, batch) for name in values}
-    return {name: Sum((values[name] * one).sum(), one.sum()) for name, one in counted.items()}
-
-
-def _counted(name: str, batch: Batch) -> Float[Array, " b"]:
-    """1 for each picture that has what a measure takes."""
-    return batch.labelled if name in OF_MASKS else batch.weights

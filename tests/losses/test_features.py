@@ -13,8 +13,9 @@ from jax.test_util import check_grads
 
 from jaxdistill import config
 from jaxdistill.losses import feature as feature_lib
+from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.projector import Generator
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.training import feature_statistics
 from jaxdistill.types import FeatureScale, ModelOutputs, TeacherOutputs
 
@@ -50,9 +51,10 @@ def loss_of(
 
 def scale_of(*batches: np.ndarray) -> FeatureScale:
     measured = feature_statistics.measure(
-        [feature(standardize=True)], [[jnp.asarray(batch, jnp.float32)] for batch in batches]
+        [Pair("decoder.1", 4, None, standardized=True)],
+        [[jnp.asarray(batch, jnp.float32)] for batch in batches],
     )
-    place = "projectors.0.standard"
+    place = "projectors.0.statistics"
     assert measured.keys() == {f"{place}.mean", f"{place}.factor"}
     return FeatureScale(measured[f"{place}.mean"], measured[f"{place}.factor"])
 
@@ -162,8 +164,9 @@ def test_a_standardised_pair_is_compared_on_its_live_channels_alone(loss: str) -
 
 
 def test_a_tensor_that_never_changes_is_refused() -> None:
-    with pytest.raises(UserError, match=r"features\.0\.standardize: 'inner' is the same"):
+    with pytest.raises(ConfigError) as caught:
         scale_of(np.full((1, 2, 2, 3), 7.0))
+    assert caught.value.code == "constant-feature"
 
 
 @pytest.mark.parametrize("standardize", [False, True])
@@ -195,12 +198,12 @@ def test_learned_weights_settle_where_no_pair_is_left_alone(
     with jax.enable_x64(True):
         sizes = jnp.asarray(values, jnp.float64)
         rest = -jnp.log(sizes)
-        weights = feature_lib.learned_weights(rest, temperature)
+        weights = feature_lib.learned_pair_weights(rest, temperature)
         assert float(weights.sum()) == pytest.approx(len(values))
         shares = np.asarray(values) ** (-1 / temperature)
         np.testing.assert_allclose(weights, len(values) * shares / shares.sum(), rtol=1e-6)
         # It is the minimum, and the only one: from anywhere else the way there is downhill.
-        gradient = jax.grad(feature_lib.balancing)
+        gradient = jax.grad(feature_lib.balance_loss)
         np.testing.assert_allclose(gradient(rest, sizes, temperature), 0, atol=1e-9)
         start = jnp.linspace(-1, 1, len(values))
         downhill = gradient(start, sizes, temperature) @ (rest - start)
@@ -211,17 +214,18 @@ def test_learned_weights_settle_where_no_pair_is_left_alone(
 
 def test_learned_weights_and_losses_do_not_teach_each_other() -> None:
     balance, values = jnp.asarray([0.5, -0.2]), jnp.asarray([3.0, 0.1])
-    assert not jax.grad(feature_lib.balancing, argnums=1)(balance, values, 1.0).any()
-    pairs = [feature(weight=0.7), feature(weight=0.4)]
-    weights = feature_lib.learned_weights(balance, 1.0)
+    assert not jax.grad(feature_lib.balance_loss, argnums=1)(balance, values, 1.0).any()
+    pairs = (feature(weight=0.7), feature(weight=0.4))
+    loss = feature_lib.Feature(pairs=pairs, learned_weights=True)
+    weights = feature_lib.learned_pair_weights(balance, 1.0)
 
     def summed(balance: jax.Array, values: jax.Array) -> jax.Array:
-        learned = feature_lib.learned_weights(balance, 1.0)
-        return feature_lib.weighted_sum(pairs, list(values), learned)
+        outputs = ModelOutputs(jnp.zeros(()), balance=balance)
+        return loss._weighted_sum(list(values), outputs)
 
     to_balance, to_values = jax.grad(summed, argnums=(0, 1))(balance, values)
     assert not to_balance.any()
     np.testing.assert_allclose(to_values, weights * np.asarray([0.7, 0.4]), rtol=1e-6)
     # Finite, too, where a pair has been matched to the last digit.
-    matched = jax.grad(feature_lib.balancing)(balance, jnp.asarray([3.0, 0.0]), 1.0)
+    matched = jax.grad(feature_lib.balance_loss)(balance, jnp.asarray([3.0, 0.0]), 1.0)
     assert np.isfinite(matched).all()

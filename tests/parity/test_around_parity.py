@@ -17,7 +17,8 @@ from torchvision.transforms.functional import normalize
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.metrics import segmentation
-from jaxdistill.training import schedules
+from jaxdistill.losses.temperature import temperature_at
+from jaxdistill.training.optimizer import learning_rate_schedule
 
 EPOCHS = 50
 
@@ -29,12 +30,13 @@ def test_learning_rate_over_fifty_epochs(parity: Parity) -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, T_max=EPOCHS, eta_min=settings.final_learning_rate
     )
+    schedule_of_epochs = learning_rate_schedule(settings, steps_per_epoch=1)
     expected = []
     for _ in range(EPOCHS):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    ours = [schedules.learning_rate(settings, jnp.asarray(epoch)) for epoch in range(EPOCHS)]
+    ours = [schedule_of_epochs(jnp.asarray(epoch)) for epoch in range(EPOCHS)]
     # Each against its own size: the smallest is a hundredth of the largest.
     found = {f"epoch {epoch}": rate for epoch, rate in enumerate(ours)}
     wanted = {f"epoch {epoch}": rate for epoch, rate in enumerate(expected)}
@@ -48,7 +50,7 @@ def test_temperature_over_fifty_epochs(parity: Parity, schedule: str, epochs: in
     found, wanted = {}, {}
     for epoch in range(epochs):
         name = f"epoch {epoch}"
-        found[name] = schedules.temperature(settings, jnp.asarray(epoch), epochs)
+        found[name] = temperature_at(settings, jnp.asarray(epoch), epochs)
         wanted[name] = torch_student.temperature_of(settings, epoch, epochs)
     parity.check(f"temperature, {schedule}", found, wanted, 1e-4)
 

@@ -18,8 +18,11 @@ from comparison import Parity
 from torch import Tensor
 
 from jaxdistill import config
-from jaxdistill.losses import terms
-from jaxdistill.training import step as step_lib
+from jaxdistill.losses import from_config
+from jaxdistill.losses.distillation import kl, mse
+from jaxdistill.losses.feature import cwd
+from jaxdistill.losses.segmentation import bce, dice
+from jaxdistill.training.step import loss_terms, weighted_total
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
 
 TEMPERATURES = (1.0, 3.0, 10.0)
@@ -64,7 +67,7 @@ def test_kl(
     compare(
         parity,
         f"KL, {'logits near ±50, without clamp' if extreme else 'ordinary logits'}",
-        lambda s: terms.kl(s, jnp.asarray(teacher), temperature),
+        lambda s: kl(s, jnp.asarray(teacher), temperature),
         lambda s: reference(s, cases.nchw(teacher), temperature),
         student,
         torch.float64 if extreme else torch.float32,
@@ -73,15 +76,15 @@ def test_kl(
 
 ON_MAPS: dict[str, tuple[Callable, Callable]] = {
     "MSE": (
-        lambda s, teacher, _: terms.mse(s, teacher),
+        lambda s, teacher, _: mse(s, teacher),
         lambda s, teacher, _: torch_original.mse(s, teacher),
     ),
     "BCE": (
-        lambda s, _, mask: terms.bce(s, mask),
+        lambda s, _, mask: bce(s, mask),
         lambda s, _, mask: torch_original.bce(s, mask),
     ),
     "Dice": (
-        lambda s, _, mask: terms.dice(s, mask),
+        lambda s, _, mask: dice(s, mask),
         lambda s, _, mask: torch_original.dice(s, mask),
     ),
 }
@@ -134,7 +137,7 @@ def test_channel_wise_distillation(parity: Parity, seed: int, temperature: float
     compare(
         parity,
         "feature loss, cwd",
-        lambda own: terms.cwd(own, jnp.asarray(target), temperature),
+        lambda own: cwd(own, jnp.asarray(target), temperature),
         theirs,
         projected,
         torch.float32,
@@ -156,8 +159,17 @@ def test_the_total_with_respect_to_logits_and_projected_features(
             config.Feature(tensor="a", loss="mse", weight=0.7),
             config.Feature(tensor="b", loss="cosine", weight=0.4),
         ),
-        losses=config.Losses(kl=1.0, mse=0.5, bce=0.5, dice=1.0, feature=0.5, kl_scale=scale),
+        losses=config.Losses(
+            kl=1.0,
+            mse=0.5,
+            bce=0.5,
+            dice=1.0,
+            feature=0.5,
+            kl_scale=scale,
+            temperature=config.Temperature(initial=temperature, final=temperature),
+        ),
     )
+    terms_of = from_config(settings)
     student, teacher, mask = maps(seed, (2, 16, 24, 1), False)
     rng = np.random.default_rng(seed)
     own, target = (
@@ -169,9 +181,9 @@ def test_the_total_with_respect_to_logits_and_projected_features(
 
     def objective(logits: jax.Array, projected: tuple[jax.Array, ...]) -> jax.Array:
         outputs = ModelOutputs(logits, projected)
-        terms = step_lib.loss_terms(settings, outputs, batch, targets, temperature)
-        means = {name: value.mean() for name, value in terms.items()}
-        return step_lib.total(settings.losses, means)
+        values = loss_terms(terms_of, outputs, batch, targets, 0, 1)
+        means = {name: value.mean() for name, value in values.items()}
+        return weighted_total(terms_of, means)
 
     arguments = (jnp.asarray(student), tuple(map(jnp.asarray, own)))
     value, (to_logits, to_projected) = jax.value_and_grad(objective, argnums=(0, 1))(*arguments)

@@ -26,8 +26,16 @@ from torch import Tensor
 from torch_student import TorchStudent, Trainer
 
 from jaxdistill import config
-from jaxdistill.models.student import Pair, Split, freeze
-from jaxdistill.training import step as step_lib
+from jaxdistill.losses import from_config
+from jaxdistill.models.feature_pairs import Pair
+from jaxdistill.models.parameters import Partition, partition
+from jaxdistill.training.step import (
+    compile_train_step,
+    initial_state,
+    loss_terms,
+    step_spec,
+    weighted_total,
+)
 from jaxdistill.types import Batch, TeacherOutputs, Variables
 
 STEPS_PER_EPOCH = 2  # so that five steps see three epochs' temperatures and learning rates
@@ -62,9 +70,9 @@ class Steps:
     def __init__(self, case: Case) -> None:
         self.case, self.settings = case, settings_of(case)
         self.pairs = [Pair("encoder.3", 20, 24), Pair("decoder.1", 12, None)]
-        self.split = freeze(
-            cases.student(self.settings.student, self.pairs, case.seed), case.frozen
-        )
+        self.student = cases.student(self.settings.student, self.pairs, case.seed)
+        self.partition = partition(self.student, case.frozen)
+        self.losses = from_config(self.settings)
 
     def batch(self, number: int) -> tuple[Batch, TeacherOutputs]:
         """In the precision that JAX is in, and in float32's numbers."""
@@ -93,8 +101,8 @@ class Steps:
 
     def trainer(self, dtype: torch.dtype) -> Trainer:
         student = TorchStudent(self.settings.student, self.pairs)
-        student.load({**self.split.params, **self.split.batch_stats, **self.split.frozen})
-        return Trainer(student.to(dtype), self.settings, set(student.names(self.split.frozen)))
+        student.load({**self.partition.params, **self.partition.batch_stats, **self.partition.frozen})
+        return Trainer(student.to(dtype), self.settings, set(student.names(self.partition.frozen)))
 
     def named(self, variables: Variables) -> dict[str, Tensor]:
         """Ours by PyTorch's names, without the counters that only PyTorch keeps."""
@@ -128,31 +136,33 @@ def settings_of(case: Case) -> config.Config:
 def our_gradients(steps: Steps) -> tuple[dict[str, Tensor], float]:
     """Of the first step, by PyTorch's names; and the loss."""
     batch, targets = steps.batch(0)
-    settings, split = steps.settings, in_width(steps.split)
-    temperature = settings.losses.temperature.initial
+    graphdef, params, batch_stats, frozen = in_width(steps.partition)
+    epochs = steps.settings.training.epochs
 
     @jax.jit
     def compute(parameters: Variables) -> tuple[jax.Array, Variables]:
         def objective(parameters: Variables) -> jax.Array:
-            student = Split(split.graph, parameters, split.batch_stats, split.frozen).student()
+            student = Partition(graphdef, parameters, batch_stats, frozen).merge()
             outputs = student(batch.images, train=True)
-            terms = step_lib.loss_terms(settings, outputs, batch, targets, temperature)
-            return step_lib.total(settings.losses, {k: v.mean() for k, v in terms.items()})
+            terms = loss_terms(steps.losses, outputs, batch, targets, 0, epochs)
+            return weighted_total(steps.losses, {k: v.mean() for k, v in terms.items()})
 
         return jax.value_and_grad(objective)(parameters)
 
-    loss, gradients = compute(split.params)
+    loss, gradients = compute(params)
     return steps.named(gradients), float(loss)
 
 
 def our_steps(steps: Steps) -> Iterator[dict[str, dict[str, Tensor]]]:
     """All that changes, after each step, by kind and PyTorch's names."""
-    split = in_width(steps.split)
-    step = step_lib.make_train_step(steps.settings, split.graph, STEPS_PER_EPOCH)
-    state = jax.tree.map(jnp.copy, step_lib.start(steps.settings, split))
-    state = state._replace(step=jnp.asarray(0))  # an int64 where rates are to be float64
+    taken = in_width(steps.partition)
+    spec = step_spec(
+        steps.settings, steps.student, taken.graphdef, steps.losses, STEPS_PER_EPOCH
+    )
+    step = compile_train_step(spec)
+    state = jax.tree.map(lambda leaf: _counter(jnp.array(leaf)), initial_state(spec, taken))
     for number in range(STEPS):
-        state, _ = step(state, split.frozen, *steps.batch(number))
+        state, _ = step(state, taken.frozen, *steps.batch(number))
         adam = state.opt_state[1]
         yield {
             "parameters": steps.named(state.params),
@@ -171,8 +181,13 @@ def their_steps(steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, dict[str
             trainer.schedule.step()
 
 
-def in_width(split: Split) -> Split:
-    return Split(split.graph, *jax.tree.map(jnp.asarray, wide(tuple(split[1:]))))
+def in_width(taken: Partition) -> Partition:
+    return Partition(taken.graphdef, *jax.tree.map(jnp.asarray, wide(tuple(taken[1:]))))
+
+
+def _counter(leaf: jax.Array) -> jax.Array:
+    """Counts in int64 where that is enabled, so that schedules are computed in float64."""
+    return leaf.astype(int) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
 
 
 def without_effect(gradients: dict[str, Tensor]) -> set[str]:

@@ -15,9 +15,8 @@ from double import in_float64, wide
 from smooth import smoothly
 
 from jaxdistill import config
-from jaxdistill.training import schedules
-from jaxdistill.training.setup import Job, prepare
-from jaxdistill.training.step import TrainBatch
+from jaxdistill.training import Trainer
+from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.types import TrainState, Variables
 
 STEPS = 3
@@ -38,30 +37,36 @@ def learn(place: Path, *more: str, double: bool = False) -> Learnt:
       double: in float64, from the same values.
     """
     overrides = [*tiny_run.overrides(place), *GIVEN, *more]
-    job = prepare(config.load(tiny_run.SPECIFIED, overrides), tiny_run.QUIET)
-    with closing(job.training(first_step=0)) as read:
+    trainer = Trainer.from_config(config.load(tiny_run.SPECIFIED, overrides))
+    trainer.setup()
+    with closing(trainer.train_batches(first_step=0)) as read:
         batches = list(islice(read, STEPS))
-    with closing(job.validation()) as read:
+    with closing(trainer.validation_batches()) as read:
         held_out = next(read)
     with in_float64() if double else nullcontext():
-        return _learn(job, wide(job.start()), wide(job.frozen), wide(batches), wide(held_out))
+        return _learn(
+            trainer, wide(trainer.state), wide(trainer.frozen), wide(batches), wide(held_out)
+        )
 
 
 def _learn(
-    job: Job, start: TrainState, frozen: Variables, batches: list[TrainBatch], held_out: TrainBatch
+    trainer: Trainer,
+    start: TrainState,
+    frozen: Variables,
+    batches: list[TrainBatch],
+    held_out: TrainBatch,
 ) -> Learnt:
-    state, frozen = job.mesh.replicate((start, frozen))
+    state, frozen = trainer.mesh.replicate((start, frozen))
     measured = []
-    for fed in batches:
-        state, scalars = job.train_step(state, frozen, *job.mesh.shard(fed))
+    for batch in batches:
+        state, scalars = trainer.train_step(state, frozen, *trainer.mesh.shard(batch))
         measured.append(jax.device_get(scalars))
     for leaf in jax.tree.leaves(state):
         assert leaf.sharding.is_fully_replicated
-        assert len(leaf.sharding.device_set) == job.mesh.size
+        assert len(leaf.sharding.device_set) == trainer.mesh.size
     told = {name: np.stack([values[name] for values in measured]) for name in measured[0]}
-    temperature = schedules.temperature(job.settings.losses.temperature, 0, 1)
-    fed = job.mesh.shard(held_out)
-    sums, _ = job.eval_step(state.params, state.batch_stats, frozen, *fed, temperature)
+    batch = trainer.mesh.shard(held_out)
+    sums, _ = trainer.eval_step(state.params, state.batch_stats, frozen, *batch, np.int32(0))
     told |= {f"validation {name}": np.asarray(value.total) for name, value in sums.items()}
     return Learnt(_flat(state.params), _flat(state.batch_stats), told)
 

@@ -12,22 +12,22 @@ from jaxdistill.commands import train
 from jaxdistill.runtime.errors import command
 from jaxdistill.training import input_pipeline
 
-_feed = input_pipeline.Source.feed
+_attach = input_pipeline.InputPipeline.__call__
 
 
 def _noted(
-    source: input_pipeline.Source, read, first_step: int = 0
+    pipeline: input_pipeline.InputPipeline, batches, first_step: int = 0
 ) -> Iterator[input_pipeline.TrainBatch]:
     seen = Path(os.environ["SEEN"]) / f"{os.getpid()}.jsonl"
-    for step, fed in enumerate(_feed(source, read, first_step), start=first_step):
-        if source.augmentation.kind != "none":  # not the validation's
+    for step, fed in enumerate(_attach(pipeline, batches, first_step), start=first_step):
+        if pipeline.augmentation.kind != "none":  # not the validation's
             with seen.open("a") as file:
                 ids = [int(picture) for picture in fed[0].ids]
                 file.write(json.dumps({"step": step, "ids": ids}) + "\n")
         yield fed
 
 
-input_pipeline.Source.feed = _noted  # type: ignore[method-assign]
+input_pipeline.InputPipeline.__call__ = _noted  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     with smoothly():

@@ -18,8 +18,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint import manager
 from jaxdistill.reporting import writer
 from jaxdistill.runtime import signals
-from jaxdistill.training import step as step_lib
-from jaxdistill.training.setup import prepare
+from jaxdistill.training import Trainer
 
 EPOCHS = 24
 
@@ -128,8 +127,9 @@ def numbers(run: Path) -> list[tuple[int, dict[str, float], dict[str, float]]]:
 def arrays(run: Path) -> dict[str, np.ndarray]:
     """All arrays of the newest checkpoint."""
     settings = config.load(run / "config.yaml")
-    job = prepare(settings, tiny_run.QUIET)
-    found = manager.latest(run, lambda _: step_lib.start(settings, job.split))
+    trainer = Trainer.from_config(settings)
+    trainer.setup()
+    found = manager.restore_latest(run, trainer.state_in_phase)
     assert found is not None
     assert not found.damaged
     state = found.state._asdict()

@@ -18,7 +18,7 @@ from jaxdistill.commands import cache_targets
 from jaxdistill.commands.train import main
 from jaxdistill.models.student import build, flat_variables
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.training import step as step_lib
+from jaxdistill.losses import LOSSES
 
 EPOCHS = 3
 ENTRIES = 3 * (8 * 2 + 5)  # teacher, detector, encoder; 8 pictures and their flips; 5 to validate
@@ -77,7 +77,7 @@ def test_a_stored_run_is_an_uncached_one_within_float16(place: Path, stored: Pat
         for part in ("train", "validation"):
             # Rounding grows as it is trained on.
             bound = 1e-3 if (line["epoch"], part) == (1, "train") else 1e-2
-            for name in step_lib.LOSSES:
+            for name in LOSSES:
                 assert line[part][name] == pytest.approx(same[part][name], rel=bound), name
 
 
@@ -86,7 +86,7 @@ def test_each_picture_is_computed_once_and_the_next_run_reads_it(place: Path, st
     first = counts(stored)
     assert first["computed"] <= ENTRIES
     assert first["damaged"] == 0
-    ahead = first["hits"] + first["computed"] - EPOCHS * 3 * (8 + 5)
+    ahead = first["read"] + first["computed"] - EPOCHS * 3 * (8 + 5)
     assert ahead in (0, 3 * 4)  # a batch for a step that never came, if it was begun
     main(arguments(place, place / "second", f"targets.cache={place}/store"))
     assert counts(place / "second")["computed"] == 0
@@ -138,7 +138,7 @@ def test_a_filling_that_is_killed_goes_on_where_it_was(place: Path, tmp_path: Pa
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     patience = time.monotonic() + 120
-    while not list(tmp_path.glob("logits-*/*/*.safetensors")) and time.monotonic() < patience:
+    while not list(tmp_path.glob("teacher-*/*/*.safetensors")) and time.monotonic() < patience:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

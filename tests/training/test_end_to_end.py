@@ -1,6 +1,7 @@
 """Whole runs of the configuration that ships, shrunk: what comes out, resumes, is refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,9 +20,8 @@ from jaxdistill import config
 from jaxdistill.checkpoint.manager import best
 from jaxdistill.commands.train import main
 from jaxdistill.models.student import build, flat_variables, param_group
-from jaxdistill.runtime.errors import UserError
-from jaxdistill.training import step as step_lib
-from jaxdistill.training.setup import prepare
+from jaxdistill.runtime.errors import RunError, TrainingError, UserError
+from jaxdistill.training import Trainer
 
 EPOCHS = list(range(1, tiny_run.EPOCHS + 1))
 
@@ -63,10 +63,10 @@ def test_a_run_leaves_all_that_it_promises(finished) -> None:
     assert [line["epoch"] for line in lines] == EPOCHS
     for line in lines:
         for part in ("train", "validation"):
-            assert set(step_lib.LOSSES) < set(line[part])
+            assert set(("kl", "mse", "bce", "dice", "feature")) < set(line[part])
             assert all(np.isfinite(value) for value in line[part].values())
     assert list((run / "tensorboard").iterdir())
-    assert json.loads((run / "provenance.json").read_text())["Data"]["pictures to learn from"] == 8
+    assert json.loads((run / "provenance.json").read_text())["Data"]["training images"] == 8
     assert f"{lines[-1]['validation']['student_miou']:.4f}" in (run / "report.html").read_text()
     for epoch in EPOCHS:
         sheet = Image.open(run / "samples" / f"epoch_{epoch:03d}.png")
@@ -85,12 +85,12 @@ def test_a_student_learns_from_a_teacher_that_is_right(finished) -> None:
 
 def test_a_run_says_what_it_works_with_and_what_came_of_it(finished) -> None:
     run, printed = finished
-    assert "data: 8 pictures to learn from, 5 to measure on" in printed
+    assert "data: 8 training images, 5 validation images" in printed
     assert f"teacher: {run.parent}/network.onnx, mask (64 x 64 x 1)" in printed
     assert "inner (8 x 8 x 4)" in printed
     assert "CPUExecutionProvider" in printed or "CUDAExecutionProvider" in printed
-    assert "feature teaches projectors" in printed
-    assert "warning: the feature loss reaches the projectors alone" in printed
+    assert "loss feature trains projectors" in printed
+    assert "warning: the loss feature trains only the projectors" in printed
     for words in ("epoch 8/8", "student mIoU", "teacher mIoU", "agreement", "images/s", str(run)):
         assert words in printed
 
@@ -109,12 +109,14 @@ def test_the_frozen_encoder_keeps_every_byte_and_the_rest_changes(finished) -> N
 
 
 def test_the_step_is_compiled_once(finished, place: Path) -> None:
-    job = prepare(config.load(tiny_run.SPECIFIED, tiny_run.overrides(place)), tiny_run.QUIET)
-    state = job.start()
-    with closing(job.training(first_step=0)) as batches:
-        for fed in islice(batches, 2):
-            state, _ = job.train_step(state, job.frozen, *job.mesh.shard(fed))
-    assert job.train_step._cache_size() == 1
+    settings = config.load(tiny_run.SPECIFIED, tiny_run.overrides(place))
+    trainer = Trainer.from_config(settings)
+    trainer.setup()
+    state = trainer.state
+    with closing(trainer.train_batches(first_step=0)) as batches:
+        for batch in islice(batches, 2):
+            state, _ = trainer.train_step(state, trainer.frozen, *trainer.mesh.shard(batch))
+    assert trainer.train_step._cache_size() == 1
 
 
 def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(
@@ -125,7 +127,7 @@ def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(
     assert "images 4 x 64 x 64 x 3 float32" in printed
     assert "teacher logits 4 x 64 x 64 x 1" in printed
     assert "features 0 4 x 8 x 8 x 4" in printed
-    assert "feature teaches projectors" in printed
+    assert "loss feature trains projectors" in printed
     assert "an epoch of 2 steps" in printed
     assert f"{tiny_run.EPOCHS} epochs: about" in printed
     assert "this process" in printed
@@ -164,45 +166,48 @@ def test_a_finished_run_is_not_trained_further_or_overwritten(
     before = metrics(run)
     main(arguments(place, "--resume"))
     assert "has all of its 8 epochs already" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--resume goes on with it"):
+    with pytest.raises(RunError) as caught:
         main(arguments(place))
+    assert caught.value.code == "run-exists"
     assert metrics(run) == before
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("overrides", "code"),
     [
-        (["teacher.onnx=none.onnx"], "none.onnx"),
-        (["teacher.tensor=maskk"], "mask"),
-        (["features.0.tensor=iner"], "inner"),
-        (["features.0.tap=encoder.4"], "8x8 (4 channels), but the student's 'encoder.4' is 4x4"),
-        (["features.0.tap=encoder.9"], "no tap 'encoder.9'"),
-        (["student.encoder=resnet50"], "no encoder 'resnet50'"),
-        (["student.encoder_weights=none.safetensors"], "none.safetensors"),
-        (["student.frozen=[encodr]"], "'encodr' matches no parameter"),
-        (["data.root=nowhere"], "nowhere"),
-        (["--batch_size", "9"], "9"),
-        (["--epochs", "0"], "training.epochs"),
-        (["--data.image_size=[60, 64]"], "multiples of 32"),
-        (["--losses.kl", "-1"], "losses.kl"),
-        (["--losses.kll", "1"], "did you mean 'kl'"),
+        (["teacher.onnx=none.onnx"], "no-such-file"),
+        (["teacher.tensor=maskk"], "unknown-tensor"),
+        (["features.0.tensor=iner"], "unknown-tensor"),
+        (["features.0.tap=encoder.4"], "feature-size"),
+        (["features.0.tap=encoder.9"], "unknown-tap"),
+        (["student.encoder=resnet50"], "unknown-encoder"),
+        (["student.decoder=unett"], "unknown-decoder"),
+        (["student.encoder_weights=none.safetensors"], "no-such-file"),
+        (["student.frozen=[encodr]"], "unknown-frozen-path"),
+        (["data.root=nowhere"], "missing-images"),
+        (["--batch_size", "9"], "batch-size"),
+        (["--epochs", "0"], "wrong-type"),
+        (["--data.image_size=[60, 64]"], "image-size"),
+        (["--losses.kl", "-1"], "wrong-type"),
+        (["--losses.kll", "1"], "unknown-loss"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(
-    place: Path, tmp_path: Path, given: list[str], complaint: str
+    place: Path, tmp_path: Path, overrides: list[str], code: str
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
-        main(arguments(place, f"run={run}", *given))
-    assert complaint in str(caught.value)
+        main(arguments(place, f"run={run}", *overrides))
+    assert caught.value.code == code, str(caught.value)
     assert "\n" not in str(caught.value)
     assert not run.exists()
 
 
 def test_a_run_that_cannot_be_a_folder_is_named(place: Path) -> None:
     for run in (place / "network.onnx", place / "network.onnx" / "run"):
-        with pytest.raises(UserError, match=r"run: .*network.onnx.* cannot be made a folder"):
+        with pytest.raises(RunError) as caught:
             main(arguments(place, f"run={run}"))
+        assert caught.value.code == "run-folder"
 
 
 def test_a_run_knows_the_normalisation_it_was_trained_with(finished, tmp_path: Path) -> None:
@@ -237,8 +242,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(
 ) -> None:
     broken = tiny_run.network(tmp_path / "broken.onnx", bias=np.nan)
     given = arguments(place, f"run={tmp_path}/run", f"teacher.onnx={broken}")
-    with pytest.raises(UserError, match=r"step 0: kl is nan.*pictures \d+.png"):
+    with pytest.raises(TrainingError) as caught:
         main(given)
+    assert caught.value.code == "nonfinite"
+    assert re.search(r"step 0: kl is nan.*images \d+.png", str(caught.value))
 
 
 @pytest.mark.parametrize("attention", ["none", "uncertainty"])
@@ -251,16 +258,18 @@ def test_a_teacher_that_does_not_teach_is_asked_in_validation_alone(
         "losses.mse=0",
         f"features.0.attention={attention}",
     ]
-    job = prepare(config.load(tiny_run.SPECIFIED, overrides), Console())
-    with closing(job.training(first_step=0)) as read:
-        _, taught = next(read)
-    with closing(job.validation()) as read:
-        _, measured = next(read)
+    trainer = Trainer.from_config(config.load(tiny_run.SPECIFIED, overrides), Console())
+    trainer.setup()
+    with closing(trainer.train_batches(first_step=0)) as batches:
+        _, taught = next(batches)
+    with closing(trainer.validation_batches()) as batches:
+        _, measured = next(batches)
     assert len(taught.features) == len(measured.features) == 1
     assert measured.logits is not None
     teaches = attention == "uncertainty"
     assert (taught.logits is not None) is teaches
-    assert ("the teacher teaches nothing" in capsys.readouterr().out) is not teaches
+    printed = capsys.readouterr().out
+    assert ("no loss uses the teacher's mask" in printed) is not teaches
 
 
 @pytest.mark.slow

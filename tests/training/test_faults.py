@@ -33,7 +33,7 @@ from jaxdistill.commands import train
 from jaxdistill.data import splits
 from jaxdistill.reporting import writer
 from jaxdistill.runtime import lock, signals
-from jaxdistill.training import epochs
+from jaxdistill.training import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -112,16 +112,18 @@ def test_a_signal_while_measuring_keeps_the_epoch_s_last_step(
 ) -> None:
     """Validation is done again, learning is not."""
 
-    def interrupted(job: Any, state: Any, epoch: int, stop: Any) -> Any:
-        if epoch == 3:
+    validate = Trainer.validate
+
+    def interrupted(trainer: Trainer) -> Any:
+        if trainer.progress.epoch == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return epochs.validate(job, state, epoch, stop)
+        return validate(trainer)
 
     run = tmp_path / "run"
-    monkeypatch.setattr(train, "validate", interrupted)
+    monkeypatch.setattr(Trainer, "validate", interrupted)
     given = ["--config", str(tiny_run.SPECIFIED), *runs.given(run)]
     assert train.main(given) == signals.EXIT_CODE
-    progress = manager.newest_record(run)["progress"]
+    progress = manager.newest_metadata(run)["progress"]
     assert (progress["epoch"], progress["step"], progress["counted"]) == (3, 8, 2)
     runs.finish(run)
     runs.assert_untouched(run)

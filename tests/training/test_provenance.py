@@ -1,4 +1,4 @@
-"""What makes a run another run."""
+"""Which changes make a run another run."""
 
 import pytest
 import tiny_run
@@ -9,13 +9,13 @@ from jaxdistill.training import provenance
 FILES = {"data.train": "a"}
 
 
-def identity(*overrides):
+def provenance_with(*overrides):
     loaded = config.load(tiny_run.SPECIFIED, ["data.augment=flip", *overrides])
     return {"settings": loaded.model_dump(mode="json"), "files": FILES}
 
 
 @pytest.mark.parametrize(
-    ("then", "now", "found"),
+    ("before", "now", "found"),
     [
         ([], ["targets.cache=a"], ["targets.cache was None and is 'a folder'"]),
         (["targets.cache=a"], [], ["targets.cache was 'a folder' and is None"]),
@@ -24,13 +24,13 @@ def identity(*overrides):
         ([], ["data.crop=0.5"], ["data.crop was None and is 0.5"]),
     ],
 )
-def test_what_changes_a_number_is_a_difference(then, now, found):
-    assert provenance.differences(identity(*then), identity(*now)) == found
+def test_what_changes_a_number_is_a_difference(before, now, found):
+    assert provenance.differences(provenance_with(*before), provenance_with(*now)) == found
 
 
-def test_processes_may_differ_in_places_alone():
+def test_processes_may_differ_in_paths_only():
     def compared(*overrides):
-        return dict(provenance._compared(identity(*overrides)["settings"], provenance._PLACES))
+        return dict(provenance._compared(provenance_with(*overrides)["settings"], provenance._PATHS))
 
     assert compared("run=a", "data.root=b", "teacher.onnx=c") == compared()
     for other in ("training.epochs=99", "checkpoints.every_steps=1", "training.skip_nonfinite=1"):

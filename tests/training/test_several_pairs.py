@@ -1,21 +1,14 @@
 """Feature pairs of every kind side by side, in one student that takes steps."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from test_step import SIZE, batch_of, settings_for
+from small_steps import SIZE, Steps, batch_of, settings_for, student_for
 
 from jaxdistill import config
-from jaxdistill.data import image_ops
-from jaxdistill.models.feature_pairs import Pair, pair_up
-from jaxdistill.models.student import Split, Student, freeze
-from jaxdistill.training import step as step_lib
-from jaxdistill.training.gradient_reach import explain, reach
-from jaxdistill.types import Batch, TeacherOutputs
+from jaxdistill.models.feature_pairs import pair_up
+from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 
 PAIRS = (
     config.Feature(tensor="a", tap="encoder.3", hidden_channels=None, loss="mgd", weight=0.5),
@@ -27,40 +20,29 @@ PAIRS = (
 NUMBERS = range(len(PAIRS))
 
 
-class Setting(NamedTuple):
-    settings: config.Config
-    split: Split
-    pairs: list[Pair]
-    fed: tuple[Batch, TeacherOutputs]
-    train_step: step_lib.TrainStep
-
-    def step(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-        """One step from a copy, and what it measured before it learned."""
-        copy = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), state)
-        after, measured = self.train_step(copy, self.split.frozen, *self.fed)
-        return after, {name: float(value) for name, value in measured.items()}
-
-
 @pytest.fixture(scope="module")
-def setting() -> Setting:
+def steps() -> Steps:
     learned = config.Losses(feature_weights="learned", feature_weights_temperature=2.0)
     settings = settings_for().model_copy(update={"features": PAIRS, "losses": learned})
     shapes = [(side, side, 5) for side in (4, 4, 2, 4, 2)]
-    pairs = pair_up(PAIRS, shapes, (SIZE, SIZE), balanced=True)
-    student = Student(settings.student, image_ops.resolve("half"), pairs, rngs=nnx.Rngs(0))
-    split = freeze(student, settings.student.frozen)
-    batch, targets = batch_of(4)
-    keys = jax.random.split(jax.random.key(0), len(shapes))
-    tensors = [jax.random.normal(k, (4, *shape)) for k, shape in zip(keys, shapes, strict=True)]
-    fed = (batch, targets._replace(features=tuple(tensors)))
-    step = step_lib.make_train_step(settings, split.graph, steps_per_epoch=9)
-    return Setting(settings, split, pairs, fed, step)
+    feature_info = student_for(settings, []).feature_info
+    pairs = pair_up(PAIRS, shapes, (SIZE, SIZE), feature_info, balanced=True)
+    return Steps(settings, steps_per_epoch=9, pairs=pairs)
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple:
+    batch, teacher = batch_of(4)
+    sides = (4, 4, 2, 4, 2)
+    keys = jax.random.split(jax.random.key(0), len(sides))
+    features = [jax.random.normal(k, (4, s, s, 5)) for k, s in zip(keys, sides, strict=True)]
+    return batch, teacher._replace(features=tuple(features))
 
 
 @pytest.mark.slow
-def test_each_pair_has_its_own_loss_and_weight(setting: Setting) -> None:
-    state, first = setting.step(step_lib.start(setting.settings, setting.split))
-    _, second = setting.step(state)
+def test_each_pair_has_its_own_loss_and_weight(steps: Steps, batch: tuple) -> None:
+    state, first = steps(steps.start(), *batch)
+    _, second = steps(state, *batch)
     for values in (first, second):
         weights = [values[f"feature_weight.{n}"] for n in NUMBERS]
         assert sum(weights) == pytest.approx(len(PAIRS))
@@ -77,10 +59,10 @@ def test_each_pair_has_its_own_loss_and_weight(setting: Setting) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_masked_is_drawn_from_the_step_s_number(setting: Setting) -> None:
-    state = step_lib.start(setting.settings, setting.split)
+def test_what_is_masked_is_drawn_from_the_step_s_number(steps: Steps, batch: tuple) -> None:
+    state = steps.start()
     one, other, again = (
-        setting.step(state._replace(step=jnp.asarray(number, jnp.int32))) for number in (0, 1, 0)
+        steps(state._replace(step=jnp.asarray(number, jnp.int32)), *batch) for number in (0, 1, 0)
     )
     assert one[1] == again[1]
     for a, b in zip(jax.tree.leaves(one[0]), jax.tree.leaves(again[0]), strict=True):
@@ -90,26 +72,24 @@ def test_what_is_masked_is_drawn_from_the_step_s_number(setting: Setting) -> Non
 
 
 @pytest.mark.slow
-def test_a_target_s_statistics_stay_as_they_were_measured(setting: Setting) -> None:
-    names = [f"projectors.4.standard.{part}" for part in ("mean", "factor")]
+def test_a_target_s_statistics_stay_as_they_were_measured(steps: Steps, batch: tuple) -> None:
+    names = [f"projectors.4.statistics.{part}" for part in ("mean", "factor")]
     measured = {name: jnp.arange(5.0) for name in names}
-    split = setting.split.with_values(measured)
-    after, _ = setting.step(step_lib.start(setting.settings, split))
+    state = steps.start()
+    after, _ = steps(state._replace(batch_stats={**state.batch_stats, **measured}), *batch)
     for name in names:
         np.testing.assert_array_equal(after.batch_stats[name], measured[name])
-    assert not np.array_equal(
-        after.batch_stats["projectors.4.norm.mean"], split.batch_stats["projectors.4.norm.mean"]
-    )
+    moved = "projectors.4.norm.mean"
+    assert not np.array_equal(after.batch_stats[moved], state.batch_stats[moved])
 
 
-def test_reach_names_every_pair_that_teaches_nothing_that_is_kept(setting: Setting) -> None:
-    reached = reach(setting.settings, setting.split, setting.pairs)
+def test_reach_names_every_pair_that_trains_nothing_that_is_kept(steps: Steps) -> None:
+    reached = gradient_reach(steps.losses, steps.student, steps.partition, steps.student.pairs)
     for number, pair in enumerate(PAIRS):
         kept = ["decoder"] if pair.tap.startswith("decoder") else []
         assert reached[f"feature.{number}, from {pair.tap}"] == [*kept, "projectors"]
-    warnings = [line for line in explain(reached, reached) if "warning" in line]
-    blind = ("feature.0, from encoder.3,", "feature.4, from encoder.4,")
+    warnings = [line for line in describe_reach(reached, reached) if "warning" in line]
+    blind = ("feature.0, from encoder.3", "feature.4, from encoder.4")
     assert len(warnings) == len(blind)
     for warning, name in zip(warnings, blind, strict=True):
         assert name in warning
-        assert "choose a tap in the decoder" in warning

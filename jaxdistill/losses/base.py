@@ -1,0 +1,107 @@
+"""What a loss term is: a value per image, and the inputs that it needs."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
+
+Input = Literal["mask", "teacher_logits", "features"]
+PerImage = Float[Array, " b"]
+Scalars = dict[str, Float[Array, ""]]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One term of the training objective, `weight * mean over images of loss(...)`.
+
+    A subclass is a frozen dataclass with its hyper-parameters as fields, a set of `requires`, and a
+    `__call__`. Register it with `LOSSES.register(name)` to name it in a configuration:
+
+        @jaxdistill.losses.LOSSES.register("focal")
+        @dataclass(frozen=True)
+        class Focal(Loss):
+            requires = frozenset({"mask"})
+
+            def __call__(self, outputs, batch, teacher, *, epoch, epochs):
+                ...  # one value per image
+
+    Args:
+      weight: Factor of this term in the total.
+    """
+
+    requires: ClassVar[frozenset[Input]] = frozenset()
+    """Inputs without which the term is undefined. A term that requires a mask is averaged over the
+    labelled images of a batch, any other one over all images."""
+
+    _: KW_ONLY
+    weight: float = 1.0
+
+    def __call__(
+        self,
+        outputs: ModelOutputs,
+        batch: Batch,
+        teacher: TeacherOutputs,
+        *,
+        epoch: int | Array,
+        epochs: int,
+    ) -> PerImage:
+        """Computes the unweighted loss of each image, in float32.
+
+        Args:
+          outputs: The student's outputs.
+          batch: Images in [0, 1] and masks.
+          teacher: The frozen networks' outputs.
+          epoch: The epoch, counted from 0; traced inside a step.
+          epochs: Number of epochs of the run.
+
+        Returns:
+          The loss of each image (B,).
+        """
+        raise NotImplementedError
+
+    def terms(
+        self,
+        name: str,
+        outputs: ModelOutputs,
+        batch: Batch,
+        teacher: TeacherOutputs,
+        *,
+        epoch: int | Array,
+        epochs: int,
+    ) -> dict[str, PerImage]:
+        """Returns the term under its name; an override may add parts that are logged beside it."""
+        return {name: self(outputs, batch, teacher, epoch=epoch, epochs=epochs)}
+
+    def auxiliary(self, outputs: ModelOutputs, means: Scalars) -> tuple[Array | None, Scalars]:
+        """Returns a further value that the total includes, and scalars to log.
+
+        A term overrides it to train parameters of its own, such as learned weights.
+
+        Args:
+          outputs: The student's outputs.
+          means: The mean of every term over the batch.
+        """
+        del outputs, means
+        return None, {}
+
+    def logged(self, *, epoch: int | Array, epochs: int) -> Scalars:
+        """Returns hyper-parameters that change over the epochs, to log beside the losses."""
+        del epoch, epochs
+        return {}
+
+
+def mean_over_map(values: Float[Array, "b *_"]) -> PerImage:
+    """Returns the mean of each image's values."""
+    # As a product with a vector: XLA's CPU back end then computes the summed expression with its
+    # own vectorised functions, thirty times faster than within a reduction.
+    flat = values.reshape(len(values), -1)
+    share = jnp.full(flat.shape[1], 1 / flat.shape[1], flat.dtype)
+    return jnp.matmul(flat, share, precision="highest")
+
+
+def log1p_exp_negative_abs(x: Array) -> Array:
+    """Returns log(1 + exp(-|x|)), which is softplus(x) - max(x, 0)."""
+    return jnp.log1p(jnp.exp(jnp.minimum(x, -x)))  # -abs(x) would have a wrong gradient at 0

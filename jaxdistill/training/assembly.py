@@ -1,0 +1,231 @@
+"""Builds a trainer's parts: from a configuration, and from Python objects."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from jaxdistill import config, losses, models, teachers
+from jaxdistill import data as data_package
+from jaxdistill.data import Data, IterableData
+from jaxdistill.losses import Loss
+from jaxdistill.losses.base import Input
+from jaxdistill.models import Student, unfreezing
+from jaxdistill.models.feature_pairs import Pair, describe_sizes, pair_up
+from jaxdistill.runtime import distributed
+from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.teachers.base import Teacher, describe_teacher, feature_shapes
+from jaxdistill.training import preflight
+from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
+from jaxdistill.training.inputs import asks_for_logits
+
+if TYPE_CHECKING:
+    from jaxdistill.training.trainer import Trainer
+
+
+def trainer_from_config(
+    trainer: "type[Trainer]",
+    settings: config.Config,
+    console: Console,
+    threads: int | None = None,
+) -> "Trainer":
+    """Builds the trainer that a configuration describes.
+
+    Args:
+      trainer: The class.
+      settings: The configuration.
+      console: Where messages about data, networks and student go.
+      threads: Bound of onnxruntime's threads on the CPU; None takes every core.
+
+    Returns:
+      The trainer, not set up yet.
+
+    Raises:
+      UserError: A name or a file is wrong; found before the data set is prepared.
+    """
+    preflight.check(settings)
+    model = models.build(settings.student, seed=settings.seed, dtype=settings.precision)
+    models.check_image_size(model, settings.data.image_size)
+    teacher = teachers.from_config(settings, threads=threads)
+    terms = losses.from_config(settings)
+    feature_pairs(model, terms, teacher, settings.data.image_size)
+    with distributed.main_process_first("data"):
+        data = data_package.from_config(settings.data)
+    for line in data_package.describe(data):
+        console.print(line)
+    if teacher is not None:
+        for line in describe_teacher(teacher):
+            console.print(line)
+    built = trainer(
+        model,
+        data,
+        teacher=teacher,
+        losses=terms,
+        run=settings.run,
+        settings=settings,
+        console=console,
+    )
+    for line in (*describe_student(built), *describe_losses(built)):
+        console.print(line)
+    return built
+
+
+def as_data(data: Any, validation: Any = None) -> Data | IterableData:
+    """Returns the user's data behind one interface.
+
+    Args:
+      data: A `Data`, an `IterableData`, or any iterable of batches.
+      validation: Batches to measure on, where `data` is an iterable.
+    """
+    if isinstance(data, Data | IterableData):
+        return data
+    return IterableData(data, validation)
+
+
+def settings_of(
+    run: Path,
+    model: Student,
+    data: Data | IterableData,
+    losses: Mapping[str, Loss] | None,
+    training: Mapping[str, Any],
+) -> config.Config:
+    """Returns the configuration of a trainer that is made from objects.
+
+    It records what the objects say of themselves; what is not known to a configuration, such as a
+    teacher that is a Python function, is left out.
+
+    Args:
+      run: The run's folder.
+      model: The student.
+      data: The data.
+      losses: The losses by name.
+      training: Keys of the configuration's `training` section, and `seed`.
+    """
+    keys = dict(training)
+    seed = keys.pop("seed", 0)
+    if isinstance(data, IterableData):
+        keys.setdefault("batch_size", data.batch_size)
+    given = losses or {}
+    weights = {name: given[name].weight if name in given else 0.0 for name in ("bce", "dice")}
+    # What needs a teacher cannot be recorded as a configuration's loss without a configured teacher.
+    recorded = {"kl": 0.0, "mse": 0.0, "feature": 0.0, **weights, "python": 1.0}
+    return config.Config(
+        run=run,
+        seed=seed,
+        data=data.settings or config.Data(image_size=data.image_size),
+        student=model.settings,
+        losses=config.Losses(**recorded),
+        training=config.Training(**keys),
+        precision=model.dtype,
+    )
+
+
+def usable_losses(
+    given: Mapping[str, Loss] | None, data: Data | IterableData, teacher: Teacher | None
+) -> dict[str, Loss]:
+    """Returns the losses that training will use.
+
+    Args:
+      given: The losses by name; None stands for the defaults that data and teacher allow.
+      data: The data.
+      teacher: The teacher, if there is one.
+
+    Raises:
+      ConfigError: No loss is left that could teach the student (`nothing-teaches`).
+    """
+    available: set[Input] = {"features"}
+    if teacher is not None:
+        available.add("teacher_logits")
+    if is_labelled(data, "train"):
+        available.add("mask")
+    if given is None:
+        given = {
+            "kl": losses.KL(),
+            "mse": losses.MSE(weight=0.5),
+            "bce": losses.BCE(weight=0.5),
+            "dice": losses.Dice(),
+        }
+    usable = losses.select(dict(given), available)
+    if not usable:
+        raise ConfigError(
+            "nothing teaches the student: give a loss a weight above 0, kl or mse with a teacher, "
+            "bce or dice with masks, feature with features",
+            code="nothing-teaches",
+        )
+    return usable
+
+
+def feature_pairs(
+    model: Student,
+    terms: Mapping[str, Loss],
+    teacher: Teacher | None,
+    image_size: tuple[int, int],
+) -> list[Pair]:
+    """Returns the projectors that the feature loss needs.
+
+    Args:
+      model: The student.
+      terms: The losses by name.
+      teacher: The teacher; its `feature_shapes` are the detector's maps (h, w, C).
+      image_size: Height and width of the images.
+
+    Raises:
+      ConfigError: A pair names a tap that the student has not (`unknown-tap`), or its two maps
+        differ in size (`feature-size`).
+    """
+    feature = next((each for each in terms.values() if isinstance(each, losses.Feature)), None)
+    if feature is None:
+        return []
+    shapes = feature_shapes(teacher, image_size)
+    if len(shapes) != len(feature.pairs):
+        raise ConfigError(
+            f"the feature loss has {len(feature.pairs)} pairs, but the teacher gives "
+            f"{len(shapes)} feature maps; name the tensors of all pairs as the teacher's features",
+            code="feature-count",
+        )
+    return pair_up(
+        feature.pairs,
+        shapes,
+        image_size,
+        model.feature_info,
+        balanced=feature.learned_weights,
+    )
+
+
+def is_labelled(data: Data | IterableData, split: str) -> bool:
+    """Returns whether images of a split have ground-truth masks, as far as that is known.
+
+    Args:
+      data: The data.
+      split: `train` or `validation`.
+    """
+    if data.settings is None:
+        return True
+    return getattr(data.settings, split).labelled
+
+
+def describe_student(trainer: "Trainer") -> list[str]:
+    """Returns lines about the student and its feature pairs, for the start of a run."""
+    size = trainer.data.image_size
+    lines = describe_sizes(trainer.pairs, size, trainer.model.feature_info)
+    student = trainer.settings.student
+    lines += [f"student: {student.encoder} on {trainer.mesh.describe()}"]
+    if trainer.teacher is not None and not asks_for_logits(trainer.losses):
+        lines += ["no loss uses the teacher's mask: it serves for comparison only"]
+    return lines
+
+
+def describe_losses(trainer: "Trainer") -> list[str]:
+    """Returns lines about what each loss trains, and warnings, for the start of a run.
+
+    Args:
+      trainer: The trainer.
+    """
+    student, settings = trainer.model, trainer.settings
+    last = unfreezing.partition_in_phase(student, settings.student, trainer.phase_of(trainer.epochs - 1))
+    later = gradient_reach(trainer.losses, student, last, trainer.pairs)
+    # Last, since it also sets the BatchNorms' modes.
+    first = unfreezing.partition_in_phase(student, settings.student, 0)
+    now = gradient_reach(trainer.losses, student, first, trainer.pairs)
+    return describe_reach(now, later)

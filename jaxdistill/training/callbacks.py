@@ -1,0 +1,314 @@
+"""Everything around the training step: checkpoints, interruption, reports, progress, guards.
+
+The trainer calls each method of each callback in the order of `default_callbacks`. A callback of
+your own subclasses `Callback`, overrides what it needs, and is passed to the trainer.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from rich.progress import Progress as ProgressDisplay
+
+from jaxdistill.reporting import console as console_report
+from jaxdistill.reporting.image_grid import SAMPLES, sample_grid
+from jaxdistill.reporting.run_files import NONFINITE
+from jaxdistill.reporting.writer import MetricWriter
+from jaxdistill.runtime import distributed
+from jaxdistill.runtime.errors import TrainingError
+from jaxdistill.runtime.sharding import local_rows
+from jaxdistill.runtime.signals import Interruption
+from jaxdistill.types import Batch, TeacherOutputs
+
+if TYPE_CHECKING:
+    from jaxdistill.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Callback:
+    """Reacts to events of the training; every method does nothing by default."""
+
+    def on_fit_start(self, trainer: "Trainer") -> None:
+        """Runs after set-up and resuming, before the first step."""
+
+    def on_epoch_start(self, trainer: "Trainer") -> None:
+        """Runs before the first step of an epoch, or of the rest of a resumed one."""
+
+    def on_step_end(self, trainer: "Trainer", step: int) -> None:
+        """Runs after a step was dispatched; its metrics are not known yet.
+
+        All processes of a run call it equally often. It may call `trainer.request_stop()` and
+        `trainer.request_checkpoint()`.
+        """
+
+    def on_step_metrics(self, trainer: "Trainer", step: int, metrics: Mapping[str, float]) -> None:
+        """Runs when the metrics of a step have arrived, one step late."""
+
+    def on_nonfinite_step(
+        self, trainer: "Trainer", step: int, term: str, metrics: Mapping[str, float], batch: Batch
+    ) -> None:
+        """Runs when a loss or gradient was not finite; the step changed nothing."""
+
+    def on_validation_batch(
+        self,
+        trainer: "Trainer",
+        batch: Batch,
+        teacher: TeacherOutputs,
+        logits: Float[Array, "b h w 1"],
+    ) -> None:
+        """Runs after each batch of the validation."""
+
+    def on_epoch_end(self, trainer: "Trainer", record: Mapping[str, Any]) -> None:
+        """Runs after the validation, once the epoch's checkpoint is saved.
+
+        Args:
+          trainer: The trainer; `trainer.progress.epoch` counts this epoch as finished.
+          record: Means of the training and validation metrics, seconds, images per second.
+        """
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Runs at the end, however the training ended."""
+
+
+def default_callbacks() -> list[Callback]:
+    """Returns the callbacks that a command uses."""
+    return [
+        StopOnSignal(),
+        PeriodicCheckpoint(),
+        NonFiniteGuard(),
+        ProgressBar(),
+        Report(),
+        EpochLine(),
+    ]
+
+
+class StopOnSignal(Callback):
+    """Ends the training after the current step on SIGTERM or SIGINT, with a checkpoint."""
+
+    def on_fit_start(self, trainer: "Trainer") -> None:
+        """Installs the signal handlers."""
+        self._interruption = Interruption(distributed.AnyProcess(trainer.mesh).any)
+        self._interruption.__enter__()
+
+    def on_step_end(self, trainer: "Trainer", step: int) -> None:
+        """Requests a stop if any process received a signal."""
+        self._poll(trainer)
+
+    def on_validation_batch(
+        self,
+        trainer: "Trainer",
+        batch: Batch,
+        teacher: TeacherOutputs,
+        logits: Float[Array, "b h w 1"],
+    ) -> None:
+        """Requests a stop if any process received a signal."""
+        self._poll(trainer)
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Restores the signal handlers."""
+        self._interruption.__exit__(None, None, None)
+
+    def _poll(self, trainer: "Trainer") -> None:
+        if self._interruption.poll():
+            trainer.request_stop(self._interruption.signal or "another process")
+
+
+class PeriodicCheckpoint(Callback):
+    """Requests checkpoints within an epoch, by steps and by minutes."""
+
+    def on_fit_start(self, trainer: "Trainer") -> None:
+        """Starts the clock."""
+        self._any_process = distributed.AnyProcess(trainer.mesh)
+        self._saved_step, self._saved_at = trainer.progress.step, time.monotonic()
+
+    def on_step_end(self, trainer: "Trainer", step: int) -> None:
+        """Requests a checkpoint where one is due, but for an epoch's last step, which has its own."""
+        if trainer.last_saved_step != self._saved_step:
+            self._saved_step, self._saved_at = trainer.last_saved_step, time.monotonic()
+            self._any_process.reset()
+        if trainer.stop_requested or (step + 1) % trainer.steps_per_epoch == 0:
+            return
+        settings = trainer.settings.checkpoints
+        if settings.every_steps is not None and (step + 1) % settings.every_steps == 0:
+            trainer.request_checkpoint()
+        elif settings.every_minutes is not None:
+            old = time.monotonic() - self._saved_at > 60 * settings.every_minutes
+            if self._any_process.any(old):
+                trainer.request_checkpoint()
+
+
+class NonFiniteGuard(Callback):
+    """Stops the training at a loss or gradient that is not finite, or skips a few such steps."""
+
+    def on_nonfinite_step(
+        self, trainer: "Trainer", step: int, term: str, metrics: Mapping[str, float], batch: Batch
+    ) -> None:
+        """Records the step and its images.
+
+        Raises:
+          TrainingError: More steps were lost than `training.skip_nonfinite` allows (`nonfinite`).
+        """
+        names = trainer.image_names(distributed.all_gather(batch.ids))
+        trainer.writer.nonfinite(
+            {"step": step, "term": term, "values": dict(metrics), "images": names}
+        )
+        allowed = trainer.settings.training.skip_nonfinite
+        what = (
+            f"step {step}: {term} is {metrics[term]} (learning rate "
+            f"{metrics['learning_rate']:.2g}, images {', '.join(names.values())})"
+        )
+        if trainer.progress.skipped >= allowed:
+            raise TrainingError(
+                f"{what}; the step changed nothing, and the last checkpoint is intact; look at "
+                f"these images, which {trainer.run / NONFINITE} lists, lower "
+                f"training.learning_rate, or allow some such steps with training.skip_nonfinite",
+                code="nonfinite",
+            )
+        trainer.progress.skipped += 1
+        trainer.console.print(
+            f"{what}; skipped, {trainer.progress.skipped} of {allowed} allowed"
+        )
+
+
+class ProgressBar(Callback):
+    """Shows the steps of an epoch on a terminal."""
+
+    _display: ProgressDisplay | None = None
+
+    def on_epoch_start(self, trainer: "Trainer") -> None:
+        """Starts a bar."""
+        if not trainer.console.is_terminal:
+            return
+        self._display = ProgressDisplay(console=trainer.console, transient=True)
+        epoch, epochs = trainer.progress.epoch, trainer.epochs
+        self._task = self._display.add_task(
+            f"epoch {epoch + 1}/{epochs}",
+            total=trainer.steps_per_epoch,
+            completed=trainer.progress.step - epoch * trainer.steps_per_epoch,
+        )
+        self._display.start()
+
+    def on_step_end(self, trainer: "Trainer", step: int) -> None:
+        """Advances the bar, and removes it after the last step."""
+        if self._display is not None:
+            self._display.advance(self._task)
+            if trainer.stop_requested or (step + 1) % trainer.steps_per_epoch == 0:
+                self.on_fit_end(trainer)
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Removes the bar."""
+        if self._display is not None:
+            self._display.stop()
+            self._display = None
+
+
+class Report(Callback):
+    """Writes metrics, curves, sample images and the report page; a failure never ends a run."""
+
+    def on_fit_start(self, trainer: "Trainer") -> None:
+        """Writes what holds for the whole run."""
+        self._samples: list[tuple[np.ndarray | None, ...]] = []
+        self._failed = False
+        self._attempt(trainer.writer.provenance, trainer.metadata())
+
+    def on_validation_batch(
+        self,
+        trainer: "Trainer",
+        batch: Batch,
+        teacher: TeacherOutputs,
+        logits: Float[Array, "b h w 1"],
+    ) -> None:
+        """Keeps the first images of the validation and their masks.
+
+        With several processes these are the first rows of process 0, not quite the first ones of the
+        data set.
+        """
+        if not distributed.is_main_process() or len(self._samples) >= SAMPLES:
+            return
+        masks = batch.masks if trainer.validation_is_labelled else None
+        rows = len(batch.images)
+        maps = [
+            [None] * rows if each is None else list(local_rows(each))
+            for each in (batch.images, masks, teacher.logits, logits)
+        ]
+        real = int(batch.weights.sum())
+        self._samples += list(zip(*(each[:real] for each in maps), strict=True))
+
+    def on_epoch_end(self, trainer: "Trainer", record: Mapping[str, Any]) -> None:
+        """Appends the epoch to metrics, curves and sample images, and rewrites the page."""
+        samples, self._samples = self._samples[:SAMPLES], []
+        if distributed.is_main_process():
+            self._attempt(self._write, trainer.writer, trainer.progress.epoch, record, samples)
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Closes the files."""
+        self._attempt(trainer.writer.close)
+
+    def _write(
+        self,
+        writer: MetricWriter,
+        epoch: int,
+        record: Mapping[str, Any],
+        samples: list[tuple[np.ndarray | None, ...]],
+    ) -> None:
+        columns = [
+            None if column[0] is None else np.stack(column)  # type: ignore[arg-type]
+            for column in zip(*samples, strict=True)
+        ]
+        writer.epoch(epoch, record, sample_grid(*columns) if columns else None)
+
+    def _attempt(self, write: Any, *args: Any) -> None:
+        try:
+            write(*args)
+        except Exception as error:
+            if not self._failed:
+                log.warning("the report could not be written, training goes on: %s", error)
+            self._failed = True
+
+
+class EpochLine(Callback):
+    """Prints a line for each epoch and a table at the end."""
+
+    _record: Mapping[str, Any] | None = None
+
+    def on_epoch_end(self, trainer: "Trainer", record: Mapping[str, Any]) -> None:
+        """Prints losses and scores of the epoch."""
+        self._record = record
+        trainer.console.print(
+            console_report.epoch_line(
+                trainer.progress.epoch, trainer.epochs, record, list(trainer.losses)
+            )
+        )
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Prints the result, if the training came to its end."""
+        if trainer.progress.epoch < trainer.epochs:
+            return
+        if self._record is None:
+            trainer.console.print(
+                f"{trainer.run} has all of its {trainer.epochs} epochs already"
+            )
+            return
+        if distributed.is_main_process():
+            variables = trainer.variables()
+            console_report.print_summary(
+                trainer.console,
+                self._record["validation"],
+                variables,
+                self._record["images_per_second"],
+                trainer.run,
+            )
+
+
+def to_host(metrics: Mapping[str, Array]) -> dict[str, float]:
+    """Fetches scalars from the device.
+
+    Args:
+      metrics: Scalars by name.
+    """
+    return {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}

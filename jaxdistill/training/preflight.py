@@ -1,0 +1,36 @@
+"""Checks before data is touched: are all names known, and do all files exist?"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxdistill import config, losses
+from jaxdistill.models import DECODERS, ENCODERS
+from jaxdistill.runtime.errors import ConfigError
+
+
+def check(settings: config.Config) -> None:
+    """Checks the names in a configuration against the registries, and its files.
+
+    Args:
+      settings: The configuration of a training run.
+
+    Raises:
+      ConfigError: A name is unknown (`unknown-encoder`, `unknown-decoder`, `unknown-loss`), or a
+        file does not exist (`no-such-file`).
+    """
+    _ = ENCODERS[settings.student.encoder], DECODERS[settings.student.decoder]
+    losses.from_config(settings)
+    for key, path in _files(settings):
+        if not path.is_file():
+            raise ConfigError(f"{key}: there is no file {path.absolute()}", code="no-such-file")
+
+
+def _files(settings: config.Config) -> Iterator[tuple[str, Path]]:
+    for key, path in (
+        ("teacher.onnx", settings.teacher and settings.teacher.onnx),
+        ("detector.onnx", settings.detector and settings.detector.onnx),
+        ("student.weights", settings.student.weights),
+        ("student.encoder_weights", settings.student.encoder_weights),
+    ):
+        if path:
+            yield key, path

@@ -1,0 +1,150 @@
+"""The folder of a run: claimed by one run at a time, resumed, and opened for writing."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from jaxdistill import config
+from jaxdistill.checkpoint.integrity import fingerprint, newest_first
+from jaxdistill.checkpoint.manager import (
+    CHECKPOINTS,
+    Checkpoints,
+    newest_metadata,
+    restore_latest,
+    save_frozen,
+)
+from jaxdistill.reporting import writer
+from jaxdistill.runtime import distributed
+from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.files import write_atomic
+from jaxdistill.runtime.lock import locked
+from jaxdistill.training import provenance
+from jaxdistill.training.progress import Progress
+
+if TYPE_CHECKING:
+    from jaxdistill.training.trainer import Trainer
+
+CONFIG = "config.yaml"
+
+
+@contextmanager
+def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterator[Checkpoints]:
+    """Claims the run's folder, resumes if asked to, and opens checkpoints and reports.
+
+    Args:
+      trainer: The trainer; its state, progress, phase and writer are set.
+      resume: Go on from the newest checkpoint.
+      accept_changes: Settings, data and files may differ from the run's.
+
+    Yields:
+      What writes the checkpoints.
+
+    Raises:
+      RunError: The folder cannot be made (`run-folder`), holds a run already (`run-exists`), is
+        written by another process (`run-locked`), or cannot be resumed.
+    """
+    run, about = trainer.run, trainer.about
+    provenance.check_processes_agree(about["provenance"], resume)
+    with ExitStack() as stack:
+        stack.enter_context(_claimed(run, resume))
+        if resume:
+            _resume(trainer, accept_changes)
+        _check_processes_start_alike(trainer)
+        if distributed.is_main_process():
+            write_atomic(run / CONFIG, config.dump(trainer.settings))
+            if not resume:
+                save_frozen(run, trainer.partition)
+            trainer.writer = writer.MetricWriter(run, trainer.progress.epoch)
+        yield stack.enter_context(Checkpoints(run, trainer.settings.checkpoints))
+
+
+@contextmanager
+def _claimed(run: Path, resume: bool) -> Iterator[None]:
+    with ExitStack() as claim:
+        if distributed.is_main_process():
+            try:
+                run.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(
+                    f"run: {run} cannot be made a folder ({error.strerror}); name another one",
+                    code="run-folder",
+                ) from None
+            claim.enter_context(locked(run))
+            if (run / CONFIG).exists() and not resume:
+                raise RunError(
+                    f"{run} holds a run already: --resume goes on with it, run=OTHER starts another",
+                    code="run-exists",
+                )
+        distributed.barrier("claimed")
+        yield
+
+
+def _resume(trainer: "Trainer", accept_changes: bool) -> None:
+    """Restores the newest intact checkpoint, or starts over where the run ended before its first.
+
+    Parameters, statistics, optimizer state and the position in the data come from the checkpoint;
+    everything else from the configuration as it is now, which must be the run's.
+    """
+    run, console = trainer.run, trainer.console
+    folders = [folder.name for folder in newest_first(run / CHECKPOINTS)]
+    provenance.check_same_values(
+        folders, f"see other checkpoints in {run} than process 0; it must be one folder"
+    )
+    before, changed = newest_metadata(run), False
+    if before is not None:
+        now = trainer.about["provenance"]
+        changed = bool(provenance.differences(before["provenance"], now))
+        if changed and not accept_changes:
+            provenance.check_same_provenance(before["provenance"], now, str(run))
+        for line in _changed_length(before, trainer.settings):
+            console.print(line)
+    found = restore_latest(run, trainer.state_in_phase, changed=changed)
+    if found is None:
+        _truncate_reports(run, epoch=0, step=0)
+        console.print("nothing to resume from yet: starting at the first step")
+        return
+    for problem in found.damaged:
+        console.print(f"damaged and set aside, and the checkpoint before is used: {problem}")
+    if found.metadata["steps_per_epoch"] != trainer.steps_per_epoch:
+        raise RunError(
+            f"{run}: an epoch had {found.metadata['steps_per_epoch']} steps and now has "
+            f"{trainer.steps_per_epoch}; resume with the same data and batch size, or start "
+            f"another run",
+            code="changed-epoch-length",
+        )
+    progress = Progress(**found.metadata["progress"])
+    trainer.check_unfreezing_plan(progress)
+    _truncate_reports(run, progress.epoch, progress.step)
+    if distributed.is_main_process() and "validation" in found.metadata:
+        writer.restore_epoch(run, progress.epoch, found.metadata)
+    console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
+    trainer.restore(found.state, progress)
+
+
+def _changed_length(before: dict[str, Any], settings: config.Config) -> Iterator[str]:
+    """Yields a line where the number of epochs changed, and with it the schedules."""
+    old = before["provenance"]["settings"]["training"]["epochs"]
+    new = settings.training.epochs
+    if old != new:
+        yield (
+            f"training.epochs was {old} and is {new}: learning rate and temperature go on as in a "
+            f"run of {new} epochs"
+        )
+
+
+def _check_processes_start_alike(trainer: "Trainer") -> None:
+    """Checks that all processes have the same weights and the same position."""
+    if jax.process_count() > 1:
+        digests = [fingerprint(part) for part in (trainer.state.params, trainer.state.batch_stats)]
+        provenance.check_same_values(
+            [trainer.progress.step, trainer.progress.phase, *digests],
+            "start from other weights than process 0; give all of them the same files",
+        )
+
+
+def _truncate_reports(run: Path, epoch: int, step: int) -> None:
+    if distributed.is_main_process():
+        writer.truncate_after(run, epoch, step)

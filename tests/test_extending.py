@@ -1,0 +1,202 @@
+"""Everything that can be added from outside: registered, trained, exported, predicted with."""
+
+import io
+import json
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+import jaxdistill as jd
+from jaxdistill.data.sources import SOURCES, Source, SourceExample
+from jaxdistill.exporters import EXPORTERS, Report
+from jaxdistill.losses import LOSSES, Loss
+from jaxdistill.models import DECODERS, ENCODERS, Decoder, Encoder, FeatureInfo
+from jaxdistill.models.functional import concatenate, relu, upsample_nearest
+from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
+
+SIZE = 32
+
+
+class ToyEncoder(Encoder):
+    """Two strided convolutions; what a user writes in one file."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.conv1 = Conv(3, 8, 3, stride=2, rngs=rngs)
+        self.bn1 = BatchNorm(8)
+        self.conv2 = Conv(8, 12, 3, stride=2, rngs=rngs)
+        self.bn2 = BatchNorm(12)
+        self.feature_info = (FeatureInfo("encoder.1", 8, 2), FeatureInfo("encoder.2", 12, 4))
+        self.stages = (("conv2", "bn2"), ("conv1", "bn1"))
+        self.unused = ()
+        self.float32_layers = ("conv1",)
+
+    def __call__(self, x, *, train):
+        fine = relu(conv_norm(self.conv1, self.bn1, x, train=train))
+        return fine, relu(conv_norm(self.conv2, self.bn2, fine, train=train))
+
+
+class ToyDecoder(Decoder):
+    """Upsamples twice, with one skip."""
+
+    def __init__(self, encoder, channels=None, *, rngs: nnx.Rngs) -> None:
+        channels = channels or (8, 8)
+        fine, coarse = encoder
+        self.conv1 = Conv(coarse.channels + fine.channels, channels[0], 3, bias=True, rngs=rngs)
+        self.conv2 = Conv(channels[0], channels[1], 3, bias=True, rngs=rngs)
+        self.feature_info = (
+            FeatureInfo("decoder.0", channels[0], fine.stride),
+            FeatureInfo("decoder.1", channels[1], 1),
+        )
+        self.float32_layers = ()
+
+    def __call__(self, features, *, train):
+        fine, coarse = features
+        x = relu(self.conv1(concatenate([upsample_nearest(coarse), fine])))
+        return x, relu(self.conv2(upsample_nearest(x)))
+
+
+@dataclass(frozen=True)
+class AreaLoss(Loss):
+    """Difference between the predicted and the true area of a person."""
+
+    requires = frozenset({"mask"})
+
+    def __call__(self, outputs, batch, teacher, *, epoch, epochs):
+        predicted = jax.nn.sigmoid(outputs.logits).mean((1, 2, 3))
+        return jnp.abs(predicted - batch.masks.mean((1, 2, 3)))
+
+
+@dataclass(frozen=True)
+class SquareSource(Source[int]):
+    """Images that are computed: a bright square is the person; `annotations` holds the number."""
+
+    NAME = "toy_squares"
+    HAS_MASKS = True
+    LAYOUT = "a file count.txt"
+
+    def list_images(self):
+        return range(1, 1 + int(self.annotations.read_text()))
+
+    def file(self, entry):
+        return self.annotations
+
+    def load(self, entry):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[entry % 16 : 16 + entry % 16, 8:24] = 1
+        image = np.repeat(40 + 180 * mask[..., None], 3, -1).astype(np.uint8)
+        return SourceExample(
+            entry, f"{entry}.png", _png(image), mask=_png(255 * mask)
+        )
+
+
+def _png(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
+def toy_teacher(images):
+    """Any callable from images to `TeacherOutputs` is a teacher."""
+    return jd.TeacherOutputs(20 * images.mean(-1, keepdims=True) - 10)
+
+
+def write_text(source, output, options):
+    """An exporter for files that end in `.toy`."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(source.student)))
+    output.write_text(f"{parameters} values")
+    return Report((output,), {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    ENCODERS.register("toy-encoder")(ToyEncoder)
+    DECODERS.register("toy-decoder")(ToyDecoder)
+    LOSSES.register("toy-area")(AreaLoss)
+    SOURCES.register("toy_squares")(SquareSource)
+    EXPORTERS.register(".toy")(write_text)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> jd.data.Data:
+    root = tmp_path_factory.mktemp("toy")
+    (root / "count.txt").write_text("4")
+    split = {"images": ".", "annotations": "count.txt"}
+    return jd.data.Data(
+        jd.config.Data(
+            root=root,
+            source="toy_squares",
+            train=split,
+            validation=split,
+            prepared=root / "prepared",
+            image_size=(SIZE, SIZE),
+            augment="flip",
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def trainer(data, tmp_path_factory) -> jd.Trainer:
+    model = jd.models.create("toy-decoder", encoder="toy-encoder", frozen=("encoder",))
+    trainer = jd.Trainer(
+        model,
+        data,
+        teacher=toy_teacher,
+        losses={"kl": jd.losses.KL(temperature=2.0), "toy-area": AreaLoss(weight=0.5)},
+        run=tmp_path_factory.mktemp("run") / "toy",
+        batch_size=2,
+        learning_rate=1e-2,
+    )
+    return trainer.fit(epochs=1)
+
+
+def test_everything_of_ones_own_trains_together(trainer) -> None:
+    assert trainer.progress.step == 2
+    metrics = [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
+    assert {"kl", "toy-area", "total"} < metrics[0]["train"].keys()
+    assert 0 <= metrics[0]["validation"]["agreement"] <= 1
+
+
+def test_the_students_of_ones_own_are_exported_and_predicted_with(trainer, data, tmp_path) -> None:
+    best = trainer.best()
+    jd.export(best, tmp_path / "student.onnx")
+    jd.export(best, tmp_path / "student.toy")
+    assert (tmp_path / "student.toy").read_text().endswith("values")
+    image = data.validation[0].image
+    masks = [jd.load(path).predict(image) for path in (tmp_path / "student.onnx", trainer.run)]
+    assert masks[0].shape == (SIZE, SIZE)
+    np.testing.assert_array_equal(masks[0], masks[1])
+
+
+def test_a_configuration_names_them_too(data, tmp_path) -> None:
+    settings = jd.config.check(
+        {
+            "run": str(tmp_path / "run"),
+            "data": data.settings.model_dump(mode="json"),
+            "student": {"encoder": "toy-encoder", "decoder": "toy-decoder", "decoder_channels": [4, 4]},
+            "losses": {"kl": 0, "mse": 0, "toy-area": 2.0},
+            "training": {"epochs": 1, "batch_size": 2},
+        },
+        source="toy.yaml",
+    )
+    trainer = jd.Trainer.from_config(settings).fit()
+    assert list(trainer.losses) == ["bce", "dice", "toy-area"]
+    assert trainer.losses["toy-area"].weight == 2.0
+    assert trainer.progress.step == 2
+
+
+def test_an_iterable_of_batches_is_data(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 2, SIZE, SIZE, 3), np.uint8)
+    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    model = jd.models.create("toy-decoder", encoder="toy-encoder")
+    trainer = jd.Trainer(model, batches, validation=batches, run=tmp_path / "run")
+    trainer.fit(epochs=2)
+    assert trainer.progress.step == 4
+    assert set(trainer.losses) == {"bce", "dice"}
+    again = jd.Trainer(model, batches, validation=batches, run=tmp_path / "run")
+    assert again.fit(epochs=3, resume=True).progress.step == 6

@@ -1,0 +1,65 @@
+"""The learning-rate schedule, clipping, and optimizer states that grow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import config
+from jaxdistill.training.optimizer import (
+    build_optimizer,
+    learning_rate_schedule,
+    migrate_opt_state,
+)
+
+
+def test_learning_rate_is_a_cosine_over_the_epochs() -> None:
+    schedule = learning_rate_schedule(config.Training(epochs=50), steps_per_epoch=10)
+    assert schedule(0) == schedule(9) == pytest.approx(1e-4)
+    assert schedule(250) == pytest.approx((1e-4 + 1e-6) / 2)
+    assert schedule(500) == pytest.approx(1e-6, rel=1e-3)
+
+
+def optimizer(per: str = "all", learning_rate: float = 1.0) -> object:
+    settings = config.Training(clip=config.Clip(norm=0.5, per=per), learning_rate=learning_rate)
+    return build_optimizer(settings, learning_rate_schedule(settings, 1))
+
+
+def test_the_clip_bounds_the_gradient_by_group_or_altogether() -> None:
+    rng = np.random.default_rng(0)
+    gradients = {
+        f"{group}.kernel": jnp.asarray(rng.normal(size=9) * scale, jnp.float32)
+        for group, scale in (("decoder", 0.01), ("head", 1.0), ("projectors", 100.0))
+    }
+
+    def norm(tree: dict[str, np.ndarray]) -> float:
+        return float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in tree.values())))
+
+    def first_moments(per: str) -> dict[str, np.ndarray]:
+        # After one step Adam's first moment is a tenth of the clipped gradient.
+        built = optimizer(per)
+        _, state = built.update(gradients, built.init(gradients), gradients)
+        [adam] = [s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
+        return {name: 10 * np.asarray(value) for name, value in adam.mu.items()}
+
+    altogether, each = first_moments("all"), first_moments("group")
+    assert norm(altogether) == pytest.approx(0.5, rel=1e-5)
+    np.testing.assert_allclose(
+        altogether["decoder.kernel"], gradients["decoder.kernel"] * 0.5 / norm(gradients), rtol=1e-5
+    )
+    np.testing.assert_allclose(each["decoder.kernel"], gradients["decoder.kernel"], rtol=1e-5)
+    for name in ("head.kernel", "projectors.kernel"):
+        assert norm({name: each[name]}) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_parameters_that_join_start_fresh_and_the_others_keep_their_moments() -> None:
+    built = optimizer()
+    few = {"head.bias": jnp.ones(2)}
+    _, old = built.update(few, built.init(few), few)
+    more = {**few, "encoder.bias": jnp.ones(3)}
+    migrated = migrate_opt_state(old, built.init(more))
+    assert jax.tree.structure(migrated) == jax.tree.structure(built.init(more))
+    [adam] = [s for s in jax.tree.leaves(migrated, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
+    assert adam.mu["head.bias"].any()
+    assert not adam.mu["encoder.bias"].any()
+    assert adam.count == 1
