@@ -37,7 +37,7 @@ from jaxdistill.models.parameters import merge
 from jaxdistill.models.student import Student
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import UserError, first_line
-from jaxdistill.runtime.sharding import place
+from jaxdistill.runtime.sharding import put
 from jaxdistill.types import TrainState
 
 FOLDER = "checkpoints"
@@ -265,7 +265,7 @@ def _state(like: TrainState, step: int, parts: Parts) -> TrainState:
 
 
 def _place(value: Any, like: jax.Array) -> jax.Array:
-    return place(np.asarray(value, like.dtype), like.sharding)
+    return put(np.asarray(value, like.dtype), like.sharding)
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

@@ -27,7 +27,7 @@ from jaxdistill.data.image_files import ImageFile, find_images
 from jaxdistill.evaluation import predictor
 from jaxdistill.evaluation.predictor import Segmenter
 from jaxdistill.runtime.errors import UserError, command
-from jaxdistill.runtime.prefetch import ahead
+from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.text import printable
 
 Photograph = UInt8[np.ndarray, "h w 3"]
@@ -107,7 +107,7 @@ def predict(
     """
     skipped = 0
     batch_size = min(batch_size, len(found))
-    groups = ahead(_segmented(network, found, form.threshold, batch_size), depth=1)
+    groups = prefetch(_segmented(network, found, form.threshold, batch_size), depth=1)
     steps = range(-(-len(found) // batch_size))
     quiet = not console.is_terminal
     with ThreadPoolExecutor(THREADS) as pool:

@@ -1,10 +1,17 @@
-"""One run in many processes: how they find each other, agree, and end together."""
+"""A run in several processes: how they find each other, exchange values, and end together.
+
+A run has several processes only when its command line asks for it: `--distributed auto` takes
+coordinator, count and index from the scheduler's environment (Slurm, Open MPI, Kubernetes, Cloud
+TPU, or JAX's own variables); `--coordinator`, `--processes` and `--process` give them explicitly.
+"""
 
 import argparse
+import contextlib
 import os
 import re
-import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,192 +19,264 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
-from jaxdistill.runtime.errors import UserError, first_line, tell
+from jaxdistill.runtime.errors import DistributedError, first_line, report
 from jaxdistill.runtime.sharding import Mesh
 
-LOST = 76
-"""Exit code of a process whose run failed elsewhere: `EX_PROTOCOL` of sysexits.h."""
-_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
-_ANNOUNCED = ("JAX_COORDINATOR_ADDRESS", "JOB_COMPLETION_INDEX")
 Tree = TypeVar("Tree")
+
+OTHER_PROCESS_FAILED = 76
+"""Exit code of a process that ends because another one failed (`EX_PROTOCOL` of sysexits.h)."""
+_FAILED = "jaxdistill/failed"  # key in the coordinator's store; the value is a process index
+_POLL = 0.5  # seconds between two looks at that key
+_GRACE = 2.0  # seconds that a process has to fail by itself, with its own message
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """To a command line that runs in many processes."""
-    group = parser.add_argument_group("many processes, where Slurm or Open MPI does not tell")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--processes", type=int, help="how many there are; 1: this one is alone")
-    group.add_argument("--process", type=int, help="which of them this is, counted from 0")
+    """Adds the options of a run in several processes to a command line.
+
+    Args:
+      parser: The parser of a command that calls `initialized` with its arguments.
+    """
+    group = parser.add_argument_group("several processes")
     group.add_argument(
-        "--patience",
+        "--distributed",
+        choices=["auto"],
+        help="run in several processes, as the scheduler's environment describes them",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
+    group.add_argument(
+        "--heartbeat-timeout",
         type=int,
         default=60,
         metavar="SECONDS",
-        help="how long a process may give no sign of life before the others end too; 60",
+        help="after how many seconds without a sign of life a process counts as lost; default 60",
     )
 
 
 @contextmanager
-def joined(given: argparse.Namespace) -> Iterator[None]:
-    """Inside, this process is one of those of its run, if there are several; before, JAX must not
-    have been used.
+def initialized(args: argparse.Namespace) -> Iterator[None]:
+    """Initialises `jax.distributed` for the `with` block, if the run has several processes.
 
-    Where they are several, whatever is raised inside ends the process at once, with its line: a
-    process that waited for the others would keep them waiting.
+    Enter it before any other JAX call. With several processes an exception inside the block ends
+    this process with one line on stderr, and the other processes a few seconds later with a line
+    that names it: they could only wait for it in their next collective operation. A process that is
+    killed, or hangs, is noticed by JAX after `--heartbeat-timeout`; JAX then ends the others.
+
+    Args:
+      args: The parsed options of `add_options`.
 
     Raises:
-      UserError: the others cannot be found.
+      DistributedError: Options are missing (`incomplete-process-options`), or the processes cannot
+        connect (`processes-not-connected`).
     """
-    if not _expected(given):
+    if not _several(args):
         yield
         return
-    _initialize(given)
-    last_words = _LastWords(given.patience)
+    _initialize(args)
+    ended = threading.Event()
+    threading.Thread(target=_watch_others, args=(ended,), daemon=True).start()
     try:
         yield
     except BaseException as error:
-        code = tell(error)
-        if code is None:
-            code = LOST
-            if not from_other_process(error):
-                traceback.print_exc()
-            last_words.become(
-                f"error: process {jax.process_index()} cannot go on ({first_line(error)}); most "
-                f"likely another process failed: see its last line, then start all again with "
-                f"--resume"
-            )
-        else:
-            last_words.spare()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        ended.set()
+        code = _exit_code(error)
+        _announce_failure()
+        _exit(code)
+    ended.set()
     jax.distributed.shutdown()
-    last_words.spare()
 
 
-class _LastWords:
-    """A line that follows this process's end: JAX aborts it when it learns that another one is
-    lost, and prints much while it does."""
-
-    def __init__(self, patience: int) -> None:
-        line = (
-            f"error: process {jax.process_index()} was ended, since another one had failed or had "
-            f"given no sign of life for {patience} s, or it was killed itself; see which was the "
-            f"first, then start all again with --resume"
+def _several(args: argparse.Namespace) -> bool:
+    explicit = (args.coordinator, args.processes, args.process)
+    if args.distributed == "auto":
+        return True
+    if args.processes == 1 or explicit == (None, None, None):
+        return False
+    if None in explicit:
+        raise DistributedError(
+            "several processes need all of --coordinator HOST:PORT, --processes N and --process I, "
+            "or --distributed auto, which takes them from the scheduler's environment",
+            code="incomplete-process-options",
         )
-        waits = (
-            'trap "" INT TERM; last="$0"; while read -r line; do last="$line"; done\n'
-            '[ -z "$last" ] || printf "%s\\n" "$last" >&2'
-        )
-        self._shell = subprocess.Popen(
-            ["sh", "-c", waits, line], stdin=subprocess.PIPE, start_new_session=True, text=True
-        )
-
-    def become(self, line: str) -> None:
-        """That line instead."""
-        assert self._shell.stdin is not None
-        self._shell.stdin.write(f"{line}\n")
-        self._shell.stdin.flush()
-
-    def spare(self) -> None:
-        """None is needed."""
-        self._shell.communicate("\n")
+    return True
 
 
-def _expected(given: argparse.Namespace) -> bool:
-    """Whether options or environment speak of other processes."""
-    if given.processes is not None:
-        return given.processes > 1
-    counts = [os.environ.get(name, "1") for name in _COUNTS]
-    several = any(count.isdecimal() and int(count) > 1 for count in counts)
-    return several or bool(given.coordinator) or any(name in os.environ for name in _ANNOUNCED)
-
-
-def _initialize(given: argparse.Namespace) -> None:
-    # Its handler of SIGTERM would stand in the way of `interruption`.
+def _initialize(args: argparse.Namespace) -> None:
+    # JAX's handler of SIGTERM would replace the one of `runtime.signals`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            given.coordinator,
-            given.processes,
-            given.process,
-            heartbeat_timeout_seconds=given.patience,
-            shutdown_timeout_seconds=given.patience,
+            args.coordinator,
+            args.processes,
+            args.process,
+            heartbeat_timeout_seconds=args.heartbeat_timeout,
+            shutdown_timeout_seconds=args.heartbeat_timeout,
         )
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"the run's processes cannot be joined ({first_line(error)}); give each of them "
-            f"--coordinator HOST:PORT, --processes N and --process I, or run alone with "
-            f"--processes 1"
+        raise DistributedError(
+            f"the processes of the run cannot connect ({first_line(error)}); give each of them "
+            f"--coordinator HOST:PORT, --processes N and --process I",
+            code="processes-not-connected",
         ) from None
 
 
+def _exit_code(error: BaseException) -> int:
+    """Prints why this process ends, and returns its exit code."""
+    code = report(error)
+    if code is not None:
+        return code
+    if not from_other_process(error):
+        traceback.print_exception(error)
+        return 1
+    _print_other_failed(f"another process ({first_line(error)})")
+    return OTHER_PROCESS_FAILED
+
+
+def _print_other_failed(which: str) -> None:
+    print(
+        f"error: process {jax.process_index()} ends, because of a failure of {which}; see the "
+        f"last line of the others, then start all of them again with --resume "
+        f"[other-process-failed]",
+        file=sys.stderr,
+    )
+
+
+def _exit(code: int) -> None:
+    """Ends this process without JAX's shutdown, which would wait for the other processes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _announce_failure() -> None:
+    """Tells the other processes that this one ends; process 0 waits until they have ended.
+
+    With process 0 ends the coordinator, and JAX aborts whoever is still connected to it.
+    """
+    with contextlib.suppress(Exception):  # the coordinator may be gone already
+        client = jax_distributed.global_state.client
+        client.key_value_set(_FAILED, str(jax.process_index()), allow_overwrite=True)
+        if is_main_process():
+            time.sleep(_GRACE + 2 * _POLL)
+
+
+def _watch_others(ended: threading.Event) -> None:
+    """Ends this process soon after another one has announced that it failed."""
+    client = jax_distributed.global_state.client
+    while not ended.wait(_POLL):
+        try:
+            failed = client.key_value_try_get(_FAILED)
+        except jax.errors.JaxRuntimeError:  # there is no such key
+            continue
+        if not ended.wait(_GRACE):
+            _print_other_failed(f"process {failed}")
+            _exit(OTHER_PROCESS_FAILED)
+
+
 def from_other_process(error: BaseException) -> bool:
-    """Whether it is what this process sees of another one's end."""
+    """Returns whether an exception is how this process notices the end of another one.
+
+    Args:
+      error: An exception that was raised by a JAX operation.
+    """
     if jax.process_count() == 1:
         return False
-    # Where JAX waits for a collective outside of a step, its error is a plain ValueError.
-    own = isinstance(error, ValueError) and re.search("gloo|nccl", str(error), re.IGNORECASE)
-    return bool(own) or isinstance(error, jax.errors.JaxRuntimeError)
+    # Outside of compiled functions, JAX raises a plain ValueError from a failed collective.
+    collective = re.search("gloo|nccl", str(error), re.IGNORECASE)
+    return isinstance(error, jax.errors.JaxRuntimeError) or (
+        isinstance(error, ValueError) and collective is not None
+    )
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that prints, draws and writes what all have in common."""
+    """Returns whether this process prints and writes what all processes have in common."""
     return jax.process_index() == 0
 
 
-def barrier(place: str) -> None:
-    """Until all processes have come to that place."""
+def barrier(name: str) -> None:
+    """Waits until all processes have called it.
+
+    Args:
+      name: The same name in every process; it appears in JAX's messages.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(place)
+        multihost_utils.sync_global_devices(name)
 
 
 @contextmanager
-def main_process_first(place: str) -> Iterator[None]:
-    """What is made on disk, where it is not there yet: by one process, and found by the others."""
+def main_process_first(name: str) -> Iterator[None]:
+    """Runs the `with` block in the main process, and afterwards in all other processes.
+
+    Use it around code that creates a file unless it exists.
+
+    Args:
+      name: The same name in every process; it appears in JAX's messages.
+    """
     if not is_main_process():
-        barrier(place)
+        barrier(name)
     yield
     if is_main_process():
-        barrier(place)
+        barrier(name)
 
 
 def broadcast(tree: Tree) -> Tree:
-    """Process 0's values, for all."""
+    """Returns the main process's arrays in every process.
+
+    Args:
+      tree: A tree of arrays with the same structure, shapes and types in every process.
+    """
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
 def all_gather(values: Any) -> np.ndarray:
-    """The rows of all processes, in their order."""
+    """Returns the rows of all processes, in the order of the processes.
+
+    Args:
+      values: An array (n, ...) with the same shape in every process.
+
+    Returns:
+      An array (processes * n, ...).
+    """
     if jax.process_count() == 1:
         return np.asarray(values)
     return np.concatenate(multihost_utils.process_allgather(np.asarray(values)))
 
 
-class Agreement:
-    """Whether any process wishes something: the same answer to all of them at the same call.
+class AnyProcess:
+    """Tells all processes whether any of them has set a flag, without waiting for the devices.
 
-    With several processes it is what was wished at the call before, so that nobody waits for the
-    devices.
+    With several processes the answer to a call is that of the call before, whose reduction has
+    finished on the devices in the meantime. With one process the answer is immediate.
+
+    Args:
+      mesh: The devices over which the flags are reduced.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._mesh, self._asked = mesh, None
-        self._any = jax.jit(lambda flags: flags.any(), out_shardings=mesh.replicated)
+        self._mesh = mesh
+        self._pending: jax.Array | None = None
+        self._reduce = jax.jit(lambda flags: flags.any(), out_shardings=mesh.replicated)
 
-    def reached(self, wish: bool) -> bool:
-        """To be called by all processes as often."""
+    def any(self, flag: bool) -> bool:
+        """Returns whether any process has set its flag; all processes must call it equally often.
+
+        Args:
+          flag: The flag of this process.
+        """
         if jax.process_count() == 1:
-            return wish
-        before = self._asked
-        flags = np.full(jax.local_device_count(), wish)
-        self._asked = self._any(self._mesh.shard(flags))
+            return flag
+        before = self._pending
+        flags = np.full(jax.local_device_count(), flag)
+        self._pending = self._reduce(self._mesh.shard(flags))
         return before is not None and bool(before)
 
-    def forget(self) -> None:
-        """What was wished before has been done."""
-        self._asked = None
+    def reset(self) -> None:
+        """Forgets the flags of the last call; all processes must call it."""
+        self._pending = None

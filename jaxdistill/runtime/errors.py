@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how a command line tells them."""
+"""Errors that a user can correct, and how a command line reports them."""
 
 import errno
 import sys
@@ -7,16 +7,16 @@ from collections.abc import Callable
 from jaxdistill.runtime.text import printable
 
 _LONGEST = 2000  # characters of a message: names in it may come from anywhere
-_OF_OTHERS = 300  # of what other libraries say
-_OF_MEMORY = ("RESOURCE_EXHAUSTED: Out of memory", "Failed to allocate memory")
-"""What JAX and onnxruntime say: their exceptions are of no type of their own."""
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
+_LONGEST_FOREIGN = 300  # characters taken from the message of another library
+# JAX and onnxruntime have no exception type for these.
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED: Out of memory", "Failed to allocate memory")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 class UserError(Exception):
-    """An error that the user can mend; a command prints it as one line and ends with exit code 2.
+    """An error that the user can correct; a command prints one line and exits with code 2.
 
-    Raise one of the subclasses, which say what kind of input is wrong.
+    Raise one of the subclasses; each stands for a kind of input.
 
     Args:
       message: One line: what is wrong, where (file, key), what was expected, what to do.
@@ -71,40 +71,55 @@ class OutputError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """Of what it says; the name of its type if it says nothing."""
+    """Returns the first line of an exception's message, or its type's name if it has none.
+
+    Args:
+      error: An exception of another library, whose message may have many lines.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:_OF_OTHERS] if lines else type(error).__name__
+    return lines[0][:_LONGEST_FOREIGN] if lines else type(error).__name__
 
 
 def command(main: Callable[[], int | None]) -> int:
-    """Runs a command line, and returns its exit code.
+    """Runs a command and returns its exit code.
 
-    A `UserError`, or what the system has to say of a disk, becomes one line on stderr and code 2;
-    Ctrl-C one line and code 130, as shells have it.
+    A `UserError`, a lack of memory and a disk error become one line on stderr and exit code 2;
+    Ctrl-C becomes one line and exit code 130, as in shells.
+
+    Args:
+      main: The command; it returns its exit code, or None for 0.
     """
     try:
         return main() or 0
     except BaseException as error:
-        code = tell(error)
+        code = report(error)
         if code is None:
             raise
         return code
 
 
-def tell(error: BaseException) -> int | None:
-    """Prints the line that an error deserves, and gives its exit code; None: it is none of ours."""
+def report(error: BaseException) -> int | None:
+    """Prints one line about an error that the user can correct, and returns the exit code.
+
+    Args:
+      error: Any exception.
+
+    Returns:
+      The exit code, or None for an exception that deserves a traceback; nothing is printed then.
+    """
     if isinstance(error, UserError):
         print(f"error: {error} [{error.code}]", file=sys.stderr)
         return 2
-    if any(words in str(error) for words in _OF_MEMORY):
+    if any(words in str(error) for words in _OUT_OF_MEMORY):
         print(
             f"error: out of memory ({first_line(error)}); lower training.batch_size or "
-            f"data.image_size, or take the batch in parts, training.accumulate",
+            f"data.image_size, or raise training.accumulate [out-of-memory]",
             file=sys.stderr,
         )
         return 2
-    if isinstance(error, OSError) and error.errno in _OF_DISKS:
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        name = error.filename or "a file"
+        print(f"error: {printable(str(name))}: {error.strerror} [disk-error]", file=sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

@@ -1,8 +1,7 @@
-"""One process to a run: the lock of a run's folder."""
+"""The lock of a run folder: one process writes into it at a time."""
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -11,49 +10,70 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxdistill.runtime.errors import UserError
-from jaxdistill.runtime.text import format_duration
+from filelock import FileLock, Timeout
+
+from jaxdistill.runtime import files
+from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.text import format_duration, printable
 
 log = logging.getLogger(__name__)
 
-NAME = "lock"
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link could lead to any file
+LOCK_FILE = "lock"
+"""Name of the locked file in a run folder. It stays there when the lock is released."""
+OWNER_FILE = "lock.json"
+"""Name of the file that names the owner: `pid`, `host` and `since` (seconds since 1970)."""
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system lets go of when the process ends, however it ends.
+    """Holds the lock of a run folder inside the `with` block.
+
+    The operating system releases the lock when the process ends, however it ends. On a file system
+    without locks a warning is logged and the block runs unprotected.
+
+    Args:
+      run: The run folder; it must exist.
 
     Raises:
-      UserError: another process holds it; names that process and since when.
+      RunError: Another process holds the lock (`run-locked`; the message names the process, its
+        host and since when), or the lock file cannot be opened (`run-not-writable`).
     """
-    # The file stays when the lock is given up: whoever removed it could remove another's.
-    with os.fdopen(os.open(run / NAME, _FLAGS, 0o644), "r+", encoding="utf-8") as file:
+    lock = FileLock(run / LOCK_FILE, blocking=False, thread_local=False)
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{run}: {_owner(run / NAME)} is writing there; wait for it, stop it, or choose "
-                f"another folder with run=OTHER"
+            held.enter_context(lock)
+        except Timeout:
+            raise RunError(
+                f"{run}: {_owner(run / OWNER_FILE)} is writing into this run; wait for it, stop "
+                f"it, or choose another folder with run=OTHER",
+                code="run-locked",
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                raise
-            log.warning("%s: this file system has no locks; see that no other run uses it", run)
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+            if error.errno not in _WITHOUT_LOCKS:
+                raise RunError(
+                    f"{run / LOCK_FILE}: cannot be locked: {error.strerror}; make the run folder "
+                    f"writable, or choose another folder with run=OTHER",
+                    code="run-not-writable",
+                ) from None
+            _warn(run)
+        except NotImplementedError:  # filelock raises it instead of ENOSYS
+            _warn(run)
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        files.write_atomic(run / OWNER_FILE, json.dumps(owner), durable=False)
+        held.callback((run / OWNER_FILE).unlink, missing_ok=True)
+        yield
+
+
+def _warn(run: Path) -> None:
+    log.warning("%s: this file system has no locks; make sure that no other run uses it", run)
 
 
 def _owner(path: Path) -> str:
-    """Who holds the lock, as far as its file tells."""
+    """Returns a description of the process that holds the lock, as far as it is known."""
     try:
-        owner, written = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime
-        age = format_duration(max(time.time() - written, 0))
-        return f"process {owner['pid']} on {owner['host']}, for {age} now,"
-    except (OSError, ValueError, KeyError, TypeError):
+        owner = json.loads(files.read(path, 2**16))
+        age = format_duration(max(time.time() - float(owner["since"]), 0))
+        return printable(f"process {owner['pid']} on {owner['host']} (for {age})")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "another process"

@@ -1,8 +1,8 @@
-"""On a CPU: memory that one training step has freed is there for the next.
+"""Keeps freed memory in the process on a CPU, so that the next training step can reuse it.
 
-A step takes one block of a gigabyte or more. The GNU C library asks the system for blocks of that
-size each time, and gives them back; in each the system then maps every page anew, which was a sixth
-of a step. With another library, or many cores, all stays as it is.
+A step allocates one block of a gigabyte or more. By default the GNU C library requests blocks of
+that size from the system each time and returns them afterwards; the system then maps every page
+again, which took a sixth of a step. With another C library, or with many cores, nothing is changed.
 """
 
 import ctypes
@@ -12,51 +12,54 @@ import resource
 
 import jax
 
-# Of <malloc.h>.
+# Parameters of mallopt in <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_HOLES = [2**power for power in range(27, 13, -1)]  # bytes, from the largest to the least
-_MOST_CORES = 8  # with many, threads might queue for the one heap; what was measured had two
+_HOLES = [2**power for power in range(27, 13, -1)]  # bytes, from the largest to the smallest
+_MAX_CORES = 8  # with many cores, threads might queue for the one heap; measured with two
 _kept = False
 
 
 @functools.cache
 def share_heap() -> None:
-    """All threads that are yet to start will share the main one's heap: theirs end at 64 MB."""
-    if (library := _library()) and _on_few_cores():
+    """Makes threads that start later allocate from the main thread's heap.
+
+    Their own heaps are limited to 64 MB each, so that larger blocks would not be reused.
+    """
+    if (library := _libc()) and _has_few_cores():
         library.mallopt(_ARENA_MAX, 1)
         if jax.default_backend() != "cpu":  # asked late, because asking starts threads
             library.mallopt(_ARENA_MAX, 0)
 
 
-def give_back() -> None:
-    """To the system, what is free at the moment: for when a compiler has left much behind."""
-    if library := _library():
+def return_freed() -> None:
+    """Returns freed memory to the system, for example after a large compilation."""
+    if library := _libc():
         library.malloc_trim(0)
         if _kept:
-            _arrange(library)
+            _reserve(library)
 
 
 def keep_freed() -> None:
-    """From now on freed memory stays in the process: for when a first step has ended."""
+    """Keeps memory that is freed from now on in the process; call it after the first step."""
     global _kept
-    if _kept or jax.default_backend() != "cpu" or not _on_few_cores():
+    if _kept or jax.default_backend() != "cpu" or not _has_few_cores():
         return
-    if not (library := _library()):
+    if not (library := _libc()):
         return
     library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, -1)
     _kept = True
-    give_back()
+    return_freed()
 
 
-def _arrange(library: ctypes.CDLL) -> None:
-    """Room for a step in one piece, and no holes beside it.
+def _reserve(library: ctypes.CDLL) -> None:
+    """Reserves one free block for a step, and fills the smaller holes below it.
 
-    A small block may take its place within what a step has freed, and the step then needs as much
-    beside it; so there is room for both. And compiling leaves tens of thousands of holes: what
-    small products copy their operands to would lie in another one each time, never in the
-    processor's cache, and they take three times as long. Both are addresses alone: what nobody uses
-    takes no memory.
+    A small allocation may be placed within the block that a step has freed; the step then needs
+    another block beside it, so there is room for two. Compiling leaves tens of thousands of small
+    holes: the operands that small matrix products copy would be placed in a different one each
+    time, never in the processor's cache, which makes the products three times slower. Both cost
+    addresses only: memory that nobody writes to is not allocated by the system.
     """
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     room, end = library.malloc(used), library.sbrk(0)
@@ -67,12 +70,12 @@ def _arrange(library: ctypes.CDLL) -> None:
     library.free(room)
 
 
-def _on_few_cores() -> bool:
-    return (os.cpu_count() or 1) <= _MOST_CORES
+def _has_few_cores() -> bool:
+    return (os.cpu_count() or 1) <= _MAX_CORES
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _libc() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL("libc.so.6")
         library.mallopt.argtypes = [ctypes.c_int, ctypes.c_int]

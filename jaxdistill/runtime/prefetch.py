@@ -1,4 +1,4 @@
-"""Work done ahead: a producer runs in a thread of its own while its consumer is busy."""
+"""Prefetching: a background thread produces items while the caller works on earlier ones."""
 
 import itertools
 from collections import deque
@@ -8,39 +8,48 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+THREAD_NAME = "prefetch"
+"""Prefix of the names of the background threads."""
 
-def ahead(iterable: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """The same items in the same order, up to `depth` of them made before they are asked for.
 
-    The iterable runs in one background thread, from the moment its first item is asked for. What
-    it raises is raised here in its place, with its own traceback. When this iterator ends, is
-    closed or is dropped, the item in the making is finished, then the thread ends. With a depth of
-    0 there is no thread, and each item is made when it is asked for.
+def prefetch(iterable: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """Yields the items of an iterable, up to `depth` of them produced before they are asked for.
 
-    Not Grain's thread prefetch, which wants iterators that know their state and leaves its thread
-    behind when it is dropped; nor `flax.jax_utils.prefetch_to_device`, which runs in no thread.
+    The iterable runs in one background thread, which starts when the first item is asked for. An
+    exception in it is raised here at the same position, with its own traceback. When this generator
+    ends, is closed or is dropped, the item in production is finished and the thread ends.
+
+    Grain's thread prefetch requires iterators with a state and leaves its thread behind when it is
+    dropped; `flax.jax_utils.prefetch_to_device` uses no thread.
+
+    Args:
+      iterable: Any iterable; the same items come out in the same order.
+      depth: The number of items that are produced ahead. 0 uses no thread.
+
+    Raises:
+      ValueError: `depth` is negative.
     """
     if depth < 0:
         raise ValueError(f"depth: expected at least 0, got {depth}")
-    return _ahead(iterable, depth) if depth else _in_turn(iterable)
+    return _in_thread(iterable, depth) if depth else _in_caller(iterable)
 
 
-def _in_turn(iterable: Iterable[T]) -> Generator[T, None, None]:
+def _in_caller(iterable: Iterable[T]) -> Generator[T, None, None]:
     yield from iterable
 
 
-def _ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
+def _in_thread(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
     iterator = iter(iterable)
 
     def produce() -> list[T]:
         return list(itertools.islice(iterator, 1))  # empty at the end
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as worker:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME) as worker:
         pending = deque(worker.submit(produce) for _ in range(depth))
         try:
-            while made := pending.popleft().result():
+            while item := pending.popleft().result():
                 pending.append(worker.submit(produce))
-                yield made.pop()  # not kept here: a batch of targets is large
+                yield item.pop()  # no reference is kept: a batch with its targets is large
         finally:
             for future in pending:
                 future.cancel()

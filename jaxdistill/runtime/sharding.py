@@ -1,8 +1,8 @@
-"""The devices that share every step, in one process or many: arrays on all of them, and back.
+"""Data parallelism: the mesh of devices, and arrays on it.
 
-A batch is divided among them by its rows, in the devices' order; everything else is the same on
-each. A program over such arrays gives what one device would give, rounding apart: sums over a batch
-are sums over all devices.
+A batch is divided among the devices by its rows, in the order of the devices; everything else is
+replicated. A program over such arrays computes what one device would compute, up to rounding: sums
+over a batch are sums over all devices.
 """
 
 import functools
@@ -15,94 +15,116 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array
 
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError
 
 AXIS = "data"
+"""Name of the mesh's only axis."""
 Tree = TypeVar("Tree")
 
 
 class Mesh:
-    """A row of devices.
+    """A one-dimensional mesh of devices.
 
     Args:
-      size: how many of them are used; `auto` uses all there are.
+      size: The number of devices to use; `auto` uses all there are.
 
     Raises:
-      UserError: there are not so many; or several processes are to leave some unused.
+      ConfigError: There are fewer devices, or several processes would leave some of them unused
+        (`mesh-size`).
     """
 
     def __init__(self, size: int | Literal["auto"] = 1) -> None:
         devices = jax.devices()
         count = len(devices) if size == "auto" else size
         if count > len(devices) or (jax.process_count() > 1 and count != len(devices)):
-            raise UserError(
-                f"mesh.data is {size}, but there are {len(devices)} devices in "
-                f"{jax.process_count()} processes; choose auto"
+            raise ConfigError(
+                f"mesh.data: {size} devices are not available or would leave some unused; there "
+                f"are {len(devices)} in {jax.process_count()} processes; choose auto",
+                code="mesh-size",
             )
         self._mesh = jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
         alone = SingleDeviceSharding(devices[0]) if count == 1 else None
         self.sharded: Sharding = alone or NamedSharding(self._mesh, PartitionSpec(AXIS))
-        """Of arrays that are divided by their first axis."""
+        """Sharding of arrays that are divided along their first axis."""
         self.replicated: Sharding = alone or NamedSharding(self._mesh, PartitionSpec())
-        """Of arrays that are the same on every device."""
+        """Sharding of arrays that are the same on every device."""
 
     @property
     def size(self) -> int:
+        """The number of devices."""
         return self._mesh.size
 
-    def check(self, batch_size: int, parts: int = 1) -> None:
-        """Refuses a batch that does not divide among the devices, each of whose shares is taken in
-        so many parts.
+    def check_batch_size(self, batch_size: int, accumulate: int = 1) -> None:
+        """Checks that a batch can be divided among the devices.
+
+        Args:
+          batch_size: Rows of a batch, over all processes.
+          accumulate: The number of parts in which each device computes its rows.
 
         Raises:
-          UserError: names what would divide.
+          ConfigError: It cannot (`batch-not-divisible`); the message gives a size that can.
         """
-        least = self.size * parts
-        if batch_size % least:
-            each = f", each in training.accumulate: {parts} parts" if parts > 1 else ""
+        divisor = self.size * accumulate
+        if batch_size % divisor:
+            each = f", each in training.accumulate: {accumulate} parts" if accumulate > 1 else ""
             fewer = ", or fewer devices with mesh.data" if jax.process_count() == 1 else ""
-            raise UserError(
-                f"training.batch_size {batch_size} does not divide among {self.size} "
-                f"devices{each}; choose a multiple of {least}{fewer}"
+            raise ConfigError(
+                f"training.batch_size: {batch_size} rows do not divide among {self.size} "
+                f"devices{each}; choose a multiple of {divisor}{fewer}",
+                code="batch-not-divisible",
             )
 
     def shard(self, tree: Tree) -> Tree:
-        """Arrays that hold this process's rows as arrays of all rows, each where it belongs."""
+        """Returns global arrays, divided along their first axis.
+
+        Args:
+          tree: A tree of arrays that hold the rows of this process.
+        """
         return jax.make_array_from_process_local_data(self.sharded, tree)
 
     def replicate(self, tree: Tree) -> Tree:
-        """Arrays on every device, from values that every process has.
+        """Returns arrays that are on every device.
 
-        On a single one, too: a step whose arrays JAX may still move would be compiled again for
-        those that it has made, which stay.
+        On a single device, too, arrays are committed to it: otherwise a step would be compiled
+        twice, for uncommitted inputs and for its own committed outputs.
+
+        Args:
+          tree: A tree of arrays with the same values in every process.
         """
-        return jax.tree.map(lambda leaf: place(leaf, self.replicated), tree)
+        return jax.tree.map(lambda leaf: put(leaf, self.replicated), tree)
 
     def describe(self) -> str:
-        """Such as `cpu`, or `8 x NVIDIA H100 in 2 processes`."""
+        """Returns a description such as `cpu` or `8 x NVIDIA H100 in 2 processes`."""
         kind = jax.devices()[0].device_kind
         processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
         return kind if self.size == 1 else f"{self.size} x {kind}{processes}"
 
-    def jit(self, function: Callable[..., Any], results: Any, **options: Any) -> Any:
-        """A function of such arrays, compiled.
+    def jit(self, function: Callable[..., Any], out_shardings: Any, **options: Any) -> Any:
+        """Returns the compiled form of a function over arrays of this mesh.
 
         Args:
-          results: `same` or `rows` of what it gives, or a tree of these.
+          function: A function; `sum_over_rows` inside it knows the mesh.
+          out_shardings: `replicated`, `sharded`, or a tree of these, for its results.
+          **options: Further options of `jax.jit`.
         """
         if self.size == 1:
             return jax.jit(function, **options)
 
         @functools.wraps(function)
-        def known(*arguments: Any) -> Any:  # to `sum_over_rows`
+        def in_mesh(*args: Any) -> Any:
             with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
-                return function(*arguments)
+                return function(*args)
 
-        return jax.jit(known, out_shardings=results, **options)
+        return jax.jit(in_mesh, out_shardings=out_shardings, **options)
 
 
-def place(value: Any, sharding: Sharding) -> Array:
-    """An array that every process has, where it belongs; without asking the other processes."""
+def put(value: Any, sharding: Sharding) -> Array:
+    """Returns an array with the given sharding, without communication between processes.
+
+    Args:
+      value: The whole array, with the same values in every process.
+      sharding: The sharding of the result.
+    """
     if isinstance(value, jax.Array) and value.committed and value.sharding == sharding:
         return value
     if sharding.is_fully_addressable:
@@ -111,8 +133,12 @@ def place(value: Any, sharding: Sharding) -> Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def own_rows(array: Any) -> np.ndarray:
-    """On the host, the rows that this process's devices hold."""
+def local_rows(array: Any) -> np.ndarray:
+    """Returns the rows that are on this process's devices, on the host.
+
+    Args:
+      array: A NumPy array, or a JAX array that is divided along its first axis.
+    """
     if not isinstance(array, jax.Array) or array.is_fully_addressable:
         return np.asarray(array)
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
@@ -120,14 +146,19 @@ def own_rows(array: Any) -> np.ndarray:
 
 
 def sum_over_rows(function: Callable[..., Array]) -> Callable[..., Array]:
-    """For a function that sums over its arguments' rows in a way that the compiler cannot divide:
-    each device applies it to its own rows, and the results are added."""
-    known = jax.sharding.get_abstract_mesh()
-    if known.empty or known.size == 1:
+    """Returns a function that each device applies to its own rows, adding the results.
+
+    Use it inside `Mesh.jit` around a sum over rows that the compiler cannot divide by itself.
+
+    Args:
+      function: A function whose result is a sum over the rows of its arguments.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
         return function
     return jax.shard_map(
         lambda *rows: lax.psum(function(*rows), AXIS),
-        mesh=known,
+        mesh=mesh,
         in_specs=PartitionSpec(AXIS),
         out_specs=PartitionSpec(),
         check_vma=False,

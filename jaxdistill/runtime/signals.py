@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: finish the step, keep it, and go."""
+"""SIGTERM and SIGINT as a request to stop: finish the step, save a checkpoint, and exit."""
 
 import signal
 import threading
@@ -6,35 +6,37 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 EXIT_CODE = 75
-"""Of a program that was asked to stop and can go on later: `EX_TEMPFAIL` of sysexits.h."""
+"""Exit code of a run that was stopped and can be resumed (`EX_TEMPFAIL` of sysexits.h)."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """As a context it catches the first signal; the second one ends the process at once.
+    """Catches the first SIGTERM or SIGINT inside a `with` block; a second one ends the process.
 
-    Outside of the main thread, where Python lets nobody catch signals, it is never requested.
+    Outside of the main thread, where Python cannot catch signals, nothing is caught.
 
     Args:
-      agree: whether any process of the run wishes to stop.
+      any_process: Returns whether any process of the run has set the flag that it is called with,
+        such as `AnyProcess(mesh).any`.
     """
 
-    def __init__(self, agree: Callable[[bool], bool]) -> None:
-        self._agree = agree
+    def __init__(self, any_process: Callable[[bool], bool]) -> None:
+        self._any_process = any_process
         self.signal: str | None = None
-        """Name of the signal that was caught."""
+        """Name of the signal that this process caught, such as `SIGTERM`."""
         self.requested = False
-        """Whether the run is to stop, by the last `poll`."""
+        """Whether the last `poll` found that the run has to stop."""
 
     def poll(self) -> bool:
-        """Looks whether the run is to stop; to be called by all processes at the same places."""
-        self.requested = self.requested or self._agree(self.signal is not None)
+        """Returns whether the run has to stop; all processes must call it equally often."""
+        self.requested = self.requested or self._any_process(self.signal is not None)
         return self.requested
 
     def __enter__(self) -> "Interruption":
-        self._catches = threading.current_thread() is threading.main_thread()
-        if self._catches:
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        """Installs the signal handlers."""
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._catch) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -43,11 +45,11 @@ class Interruption:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._catches:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        """Restores the previous signal handlers."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _catch(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)

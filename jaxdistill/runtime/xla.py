@@ -1,4 +1,4 @@
-"""How XLA is asked to compile the steps, and what is done with what compiling leaves behind."""
+"""XLA's compiler options, the compilation cache, and the process-wide settings of training."""
 
 import functools
 import os
@@ -9,53 +9,69 @@ import jax
 
 from jaxdistill.runtime import memory
 
-# On a CPU, XLA hands what it can to the library YNNPACK: sums, matrix products, convolutions. For
-# sums that is the faster way by far; for the others, and above all for convolutions without
-# padding, XLA's own is.
-_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-QUICKLY = {"xla_backend_optimization_level": 0}
-"""`jax.jit`'s `compiler_options` for a program that runs once, and costs little but compiling."""
-_LONG = 1.0  # seconds of compiling that leave much behind
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+"""`compiler_options` of `jax.jit` for a program that runs once and costs mostly its compilation."""
+
+# On a CPU, XLA can hand sums, matrix products and convolutions to the library YNNPACK. For sums
+# that is much faster; for the others, above all convolutions without padding, XLA itself is faster.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+_LONG_COMPILATION = 1.0  # seconds; a longer one leaves much freed memory behind
 
 
-def host() -> jax.Device | None:
-    """The CPU, as `jax.default_device` for a program that runs once: compiling it for a GPU takes
-    half a minute, for the kernels that are tried out. None if JAX was told to have no CPU."""
+@functools.cache
+def configure_for_training() -> None:
+    """Configures this process for training. Call it before any other JAX call and thread.
+
+    - JAX allocates GPU memory as it is needed, since onnxruntime needs a share of it
+      (`XLA_PYTHON_CLIENT_PREALLOCATE`, unless the environment sets it).
+    - Compiled programs are cached on disk (see `enable_compilation_cache`).
+    - On a CPU all threads share one heap, and memory that a compilation has freed is returned to
+      the system (see `runtime.memory`).
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    enable_compilation_cache()
+    memory.share_heap()
+    jax.monitoring.register_event_duration_secs_listener(_after_compilation)
+
+
+def enable_compilation_cache() -> None:
+    """Caches compiled programs in `~/.cache/jaxdistill/xla`, unless JAX already has a cache."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = Path("~/.cache/jaxdistill/xla").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """Returns `compiler_options` of `jax.jit` for a training step.
+
+    Returns:
+      Options by name; empty on a platform that needs none, or if this XLA has no such option.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # experimental options come and go
+        return {}
+    return _CPU_OPTIONS
+
+
+def cpu_device() -> jax.Device | None:
+    """Returns the CPU, as `jax.default_device` for a program that runs once.
+
+    Compiling such a program for a GPU takes half a minute, because kernels are tried out.
+
+    Returns:
+      The device, or None if JAX was configured without a CPU.
+    """
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
 
 
-@functools.cache
-def options() -> dict[str, str]:
-    """For `jax.jit`'s `compiler_options`; empty where this XLA has no such option, or no need."""
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # experimental options come and go
-        return {}
-    return _CPU
-
-
-@functools.cache
-def set_up() -> None:
-    """For programs that train: compiled steps stay on disk, and compiling gives back its memory.
-
-    Before they start threads.
-    """
-    memory.share_heap()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path("~/.cache/jaxdistill/xla").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.monitoring.register_event_duration_secs_listener(_give_back)
-
-
-def _give_back(event: str, duration_secs: float, **_: Any) -> None:
-    """What the compiler freed goes to the system, before the program it made wants its own.
-
-    The C library would keep it, more than half a gigabyte for a training step.
-    """
-    if event.endswith("backend_compile_duration") and duration_secs > _LONG:
-        memory.give_back()
+def _after_compilation(event: str, duration_secs: float, **_: Any) -> None:
+    """Returns the memory that the compiler has freed, more than half a gigabyte for a step."""
+    if event.endswith("backend_compile_duration") and duration_secs > _LONG_COMPILATION:
+        memory.return_freed()

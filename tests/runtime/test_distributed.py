@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from process_runs import (
     EPOCHS,
-    PATIENCE,
+    HEARTBEAT_TIMEOUT,
     PICTURES,
     STEPS,
     arguments,
@@ -169,8 +169,8 @@ def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(
         time.sleep(0.01)
     os.kill(other.pid, signal.SIGKILL)
     began = time.monotonic()
-    printed, _ = first.communicate(timeout=10 * PATIENCE)
-    assert time.monotonic() - began < 2 * PATIENCE
+    printed, _ = first.communicate(timeout=10 * HEARTBEAT_TIMEOUT)
+    assert time.monotonic() - began < 2 * HEARTBEAT_TIMEOUT
     assert first.returncode not in (0, 2, 75), printed
     assert printed.splitlines()[-1].startswith("error: process 0")
     assert "start all again with --resume" in printed.splitlines()[-1]

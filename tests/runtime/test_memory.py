@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next step, whichever thread asks for it."""
+"""Freed memory is reused by the next step, in whichever thread it allocates."""
 
 import os
 import platform
@@ -9,11 +9,11 @@ import pytest
 
 START = """
 import sys
-from jaxdistill.ops import memory
-memory._MOST_CORES = 1000
+from jaxdistill.runtime import memory
+memory._MAX_CORES = 1000
 memory.share_heap()
 """
-# A thread takes much memory, twice; how many pages the system maps for the second time.
+# A thread allocates much memory twice; prints how many pages the system maps the second time.
 AGAIN = """
 import resource, threading
 
@@ -30,34 +30,34 @@ if sys.argv[1] == "kept":
 faults()
 print(faults())
 """
-# Every other of many pieces is freed; how many of as many new ones are where those were.
+# Frees every other block; prints how many of the same number of new blocks reuse their addresses.
 HOLES = """
 if sys.argv[1] == "kept":
     memory.keep_freed()
 pieces = [bytes(100_000) for _ in range(200)]
 holes = {id(piece) for piece in pieces[::2]}
 pieces = pieces[1::2]
-memory.give_back()
+memory.return_freed()
 print(len(holes & {id(piece) for piece in [bytes(100_000) for _ in range(100)]}))
 """
 PAGES = 2**28 // os.sysconf("SC_PAGESIZE")
 
 pytestmark = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="what is tuned is GNU's C library"
+    platform.libc_ver()[0] != "glibc", reason="only the GNU C library is tuned"
 )
 
 
-def test_what_was_freed_is_taken_again_without_a_fault() -> None:
-    assert said(AGAIN, "given back") > PAGES / 2
-    assert said(AGAIN, "kept") < PAGES / 100
+def test_freed_memory_is_reused_without_page_faults() -> None:
+    assert printed_number(AGAIN, "given back") > PAGES / 2
+    assert printed_number(AGAIN, "kept") < PAGES / 100
 
 
-def test_what_a_compiler_has_left_is_not_filled_piece_by_piece() -> None:
-    assert said(HOLES, "given back") > 50
-    assert said(HOLES, "kept") < 5
+def test_small_holes_are_not_filled_one_by_one() -> None:
+    assert printed_number(HOLES, "given back") > 50
+    assert printed_number(HOLES, "kept") < 5
 
 
-def said(program: str, mode: str) -> int:
+def printed_number(program: str, mode: str) -> int:
     done = subprocess.run(
         [sys.executable, "-c", START + program, mode], capture_output=True, text=True, check=True
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.runtime.prefetch import ahead
+from jaxdistill.runtime.prefetch import THREAD_NAME, prefetch
 
 
 class BrokenError(Exception):
@@ -16,11 +16,11 @@ class BrokenError(Exception):
 
 
 def workers():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_is_left():
+def _no_thread_remains():
     assert not workers()
     yield
     gc.collect()
@@ -39,9 +39,9 @@ def producer(items, log=None, fails=False):
 
 @given(st.lists(st.none() | st.integers()), st.integers(0, 5), st.booleans())
 def test_items_and_errors_come_in_order(items, depth, fails):
-    """Nothing is lost, whatever its truth value, and an error comes after what stood before it."""
+    """Falsy items are kept, and an error is raised after the items before it."""
     received = []
-    iterator = ahead(producer(items, fails=fails), depth)
+    iterator = prefetch(producer(items, fails=fails), depth)
     with pytest.raises(BrokenError) if fails else contextlib.nullcontext():
         received.extend(iterator)
     assert received == items
@@ -58,7 +58,7 @@ def test_stopping_early_stops_the_thread_and_the_producer(taken, depth, how):
             made.append(item)
             yield item
 
-    iterator = ahead(endless(), depth)
+    iterator = prefetch(endless(), depth)
     for _ in range(taken):
         next(iterator)
     if how == "close":
@@ -73,10 +73,10 @@ def test_stopping_early_stops_the_thread_and_the_producer(taken, depth, how):
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 4])
-def test_exactly_so_many_are_made_while_the_consumer_is_busy(depth):
+def test_depth_items_are_produced_while_the_consumer_is_busy(depth):
     made = []
-    iterator = ahead((made.append(item) or item for item in range(100)), depth)
-    assert not made, "nothing starts before it is asked for"
+    iterator = prefetch((made.append(item) or item for item in range(100)), depth)
+    assert not made, "production starts when the first item is asked for"
     for item in iterator:
         deadline = time.monotonic() + 5
         while len(made) < item + 1 + depth and time.monotonic() < deadline:
@@ -88,35 +88,35 @@ def test_exactly_so_many_are_made_while_the_consumer_is_busy(depth):
     iterator.close()
 
 
-def test_producer_and_consumer_work_at_the_same_time():
-    """Each waits for the other: in one thread this would never end."""
-    asked, given_ = threading.Event(), threading.Event()
+def test_producer_and_consumer_run_at_the_same_time():
+    """Each waits for the other: with one thread the test would not end."""
+    asked, answered = threading.Event(), threading.Event()
 
     def items():
         yield 1
         assert asked.wait(5)
-        given_.set()
+        answered.set()
         yield 2
 
-    iterator = ahead(items())
+    iterator = prefetch(items())
     assert next(iterator) == 1
     asked.set()
-    assert given_.wait(5)
+    assert answered.wait(5)
     assert list(iterator) == [2]
 
 
-def test_the_producer_runs_in_one_thread_of_its_own():
-    threads = set(ahead(threading.get_ident() for _ in range(20)))
+def test_the_producer_runs_in_one_background_thread():
+    threads = set(prefetch(threading.get_ident() for _ in range(20)))
     assert len(threads) == 1
     assert threading.get_ident() not in threads
 
 
-def test_an_error_shows_where_it_arose():
+def test_an_error_keeps_its_traceback():
     def faulty():
         yield 1
         raise BrokenError("in here")
 
-    iterator = ahead(faulty())
+    iterator = prefetch(faulty())
     assert next(iterator) == 1
     with pytest.raises(BrokenError, match="in here") as caught:
         next(iterator)
@@ -124,7 +124,7 @@ def test_an_error_shows_where_it_arose():
     assert frames[-1] == "faulty"
 
 
-def test_an_item_is_not_kept_once_it_is_given():
+def test_no_reference_to_a_yielded_item_is_kept():
     class Item:
         alive = 0
 
@@ -134,13 +134,13 @@ def test_an_item_is_not_kept_once_it_is_given():
         def __del__(self):
             Item.alive -= 1
 
-    iterator = ahead((Item() for _ in range(10)), depth=1)
+    iterator = prefetch((Item() for _ in range(10)), depth=1)
     for item in iterator:
         del item
         time.sleep(0.005)
-        assert Item.alive <= 1, "only the one made ahead"
+        assert Item.alive <= 1, "only the prefetched item"
 
 
-def test_a_depth_below_none_is_refused():
+def test_a_negative_depth_is_refused():
     with pytest.raises(ValueError, match="depth"):
-        ahead([], depth=-1)
+        prefetch([], depth=-1)

@@ -1,4 +1,4 @@
-"""Steps over eight devices: equal to those on one."""
+"""Training steps on eight devices compute what one device computes."""
 
 import json
 import os
@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import tiny_run
 
-from jaxdistill.runtime.errors import UserError
-from jaxdistill.runtime.sharding import Mesh
+from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime.sharding import Mesh, local_rows
 from jaxdistill.training.accumulation import accumulate
 
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> dict[str, Any]:
-    """How far apart what was learnt is, by `mesh_child`."""
+def differences(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> dict[str, Any]:
+    """Relative differences between trained values, as `mesh_child` prints them."""
     place = tmp_path_factory.mktemp("place")
     tiny_run.make(place)
     child = Path(__file__).with_name("mesh_child.py")
@@ -39,25 +39,25 @@ def found(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path) -> d
 
 
 @pytest.mark.slow
-def test_eight_devices_learn_what_one_learns(found) -> None:
-    # The specification's student; its encoder's weights are random, which enlarges rounding.
-    assert max(found["float64"].values()) < 1e-10, found["float64"]
-    # ImageNet weights. A unit on its kink (`smooth.py`) moves some runs, but not most.
-    assert statistics.median(max(apart.values()) for apart in found["float32"]) < 1e-5
-    apart = found["smooth"]
+def test_eight_devices_train_to_the_values_of_one(differences) -> None:
+    # Random encoder weights, which amplify rounding.
+    assert max(differences["float64"].values()) < 1e-10, differences["float64"]
+    # ImageNet weights. A ReLU input near 0 (see smooth.py) changes some runs, but not most.
+    assert statistics.median(max(apart.values()) for apart in differences["float32"]) < 1e-5
+    apart = differences["smooth"]
     assert {"params", "batch_stats", "kl", "feature", "validation student_miou"} < set(apart)
     assert max(apart.values()) < 1e-5, apart
 
 
 @pytest.mark.slow
-def test_the_same_holds_of_a_batch_in_parts(found) -> None:
-    assert max(found["four, in parts"].values()) < 1e-5
-    # BatchNorm measures each part by itself: that is another training, though not by much.
-    assert 1e-5 < found["in parts"]["params"] < 1e-2
-    assert found["in parts"]["total"] < 0.2
+def test_accumulated_gradients_are_the_same_on_four_devices(differences) -> None:
+    assert max(differences["four, in parts"].values()) < 1e-5
+    # BatchNorm normalises each part separately, so the values differ, but not by much.
+    assert 1e-5 < differences["in parts"]["params"] < 1e-2
+    assert differences["in parts"]["total"] < 0.2
 
 
-def test_the_mean_over_parts_is_the_whole_ones_and_each_part_has_rows_of_every_share() -> None:
+def test_accumulate_returns_the_mean_and_each_part_has_rows_of_every_device() -> None:
     rows = np.arange(24.0).reshape(12, 2)
     seen = []
 
@@ -66,26 +66,35 @@ def test_the_mean_over_parts_is_the_whole_ones_and_each_part_has_rows_of_every_s
 
     mean, seen = accumulate(measure, jnp.asarray(rows), jnp.zeros(12), 3)
     np.testing.assert_allclose(mean, rows.mean(0))
-    # Whoever holds rows 0 to 5, and whoever holds the others, has as many of each part.
+    # A device with rows 0 to 5 and one with the others have equally many rows in each part.
     np.testing.assert_array_equal(np.reshape(seen, (3, 4)) // 2 % 3, [[0] * 4, [1] * 4, [2] * 4])
 
 
-@pytest.mark.parametrize(
-    ("size", "parts", "complaint"),
-    [
-        (
-            4,
-            3,
-            "4 does not divide among 1 devices, each in training.accumulate: 3 parts; choose a mul"
-            "tiple of 3",
-        )
-    ],
-)
-def test_a_batch_that_does_not_divide_is_refused(size: int, parts: int, complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint):
-        Mesh().check(size, parts)
+@pytest.mark.parametrize(("rows", "parts", "divisor"), [(4, 3, 3), (9, 2, 2)])
+def test_a_batch_that_does_not_divide_is_refused(rows: int, parts: int, divisor: int) -> None:
+    with pytest.raises(ConfigError, match=f"multiple of {divisor}") as caught:
+        Mesh().check_batch_size(rows, parts)
+    assert caught.value.code == "batch-not-divisible"
 
 
-def test_devices_that_are_not_there_are_refused() -> None:
-    with pytest.raises(UserError, match=r"mesh\.data is 99, but there are 1 devices"):
+def test_a_batch_that_divides_is_accepted() -> None:
+    Mesh().check_batch_size(6, 3)
+
+
+def test_more_devices_than_there_are_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
         Mesh(99)
+    assert caught.value.code == "mesh-size"
+
+
+def test_replicate_commits_arrays_once() -> None:
+    mesh = Mesh()
+    first = mesh.replicate({"a": np.ones(3)})
+    assert first["a"].committed
+    assert mesh.replicate(first)["a"] is first["a"]
+
+
+def test_local_rows_of_one_process_are_all_rows() -> None:
+    rows = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(local_rows(Mesh().shard(rows)), rows)
+    np.testing.assert_array_equal(local_rows(rows), rows)

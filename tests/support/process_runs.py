@@ -1,4 +1,4 @@
-"""A tiny run in several processes on this machine, or in one, smoothly."""
+"""A tiny run in several processes on this machine, or in one, with smooth activations."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tiny_run
-from smooth import smoothly
+from smooth import smooth_activations
 
 from jaxdistill.commands.train import main
 
 EPOCHS, STEPS = 3, 2
-PATIENCE = 10
+HEARTBEAT_TIMEOUT = 10
 ENCODER = "encoder.safetensors"
 PICTURES = {1, 2, 3, 4, 5, 6, 7, 8}
 GIVEN = [
@@ -71,12 +71,12 @@ def joining(count: int) -> list[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
-    return [*meeting, "--patience", str(PATIENCE)]
+    return [*meeting, "--heartbeat-timeout", str(HEARTBEAT_TIMEOUT)]
 
 
 def train_alone(place: Path, run: Path, *more: str) -> None:
     """A run in this process."""
-    with smoothly():
+    with smooth_activations():
         main(arguments(place, run, *more))
 
 

@@ -1,8 +1,8 @@
-"""The student without the kinks of its ReLUs.
+"""The student with softplus in place of ReLU.
 
-A value within rounding of 0 may fall on either side of the kink when sums are taken in another
-order, as over several devices, and its gradient is there or is not. In float32 that moves what is
-learnt by up to 1e-4, in some runs, whatever the devices do.
+When sums are taken in another order, as over several devices, an input of a ReLU within rounding of
+0 may change its sign, and with it its gradient. In float32 this changes trained values by up to
+1e-4 in some runs.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ _batch_norm = normalization.batch_norm
 
 
 @contextlib.contextmanager
-def smoothly() -> Iterator[None]:
-    """Where the decoder and the projectors say ReLU, softplus is meant."""
+def smooth_activations() -> Iterator[None]:
+    """Replaces ReLU by softplus in decoder and projectors inside the `with` block."""
     with contextlib.ExitStack() as stack:
         for module in (jax.nn, layers, projector):
             stack.enter_context(mock.patch.object(module, "relu", jax.nn.softplus))
@@ -28,6 +28,6 @@ def smoothly() -> Iterator[None]:
 
 
 def _smooth_batch_norm(x, scale, bias, eps, rectify):
-    """With BatchNorm's own gradient, which knows of no other activation than ReLU."""
+    """Applies softplus outside of BatchNorm, whose custom gradient supports ReLU only."""
     y, mean, var = _batch_norm(x, scale, bias, eps, False)
     return (jax.nn.softplus(y) if rectify else y), mean, var

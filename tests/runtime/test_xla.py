@@ -1,0 +1,43 @@
+"""Process-wide settings are made by functions, not by importing."""
+
+import json
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import json, os, sys
+from jaxdistill.runtime import xla
+import jax
+def state():
+    cache = jax.config.jax_compilation_cache_dir
+    return [os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"), cache]
+before = state()
+xla.configure_for_training()
+xla.configure_for_training()
+print(json.dumps([before, state(), xla.compiler_options() == xla.compiler_options()]))
+"""
+
+
+def settings(**environment: str) -> list:
+    names = ("XLA_PYTHON_CLIENT_PREALLOCATE", "JAX_COMPILATION_CACHE_DIR")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_configure_for_training_sets_what_is_unset() -> None:
+    _, after, _ = settings(HOME="/home/somebody")
+    assert after == ["false", "/home/somebody/.cache/jaxdistill/xla"]
+
+
+def test_configure_for_training_keeps_the_environment_s_settings() -> None:
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "JAX_COMPILATION_CACHE_DIR": "/cache"}
+    before, after, _ = settings(**environment)
+    assert before == after == ["true", "/cache"]
