@@ -1,261 +1,258 @@
-"""Whatever finds people, ready to be used: the best student of a run, or an ONNX file.
+"""The predictor: masks of images of any size, by a student or any other segmentation network."""
 
-An ONNX file of our own export carries with it what it eats and gives; of any other file the command
-line has to say so.
-"""
-
-import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, overload
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import onnx
-from flax import nnx
-from jaxtyping import Array, Float, UInt8
-from pydantic import TypeAdapter
+from jaxtyping import Bool, Float
 
 from jaxdistill import config
-from jaxdistill.checkpoint import manager
-from jaxdistill.checkpoint.manager import Best
 from jaxdistill.config import OutputKind, Size
 from jaxdistill.data import image_ops
-from jaxdistill.data.image_ops import Normalization
-from jaxdistill.exporters.onnx_graph import Form
-from jaxdistill.exporters.onnx_student import OnnxStudent
-from jaxdistill.models import check_image_size
-from jaxdistill.models.parameters import flat_variables
-from jaxdistill.runtime.errors import UserError
-from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_runtime import PATIENCE, within
-from jaxdistill.teachers.onnx_teacher import Onnx, to_logits
+from jaxdistill.evaluation.backend import Backend, Images, Logits, ModelOptions
+from jaxdistill.evaluation.masks import RgbImage, binary_mask, probabilities
+from jaxdistill.runtime.errors import ConfigError, DataError
 
-Pictures = UInt8[np.ndarray, "b h w 3"]
-Logits = Float[Array, "b h w 1"]
+if TYPE_CHECKING:
+    from jaxdistill.models.student import Student
+
+DEFAULT_SIZE = (320, 320)
+AnyMask = Bool[np.ndarray, "h w"] | Float[np.ndarray, "h w"]
 
 
-class Segmenter(NamedTuple):
-    """A network and how to use it."""
+class Predictor:
+    """Predicts where persons are in images.
 
-    description: str
-    """One line for people."""
-    size: Size
-    """Height and width of the pictures that suit it best."""
-    fingerprint: str
-    """SHA-256, in hexadecimal, of the run's student, or of the file."""
-    logits: Callable[[Pictures], Logits]
-    """Mask logits of RGB pictures, at the pictures' own size; positive is a person.
-
-    A run's student takes pictures whose sides are multiples of 32; a file's network gets them
-    resized to what it eats, and gives a mask that is resized back.
-    """
-
-
-class Given(NamedTuple):
-    """What the command line says of an ONNX file; None: what the file says, if it does."""
-
-    normalization: config.Normalization | None = None
-    gives: OutputKind | None = None
-    tensor: str | None = None
-    size: Size | None = None
-
-
-NOTHING = Given()
-_SIZE = TypeAdapter(Size)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `given` reads."""
-    group = parser.add_argument_group(
-        "an ONNX file that our export did not write does not say what it eats and gives"
-    )
-    group.add_argument(
-        "--gives", choices=("logits", "probabilities"), help="what the mask tensor holds"
-    )
-    group.add_argument(
-        "--normalization",
-        choices=("imagenet", "unit", "half"),
-        help="what it expects of pixels in [0, 1] (default: imagenet)",
-    )
-    group.add_argument(
-        "--tensor", metavar="NAME", help="the mask tensor (default: the file's first output)"
-    )
-    group.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="input size, where it is free"
-    )
-
-
-def given(arguments: argparse.Namespace) -> Given:
-    """What was said by the options of `add_options`.
-
-    Raises:
-      UserError: a side is not positive.
-    """
-    size = tuple(arguments.size) if arguments.size else None
-    if size and not all(0 < side <= config.LARGEST_SIDE for side in size):
-        raise UserError(f"--size {size[0]} {size[1]}: expected positive numbers, such as 320 320")
-    return Given(arguments.normalization, arguments.gives, arguments.tensor, size)
-
-
-def load(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -> Segmenter:
-    """The network of a run's folder or of an ONNX file.
+    `load` returns one for a run folder or an ONNX file.
 
     Args:
-      otherwise: the input size of a file that neither fixes nor knows it.
+      backend: The model.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def description(self) -> str:
+        """One line about the model, for people."""
+        return self._backend.description
+
+    @property
+    def size(self) -> Size:
+        """Height and width to which `predict` resizes images."""
+        return self._backend.size
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the model's weights or file."""
+        return self._backend.fingerprint
+
+    def logits(self, images: Images) -> Logits:
+        """Returns mask logits at the size of the images; a person where they are positive.
+
+        Args:
+          images: RGB, uint8, shape (B, H, W, 3), best of height and width `size`. The student of a
+            run needs multiples of its largest stride.
+
+        Returns:
+          Logits of shape (B, H, W, 1).
+        """
+        return self._backend.logits(images)
+
+    @overload
+    def predict(
+        self,
+        images: np.ndarray,
+        threshold: float = ...,
+        soft: bool = ...,
+        *,
+        batch_size: int = ...,
+    ) -> AnyMask: ...
+
+    @overload
+    def predict(
+        self,
+        images: Sequence[np.ndarray],
+        threshold: float = ...,
+        soft: bool = ...,
+        *,
+        batch_size: int = ...,
+    ) -> list[AnyMask]: ...
+
+    def predict(
+        self,
+        images: Any,
+        threshold: float = 0.5,
+        soft: bool = False,
+        *,
+        batch_size: int = 4,
+    ) -> AnyMask | list[AnyMask]:
+        """Predicts the masks of images.
+
+        Images are resized to `size`; the logits are resized back to the image before they become a
+        mask.
+
+        Args:
+          images: One RGB image, uint8, of shape (H, W, 3), or a sequence of such images, each of
+            its own size.
+          threshold: A person is where the probability is above it; between 0 and 1, exclusive.
+          soft: Whether to return probabilities instead of masks; `threshold` is not used then.
+          batch_size: Number of images that the model processes at a time.
+
+        Returns:
+          A mask of shape (H, W) and type bool, in which True is a person; with `soft`, the
+          probabilities in float32. One array for one image, a list for a sequence.
+
+        Raises:
+          DataError: An image is not RGB of type uint8 (`not-an-rgb-image`).
+          ConfigError: The threshold is not between 0 and 1 (`threshold`), or the batch size is not
+            positive (`batch-size`).
+        """
+        check_options(threshold, batch_size)
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            return next(self._masks([images], None if soft else threshold, batch_size))
+        return list(self._masks(images, None if soft else threshold, batch_size))
+
+    def _masks(
+        self, images: Sequence[RgbImage], threshold: float | None, batch_size: int
+    ) -> Iterator[AnyMask]:
+        for number, image in enumerate(images):
+            _check_image(image, number)
+        size = min(batch_size, len(images))
+        for start in range(0, len(images), size or 1):
+            chunk = images[start : start + size]
+            resized = [image_ops.resize_image(image, self.size) for image in chunk]
+            for image, logits in zip(chunk, self.padded_logits(resized, size), strict=True):
+                yield to_mask(logits, image.shape[:2], threshold)
+
+    def padded_logits(
+        self, images: Sequence[RgbImage], batch_size: int
+    ) -> Float[np.ndarray, "n h w"]:
+        """Returns the logits of images that have the size of the model already.
+
+        The batch is filled up with black images, so that a smaller one is not compiled again.
+
+        Args:
+          images: At most `batch_size` images of height and width `size`.
+          batch_size: The number of images that the model gets.
+
+        Returns:
+          The logits of the images, on the host.
+        """
+        batch = np.zeros((batch_size, *self.size, 3), np.uint8)
+        for row, image in zip(batch, images, strict=False):
+            row[:] = image
+        return np.asarray(self.logits(batch))[: len(images), ..., 0]
+
+
+def load(
+    path: str | Path,
+    *,
+    output: OutputKind | None = None,
+    normalization: config.Normalization | None = None,
+    tensor: str | None = None,
+    size: Size | None = None,
+    default_size: Size | None = None,
+) -> Predictor:
+    """Loads the best student of a run, or an ONNX file.
+
+    A run and an ONNX file of our export describe themselves. For other ONNX files, `output` is
+    required.
+
+    Args:
+      path: The folder of a run, or a file with the ending `.onnx`.
+      output: What the mask tensor of an ONNX file holds, `logits` or `probabilities`.
+      normalization: What an ONNX file expects of pixels in [0, 1]: `imagenet` (the default),
+        `unit`, `half`, or a `config.MeanStd`.
+      tensor: The mask tensor of an ONNX file; its first output by default.
+      size: Height and width of the model's input. By default the size of the file where it is
+        fixed, else the size at which the student was trained.
+      default_size: The input size of a file that neither fixes nor describes it.
+
+    Returns:
+      The predictor.
 
     Raises:
-      UserError: neither of the two is there; the file does not say how to use it, and `given` does
-        not either; or what `checkpoints.best` and `OnnxGraph` find wrong.
+      ConfigError: The path is neither a folder nor an ONNX file (`unknown-model-format`), or the
+        arguments are not sufficient or contradict the file (`unknown-output-kind`,
+        `unknown-input-size`, `options-for-files`, `image-size`).
+      RunError: The run has no usable checkpoint.
+      NetworkError: The ONNX file cannot be read or run.
     """
+    path = Path(path).expanduser()
+    options = ModelOptions(output, normalization, tensor, size)
+    return Predictor(_open(path, options, default_size))
+
+
+def from_model(model: "Student", size: Size | None = None) -> Predictor:
+    """Returns the predictor of a student in memory.
+
+    Args:
+      model: The student.
+      size: Height and width to which images are resized; 320 x 320 by default.
+
+    Raises:
+      ConfigError: The size does not fit the student (`image-size`).
+    """
+    from jaxdistill.evaluation.flax_backend import FlaxBackend
+
+    return Predictor(FlaxBackend(model, size or DEFAULT_SIZE))
+
+
+def check_options(threshold: float, batch_size: int) -> None:
+    """Checks the options of a prediction.
+
+    Args:
+      threshold: A probability.
+      batch_size: A number of images.
+
+    Raises:
+      ConfigError: The threshold is not between 0 and 1 (`threshold`), or the batch size is not
+        positive (`batch-size`).
+    """
+    if not 0 < threshold < 1:
+        raise ConfigError(
+            f"threshold {threshold}: expected a probability between 0 and 1", code="threshold"
+        )
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: expected at least 1", code="batch-size")
+
+
+def to_mask(logits: Float[np.ndarray, "h w"], size: Size, threshold: float | None) -> AnyMask:
+    """Returns the mask of an image.
+
+    Args:
+      logits: Logits at the size of the model.
+      size: Height and width of the image.
+      threshold: A person is where the probability is above it; None returns probabilities.
+    """
+    if threshold is None:
+        return probabilities(logits, size)
+    return binary_mask(logits, size, threshold)
+
+
+def _open(path: Path, options: ModelOptions, default_size: Size | None) -> Backend:
+    """Chooses the backend. Each is imported when it is needed: a run needs no onnxruntime."""
     if path.is_dir():
-        return of_run(manager.best(path), given)
-    if path.suffix != ".onnx":
-        raise UserError(f"{path.absolute()}: expected the folder of a run, or a file NAME.onnx")
-    return of_onnx(path, given, otherwise)
+        from jaxdistill.evaluation.flax_backend import open_run
 
+        return open_run(path, options)
+    if path.suffix == ".onnx":
+        from jaxdistill.evaluation.onnx_backend import open_onnx
 
-def of_run(best: Best, given: Given = NOTHING) -> Segmenter:
-    """The run's best student, in JAX.
-
-    Raises:
-      UserError: of a run only the size can be chosen, in multiples of 32.
-    """
-    if given._replace(size=None) != NOTHING:
-        raise UserError(
-            "a run knows what it eats and gives: --gives, --normalization and --tensor are for "
-            "ONNX files"
-        )
-    height, width = size = given.size or best.settings.data.image_size
-    check_image_size(best.student, size, "--size" if given.size else "data.image_size")
-    forward = nnx.jit(lambda network, images: network(images, train=False).logits)
-    description = (
-        f"{best.settings.run}: the student after step {best.step}, "
-        f"on {jax.devices()[0].device_kind}, pictures of {height} x {width}"
-    )
-    return Segmenter(
-        description,
-        size,
-        manager.fingerprint(flat_variables(best.student)),
-        lambda images: forward(best.student, image_ops.to_float(images)),
+        return open_onnx(path, options, default_size)
+    raise ConfigError(
+        f"{path.absolute()}: expected the folder of a run, or a file NAME.onnx",
+        code="unknown-model-format",
     )
 
 
-def of_onnx(path: Path, given: Given = NOTHING, otherwise: Size | None = None) -> Segmenter:
-    """The network of an ONNX file, in onnxruntime."""
-    graph = OnnxGraph(path)  # refuses what onnxruntime should not see
-    path = graph.path
-    about = _about(path)
-    if about is not None and about["input"]["dtype"] == "uint8":
-        return _of_bytes(graph, about, given, otherwise)
-    gives, normalization = given.gives, given.normalization
-    if about is not None:
-        gives = gives or _gives(about)
-        normalization = normalization or _normalization(about)
-    if gives is None:
-        raise UserError(
-            f"{path} does not say what it gives: --gives logits, or --gives probabilities"
+def _check_image(image: Any, number: int) -> None:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+        got = type(image).__name__ if shape is None else f"{dtype} of shape {tuple(shape)}"
+        raise DataError(
+            f"image {number}: expected RGB of type uint8 and shape (height, width, 3), got {got}",
+            code="not-an-rgb-image",
         )
-    tensor = given.tensor or graph.outputs[0]
-    picture = graph.cut([tensor]).input
-    size = given.size or _size(path, (picture.height, picture.width), about, otherwise)
-    network = Onnx(
-        graph, tensor=tensor, output=gives, normalization=normalization or "imagenet", size=size
-    )
-    network.output_shapes(size)  # tries it
-
-    def logits(images: Pictures) -> Logits:
-        found = network(image_ops.to_float(images)).logits
-        assert found is not None
-        return found
-
-    [description] = network.describe()
-    description = description.removeprefix("teacher: ")
-    return Segmenter(description, size, graph.fingerprint, logits)
-
-
-def _of_bytes(
-    graph: OnnxGraph, about: dict[str, Any], given: Given, otherwise: Size | None
-) -> Segmenter:
-    """A file of our export that eats pictures as they are decoded."""
-    path = graph.path
-    if given._replace(size=None) != NOTHING:
-        raise UserError(
-            f"{path} says itself what it eats and gives: leave out --gives, --normalization and "
-            "--tensor"
-        )
-    _, *sides, _ = about["input"]["shape"]
-    fixed = tuple(side if isinstance(side, int) else None for side in sides)
-    size = given.size or _size(path, fixed, about, otherwise)
-    gives = _gives(about)
-    form = Form("uint8", sigmoid=gives == "probabilities")
-    try:
-        network = OnnxStudent(graph.whole(), form, image_ops.resolve("unit"))
-        with within(PATIENCE) as options:
-            network.probe(size, options)()
-    except UserError:
-        raise
-    except Exception as error:  # onnxruntime's errors have no base class of their own
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: onnxruntime cannot run it on pictures of {size[0]} x {size[1]}: {reason}"
-        ) from None
-
-    def logits(images: Pictures) -> Logits:
-        fed = np.stack([image_ops.resize_image(image, size) for image in images])
-        return to_logits(jnp.asarray(network(fed)), gives, images.shape[1:3])
-
-    description = f"{path}, from pictures of {size[0]} x {size[1]} as they are"
-    return Segmenter(description, size, graph.fingerprint, logits)
-
-
-def _about(path: Path) -> dict[str, Any] | None:
-    """What our export wrote into the file (`card.stamp`); None where somebody else wrote it."""
-    model = onnx.load(path, load_external_data=False)
-    if model.producer_name != "jaxdistill":
-        return None
-    try:
-        stamped = {entry.key: entry.value for entry in model.metadata_props}
-        about = {name: json.loads(stamped[name]) for name in ("input", "output", "normalization")}
-        about["input"]["dtype"]
-        _, *sides, _ = about["input"]["shape"]
-        if about["input"]["dtype"] == "uint8" and len(sides) != 2:
-            raise ValueError(f"shape {sides}")
-        about["input"]["image_size"] = _SIZE.validate_python(about["input"]["image_size"])
-        _gives(about)
-        _normalization(about)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: its metadata are damaged ({reason}); export it again") from None
-    return about
-
-
-def _gives(about: dict[str, Any]) -> OutputKind:
-    return "logits" if about["output"]["range"] == "logits" else "probabilities"
-
-
-def _normalization(about: dict[str, Any]) -> config.Normalization:
-    if about["normalization"]["done by"] == "the graph":
-        return "unit"
-    mean, std = (tuple(about["normalization"][name]) for name in Normalization._fields)
-    return config.MeanStd(mean=mean, std=std)
-
-
-def _size(
-    path: Path,
-    fixed: tuple[int | None, ...],
-    about: dict[str, Any] | None,
-    otherwise: Size | None,
-) -> Size:
-    """The file's own where it is fixed, else what it says that it was trained on."""
-    height, width = fixed
-    if any(side is not None and not 0 < side <= config.LARGEST_SIDE for side in fixed):
-        raise UserError(f"{path}: its input is fixed to {height} x {width}, which is no size")
-    if height and width:
-        return height, width
-    size = about["input"]["image_size"] if about else otherwise
-    if size is None:
-        raise UserError(f"{path} takes pictures of any size: choose one with --size H W")
-    return height or size[0], width or size[1]

@@ -1,4 +1,4 @@
-"""Evaluate: a run's own numbers come back, an export's are the same, and each can be recounted."""
+"""The command `evaluate`: a run's own scores, those of its export, and a recount in NumPy."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from jaxdistill.data import image_ops
 from jaxdistill.data.splits import open_split
 from jaxdistill.runtime.errors import command
 
-TEACHER = ["--gives", "logits", "--normalization", "unit"]
+TEACHER = ["--output-kind", "logits", "--normalization", "unit"]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def data(place: Path) -> list[str]:
     ]
 
 
-def test_a_run_s_validation_is_repeated(place: Path, measured: dict[str, Any]) -> None:
+def test_the_validation_of_a_run_is_reproduced(place: Path, measured: dict[str, Any]) -> None:
     recorded = best(place / "run").record["validation"]
-    assert measured["pictures"] == 5
+    assert measured["images"] == 5
     assert measured["network"]["miou"] == pytest.approx(recorded["student_miou"], abs=1e-6)
     assert measured["teacher"]["miou"] == pytest.approx(recorded["teacher_miou"], abs=1e-6)
     assert measured["network"]["agreement"] == pytest.approx(recorded["agreement"], abs=1e-6)
@@ -59,9 +59,9 @@ def test_a_run_s_validation_is_repeated(place: Path, measured: dict[str, Any]) -
     assert len({*prints.values()}) == 3
 
 
-def test_means_are_those_of_the_pictures_and_bounds_hold(measured: dict[str, Any]) -> None:
+def test_means_are_those_of_the_images_and_bounds_hold(measured: dict[str, Any]) -> None:
     for role in ("network", "teacher"):
-        each = [picture[role] for picture in measured["each"]]
+        each = [image[role] for image in measured["per_image"]]
         for name, mean in measured[role].items():
             assert 0 <= mean <= 1
             if name != "pooled_miou":
@@ -72,17 +72,17 @@ def test_means_are_those_of_the_pictures_and_bounds_hold(measured: dict[str, Any
             assert iou <= min(values["precision"], values["recall"]) + 1e-6
 
 
-def test_what_is_measured_of_a_file_can_be_recounted(place: Path, tmp_path: Path) -> None:
-    """Of the teacher, whose mask is what is bright, in NumPy."""
+def test_scores_of_an_onnx_file_equal_a_recount(place: Path, tmp_path: Path) -> None:
+    """The file is the teacher, whose mask is the bright pixels; NumPy counts them again."""
     elsewhere = ["--split", "train", "training.batch_size=3", "--output", str(tmp_path)]
     evaluate.main([str(place / "network.onnx"), *data(place), *TEACHER, *elsewhere])
     found = result(tmp_path)
     assert found["teacher"] is None
     assert "agreement" not in found["network"]
-    assert [one["name"] for one in found["each"]] == [f"{n}.png" for n in range(1, 9)]
+    assert [one["name"] for one in found["per_image"]] == [f"{n}.png" for n in range(1, 9)]
     settings = config.load(place / "run/config.yaml", data(place))
     counts = np.zeros((2, 2))
-    for one, example in zip(found["each"], open_split(settings.data, "train"), strict=True):
+    for one, example in zip(found["per_image"], open_split(settings.data, "train"), strict=True):
         image = image_ops.resize_image(example.image, (64, 64)) / 255
         mask = image_ops.resize_mask(example.mask, (64, 64)) > 0
         bright = image.mean(-1) * 10 - 5 > 0
@@ -98,25 +98,25 @@ def test_what_is_measured_of_a_file_can_be_recounted(place: Path, tmp_path: Path
     assert found["network"]["pooled_miou"] == pytest.approx(pooled, abs=1e-3)
 
 
-def test_the_worst_pictures_are_shown(place: Path, measured: dict[str, Any]) -> None:
-    assert len(measured["each"]) == 5
-    sheet = Image.open(place / "run/evaluation/worst.png")
-    assert sheet.width > 4 * 64
-    assert 5 * 64 < sheet.height < 6 * 75
+def test_the_worst_images_are_drawn(place: Path, measured: dict[str, Any]) -> None:
+    assert len(measured["per_image"]) == 5
+    grid = Image.open(place / "run/evaluation/worst.png")
+    assert grid.width > 4 * 64
+    assert 5 * 64 < grid.height < 6 * 75
     settings = config.load(place / "run/config.yaml")
-    worst = min(measured["each"], key=lambda one: one["network"]["miou"])
+    worst = min(measured["per_image"], key=lambda one: one["network"]["miou"])
     examples = open_split(settings.data, "validation")
     image = examples[examples.names.index(worst["name"])].image
-    first = np.asarray(sheet.crop((0, 24, 64, 88)))
+    first = np.asarray(grid.crop((0, 24, 64, 88)))
     assert np.array_equal(first, image_ops.resize_image(image, (64, 64)))
 
 
-def test_a_table_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_are_printed_as_a_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.main([str(place / "run")])
     printed = capsys.readouterr().out
     for title in evaluate.TITLES.values():
         assert title in printed
-    assert "5 pictures" in printed
+    assert "5 images" in printed
     assert str(place / "run/evaluation/worst.png") in printed.replace("\n", "")
 
 
@@ -128,11 +128,11 @@ def test_a_table_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> 
         pytest.param(["--input", "unit", "--size", "64", "64"], id="unit", marks=pytest.mark.slow),
     ],
 )
-def test_an_export_is_worth_what_the_run_is_and_says_itself_how_to_use_it(
+def test_an_export_scores_like_its_run_and_describes_itself(
     place: Path, tmp_path: Path, measured: dict[str, Any], options: list[str]
 ) -> None:
     path = tmp_path / "student.onnx"
-    export.main([str(place / "run"), str(path), *options, "--pictures", "2"])
+    export.main([str(place / "run"), str(path), *options, "--images", "2"])
     evaluate.main([str(path), *data(place)])
     exported = result(tmp_path / "student.evaluation")
     for name, value in exported["network"].items():
@@ -151,37 +151,34 @@ def test_an_export_is_worth_what_the_run_is_and_says_itself_how_to_use_it(
         assert np.abs(one - other).max() <= 2
 
 
-def test_a_teacher_that_is_gone_is_said_to_be(
+def test_a_missing_teacher_is_reported_and_left_out(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["teacher.onnx=gone.onnx", "--output", str(tmp_path)]
     evaluate.main([str(place / "run"), *given])
-    assert "no teacher: gone.onnx is not there" in capsys.readouterr().out
+    assert "gone.onnx" in capsys.readouterr().out
     assert result(tmp_path)["teacher"] is None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "code"),
     [
-        (["{place}/network.onnx", *TEACHER], "give data.root=FOLDER, or --config FILE"),
-        (["{place}/network.onnx", *TEACHER, "data.root=nowhere"], "nowhere/images/val2017"),
-        (["{place}/network.onnx", *TEACHER, "data.root=x", "data.rot=y"], "did you mean 'root'"),
-        (["{place}/network.onnx", "data.root={place}/coco"], "--gives logits"),
-        (["{place}/network.onnx", "--config", "none.yaml"], "none.yaml"),
-        (["{place}/none", "data.root={place}/coco"], "the folder of a run, or a file NAME.onnx"),
-        (["{place}/coco"], "is not a run"),
-        (["{place}/run", "--config", "{place}/run/config.yaml"], "are for ONNX files"),
-        (["{place}/run", "--size", "64", "64"], "are for ONNX files"),
-        (["{place}/run", "--gives", "logits"], "a run knows what it eats and gives"),
-        (["{place}/run", "student.encoder=tf_efficientnet_b0"], "as it was trained"),
-        (["{place}/run", "data.image_size=[60, 64]"], "multiples of 32"),
+        (["{place}/network.onnx", *TEACHER], "missing-data-root"),
+        (["{place}/network.onnx", *TEACHER, "data.root=nowhere"], "missing-images"),
+        (["{place}/network.onnx", "data.root={place}/coco"], "unknown-output-kind"),
+        (["{place}/none", "data.root={place}/coco"], "unknown-model-format"),
+        (["{place}/coco"], "not-a-run"),
+        (["{place}/run", "--config", "{place}/run/config.yaml"], "options-for-files"),
+        (["{place}/run", "--size", "64", "64"], "options-for-files"),
+        (["{place}/run", "--output-kind", "logits"], "options-for-files"),
+        (["{place}/run", "student.encoder=tf_efficientnet_b0"], "student-differs"),
     ],
 )
-def test_bad_input_is_named_in_one_line(
-    place: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_input_is_refused_in_one_line(
+    place: Path, arguments: list[str], code: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled = [argument.format(place=place) for argument in arguments]
     assert command(lambda: evaluate.main(filled)) == 2
     error = capsys.readouterr().err
-    assert complaint in error
+    assert error.rstrip().endswith(f"[{code}]")
     assert error.count("\n") == 1

@@ -1,6 +1,6 @@
-"""Predict: what it writes for every sort of picture, and what it skips or refuses.
+"""The command `predict`: its files for every kind of image, and what it skips or refuses.
 
-The network finds what is bright, so that a picture itself says where its mask should be.
+The network marks bright pixels, so that the expected mask follows from the image itself.
 """
 
 import io
@@ -15,9 +15,9 @@ from onnx_models import save, segmenter
 from PIL import Image, ImageOps
 
 from jaxdistill.commands import predict
-from jaxdistill.runtime.errors import UserError, command
+from jaxdistill.runtime.errors import NetworkError, command
 
-FREE = ["--gives", "logits", "--normalization", "unit", "--size", "64", "64"]
+FREE = ["--output-kind", "logits", "--normalization", "unit", "--size", "64", "64"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run.network(tmp_path_factory.mktemp("network") / "bright.onnx")
 
 
-def picture(height: int = 90, width: int = 60) -> Image.Image:
+def sample_image(height: int = 90, width: int = 60) -> Image.Image:
     """Grey from 30 to 60, and a bright rectangle in the upper left quarter, without symmetry."""
     pixels = np.random.default_rng(0).integers(30, 60, (height, width, 3), np.uint8)
     pixels[height // 9 : height // 2, width // 6 : width // 2] = (250, 240, 230)
@@ -51,12 +51,12 @@ def mask(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_mask_lies_on_what_a_viewer_shows(
+def test_a_mask_fits_the_image_as_a_viewer_shows_it(
     network: Path, tmp_path: Path, orientation: int
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture().save(tmp_path / "a.jpg", exif=exif, quality=95)
+    sample_image().save(tmp_path / "a.jpg", exif=exif, quality=95)
     assert run(network, tmp_path / "a.jpg", "--output", tmp_path / "out") == 0
     found = mask(tmp_path / "out/masks/a.png")
     assert set(np.unique(found)) == {0, 255}
@@ -64,7 +64,7 @@ def test_a_mask_lies_on_what_a_viewer_shows(
 
 
 def variants() -> dict[str, Image.Image]:
-    plain = picture()
+    plain = sample_image()
     clear = plain.convert("RGBA")
     clear.putalpha(128)
     deep = Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257)
@@ -78,19 +78,19 @@ def variants() -> dict[str, Image.Image]:
         "web.webp": plain,
         "scan.tif": plain,
         "ünï cödé [1].png": plain,
-        "wide.png": picture(40, 300),
-        "small.png": picture(20, 20),
+        "wide.png": sample_image(40, 300),
+        "small.png": sample_image(20, 20),
     }
 
 
-def test_every_sort_of_picture(network: Path, tmp_path: Path) -> None:
+def test_every_kind_of_image_is_predicted(network: Path, tmp_path: Path) -> None:
     for name, image in variants().items():
         image.save(tmp_path / name)
     given = ["--output", tmp_path / "out", "--as", "masks", "overlays", "cutouts"]
     assert run(network, tmp_path, *given, "--batch-size", 3) == 0
     for name, image in variants().items():
         made = Path(name).with_suffix(".png")
-        shown = image if name != "deep.png" else picture()
+        shown = image if name != "deep.png" else sample_image()
         found = mask(tmp_path / "out/masks" / made)
         assert overlap(found, shown) > 0.8, name
         cutout = Image.open(tmp_path / "out/cutouts" / made)
@@ -101,12 +101,12 @@ def test_every_sort_of_picture(network: Path, tmp_path: Path) -> None:
         assert (overlay.mode, overlay.size) == ("RGB", image.size)
 
 
-def test_a_cut_out_keeps_the_pixels_and_an_overlay_all_that_is_far_from_people(
+def test_a_cutout_keeps_the_pixels_and_an_overlay_everything_far_from_persons(
     network: Path, tmp_path: Path
 ) -> None:
-    picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     run(network, tmp_path / "a.png", "--output", tmp_path, "--as", "cutouts", "overlays")
-    before = np.asarray(picture())
+    before = np.asarray(sample_image())
     cutout = np.asarray(Image.open(tmp_path / "cutouts/a.png"))
     seen = cutout[..., 3] == 255
     assert seen.any()
@@ -118,7 +118,7 @@ def test_a_cut_out_keeps_the_pixels_and_an_overlay_all_that_is_far_from_people(
 
 def test_batches_and_their_padding_change_nothing(network: Path, tmp_path: Path) -> None:
     for number in range(5):
-        picture(50 + 7 * number, 80).save(tmp_path / f"{number}.png")
+        sample_image(50 + 7 * number, 80).save(tmp_path / f"{number}.png")
     for size in (1, 2, 16):
         given = ["--output", tmp_path / f"out{size}", "--batch-size", size, "--soft"]
         assert run(network, *sorted(tmp_path.glob("*.png")), *given) == 0
@@ -128,7 +128,7 @@ def test_batches_and_their_padding_change_nothing(network: Path, tmp_path: Path)
         assert np.array_equal(one, many)
 
 
-def test_soft_masks_are_probabilities_and_a_threshold_cuts_them(
+def test_soft_masks_are_probabilities_which_a_threshold_divides(
     network: Path, tmp_path: Path
 ) -> None:
     ramp = np.repeat(np.linspace(0, 255, 256).astype(np.uint8)[None, :, None], 64, 0)
@@ -145,90 +145,74 @@ def test_soft_masks_are_probabilities_and_a_threshold_cuts_them(
 
 
 def test_logits_and_probabilities_give_the_same_masks(tmp_path: Path) -> None:
-    """The same network by two of its tensors; its masks come at half the picture's size."""
+    """The same network by two of its tensors; its masks have half the size of the image."""
     path = save(segmenter(), tmp_path)
-    picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     common = [str(path), str(tmp_path / "a.png"), "--normalization", "half", "--size", "64", "48"]
-    for tensor, gives in (("score", "logits"), ("mask", "probabilities")):
-        output = ["--output", str(tmp_path / gives), "--soft"]
-        assert predict.main([*common, *output, "--tensor", tensor, "--gives", gives]) == 0
+    for tensor, kind in (("score", "logits"), ("mask", "probabilities")):
+        output = ["--output", str(tmp_path / kind), "--soft"]
+        assert predict.main([*common, *output, "--tensor", tensor, "--output-kind", kind]) == 0
     one, other = (
-        mask(tmp_path / gives / "masks/a.png").astype(int) for gives in ("logits", "probabilities")
+        mask(tmp_path / kind / "masks/a.png").astype(int) for kind in ("logits", "probabilities")
     )
     assert one.std() > 10
     assert np.abs(one - other).mean() < 3
 
 
-def test_the_file_s_own_size_is_used_where_it_is_fixed(tmp_path: Path) -> None:
+def test_the_size_of_the_file_is_used_where_it_is_fixed(tmp_path: Path) -> None:
     path = save(segmenter(batch=1, height=32, width=64), tmp_path)
-    picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     given = [str(path), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
-    assert predict.main([*given, "--gives", "probabilities"]) == 0
-    with pytest.raises(UserError, match="fixed to 32 x 64"):
-        predict.main([*given, "--gives", "probabilities", "--size", "64", "64"])
-
-
-def test_out_of_memory_is_told_in_one_line(capsys: pytest.CaptureFixture) -> None:
-    def ends() -> None:
-        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nand more")
-
-    assert command(ends) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating")
-    assert message.count("\n") == 1
+    assert predict.main([*given, "--output-kind", "probabilities"]) == 0
+    with pytest.raises(NetworkError) as caught:
+        predict.main([*given, "--output-kind", "probabilities", "--size", "64", "64"])
+    assert caught.value.code == "onnx-size"
 
 
 def test_a_tilde_is_the_home_folder(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(network.parent))
-    picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     given = [f"~/{network.name}", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
-    assert predict.main([*given, "--gives", "logits", "--size", "32", "32"]) == 0
+    assert predict.main([*given, "--output-kind", "logits", "--size", "32", "32"]) == 0
 
 
-def hostile(folder: Path) -> dict[str, str]:
-    """Files that are no pictures, and what should be said of them."""
+def hostile(folder: Path) -> list[str]:
+    """Writes files that cannot be read as images, and returns their names."""
     whole = io.BytesIO()
-    picture(300, 300).save(whole, "PNG")
+    sample_image(300, 300).save(whole, "PNG")
     (folder / "cut.png").write_bytes(whole.getvalue()[:2000])
     (folder / "empty.jpg").touch()
-    (folder / "words.jpg").write_text("I am no picture.")
+    (folder / "words.jpg").write_text("This is not an image.")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(folder / "float.tif")
     bomb = bytearray(whole.getvalue())
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # what the header declares; its sum is wrong now
     (folder / "bomb.png").write_bytes(bomb)
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
-    return {
-        "cut.png": "truncated",
-        "empty.jpg": "not an image",
-        "words.jpg": "not an image",
-        "float.tif": "32-bit",
-        "bomb.png": "",
-        "gone.jpg": "No such file",
-    }
+    return ["cut.png", "empty.jpg", "words.jpg", "float.tif", "bomb.png", "gone.jpg"]
 
 
-def test_what_cannot_be_read_is_named_and_skipped(
+def test_files_that_cannot_be_read_are_named_and_skipped(
     network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = hostile(tmp_path)
-    picture().save(tmp_path / "good.png")
-    picture(1, 1).save(tmp_path / "dot.png")
-    (tmp_path / "notes.txt").write_text("not a picture, and not called one")
+    broken = hostile(tmp_path)
+    sample_image().save(tmp_path / "good.png")
+    sample_image(1, 1).save(tmp_path / "dot.png")
+    (tmp_path / "notes.txt").write_text("not an image, by its name either")
     assert run(network, tmp_path, "--output", tmp_path / "out", "--batch-size", 2) == 1
     lines = capsys.readouterr().err.splitlines()
     skipped = [line for line in lines if line.startswith("skipped")]
-    assert len(skipped) == len(expected)
-    for name, reason in expected.items():
-        [line] = [line for line in skipped if f"/{name}: " in line]
-        assert reason in line
-    assert lines[-1] == f"2 pictures: masks in {tmp_path}/out; {len(expected)} skipped"
+    assert len(skipped) == len(broken)
+    for name in broken:
+        assert sum(f"/{name}: " in line for line in skipped) == 1
+    assert lines[-1].startswith("2 images")
+    assert lines[-1].endswith(f"{len(broken)} skipped")
     assert {p.name for p in (tmp_path / "out/masks").iterdir()} == {"good.png", "dot.png"}
     assert mask(tmp_path / "out/masks/dot.png").shape == (1, 1)
 
 
-def test_a_picture_bomb_is_refused_by_the_size_that_it_declares(
+def test_a_decompression_bomb_is_refused_by_the_size_that_it_declares(
     network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     black = Image.new("1", (20_000, 20_000))  # some 50 kB
@@ -237,17 +221,17 @@ def test_a_picture_bomb_is_refused_by_the_size_that_it_declares(
     assert "20000 x 20000" in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_unicode(network: Path, tmp_path: Path) -> None:
-    """A file system's names are bytes; what is printed of them is text."""
+def test_a_file_name_that_is_not_unicode(network: Path, tmp_path: Path) -> None:
+    """File names are bytes; the printed ones are text."""
     name = b"\xff.jpg".decode(errors="surrogateescape")
     try:
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("not an image")
     except OSError:
         pytest.skip("this file system has none")
-    picture().save(tmp_path / name.replace("jpg", "png"))
+    sample_image().save(tmp_path / name.replace("jpg", "png"))
     given = [str(network), str(tmp_path), "--output", str(tmp_path / "out"), *FREE]
     done = subprocess.run(
-        [sys.executable, "-m", "jaxdistill.predict", *given], capture_output=True, check=False
+        [sys.executable, "-m", "jaxdistill.commands.predict", *given], capture_output=True, check=False
     )
     assert done.returncode == 1
     assert b"not an image" in done.stderr
@@ -256,31 +240,29 @@ def test_a_name_that_is_no_unicode(network: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "code"),
     [
-        (["{net}", "{dir}/none.jpg", *FREE], "no file or folder"),
-        (["{net}", "{dir}/a.png", "--size", "64", "64"], "--gives logits, or --gives prob"),
-        (["{net}", "{dir}/a.png", "--gives", "logits"], "choose one with --size"),
-        (["{net}", "{dir}/a.png", *FREE, "--tensor", "maskk"], "nearest names are 'mask'"),
-        (["{net}", "{dir}/a.png", *FREE, "--tensor", "inner"], "a mask of 1 channel"),
-        (["{net}", "{dir}/a.png", *FREE, "--size", "0", "64"], "--size 0 64"),
-        (["{net}", "{dir}/a.png", *FREE, "--threshold", "1"], "--threshold 1.0"),
-        (["{net}", "{dir}/a.png", *FREE, "--batch-size", "0"], "--batch-size 0"),
-        (["{dir}/a.png", "{dir}/a.png"], "the folder of a run, or a file NAME.onnx"),
-        (["{dir}/none.onnx", "{dir}/a.png"], "cannot read the network"),
-        (["{dir}/text.onnx", "{dir}/a.png"], "not an ONNX file"),
-        (["{dir}", "{dir}/a.png"], "is not a run"),
-        (["{net}", "{dir}/a.png", *FREE, "--output", "{dir}/a.png"], "cannot write"),
+        (["{net}", "{dir}/a.png", "--size", "64", "64"], "unknown-output-kind"),
+        (["{net}", "{dir}/a.png", "--output-kind", "logits"], "unknown-input-size"),
+        (["{net}", "{dir}/a.png", *FREE, "--tensor", "maskk"], "onnx-unknown-tensor"),
+        (["{net}", "{dir}/a.png", *FREE, "--tensor", "inner"], "teacher-channels"),
+        (["{net}", "{dir}/a.png", *FREE, "--size", "0", "64"], "input-size"),
+        (["{net}", "{dir}/a.png", *FREE, "--threshold", "1"], "threshold"),
+        (["{net}", "{dir}/a.png", *FREE, "--batch-size", "0"], "batch-size"),
+        (["{dir}/a.png", "{dir}/a.png"], "unknown-model-format"),
+        (["{dir}/text.onnx", "{dir}/a.png"], "onnx-parse"),
+        (["{dir}", "{dir}/a.png"], "not-a-run"),
+        (["{net}", "{dir}/a.png", *FREE, "--output", "{dir}/a.png"], "prediction-not-written"),
     ],
 )
-def test_bad_input_is_named_in_one_line(
+def test_wrong_input_is_refused_in_one_line(
     network: Path,
     tmp_path: Path,
     arguments: list[str],
-    complaint: str,
+    code: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     (tmp_path / "text.onnx").write_text("no network")
     filled = [argument.format(net=network, dir=tmp_path) for argument in arguments]
     if "--output" not in filled:
@@ -288,5 +270,5 @@ def test_bad_input_is_named_in_one_line(
     assert command(lambda: predict.main(filled)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
-    assert complaint in error
+    assert error.endswith(f"[{code}]")
     assert not (tmp_path / "out").exists()

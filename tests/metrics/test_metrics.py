@@ -31,13 +31,13 @@ def test_mean_iou_and_agreement(a: np.ndarray, b: np.ndarray) -> None:
 
 
 @given(st.floats(-30, 30, width=32).filter(lambda logit: logit == 0 or abs(logit) > 1e-6))
-def test_a_person_is_where_the_probability_is_above_one_half(logit: float) -> None:
+def test_a_person_is_predicted_where_the_probability_is_above_one_half(logit: float) -> None:
     probability = 1 / (1 + np.exp(-np.float64(logit)))
     assert bool(segmentation.predict(jnp.float32(logit))) == (probability > 0.5)
 
 
 def ratio(above: int, below: int, a: np.ndarray, b: np.ndarray) -> float:
-    """By the rule of the module's first lines."""
+    """Returns a ratio, by the rule for empty masks in the docstring of the module."""
     if not a.any() and not b.any():
         return 1.0
     return above / below if below else 0.0
@@ -62,7 +62,7 @@ def test_ratios_of_areas(a: np.ndarray, b: np.ndarray) -> None:
 
 
 @given(MASKS, MASKS)
-def test_two_that_are_equal_have_one_and_two_that_never_meet_have_none(
+def test_equal_masks_score_one_and_disjoint_masks_score_zero(
     a: np.ndarray, b: np.ndarray
 ) -> None:
     measures: list[Callable] = [
@@ -88,7 +88,7 @@ def test_two_that_are_equal_have_one_and_two_that_never_meet_have_none(
 
 
 def reference_boundary(mask: np.ndarray) -> np.ndarray:
-    """As the paper describes it: the mask without its erosion, by a 3x3 square, pixel by pixel."""
+    """Returns the mask without its erosion by a 3x3 square, as in the paper."""
     height, width = mask.shape
     times = max(1, round(0.02 * np.sqrt(height**2 + width**2)))
     framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
@@ -110,7 +110,7 @@ def test_boundary_iou_against_opencv(height: int, width: int) -> None:
         assert measured[i] == pytest.approx(counted(one, other)["iou"], abs=1e-6)
 
 
-def test_boundary_iou_sees_an_outline_that_iou_overlooks() -> None:
+def test_boundary_iou_detects_an_outline_to_which_iou_is_insensitive() -> None:
     mask = np.zeros((1, 200, 200, 1), bool)
     mask[:, 20:180, 20:180] = True
     grown = np.zeros_like(mask)
@@ -120,7 +120,7 @@ def test_boundary_iou_sees_an_outline_that_iou_overlooks() -> None:
 
 
 @given(MASKS, MASKS)
-def test_pooled_iou_is_that_of_all_pictures_laid_side_by_side(a: np.ndarray, b: np.ndarray) -> None:
+def test_pooled_iou_equals_the_iou_of_all_images_side_by_side(a: np.ndarray, b: np.ndarray) -> None:
     areas = np.asarray(segmentation.areas(jnp.asarray(a), jnp.asarray(b)))
     background, person = segmentation.pooled_iou(areas)
     assert background == pytest.approx(counted_iou(~a, ~b))

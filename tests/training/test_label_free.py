@@ -81,8 +81,8 @@ def test_it_is_measured_by_its_agreement(
     found = json.loads((tmp_path / "evaluation.json").read_text())
     recorded = best(label_free).record["validation"]["agreement"]
     assert found["network"] == {"agreement": pytest.approx(recorded, abs=1e-6)}
-    assert (found["pictures"], found["without_masks"], found["teacher"]) == (5, 5, {})
-    each = [one["network"]["agreement"] for one in found["each"]]
+    assert (found["images"], found["without_masks"], found["teacher"]) == (5, 5, {})
+    each = [one["network"]["agreement"] for one in found["per_image"]]
     assert sum(each) / 5 == pytest.approx(recorded, abs=1e-6)
     assert 4 * 64 < Image.open(tmp_path / "worst.png").width < 5 * 64
     printed = capsys.readouterr().out
@@ -145,9 +145,9 @@ def test_labelled_and_unlabelled_pictures_are_learnt_from_together(
 
     evaluate.main([str(run), "--split", "train", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert (found["pictures"], found["without_masks"]) == (13, 5)
-    assert [set(one["network"]) > {"agreement", "miou"} for one in found["each"]] == [
+    assert (found["images"], found["without_masks"]) == (13, 5)
+    assert [set(one["network"]) > {"agreement", "miou"} for one in found["per_image"]] == [
         True for _ in range(8)
     ] + [False for _ in range(5)]
-    labelled = [one["network"]["miou"] for one in found["each"] if "miou" in one["network"]]
+    labelled = [one["network"]["miou"] for one in found["per_image"] if "miou" in one["network"]]
     assert found["network"]["miou"] == pytest.approx(sum(labelled) / 8, abs=1e-6)

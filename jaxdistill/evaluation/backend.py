@@ -1,0 +1,44 @@
+"""What a predictor needs of a model, whatever its format: one backend per format."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from jaxdistill.config import Normalization, OutputKind, Size
+
+Images = UInt8[np.ndarray, "b h w 3"]
+Logits = Float[Array, "b h w 1"]
+
+
+class Backend(Protocol):
+    """A model of one format, ready to run."""
+
+    description: str
+    """One line for people."""
+    size: Size
+    """Height and width of the images at which the model predicts best."""
+    fingerprint: str
+    """SHA-256, in hexadecimal, of the weights or of the file."""
+
+    def logits(self, images: Images) -> Logits:
+        """Returns mask logits at the size of the images; a person where they are positive."""
+        ...
+
+
+class ModelOptions(NamedTuple):
+    """How to use a file that does not describe itself; None where that is not given."""
+
+    output: OutputKind | None = None
+    """What the mask tensor holds."""
+    normalization: Normalization | None = None
+    """What the model expects of pixels in [0, 1]."""
+    tensor: str | None = None
+    """The mask tensor."""
+    size: Size | None = None
+    """Height and width of the model's input."""
+
+    @property
+    def describes_file(self) -> bool:
+        """Whether anything but the size is given."""
+        return self._replace(size=None) != ModelOptions()

@@ -1,0 +1,79 @@
+"""Students in JAX: the best one of a run, or a model in memory."""
+
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from jaxdistill.checkpoint import manager
+from jaxdistill.checkpoint.manager import Best
+from jaxdistill.config import Size
+from jaxdistill.data import image_ops
+from jaxdistill.evaluation.backend import Images, Logits, ModelOptions
+from jaxdistill.models import student
+from jaxdistill.models.student import Student
+from jaxdistill.runtime.errors import ConfigError
+
+SIZE_MULTIPLE = 32
+"""Height and width are multiples of it: the largest stride of the encoders."""
+
+
+class FlaxBackend:
+    """A student in JAX.
+
+    Args:
+      model: The student.
+      size: Height and width of the images at which it predicts best.
+      name: What the model is, for the description.
+
+    Raises:
+      ConfigError: The size does not fit the student (`image-size`).
+    """
+
+    def __init__(self, model: Student, size: Size, name: str = "model") -> None:
+        height, width = size
+        if any(side <= 0 or side % SIZE_MULTIPLE for side in size):
+            raise ConfigError(
+                f"size (--size): {height} x {width}: expected positive multiples of "
+                f"{SIZE_MULTIPLE}, such as 320 x 320",
+                code="image-size",
+            )
+        self.size = size
+        self.description = (
+            f"{name}, on {jax.devices()[0].device_kind}, at image size {height} x {width}"
+        )
+        self.fingerprint = manager.fingerprint(student.flat_variables(model))
+        self._model = model
+        self._forward = nnx.jit(lambda model, images: model(images, train=False).logits)
+
+    def logits(self, images: Images) -> Logits:
+        """Returns the mask logits; height and width are multiples of `SIZE_MULTIPLE`."""
+        return self._forward(self._model, image_ops.to_float(images))
+
+
+def open_run(path: Path, options: ModelOptions) -> FlaxBackend:
+    """Opens the best student of a run.
+
+    Args:
+      path: The run folder.
+      options: Only the size can be chosen.
+
+    Raises:
+      RunError: See `checkpoint.manager.best`.
+      ConfigError: More than the size is given (`options-for-files`), or the size does not fit the
+        student (`image-size`).
+    """
+    return of_best(manager.best(path), options)
+
+
+def of_best(best: Best, options: ModelOptions) -> FlaxBackend:
+    """Returns the backend of a student that was read from a run; see `open_run`."""
+    if options.describes_file:
+        raise ConfigError(
+            f"{best.settings.run}: a run describes itself; output (--output-kind), normalization "
+            f"and tensor are for ONNX files",
+            code="options-for-files",
+        )
+    size = options.size or best.settings.data.image_size
+    name = f"{best.settings.run}: student after step {best.step}"
+    return FlaxBackend(best.student, size, name)

@@ -1,0 +1,126 @@
+"""Prediction of many image files: masks, overlays and cutouts are written as PNG files."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from jaxdistill.config import Size
+from jaxdistill.data import decode, image_ops
+from jaxdistill.data.image_files import ImageFile
+from jaxdistill.evaluation.masks import DRAWINGS, GreyMask, RgbImage, grey_mask
+from jaxdistill.evaluation.predictor import Predictor, to_mask
+from jaxdistill.runtime.errors import OutputError
+from jaxdistill.runtime.prefetch import ahead
+
+THREADS = 2  # that decode, and as many that encode
+_PNG_LEVEL = 1  # the fastest compression; the next level takes longer than the model
+
+
+class Skipped(NamedTuple):
+    """An image file that cannot be read."""
+
+    source: Path
+    reason: str
+
+
+def predict_files(
+    predictor: Predictor,
+    images: Sequence[ImageFile],
+    output: Path,
+    *,
+    kinds: Sequence[str] = ("masks",),
+    threshold: float | None = 0.5,
+    batch_size: int = 4,
+    progress: Callable[[int, list[Skipped]], object] = lambda count, skipped: None,
+) -> int:
+    """Predicts image files, and writes a PNG file of each kind for each of them.
+
+    Images are turned as their EXIF orientation says. The memory that is needed depends on the size
+    of the images and on `batch_size`, not on the number of images.
+
+    Args:
+      predictor: The model.
+      images: The image files.
+      output: The folder of the results: `output/KIND/NAME`.
+      kinds: Names in `masks.DRAWINGS`.
+      threshold: A person is where the probability is above it; None draws the probabilities.
+      batch_size: Number of images that the model processes at a time.
+      progress: Called after each batch with the number of its images and those that were skipped.
+
+    Returns:
+      The number of images that were skipped because they cannot be read.
+
+    Raises:
+      OutputError: A file cannot be written (`prediction-not-written`).
+    """
+    batch_size = min(batch_size, len(images))
+    batches = ahead(_predicted(predictor, images, threshold, batch_size), depth=1)
+    count = 0
+    with closing(batches), ThreadPoolExecutor(THREADS) as pool:
+        for predicted, skipped in batches:
+            list(pool.map(partial(_write, output, kinds), predicted))
+            progress(len(predicted) + len(skipped), skipped)
+            count += len(skipped)
+    return count
+
+
+class _Opened(NamedTuple):
+    file: ImageFile
+    image: RgbImage
+    resized: RgbImage
+    """At the size of the model."""
+    problem: str
+    """Why the file cannot be read; empty otherwise."""
+
+
+class _Predicted(NamedTuple):
+    file: ImageFile
+    image: RgbImage
+    mask: GreyMask
+
+
+def _open(file: ImageFile, size: Size) -> _Opened:
+    nothing = np.zeros((0, 0, 3), np.uint8)
+    try:
+        image = decode.decode(file.read(), upright=True)
+    except OSError as error:
+        return _Opened(file, nothing, nothing, error.strerror or str(error))
+    except decode.ImageError as error:
+        return _Opened(file, nothing, nothing, str(error))
+    return _Opened(file, image, image_ops.resize_image(image, size), "")
+
+
+def _predicted(
+    predictor: Predictor, images: Sequence[ImageFile], threshold: float | None, batch_size: int
+) -> Iterator[tuple[list[_Predicted], list[Skipped]]]:
+    """Yields batches in order: images with their masks, and files that cannot be read."""
+    opening = grain.MapDataset.source(images).map(partial(_open, size=predictor.size))
+    options = grain.ReadOptions(THREADS, prefetch_buffer_size=batch_size)
+    for batch in iter(opening.to_iter_dataset(options).batch(batch_size, batch_fn=list)):
+        readable = [opened for opened in batch if not opened.problem]
+        logits = predictor.padded_logits([opened.resized for opened in readable], batch_size)
+        predicted = [
+            _Predicted(o.file, o.image, grey_mask(to_mask(values, o.image.shape[:2], threshold)))
+            for o, values in zip(readable, logits, strict=True)
+        ]
+        yield predicted, [Skipped(o.file.source, o.problem) for o in batch if o.problem]
+
+
+def _write(output: Path, kinds: Sequence[str], predicted: _Predicted) -> None:
+    for kind in kinds:
+        path = output / kind / predicted.file.name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawing = DRAWINGS[kind](predicted.image, predicted.mask)
+            drawing.save(path, compress_level=_PNG_LEVEL)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot write the file: {error.strerror or error}",
+                code="prediction-not-written",
+            ) from None
