@@ -89,9 +89,7 @@ class SquareSource(Source[int]):
         mask = np.zeros((SIZE, SIZE), np.uint8)
         mask[entry % 16 : 16 + entry % 16, 8:24] = 1
         image = np.repeat(40 + 180 * mask[..., None], 3, -1).astype(np.uint8)
-        return SourceExample(
-            entry, f"{entry}.png", _png(image), mask=_png(255 * mask)
-        )
+        return SourceExample(entry, f"{entry}.png", _png(image), mask=_png(255 * mask))
 
 
 def _png(values: np.ndarray) -> bytes:
@@ -156,7 +154,9 @@ def trainer(data, tmp_path_factory) -> jd.Trainer:
 
 def test_everything_of_ones_own_trains_together(trainer) -> None:
     assert trainer.progress.step == 2
-    metrics = [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()
+    ]
     assert {"kl", "toy-area", "total"} < metrics[0]["train"].keys()
     assert 0 <= metrics[0]["validation"]["agreement"] <= 1
 
@@ -177,7 +177,11 @@ def test_a_configuration_names_them_too(data, tmp_path) -> None:
         {
             "run": str(tmp_path / "run"),
             "data": data.settings.model_dump(mode="json"),
-            "student": {"encoder": "toy-encoder", "decoder": "toy-decoder", "decoder_channels": [4, 4]},
+            "student": {
+                "encoder": "toy-encoder",
+                "decoder": "toy-decoder",
+                "decoder_channels": [4, 4],
+            },
             "losses": {"kl": 0, "mse": 0, "toy-area": 2.0},
             "training": {"epochs": 1, "batch_size": 2},
         },

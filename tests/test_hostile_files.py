@@ -54,7 +54,7 @@ def aliases(levels: int, form: str) -> str:
     [
         (aliases(10, "[{}]"), "more than 20000 values"),
         (aliases(10, "{{<<: [{}]}}"), "more than 20000 values"),
-        ("run: &a [*a]", "stands for what contains it"),
+        ("run: &a [*a]", "stands for a value that contains it"),
         ("run: " + "[" * 100_000, "nested too deeply"),
         ("run: !!bool x", "not valid YAML"),
         ("run: !!int ''", "not valid YAML"),

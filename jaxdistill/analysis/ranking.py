@@ -11,8 +11,9 @@ from rich.console import Console
 from jaxdistill.analysis.feature_ranking import MaskedImages, RankedFeature, rank_maps
 from jaxdistill.config import Config, FrozenNetwork, Size
 from jaxdistill.data.splits import open_split
-from jaxdistill.models.feature_pairs import fitting_taps, tap_stride
-from jaxdistill.models.student import is_frozen
+from jaxdistill.models import FeatureInfo, feature_info
+from jaxdistill.models.feature_pairs import fitting_taps
+from jaxdistill.models.parameters import is_frozen
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_tensors import FeatureMap, feature_maps
@@ -156,16 +157,18 @@ def suggest(ranked: Sequence[RankedFeature], config: Config, role: Role) -> dict
       config: The configuration.
       role: Whose tensors they are.
     """
-    features: dict[str, dict[str, str]] = {}
+    features: dict[FeatureInfo, dict[str, str]] = {}
+    known = feature_info(config.student)
     for each in ranked:
-        taps = fitting_taps((each.map.height, each.map.width), config.data.image_size)
-        trained = [tap for tap in taps if not is_frozen(tap, config.student.frozen)]
-        in_decoder = [tap for tap in trained if tap.startswith("decoder.")]
+        size = (each.map.height, each.map.width)
+        taps = fitting_taps(size, config.data.image_size, known)
+        trained = [tap for tap in taps if not is_frozen(tap.name, config.student.frozen)]
+        in_decoder = [tap for tap in trained if tap.name.startswith("decoder.")]
         for tap in (in_decoder or trained)[:1]:
-            features.setdefault(tap, {"tensor": each.map.tensor, "tap": tap})
+            features.setdefault(tap, {"tensor": each.map.tensor, "tap": tap.name})
     if not features:
         return {}
-    best = {"features": sorted(features.values(), key=lambda one: tap_stride(one["tap"]))}
+    best = {"features": [features[tap] for tap in sorted(features, key=lambda tap: tap.stride)]}
     if role == "detector" or config.teacher is None:
         return best
     section = config.teacher.model_dump(mode="json", include=set(FrozenNetwork.model_fields))
@@ -199,8 +202,12 @@ def _matching(pattern: str, found: Sequence[FeatureMap], path: Path) -> list[str
 
 
 def _stride(each: FeatureMap, image_size: Size) -> int | None:
-    taps = fitting_taps((each.height, each.width), image_size)
-    return tap_stride(taps[0]) if taps else None
+    """Returns the stride of a map; None unless it divides the image evenly and in both directions."""
+    strides = {side // own for side, own in zip(image_size, (each.height, each.width), strict=True)}
+    exact = all(
+        side % own == 0 for side, own in zip(image_size, (each.height, each.width), strict=True)
+    )
+    return strides.pop() if exact and len(strides) == 1 else None
 
 
 def _row(each: RankedFeature, image_size: Size) -> dict[str, Any]:

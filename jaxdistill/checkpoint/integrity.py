@@ -1,135 +1,200 @@
-"""The files of one checkpoint: plain values and arrays, read back and checked.
-
-Whoever wrote them, and whatever happened to them since: they are what a run wrote, or `Damaged`.
-"""
+"""The files of one checkpoint: metadata and arrays, read back and checked against their digests."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdistill.runtime.errors import first_line
+from jaxdistill.runtime.errors import RunError, first_line
+from jaxdistill.runtime.files import TRANSIENT_ERRORS, retry_io
 from jaxdistill.types import Variables
 
-Record = dict[str, Any]
+T = TypeVar("T")
+Metadata = dict[str, Any]
+"""Plain values that a checkpoint holds beside its arrays, as JSON keeps them."""
 Parts = Mapping[str, Variables]
-"""`parameters`, `statistics`, `optimizer`: arrays by name."""
-SEAL = "digest"
-_MOST_BESIDE = 2**28  # values of projectors, which are not known to who wants the student alone
+"""Arrays by name, of `params`, `batch_stats` and `opt_state`."""
+
+METADATA_ITEM, STATE_ITEM = "metadata", "state"
+"""Folders of a checkpoint."""
+_DIGEST = "digest"  # the key under which the metadata keeps a digest of itself
+_MAX_UNKNOWN = 2**28  # values beyond those that are known: projectors, where the student is read
+_TRANSIENT_MESSAGES = re.compile(
+    "input/output error|stale file handle|connection timed out|host is down", re.IGNORECASE
+)
 
 
-class Damaged(Exception):
-    """A checkpoint that is there, but not as it was written."""
+class DamagedError(Exception):
+    """A checkpoint whose files are not what was written."""
 
 
-class Misfit(Damaged):
-    """One whose arrays are not those of this network; of the same settings, it is damaged."""
+class MisfitError(DamagedError):
+    """A checkpoint whose arrays are those of another network."""
 
 
 def newest_first(checkpoints: Path) -> Iterator[Path]:
-    """The folders of the checkpoints that were written to their end."""
+    """Yields the folders of the checkpoints that were written to their end, the newest first.
+
+    Args:
+      checkpoints: The folder of a run's checkpoints.
+    """
     folders = [path for path in checkpoints.glob("*") if path.name.isdecimal()]
     yield from sorted(folders, key=lambda path: -int(path.name))
 
 
-def sealed(record: Record) -> Record:
-    """The record with a digest of itself, by which `read_record` knows that nothing changed."""
-    return {**record, SEAL: _seal(record)}
+def with_digest(metadata: Metadata) -> Metadata:
+    """Returns metadata with a digest of itself, which `read_metadata` checks.
+
+    Args:
+      metadata: Plain values.
+    """
+    return {**metadata, _DIGEST: _digest(metadata)}
 
 
-def _seal(record: Record) -> str:
-    as_read = json.loads(json.dumps(record))
-    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+def read_metadata(folder: Path) -> Metadata:
+    """Reads the metadata of a checkpoint.
 
-
-def read_record(folder: Path) -> Record:
-    """The plain values of one checkpoint.
+    Args:
+      folder: The folder of the checkpoint.
 
     Raises:
-      Damaged: there are none, or they are not what a run wrote.
+      DamagedError: They are missing, or are not what was written.
+      RunError: They cannot be read at the moment (`checkpoint-io`).
     """
+    path = folder / METADATA_ITEM / "metadata"
     try:
-        text = (folder / "record" / "metadata").read_text(encoding="utf-8")
-        record = dict(json.loads(text))
-        if record.pop(SEAL) != _seal(record):
-            raise Damaged(f"{folder}: its record is not what was written")
-        if not isinstance(record["digests"], dict) or not isinstance(record["frozen"], str):
+        metadata = dict(json.loads(_read(path, lambda: path.read_text(encoding="utf-8"))))
+        if metadata.pop(_DIGEST) != _digest(metadata):
+            raise DamagedError(f"{folder}: its metadata are not what was written")
+        if not isinstance(metadata["digests"], dict) or not isinstance(metadata["frozen"], str):
             raise TypeError("digests")
-        phase = record["progress"]["phase"]
-        if not isinstance(phase, int) or isinstance(phase, bool) or phase < 0:
+        phase = metadata["progress"]["phase"]
+        if not isinstance(phase, int) or phase < 0:
             raise ValueError("phase")
-        if record["score"] is not None and not math.isfinite(float(record["score"])):
+        if metadata["score"] is not None and not math.isfinite(float(metadata["score"])):
             raise ValueError("score")
-        return record
+        return metadata
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise Damaged(f"{folder}: its record cannot be read ({first_line(error)})") from None
+        raise DamagedError(f"{folder}: its metadata cannot be read ({first_line(error)})") from None
 
 
 def read_parts(
-    folder: Path, wanted: Parts, record: Record, *, partly: bool = False
+    folder: Path, like: Parts, metadata: Metadata, *, partly: bool = False
 ) -> dict[str, Variables]:
-    """The arrays of the wanted parts, on the host, whatever devices they were saved from.
+    """Reads arrays to the host, whatever devices they were saved from, and checks their digests.
 
     Args:
-      partly: a part may hold more than is wanted of it.
+      folder: The folder of the checkpoint.
+      like: The parts to read, with arrays of the expected shapes.
+      metadata: From `read_metadata`.
+      partly: Whether a part may hold arrays besides the expected ones.
+
+    Returns:
+      The parts.
 
     Raises:
-      Misfit: their names or shapes are not as wanted.
-      Damaged: their bytes are not as they were written.
+      MisfitError: Names or shapes are not the expected ones.
+      DamagedError: The bytes are not those that were written.
+      RunError: They cannot be read at the moment (`checkpoint-io`).
     """
+    parts = _read(folder, lambda: _restore(folder, like, partly))
+    for part, arrays in parts.items():
+        if fingerprint(arrays) != metadata["digests"].get(part):
+            raise DamagedError(f"{folder}: its {part} are not what was written")
+    return {part: {name: parts[part][name] for name in like[part]} for part in like}
+
+
+def fingerprint(variables: Mapping[str, Any]) -> str:
+    """Returns a SHA-256 of names and bytes.
+
+    Args:
+      variables: Arrays by name.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(variables):
+        digest.update(name.encode())
+        digest.update(np.asarray(variables[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _digest(metadata: Metadata) -> str:
+    as_read = json.loads(json.dumps(metadata))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, function: Callable[[], T]) -> T:
+    """Calls a function that reads files; an I/O error is retried, and then is no damage."""
+    try:
+        return retry_io(function)
+    except OSError as error:
+        if error.errno not in TRANSIENT_ERRORS:
+            raise
+        raise RunError(
+            f"{path}: cannot be read at the moment ({error.strerror}); nothing was changed: check "
+            f"the disk or the network, and try again",
+            code="checkpoint-io",
+        ) from None
+
+
+def _restore(folder: Path, like: Parts, partly: bool) -> dict[str, Variables]:
     checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    path = (folder / "state").absolute()
+    path = (folder / STATE_ITEM).absolute()
     try:
         stored = checkpointer.metadata(path).item_metadata.tree
-        shapes = {part: {n: tuple(m.shape) for n, m in stored[part].items()} for part in wanted}
-        _check_shapes(folder, wanted, shapes, partly)
-        # All of a part is read, for its digest.
-        blank = {part: dict.fromkeys(shapes[part], 0) for part in wanted}
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), blank)
-        with _quiet_loops():
-            parts = checkpointer.restore(
+        shapes = {part: {n: tuple(m.shape) for n, m in stored[part].items()} for part in like}
+        _check_shapes(folder, like, shapes, partly)
+        # The whole part is read, for its digest.
+        blank = {part: dict.fromkeys(shapes[part], 0) for part in like}
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), blank)
+        with _quiet_event_loops():
+            return checkpointer.restore(
                 path,
-                args=ocp.args.PyTreeRestore(blank, restore_args=arguments, partial_restore=True),
+                args=ocp.args.PyTreeRestore(blank, restore_args=restore_args, partial_restore=True),
             )
-    except Damaged:
+    except DamagedError:
         raise
-    except Exception as error:  # as in `save`
-        raise Damaged(f"{folder}: its arrays cannot be read ({first_line(error)})") from None
-    for part, arrays in parts.items():
-        if fingerprint(arrays) != record["digests"].get(part):
-            raise Damaged(f"{folder}: its {part} are not what was written")
-    return {part: {name: parts[part][name] for name in wanted[part]} for part in wanted}
+    except OSError as error:
+        if error.errno in TRANSIENT_ERRORS:
+            raise
+        raise DamagedError(f"{folder}: its arrays cannot be read ({first_line(error)})") from None
+    except Exception as error:  # Orbax and TensorStore have no exceptions of their own
+        if _TRANSIENT_MESSAGES.search(str(error)):
+            raise OSError(errno.EIO, first_line(error)) from None
+        raise DamagedError(f"{folder}: its arrays cannot be read ({first_line(error)})") from None
 
 
 def _check_shapes(
-    folder: Path, wanted: Parts, shapes: Mapping[str, Mapping[str, Any]], partly: bool
+    folder: Path, like: Parts, shapes: Mapping[str, Mapping[str, Any]], partly: bool
 ) -> None:
-    for part, arrays in wanted.items():
+    for part, arrays in like.items():
         for name in arrays.keys() | (set() if partly else shapes[part].keys()):
-            here, there = arrays.get(name), shapes[part].get(name)
-            if here is None or there != here.shape:
-                own = "nothing" if here is None else str(here.shape)
-                raise Misfit(f"{folder}: {name} is {there or 'not there'}, expected {own}")
+            expected, found = arrays.get(name), shapes[part].get(name)
+            if expected is None or found != expected.shape:
+                wanted = "nothing" if expected is None else str(expected.shape)
+                raise MisfitError(f"{folder}: {name} is {found or 'missing'}, expected {wanted}")
     declared = sum(math.prod(shape) for part in shapes.values() for shape in part.values())
-    known = sum(array.size for arrays in wanted.values() for array in arrays.values())
-    if declared > _MOST_BESIDE + known:
-        raise Damaged(f"{folder}: it declares {declared} values, where {known} are known")
+    known = sum(array.size for arrays in like.values() for array in arrays.values())
+    if declared > _MAX_UNKNOWN + known:
+        raise DamagedError(f"{folder}: it declares {declared} values, where {known} are known")
 
 
 @contextlib.contextmanager
-def _quiet_loops() -> Iterator[None]:
-    """When one array cannot be read, those that are being read find nobody to tell any more.
+def _quiet_event_loops() -> Iterator[None]:
+    """Silences Orbax's pending reads after one array could not be read.
 
-    Each would print a traceback, also a little later: the hook stays.
+    Each would print a traceback when it finds its event loop closed, also a little later, so that
+    the hook stays.
     """
     before = sys.excepthook
 
@@ -142,12 +207,3 @@ def _quiet_loops() -> Iterator[None]:
     except Exception:
         sys.excepthook = hook
         raise
-
-
-def fingerprint(variables: Mapping[str, Any]) -> str:
-    """A digest of names and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(variables):
-        digest.update(name.encode())
-        digest.update(np.asarray(variables[name]).tobytes())
-    return digest.hexdigest()

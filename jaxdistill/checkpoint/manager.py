@@ -1,9 +1,10 @@
-"""Checkpoints of a run: what is saved, which are kept, and what comes back.
+"""Checkpoints of a run: saved in the background, kept by recency and score, restored when intact.
 
-A checkpoint holds what training changes: trained parameters, their statistics, optimizer moments;
-and a record of plain values, with digests of those arrays and of itself. Frozen variables are named
-by fingerprint, not stored: they come from the same weights file, or the same seed, again. It
-appears in its folder whole or not at all; one that was damaged later is known by its digests.
+A checkpoint holds what training changes, i.e. trained parameters, BatchNorm statistics and the
+optimizer's state, and metadata with digests of those arrays and of themselves. Frozen variables are
+saved once for the run (`checkpoint.best`). A checkpoint appears completely or not at all; damage
+that comes later is found by the digests. Nothing is deleted on suspicion: a damaged folder is
+renamed to `NAME.damaged`.
 """
 
 import errno
@@ -22,38 +23,48 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from jaxdistill import config
 from jaxdistill.checkpoint.integrity import (
-    Damaged,
-    Misfit,
+    METADATA_ITEM,
+    STATE_ITEM,
+    DamagedError,
+    Metadata,
+    MisfitError,
     Parts,
-    Record,
     fingerprint,
     newest_first,
+    read_metadata,
     read_parts,
-    read_record,
-    sealed,
+    with_digest,
 )
-from jaxdistill.models import student, unfreezing, weights
-from jaxdistill.models.parameters import merge
-from jaxdistill.models.student import Student
 from jaxdistill.runtime import distributed
-from jaxdistill.runtime.errors import UserError, first_line
+from jaxdistill.runtime.errors import RunError, first_line
 from jaxdistill.runtime.sharding import put
 from jaxdistill.types import TrainState
 
-FOLDER = "checkpoints"
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax has to say, it raises
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+"""Name of the folder below the run's."""
 _MARGIN = 2**20  # bytes of a checkpoint beside its arrays, and of the report
+_DAMAGED, _REPLACED = ".damaged", ".replaced"
 
 
 class Checkpoints:
-    """Writes into the `checkpoints` folder of a run. As a context it waits for the last one.
+    """Writes checkpoints of a run; a context that waits for the last one.
+
+    Args:
+      run: The run's folder.
+      settings: How many are kept.
 
     Raises:
-      UserError: from any method, when a checkpoint cannot be written.
+      RunError: From any method, when a checkpoint cannot be written (`checkpoint-not-written`).
     """
 
     def __init__(self, run: Path, settings: config.Checkpoints) -> None:
-        self._folder = run / FOLDER
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
+        self._folder = run / CHECKPOINTS
+        if distributed.is_main_process():
+            _recover_replaced(self._folder)
+        distributed.barrier("replaced checkpoints recovered")
         self._manager = _manager(self._folder, settings.keep)
 
     def __enter__(self) -> "Checkpoints":
@@ -70,202 +81,209 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:
             if kind is None:
-                raise (
-                    error if distributed.from_other_process(error) else self._unwritten(error)
-                ) from None
+                raise self._explained(error) from None
 
-    def save(self, state: TrainState, record: Record, score: float | None = None) -> None:
-        """Writes in the background; one of the same step gives way.
+    def save(self, state: TrainState, metadata: Metadata, score: float | None = None) -> None:
+        """Saves in the background; a checkpoint of the same step is replaced.
 
         Args:
-          score: the highest one is the best; None for a checkpoint within an epoch.
+          state: The state after a step.
+          metadata: Plain values.
+          score: The checkpoint with the highest score is kept; None within an epoch.
         """
-        step, parts = int(state.step), _parts(state)
+        step, parts = int(state.step), to_parts(state)
         digests = {name: fingerprint(arrays) for name, arrays in parts.items()}
-        whole = sealed({**record, "score": score, "digests": digests})
+        whole = with_digest({**metadata, "score": score, "digests": digests})
         try:
             self._manager.wait_until_finished()
             self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(parts)))
-            if step in self._manager.all_steps():
-                self._manager.delete(step)
+            replaced = self._set_aside(step) if step in self._manager.all_steps() else None
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(parts),
-                    record=ocp.args.JsonSave(whole),
+                    **{
+                        STATE_ITEM: ocp.args.StandardSave(parts),
+                        METADATA_ITEM: ocp.args.JsonSave(whole),
+                    }
                 ),
                 metrics=None if score is None else {"score": score},
                 force=True,
             )
+            if replaced is not None:
+                self._manager.wait_until_finished()
+                if distributed.is_main_process():
+                    shutil.rmtree(replaced)
         except Exception as error:  # Orbax and TensorStore have no exceptions of their own
-            raise (
-                error if distributed.from_other_process(error) else self._unwritten(error)
-            ) from None
+            raise self._explained(error) from None
+
+    def _set_aside(self, step: int) -> Path:
+        """Renames a checkpoint that is to be written again, so that one of both always exists."""
+        replaced = self._folder / f"{step}{_REPLACED}"
+        if distributed.is_main_process():
+            (self._folder / str(step)).rename(replaced)
+        distributed.barrier("checkpoint set aside")
+        self._manager.reload()
+        return replaced
 
     def _check_room(self, size: int) -> None:
-        """Before anything is written: Orbax's threads have much to say when a disk gets full."""
+        """Checks the disk before anything is written: Orbax's threads log much when it gets full."""
         free = shutil.disk_usage(self._folder).free
         if free < size + _MARGIN:
             raise OSError(errno.ENOSPC, f"No space left, {free / 1e6:.1f} MB")
 
-    def _unwritten(self, error: Exception) -> UserError:
+    def _explained(self, error: Exception) -> Exception:
+        if distributed.from_other_process(error):
+            return error
         reason = first_line(error)
         if "No space left" in reason or "RESOURCE_EXHAUSTED" in reason:
             reason = "no space left on the disk"
-        return UserError(
-            f"{self._folder}: a checkpoint could not be written: {reason}; "
-            f"the ones before it stand: mend this, and go on with --resume"
+        return RunError(
+            f"{self._folder}: a checkpoint could not be written: {reason}; the checkpoints before "
+            f"it are intact: solve this, and go on with --resume",
+            code="checkpoint-not-written",
         )
 
 
 class Restored(NamedTuple):
-    """What a run can go on from."""
+    """What a run goes on from."""
 
     state: TrainState
-    record: Record
+    metadata: Metadata
     damaged: list[str]
-    """Later checkpoints that could not be used, and why."""
+    """Newer checkpoints that were damaged and set aside, and why."""
 
 
-def newest_record(run: Path) -> Record | None:
-    """The plain values of the newest checkpoint where they can be read; None if there is none."""
-    for folder in newest_first(run / FOLDER):
-        try:
-            return read_record(folder)
-        except Damaged:
-            continue
-    return None
-
-
-def latest(
-    run: Path, like: Callable[[int], TrainState], *, changed: bool = False
-) -> Restored | None:
-    """The newest sound checkpoint; None if nothing was saved yet.
-
-    Later ones, which are damaged, are removed.
+def newest_metadata(run: Path) -> Metadata | None:
+    """Returns the metadata of the newest checkpoint where they are intact; None if there are none.
 
     Args:
-      like: a state of a phase of `unfreezing`, by which a checkpoint's arrays are checked, typed
-        and placed.
-      changed: the settings are not those that the run was trained with: a checkpoint that does not
-        fit them is not damaged.
+      run: The run's folder.
 
     Raises:
-      UserError: there are checkpoints, but none that is sound; or one does not fit what changed.
+      RunError: They cannot be read at the moment (`checkpoint-io`).
     """
-    problems: dict[Path, str] = {}
-    for folder in newest_first(run / FOLDER):
+    for folder in newest_first(run / CHECKPOINTS):
         try:
-            record = read_record(folder)
-            state = like(record["progress"]["phase"])
-            parts = read_parts(folder, _parts(state), record)
-        except Damaged as damage:
-            if changed and isinstance(damage, Misfit):
-                raise UserError(
-                    f"{damage}; the settings that have changed make another network: give those "
-                    f"that the run was trained with, or start another one"
-                ) from None
-            problems[folder] = str(damage)
+            return read_metadata(folder)
+        except DamagedError:
             continue
-        if distributed.is_main_process():
-            for damaged in problems:
-                shutil.rmtree(damaged)
-        distributed.barrier("damaged checkpoints removed")
-        return Restored(_state(state, int(folder.name), parts), record, list(problems.values()))
-    if problems:
-        raise UserError(f"no checkpoint can be used: {'; '.join(problems.values())}")
     return None
 
 
-class Best(NamedTuple):
-    """What a run has come to: its best student, without projectors."""
+def restore_latest(
+    run: Path, like: Callable[[int], TrainState], *, changed: bool = False
+) -> Restored | None:
+    """Restores the newest intact checkpoint, and sets damaged newer ones aside.
 
-    settings: config.Config
-    student: Student
-    step: int
-    record: Record
+    All processes of a run call it, and read every checkpoint; nothing is renamed unless all find
+    the same damage.
 
+    Args:
+      run: The run's folder.
+      like: Returns a state of a phase of the unfreezing; the arrays are checked, typed and placed
+        as there.
+      changed: Whether the settings differ from those that the run was trained with. A checkpoint
+        that does not fit them is then not damaged.
 
-def best(run: Path) -> Best:
-    """The student of the run's best sound checkpoint.
+    Returns:
+      What to go on from; None if nothing was saved yet.
 
     Raises:
-      UserError: there is no run, no checkpoint, or the encoder's weights file is not what it was.
+      RunError: No checkpoint is intact (`no-intact-checkpoint`), one does not fit the changed
+        settings (`checkpoint-misfit`), the processes read different contents
+        (`checkpoint-differs`), or a file cannot be read at the moment (`checkpoint-io`).
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run.absolute()} is not a run: it has no config.yaml")
-    settings = config.load(run / "config.yaml")
-    records, problems = _records(run)
-    network = student.build(settings.student, seed=settings.seed)
-    first = fingerprint(unfreezing.partition_in_phase(network, settings.student, phase=0).frozen)
-    for folder, record in records:
-        if record["frozen"] != first:
-            problems.append(
-                f"{folder}: the frozen encoder is not the one it was trained on; restore "
-                f"{settings.student.encoder_weights or 'student.encoder_weights'}"
-            )
-            continue
-        trained_on = weights.parse_normalization(record.get("normalization"), folder)
-        network.normalization = trained_on or network.normalization
-        split = unfreezing.partition_in_phase(network, settings.student, record["progress"]["phase"])
-        wanted = {"params": split.params, "batch_stats": split.batch_stats}
+    if distributed.is_main_process():
+        _recover_replaced(run / CHECKPOINTS)
+    distributed.barrier("replaced checkpoints recovered")
+    problems: dict[Path, str] = {}
+    for folder in newest_first(run / CHECKPOINTS):
+        restored = None
         try:
-            parts = read_parts(folder, wanted, record, partly=True)
-        except Damaged as damage:
-            problems.append(str(damage))
-            continue
-        for problem in problems:
-            logging.getLogger(__name__).warning("damaged, and left out: %s", problem)
-        variables = {**split.frozen, **parts["params"], **parts["batch_stats"]}
-        return Best(settings, merge(split.graphdef, variables), int(folder.name), record)
+            metadata = read_metadata(folder)
+            state = like(metadata["progress"]["phase"])
+            parts = read_parts(folder, to_parts(state), metadata)
+            restored = _to_state(state, int(folder.name), parts)
+        except DamagedError as damage:
+            if changed and isinstance(damage, MisfitError):
+                raise RunError(
+                    f"{damage}; the changed settings make another network: use those that the run "
+                    f"was trained with, or start another run",
+                    code="checkpoint-misfit",
+                ) from None
+            problems[folder] = str(damage)
+        _check_agreement(folder, restored is None)
+        if restored is not None:
+            _rename_damaged(problems)
+            return Restored(restored, metadata, list(problems.values()))
     if problems:
-        raise UserError(f"no checkpoint can be used: {'; '.join(problems)}")
-    raise UserError(f"{run.absolute()} has no checkpoint yet: train for an epoch first")
+        raise RunError(
+            f"no checkpoint is intact: {'; '.join(problems.values())}", code="no-intact-checkpoint"
+        )
+    return None
 
 
-def _records(run: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
-    """Checkpoints whose record is sound, the best first, then the newest; and what is wrong."""
-    records, problems = [], []
-    for folder in newest_first(run / FOLDER):
-        try:
-            records.append((folder, read_record(folder)))
-        except Damaged as damage:
-            problems.append(str(damage))
-    return sorted(records, key=lambda pair: _score(pair[1]), reverse=True), problems
+def to_parts(state: TrainState) -> Parts:
+    """Returns the arrays of a state by part and name.
 
-
-def _score(record: Record) -> float:
-    return -math.inf if record["score"] is None else record["score"]
-
-
-def _parts(state: TrainState) -> Parts:
-    moments, _ = jax.tree_util.tree_flatten_with_path(state.opt_state)
+    Args:
+      state: The state.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.opt_state)
     return {
         "params": state.params,
         "batch_stats": state.batch_stats,
         "opt_state": {
-            jax.tree_util.keystr(path, simple=True, separator=":"): leaf for path, leaf in moments
+            jax.tree_util.keystr(path, simple=True, separator=":"): leaf for path, leaf in leaves
         },
     }
 
 
-def _state(like: TrainState, step: int, parts: Parts) -> TrainState:
-    """Parts as a state again, placed and typed as `like` is."""
-    placed = {
-        part: {name: _place(parts[part][name], leaf) for name, leaf in arrays.items()}
-        for part, arrays in _parts(like).items()
+def _to_state(like: TrainState, step: int, parts: Parts) -> TrainState:
+    def placed(value: Any, leaf: jax.Array) -> jax.Array:
+        return put(np.asarray(value, leaf.dtype), leaf.sharding)
+
+    arrays = {
+        part: {name: placed(parts[part][name], leaf) for name, leaf in own.items()}
+        for part, own in to_parts(like).items()
     }
-    moments = list(placed["opt_state"].values())
-    return TrainState(
-        _place(step, like.step),
-        placed["params"],
-        placed["batch_stats"],
-        jax.tree.unflatten(jax.tree.structure(like.opt_state), moments),
+    opt_state = jax.tree.unflatten(
+        jax.tree.structure(like.opt_state), list(arrays["opt_state"].values())
     )
+    return TrainState(placed(step, like.step), arrays["params"], arrays["batch_stats"], opt_state)
 
 
-def _place(value: Any, like: jax.Array) -> jax.Array:
-    return put(np.asarray(value, like.dtype), like.sharding)
+def _check_agreement(folder: Path, damaged: bool) -> None:
+    found = distributed.all_gather(np.asarray([damaged]))
+    if found.any() != found.all():
+        others = ", ".join(str(index) for index in np.flatnonzero(found))
+        raise RunError(
+            f"{folder}: damaged for the processes {others} and intact for the others; see that all "
+            f"read the same files",
+            code="checkpoint-differs",
+        )
+
+
+def _rename_damaged(problems: dict[Path, str]) -> None:
+    if distributed.is_main_process():
+        for folder in problems:
+            target = folder.with_name(folder.name + _DAMAGED)
+            number = 1
+            while target.exists():
+                number += 1
+                target = folder.with_name(f"{folder.name}{_DAMAGED}-{number}")
+            folder.rename(target)
+    distributed.barrier("damaged checkpoints renamed")
+
+
+def _recover_replaced(checkpoints: Path) -> None:
+    """Undoes or completes a replacement that was interrupted."""
+    for replaced in checkpoints.glob(f"*{_REPLACED}"):
+        folder = replaced.with_name(replaced.name.removesuffix(_REPLACED))
+        if folder.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(folder)
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
@@ -279,3 +297,25 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def by_score(run: Path) -> tuple[list[tuple[Path, Metadata]], list[str]]:
+    """Returns the checkpoints whose metadata are intact, the best first, then the newest.
+
+    Args:
+      run: The run's folder.
+
+    Returns:
+      Folders with their metadata, and what is wrong with the others.
+    """
+    found, problems = [], []
+    for folder in newest_first(run / CHECKPOINTS):
+        try:
+            found.append((folder, read_metadata(folder)))
+        except DamagedError as damage:
+            problems.append(str(damage))
+    return sorted(found, key=lambda pair: _score(pair[1]), reverse=True), problems
+
+
+def _score(metadata: Metadata) -> float:
+    return -math.inf if metadata["score"] is None else metadata["score"]

@@ -19,9 +19,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jaxdistill import config
-from jaxdistill.checkpoint import manager
+from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.commands.model_options import add_model_options, model_options
-from jaxdistill.config import yaml_files
+from jaxdistill.config import overrides as overrides_lib
 from jaxdistill.data.splits import Data
 from jaxdistill.evaluation.backend import ModelOptions
 from jaxdistill.evaluation.evaluator import Evaluation, evaluate
@@ -115,7 +115,7 @@ def _open(
             "key can be changed, such as data.image_size=[320, 320]",
             code="options-for-files",
         )
-    best = manager.best(path)
+    best = best_of(path)
     settings = config.load(path / "config.yaml", overrides)
     if settings.student != best.settings.student:
         raise ConfigError(
@@ -135,7 +135,7 @@ def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config
             code="missing-data-root",
         )
     blank = {"run": "evaluation", "losses": {"kl": 0, "mse": 0}}
-    return config.check(yaml_files.override(blank, overrides), source="KEY=VALUE")
+    return config.check(overrides_lib.apply(blank, overrides), source="KEY=VALUE")
 
 
 def _teacher(settings: config.Config, console: Console) -> Teacher | None:

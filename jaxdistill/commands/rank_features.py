@@ -18,16 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdistill import config
-from jaxdistill.analysis.feature_ranking import Ranked, Sample, rank
-from jaxdistill.config import FrozenNetwork, Size
-from jaxdistill.data.splits import open_split
-from jaxdistill.models import feature_info
-from jaxdistill.models.feature_info import find_tap
-from jaxdistill.models.feature_pairs import fitting_taps
-from jaxdistill.models.parameters import is_frozen
-from jaxdistill.runtime.errors import UserError, command
-from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_tensors import Map, maps
+from jaxdistill.analysis.ranking import STRIDES, rank_features
+from jaxdistill.runtime.errors import OutputError, command
 
 _SHOWN = 5  # rows of the table for each stride; the file has all
 

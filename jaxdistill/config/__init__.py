@@ -1,25 +1,27 @@
-"""The configuration: what may be set, what it means, and how a file and overrides become one.
+"""Configuration of a run: its schema, and how a file and overrides are read and checked.
 
-A YAML file holds only what differs from the file that it `extends`; overrides such as
-`training.epochs=3` come last. Unknown keys, wrong types and impossible values are refused with the
-key's full path.
+A YAML file holds only the keys that differ from the file that it `extends`. Overrides such as
+`training.epochs=3` are applied last. A `ConfigError` names the full path of a key that is unknown,
+has the wrong type, or has a value that cannot be used.
 """
 
-from jaxdistill.config.base import LARGEST_SIDE, OutputKind, Precision, Rgb, Section, Size
-from jaxdistill.config.data import Data, Split
-from jaxdistill.config.networks import (
-    Detector,
-    Feature,
-    FrozenNetwork,
+from jaxdistill.config.base import (
+    LARGEST_SIDE,
     MeanStd,
     Normalization,
-    Student,
-    Targets,
-    Teacher,
-    Unfreezing,
+    OutputKind,
+    Precision,
+    Rgb,
+    Section,
+    Size,
 )
-from jaxdistill.config.schema import Config, check, dump, load
-from jaxdistill.config.training import Checkpoints, Clip, Losses, Mesh, Temperature, Training
+from jaxdistill.config.data import Data, Split
+from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_paths
+from jaxdistill.config.losses import Feature, Losses, Temperature
+from jaxdistill.config.schema import Config
+from jaxdistill.config.student import Student, Unfreezing
+from jaxdistill.config.teacher import Detector, FrozenNetwork, Targets, Teacher
+from jaxdistill.config.training import Checkpoints, Clip, Mesh, Training
 
 __all__ = [
     "LARGEST_SIDE",
@@ -49,4 +51,6 @@ __all__ = [
     "check",
     "dump",
     "load",
+    "shipped",
+    "with_absolute_paths",
 ]

@@ -1,11 +1,13 @@
-"""What every part of the configuration is made of."""
+"""Types that the sections of the configuration share."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
-# Bounds far beyond any use: a configuration may be somebody else's, and memory grows with these.
+# Bounds far beyond any use: a configuration may come from an untrusted source, and memory grows
+# with these values.
 LARGEST_SIDE = 2**14
 Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
 Channels = Annotated[int, Field(gt=0, le=2**13)]
@@ -18,19 +20,45 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
+    """Base class of all sections: immutable, without unknown keys, NaN or infinity."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
     @field_validator("*")
     @classmethod
-    def _usable(cls, value: Any) -> Any:
-        """A path is one that a system can have, and `~` the home folder."""
+    def _expand_path(cls, value: Any) -> Any:
+        """Replaces `~` in paths by the home folder, and refuses paths with a NUL character."""
         if isinstance(value, Path):
             if "\0" in str(value):
-                raise ValueError("a path cannot hold the character NUL")
+                raise invalid("invalid-path", "a path cannot contain the character NUL")
             try:
                 return value.expanduser()
             except RuntimeError:
-                raise ValueError(f"there is no home folder {value.parts[0]}") from None
+                raise invalid("invalid-path", f"there is no home folder {value.parts[0]}") from None
         return value
+
+
+class MeanStd(Section):
+    """Channel statistics of a network's input."""
+
+    mean: Rgb
+    """Mean per channel (red, green, blue) of pixels in [0, 1]."""
+    std: tuple[Positive, Positive, Positive]
+    """Standard deviation per channel (red, green, blue) of pixels in [0, 1]."""
+
+
+Normalization = Literal["imagenet", "unit", "half"] | MeanStd
+"""`imagenet`: ImageNet's mean and standard deviation; `unit`: pixels in [0, 1] as they are;
+`half`: mean 0.5 and standard deviation 0.5, hence pixels in [-1, 1]."""
+
+
+def invalid(code: LiteralString, message: str) -> PydanticCustomError:
+    """Returns the error to raise in a validator; `check` turns it into a `ConfigError`.
+
+    Args:
+      code: The code of the `ConfigError`, in kebab case.
+      message: What is wrong, and what to do.
+    """
+    return PydanticCustomError(code, "{message}", {"message": message})

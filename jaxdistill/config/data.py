@@ -1,4 +1,4 @@
-"""Settings of pictures and masks."""
+"""The section `data`: images, masks, and how they are read."""
 
 import os
 from pathlib import Path
@@ -6,63 +6,74 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from jaxdistill.config.base import Section, Size
+from jaxdistill.config.base import Section, Size, invalid
 
 
 class Split(Section):
+    """Images of one split, and their annotations."""
+
     images: Path
-    """Folder of the pictures, relative to `data.root`."""
+    """Folder of the images, relative to `data.root`."""
     annotations: Path | None
-    """COCO instances file, relative to `data.root`; null: pictures without masks, all that lie in
-    the folder and below."""
+    """COCO instances file, relative to `data.root`. null: the images have no masks, and every image
+    in the folder and below it is used."""
 
     @property
     def labelled(self) -> bool:
-        """Whether the pictures have masks."""
+        """Whether the images have masks."""
         return self.annotations is not None
 
 
 class Data(Section):
-    root: Path
-    """Folder that holds the pictures, in COCO layout unless they have no masks."""
+    """Where the images and masks are, and how they are resized and augmented."""
+
+    root: Path | None = None
+    """Folder that holds the dataset. Commands that read images need it."""
+    source: str | None = None
+    """Name of the data source that reads the folder, such as `coco`. null: `coco` for a split with
+    annotations, a folder of images for one without."""
     train: Split = Split(
         images=Path("images/train2017"),
         annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),
     )
-    """The pictures to learn from."""
+    """Training images."""
     validation: Split = Split(
         images=Path("images/val2017"),
         annotations=Path("annotations/instances_val2017_person_only_no_crowd.json"),
     )
-    """The pictures to measure on, after every epoch; those without masks against the teacher."""
+    """Validation images, evaluated after every epoch. Images without masks are compared with the
+    teacher's masks."""
     unlabelled: Path | None = None
-    """Folder of more pictures to learn from, without masks, relative to `data.root`; null: none."""
+    """Folder of additional training images without masks, relative to `data.root`. null: none."""
     prepared: Path = Path(os.path.expanduser("~/.cache/jaxdistill"))  # noqa: PTH111 (never raises)
-    """Where the data sets built from folders are kept; each is built once."""
+    """Folder for the datasets that are built from images and annotations; each is built once."""
     image_size: Size = (640, 640)
-    """Height and width that pictures and masks are resized to; multiples of 32."""
+    """Height and width in pixels to which images and masks are resized; multiples of 32."""
     augment: Literal["none", "flip", "light", "heavy"] = "light"
-    """`light`: flip, light, colour, rare blur. `heavy`: also weather, noise, compression, ..."""
+    """Augmentation of training images. `flip`: horizontal flips. `light`: also brightness and
+    colour changes and occasional blur. `heavy`: also weather, noise and compression."""
     crop: Annotated[float, Field(gt=0, le=1)] | None = None
-    """A random part of each picture, of at least this share of its area, fills `image_size`, and
-    its mask and targets with it: the frozen networks see the whole picture. null: no crops."""
+    """Smallest area of a random crop, as a share of the image in (0, 1]. The crop is resized to
+    `image_size`, together with its mask and its teacher outputs, which are computed from the whole
+    image. null: no crops."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Threads that decode pictures."""
+    """Number of threads that decode images."""
 
     @field_validator("train", "validation", mode="before")
     @classmethod
-    def _completed(cls, given: Any, info: ValidationInfo) -> Any:
-        """Of a split that is given in part, the rest is as usual."""
-        if not isinstance(given, dict) or info.field_name is None:
-            return given
-        return {**cls.model_fields[info.field_name].default.model_dump(mode="json"), **given}
+    def _complete_split(cls, value: Any, info: ValidationInfo) -> Any:
+        """Takes keys that a split does not set from the split's default."""
+        if not isinstance(value, dict) or info.field_name is None:
+            return value
+        return {**cls.model_fields[info.field_name].default.model_dump(mode="json"), **value}
 
     @model_validator(mode="after")
-    def _divisible(self) -> "Data":
+    def _check_image_size(self) -> "Data":
         if any(side % 32 for side in self.image_size):
             height, width = self.image_size
-            raise ValueError(
-                f"height and width must be multiples of 32, the encoder's largest stride; "
-                f"got {height} x {width}"
+            raise invalid(
+                "invalid-image-size",
+                f"image_size: height and width must be multiples of 32, the encoder's largest "
+                f"stride; got {height} x {width}",
             )
         return self

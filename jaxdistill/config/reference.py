@@ -1,4 +1,7 @@
-"""The table of configuration keys: `python -m jaxdistill.config.reference > docs/configuration.md`."""
+"""The reference of configuration keys: `python -m jaxdistill.config.reference`.
+
+Its output is the document `docs/configuration.md`.
+"""
 
 import types
 from collections.abc import Iterator
@@ -7,13 +10,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from jaxdistill.config import Config, Section
+from jaxdistill.config.base import MeanStd, Section
+from jaxdistill.config.schema import Config
 
 _HEAD = """# Configuration
 
-Every key of a configuration file, as `python -m jaxdistill.config.reference` prints it. A key is given in
-YAML, or on the command line as `key=value`; a file may `extends: another.yaml` and hold only what
-differs.
+This table lists every key of a configuration file. It is printed by
+`python -m jaxdistill.config.reference`. Keys are set in YAML or on the command line as `key=value`.
+A file may contain `extends: another.yaml` and then only the keys that differ from that file; a
+configuration that ships with the package is extended or loaded by its name, such as `recommended`.
+`N` stands for an index into a list, counted from 0.
 
 | key | type | default | meaning |
 |---|---|---|---|
@@ -21,19 +27,19 @@ differs.
 
 
 def table() -> str:
-    """All keys in Markdown, made from the configuration's own types."""
+    """Returns the Markdown document that describes all keys, generated from the schema."""
     return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in _rows(Config, "", None))
 
 
 def _rows(
-    section: type[Section], prefix: str, given: Section | None
+    section: type[Section], prefix: str, values: Section | None
 ) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each key; `given` is the section's own default, where there is one."""
+    """Yields a row for each key; `values` is the section's default, where there is one."""
     for name, field in section.model_fields.items():
         key = prefix + name
         inner = _section(field.annotation)
         meaning = " ".join((field.description or "").split())
-        default = field.default if given is None else getattr(given, name)
+        default = field.default if values is None else getattr(values, name)
         yield f"`{key}`", _type(field.annotation), _default(default), meaning
         if inner is not None:
             listed = get_origin(field.annotation) is tuple
@@ -42,7 +48,7 @@ def _rows(
 
 
 def _section(annotation: Any) -> type[Section] | None:
-    """The section below a key, where the key holds one (or none, or a list of them)."""
+    """Returns the section below a key that holds a section, an optional one, or a list of them."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     parts = [part for part in get_args(annotation) if part not in (type(None), ...)]
@@ -63,10 +69,10 @@ def _type(annotation: Any) -> str:
         return f"{len(parts)} times {_type(parts[0])}"
     if annotation is type(None):
         return "null"
+    if annotation is MeanStd:
+        return "`{mean: [r, g, b], std: [r, g, b]}`"
     if issubclass(annotation, Section):
-        return (
-            "section" if annotation.__name__ != "MeanStd" else "`{mean: [r, g, b], std: [r, g, b]}`"
-        )
+        return "section"
     words = {"bool": "true or false", "int": "integer", "float": "number", "str": "text"}
     return {**words, "Path": "path"}[annotation.__name__]
 
@@ -77,7 +83,7 @@ def _default(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, Section):
-        return "as below"
+        return "see below"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):

@@ -1,142 +1,142 @@
-"""The whole configuration, how its parts fit, and how a file and overrides become one."""
+"""The whole configuration, and the checks that concern several sections."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from jaxdistill.config import yaml_files
-from jaxdistill.config.base import Precision, Section
+from jaxdistill.config.base import Precision, Section, invalid
 from jaxdistill.config.data import Data
-from jaxdistill.config.messages import explain
-from jaxdistill.config.networks import Detector, Feature, Student, Targets, Teacher
-from jaxdistill.config.training import Checkpoints, Losses, Mesh, Training
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.config.losses import Feature, Losses
+from jaxdistill.config.student import Student
+from jaxdistill.config.teacher import Detector, Targets, Teacher
+from jaxdistill.config.training import Checkpoints, Mesh, Training
 
-_TEACHERS_ATTENTION = ("mask", "uncertainty")
+_NEEDS_TEACHER = ("mask", "uncertainty")
 
 
 class Config(Section):
+    """All settings of a run."""
+
     run: Path
-    """The run's folder: configuration, metrics, checkpoints, pictures."""
+    """Folder of the run: configuration, metrics, checkpoints, sample images."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """All randomness comes from it and the step."""
-    data: Data
-    """Pictures and masks."""
+    """Seed of all random numbers, which depend on the seed and the step alone."""
+    data: Data = Data()
+    """Images and masks."""
     student: Student = Student()
     """The network that is trained."""
     teacher: Teacher | None = None
-    """The frozen segmentation network that is imitated; null: learn from masks alone."""
+    """Frozen segmentation network whose masks the student imitates. null: none."""
     detector: Detector | None = None
-    """The frozen network whose inner tensors the features are."""
+    """Frozen network whose inner tensors the student's feature maps imitate. null: none."""
     features: tuple[Feature, ...] = ()
-    """Pairs of a detector tensor and a student tap."""
+    """Pairs of a detector tensor and a feature map (tap) of the student."""
     targets: Targets = Targets()
-    """What becomes of the frozen networks' outputs."""
+    """Caching of the frozen networks' outputs."""
     losses: Losses = Losses()
-    """Weights and temperature."""
+    """Weights of the loss terms, and the temperature. A further key is the weight of a loss that a
+    plug-in registers."""
     training: Training = Training()
     """Steps and optimizer."""
     checkpoints: Checkpoints = Checkpoints()
-    """When they are written and how many stay."""
+    """When checkpoints are written, and how many are kept."""
     mesh: Mesh = Mesh()
-    """The devices that share every step."""
+    """The devices that share a step."""
     precision: Precision = "float32"
-    """What the student computes in; `bfloat16` is for GPUs. Parameters, BatchNorm statistics and
-    losses are float32 in any case."""
+    """Data type of the student's layers; `bfloat16` is meant for GPUs. Parameters, BatchNorm
+    statistics and losses are float32 in both cases."""
 
     @property
     def taught_features(self) -> tuple[Feature, ...]:
-        """Those that the student learns from: none where `losses.feature` is 0, or each weight."""
-        weighs = self.losses.feature > 0 and any(feature.weight > 0 for feature in self.features)
-        return self.features if weighs else ()
+        """Feature pairs that contribute to the loss; empty if all their weights are 0."""
+        weighted = self.losses.feature > 0 and any(feature.weight > 0 for feature in self.features)
+        return self.features if weighted else ()
 
     @property
     def imitates(self) -> bool:
-        """Whether the student learns from the teacher's logits."""
+        """Whether the student is trained on the teacher's logits."""
         return self.teacher is not None and (self.losses.kl > 0 or self.losses.mse > 0)
 
     @property
     def asks_teacher(self) -> bool:
-        """Whether training needs the teacher; else it is there to be measured against."""
+        """Whether training needs the teacher; otherwise it serves for comparison only."""
         return self.imitates or any(
-            feature.attention in _TEACHERS_ATTENTION for feature in self.taught_features
+            feature.attention in _NEEDS_TEACHER for feature in self.taught_features
         )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Config":
-        if not self.data.train.labelled and not self.imitates:
-            raise ValueError(
-                "data.train has no masks (annotations: null), so a teacher has to teach: give "
-                "teacher.onnx, and losses.kl or losses.mse above 0"
+    def _check_masks(self) -> "Config":
+        registered = any(weight > 0 for weight in self.losses.registered.values())
+        if not self.data.train.labelled and not self.imitates and not registered:
+            raise invalid(
+                "masks-needed",
+                "data.train has no masks (annotations: null), so that training needs a teacher: "
+                "set teacher.onnx, and losses.kl or losses.mse above 0",
             )
         if not self.data.validation.labelled and self.teacher is None:
-            raise ValueError(
-                "data.validation has no masks (annotations: null), so there is only a teacher to "
-                "measure against: give teacher.onnx, or data.validation.annotations"
+            raise invalid(
+                "masks-needed",
+                "data.validation has no masks (annotations: null), so that validation needs a "
+                "teacher: set teacher.onnx, or data.validation.annotations",
             )
-        if self.data.unlabelled is not None and not self.imitates and not self.taught_features:
-            raise ValueError(
-                "data.unlabelled has no masks, so only a teacher or a detector can teach with it: "
-                "give teacher.onnx, and losses.kl or losses.mse above 0, or features and "
-                "losses.feature above 0, or set it to null"
-            )
-        if self.teacher is None and (self.losses.kl > 0 or self.losses.mse > 0):
-            raise ValueError(
-                "losses.kl and losses.mse need a teacher: give teacher.onnx, or set both to 0"
-            )
-        if self.features and self.detector is None:
-            raise ValueError("features need a network to take them from: give detector.onnx")
-        for index, feature in enumerate(self.features):
-            if feature.attention in _TEACHERS_ATTENTION and self.teacher is None:
-                raise ValueError(
-                    f"features.{index}.attention: {feature.attention} is the teacher's: give "
-                    f"teacher.onnx, or choose energy or none"
-                )
-        if self.losses.feature_weights == "learned" and len(self.features) < 2:
-            raise ValueError(
-                f"losses.feature_weights: learned weighs features against each other, but there "
-                f"are {len(self.features)}; list at least two, or choose fixed"
-            )
-        supervised = self.data.train.labelled and (self.losses.bce > 0 or self.losses.dice > 0)
-        if not self.imitates and not supervised and not self.taught_features:
-            raise ValueError(
-                "nothing teaches the student: give a loss a weight above 0, kl or mse with a "
-                "teacher, bce or dice with masks, feature with features"
-            )
-        repaints = self.data.augment in ("light", "heavy")
-        if self.targets.cache is not None and repaints and not self.targets.clean_images:
-            raise ValueError(
-                f"targets.cache cannot keep targets of pictures that data.augment: "
-                f"{self.data.augment} paints anew each time; choose none or flip, or let the "
-                f"teacher see the clean picture with targets.clean_images: true"
+        unsupervised = self.imitates or self.taught_features or registered
+        if self.data.unlabelled is not None and not unsupervised:
+            raise invalid(
+                "masks-needed",
+                "data.unlabelled has no masks, so that it needs a teacher or a detector: set "
+                "teacher.onnx, and losses.kl or losses.mse above 0, or features and "
+                "losses.feature above 0; or set data.unlabelled to null",
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_networks(self) -> "Config":
+        if self.teacher is None and (self.losses.kl > 0 or self.losses.mse > 0):
+            raise invalid(
+                "teacher-needed",
+                "losses.kl and losses.mse need a teacher: set teacher.onnx, or set both to 0",
+            )
+        if self.features and self.detector is None:
+            raise invalid(
+                "detector-needed",
+                "features need a network that computes them: set detector.onnx, or features to []",
+            )
+        for index, feature in enumerate(self.features):
+            if feature.attention in _NEEDS_TEACHER and self.teacher is None:
+                raise invalid(
+                    "teacher-needed",
+                    f"features.{index}.attention: {feature.attention} needs a teacher: set "
+                    f"teacher.onnx, or choose energy or none",
+                )
+        if self.losses.feature_weights == "learned" and len(self.features) < 2:
+            raise invalid(
+                "features-needed",
+                f"losses.feature_weights: learned needs at least two features, but there are "
+                f"{len(self.features)}; add features, or choose fixed",
+            )
+        return self
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file and whatever it extends, applies `key.path=value` overrides, and checks it.
+    @model_validator(mode="after")
+    def _check_losses(self) -> "Config":
+        supervised = self.data.train.labelled and (self.losses.bce > 0 or self.losses.dice > 0)
+        registered = any(weight > 0 for weight in self.losses.registered.values())
+        if not (self.imitates or supervised or self.taught_features or registered):
+            raise invalid(
+                "nothing-to-learn",
+                "every loss that could train the student is 0: set a weight above 0, of kl or mse "
+                "(with a teacher), of bce or dice (with masks), or of feature (with features)",
+            )
+        return self
 
-    Raises:
-      UserError: names the file, the key's full path, and what was expected.
-    """
-    return check(yaml_files.read(path, overrides), source=str(path))
-
-
-def check(values: dict[str, Any], source: str) -> Config:
-    """Turns nested dictionaries into a `Config`, or raises a `UserError` of one line."""
-    try:
-        # Through JSON, strictly: a list is a tuple there, and nothing else is converted.
-        return Config.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        raise UserError(f"{source}: {explain(error, Config)}") from None
-    except (TypeError, ValueError, RecursionError) as error:  # a date, say: JSON has none
-        raise UserError(f"{source}: {error}") from None
-
-
-def dump(config: Config) -> str:
-    """The resolved configuration as YAML, readable by `load`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    @model_validator(mode="after")
+    def _check_cache(self) -> "Config":
+        photometric = self.data.augment in ("light", "heavy")
+        if self.targets.cache is not None and photometric and not self.targets.clean_images:
+            raise invalid(
+                "cannot-cache",
+                f"targets.cache cannot hold outputs for images that data.augment: "
+                f"{self.data.augment} changes in every epoch: set data.augment to none or flip, or "
+                f"targets.clean_images to true",
+            )
+        return self

@@ -1,70 +1,94 @@
-"""YAML files and overrides as one tree of keys and values, before anyone asks what they mean."""
+"""Reading of YAML files into a tree of keys and values, before validation."""
 
-import copy
+import difflib
+import errno
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import UserError, first_line
+from jaxdistill.runtime.errors import ConfigError, first_line
 
 LARGEST_FILE = 2**18
-"""Bytes: a hundred times what a configuration has, and as much as is read in a few seconds."""
+"""Bytes: a hundred times the size of a configuration, and as much as is read in a few seconds."""
 _MOST_VALUES, _DEEPEST = 20_000, 100
+_PACKAGE = Path(__file__).parents[1]
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The file over whatever it extends, and `key.path=value` overrides over both.
+def read(path: Path) -> dict[str, Any]:
+    """Reads a file, and merges it over the files that it extends.
 
-    Raises:
-      UserError: a file cannot be read, is not YAML, or extends itself; an override sets nothing.
-    """
-    return override(_read_extended(path, ()), overrides)
+    Args:
+      path: A YAML file, or the name of a configuration that ships with the package.
 
-
-def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The tree with `key.path=value` overrides set in it.
+    Returns:
+      Keys and values, not validated yet.
 
     Raises:
-      UserError: an override sets nothing.
+      ConfigError: A file cannot be read (`no-such-file`, `unreadable-file`), is not YAML
+        (`yaml-syntax`, `repeated-key`), or extends itself (`extends-itself`).
     """
-    for one in overrides:
-        _set(tree, one)
-    return tree
+    return _read_extended(path, ())
+
+
+def shipped() -> dict[str, Path]:
+    """Returns the configurations that ship with the package, by name."""
+    # An installed package contains them; in a source tree they are beside the package.
+    inside, beside = _PACKAGE / "configs", _PACKAGE.parent / "configs"
+    folder = inside if inside.is_dir() else beside
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Safe YAML; unlike YAML 1.1, 1e-4 is a number.
+    """Parses YAML safely: no Python objects, bounded size, no repeated keys.
+
+    Unlike in YAML 1.1, `1e-4` is a number.
+
+    Args:
+      text: The YAML text.
+      source: Where the text comes from, for messages.
+
+    Returns:
+      Nested dictionaries, lists and scalars.
 
     Raises:
-      UserError: names the line that cannot be read.
+      ConfigError: The text is not YAML (`yaml-syntax`), or a mapping has a key twice
+        (`repeated-key`); the message names the line.
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except Exception as error:  # a tag such as !!bool with another text raises nearly anything
+    except Exception as error:  # for example, !!bool before another text raises a KeyError
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or first_line(error)
-        raise UserError(f"{source}{where}: not valid YAML: {what}") from None
+        if isinstance(error, _RepeatedKeyError):
+            raise ConfigError(f"{source}{where}: {what}", code="repeated-key") from None
+        raise ConfigError(f"{source}{where}: not valid YAML: {what}", code="yaml-syntax") from None
+
+
+class _RepeatedKeyError(yaml.MarkedYAMLError):
+    """A mapping has a key twice."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts values as they are once every alias (`*name`) is written out: who reads the tree
-    meets each of them, and a few lines of aliases of aliases stand for billions."""
+    """Limits the number of values, counted as if every alias (`*name`) were written out.
+
+    A few lines of aliases of aliases can stand for billions of values, all of which a reader of the
+    tree would visit.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._values = 0
-        self._within: dict[str, int] = {}  # values by anchor, once it is complete
+        self._within: dict[str, int] = {}  # number of values by anchor, once it is complete
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()
         alias, before = isinstance(event, yaml.AliasEvent), self._values
         if alias and event.anchor in self.anchors and event.anchor not in self._within:
-            raise _problem(f"*{event.anchor} stands for what contains it", event)
+            raise _problem(f"*{event.anchor} stands for a value that contains it", event)
         self._values += self._within.get(event.anchor, 0) if alias else 1
         if self._values > _MOST_VALUES or self._depth > _DEEPEST:
             raise _problem(f"more than {_MOST_VALUES} values, or nested too deeply", event)
@@ -75,12 +99,23 @@ class _Loader(yaml.SafeLoader):
             self._within[event.anchor] = self._values - before
         return node
 
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node: Any = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    text = f"the key {key.value!r} is repeated; keep one of the two"
+                    raise _RepeatedKeyError(None, None, text, key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
 
 def _problem(what: str, event: Any) -> yaml.YAMLError:
     return yaml.composer.ComposerError(None, None, what, event.start_mark)
 
 
-# The first resolver that matches wins, and int's and float's own come before an appended one.
+# The first resolver that matches wins, and those of int and float come before an appended one.
 _Loader.yaml_implicit_resolvers = {
     first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -92,23 +127,56 @@ _Loader.add_implicit_resolver(
 
 
 def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = _find(path)
     try:
         here = path.resolve()
         text = files.read(path, LARGEST_FILE).decode()
-    except (OSError, ValueError, RuntimeError) as error:  # a link that leads to itself is one
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise UserError(f"cannot read the configuration {path.absolute()}: {reason}") from None
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
+        raise _unreadable(path, error) from None
     if here in seen:
-        raise UserError(f"{path}: extends itself, by way of {seen[-1]}")
+        raise ConfigError(f"{path}: extends itself, through {seen[-1]}", code="extends-itself")
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected keys and values at the top, such as `seed: 0`")
+        raise ConfigError(
+            f"{path}: expected keys and values at the top level, such as `seed: 0`",
+            code="wrong-type",
+        )
     base = tree.pop("extends", None)
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise UserError(f"{path}: extends: expected a file name, got {base!r}")
-    return _merge(_read_extended(path.parent / base, (*seen, here)), tree)
+        raise ConfigError(
+            f"{path}: extends: expected a file name, got {base!r:.200}", code="wrong-type"
+        )
+    beside = path.parent / base
+    found = beside if _exists(beside) else shipped().get(base, beside)
+    return _merge(_read_extended(found, (*seen, here)), tree)
+
+
+def _find(path: Path) -> Path:
+    """Returns the file, or the shipped configuration of that name if there is no such file."""
+    return path if _exists(path) else shipped().get(str(path), path)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    missing = isinstance(error, OSError) and error.errno == errno.ENOENT
+    reason = error.strerror if isinstance(error, OSError) else "not a text file"
+    hint = ""
+    if missing and not path.suffix and path.parent == Path():
+        near = difflib.get_close_matches(str(path), shipped(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"; {hint}configurations that ship: {', '.join(shipped())}"
+    return ConfigError(
+        f"cannot read the configuration {path.absolute()}: {reason}{hint}",
+        code="no-such-file" if missing else "unreadable-file",
+    )
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -118,28 +186,3 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(old, dict) and isinstance(value, dict)
         merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def _set(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {override!r}: expected KEY=VALUE, such as training.epochs=3")
-    value = parse_yaml(text, f"override {key}")
-    *parents, last = key.split(".")
-    node: Any = tree
-    for parent in parents:
-        place: Any = parent
-        if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
-            place = int(parent)
-        elif not isinstance(node, dict):
-            raise UserError(f"override {key}: there is no {parent!r} to set something in")
-        inner = node[place] if isinstance(node, list) else node.get(place)
-        # A copy, for a YAML anchor puts one object into several places.
-        node[place] = copy.copy(inner) if isinstance(inner, dict | list) else {}
-        node = node[place]
-    if isinstance(node, list):
-        if not last.isdigit() or int(last) >= len(node):
-            raise UserError(f"override {key}: {last!r} is not one of 0 ... {len(node) - 1}")
-        node[int(last)] = value
-    else:
-        node[last] = value

@@ -21,7 +21,7 @@ from jaxdistill.metrics import segmentation
 from jaxdistill.models.student import Student
 from jaxdistill.reporting.image_grid import sample_grid
 from jaxdistill.runtime.errors import DataError
-from jaxdistill.runtime.prefetch import ahead
+from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.teachers.base import Teacher
 from jaxdistill.types import Batch
 
@@ -135,7 +135,7 @@ def _measure(
     measured: list[_Measured] = []
     labelled, ids = [], []
     worst = _Worst()
-    with closing(ahead(_with_logits(predictor, teacher, batches))) as computed:
+    with closing(prefetch(_with_logits(predictor, teacher, batches))) as computed:
         for batch, logits in computed:
             real = int(np.asarray(batch.weights).sum())
             values = jax.device_get(_scores(logits, batch.masks))

@@ -5,8 +5,9 @@ from pathlib import Path
 import jax
 from flax import nnx
 
-from jaxdistill.checkpoint import manager
-from jaxdistill.checkpoint.manager import Best
+from jaxdistill.checkpoint.best import Best
+from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.backend import Images, Logits, ModelOptions
@@ -42,7 +43,7 @@ class FlaxBackend:
         self.description = (
             f"{name}, on {jax.devices()[0].device_kind}, at image size {height} x {width}"
         )
-        self.fingerprint = manager.fingerprint(student.flat_variables(model))
+        self.fingerprint = fingerprint(student.flat_variables(model))
         self._model = model
         self._forward = nnx.jit(lambda model, images: model(images, train=False).logits)
 
@@ -63,7 +64,7 @@ def open_run(path: Path, options: ModelOptions) -> FlaxBackend:
       ConfigError: More than the size is given (`options-for-files`), or the size does not fit the
         student (`image-size`).
     """
-    return of_best(manager.best(path), options)
+    return of_best(best_of(path), options)
 
 
 def of_best(best: Best, options: ModelOptions) -> FlaxBackend:

@@ -16,7 +16,7 @@ from jaxdistill.data.image_files import ImageFile
 from jaxdistill.evaluation.masks import DRAWINGS, GreyMask, RgbImage, grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.runtime.errors import OutputError
-from jaxdistill.runtime.prefetch import ahead
+from jaxdistill.runtime.prefetch import prefetch
 
 THREADS = 2  # that decode, and as many that encode
 _PNG_LEVEL = 1  # the fastest compression; the next level takes longer than the model
@@ -60,7 +60,7 @@ def predict_files(
       OutputError: A file cannot be written (`prediction-not-written`).
     """
     batch_size = min(batch_size, len(images))
-    batches = ahead(_predicted(predictor, images, threshold, batch_size), depth=1)
+    batches = prefetch(_predicted(predictor, images, threshold, batch_size), depth=1)
     count = 0
     with closing(batches), ThreadPoolExecutor(THREADS) as pool:
         for predicted, skipped in batches:

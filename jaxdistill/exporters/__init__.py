@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxdistill.checkpoint import manager
-from jaxdistill.checkpoint.manager import Best
+from jaxdistill.checkpoint.best import Best
+from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.config import Size
 from jaxdistill.exporters import onnx as onnx
 from jaxdistill.exporters import orbax as orbax
@@ -65,7 +66,7 @@ def export(
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
     _check(output, precisions, images)
     if isinstance(source, str | Path):
-        source = manager.best(Path(source))
+        source = best_of(Path(source))
     best = source if isinstance(source, Best) else None
     student = source.student if isinstance(source, Best) else source
     if size is not None:

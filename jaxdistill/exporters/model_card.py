@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import ValueInfoProto
 
 import jaxdistill
-from jaxdistill.checkpoint.manager import Best
+from jaxdistill.checkpoint.best import Best
 from jaxdistill.data.splits import open_split
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.registry import Input, Source
@@ -94,9 +94,9 @@ def stamp(model: onnx.ModelProto, card: dict[str, Any]) -> None:
 def _training(best: Best) -> dict[str, Any]:
     return {
         "run": str(best.settings.run),
-        "epoch": best.record["progress"]["epoch"],
+        "epoch": best.metadata["progress"]["epoch"],
         "step": best.step,
-        "validation": best.record.get("validation"),
+        "validation": best.metadata.get("validation"),
         "fingerprints": _fingerprints(best),
     }
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from rich.console import Console
 
-from jaxdistill.checkpoint.manager import Best
+from jaxdistill.checkpoint.best import Best
 from jaxdistill.config import Size
 from jaxdistill.models.student import Student
 from jaxdistill.runtime.registry import Registry

@@ -17,9 +17,7 @@ Map = Float[Array, "b h w 1"]
 KLScale = Literal["none", "t", "t2"]
 
 
-def kl(
-    student: Map, teacher: Map, temperature: float | Array, scale: KLScale = "t"
-) -> PerImage:
+def kl(student: Map, teacher: Map, temperature: float | Array, scale: KLScale = "t") -> PerImage:
     """Computes KL(teacher || student) between Bernoulli distributions, averaged over the pixels.
 
     With p = sigmoid(teacher / T) and q = sigmoid(student / T) it is p log(p/q) + (1-p)

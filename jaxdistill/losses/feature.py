@@ -113,9 +113,7 @@ def pair_losses(
     ]
 
 
-def cosine(
-    a: Features, b: Features, attention: Map | None = None, eps: float = 1e-8
-) -> PerImage:
+def cosine(a: Features, b: Features, attention: Map | None = None, eps: float = 1e-8) -> PerImage:
     """Computes one minus the mean cosine similarity over channels.
 
     Args:

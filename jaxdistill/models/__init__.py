@@ -1,6 +1,6 @@
 """Students: encoders and decoders by name, and everything that is built on them.
 
-    model = models.create("unet", encoder="tf_efficientnet_lite0", weights="lite0.safetensors")
+model = models.create("unet", encoder="tf_efficientnet_lite0", weights="lite0.safetensors")
 """
 
 from collections.abc import Sequence

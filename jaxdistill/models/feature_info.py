@@ -19,6 +19,10 @@ class FeatureInfo(NamedTuple):
     stride: int
     """Pixels of the input image per position of the feature map, in both directions."""
 
+    stages: int | None = None
+    """Number of the encoder's stages, counted from the input, that an encoder's map is computed
+    from; None: all."""
+
     def size(self, image_size: Size) -> Size:
         """Returns height and width of the feature map.
 

@@ -235,7 +235,9 @@ class BatchNorm(Layer):
         [x] = inputs
         path = graph.path(self)
         variables = {"weight": self.scale, "bias": self.bias, "mean": self.mean, "var": self.var}
-        names = [graph.weight(f"{path}.{name}", np.asarray(v[...])) for name, v in variables.items()]
+        names = [
+            graph.weight(f"{path}.{name}", np.asarray(v[...])) for name, v in variables.items()
+        ]
         output = graph.node(
             "BatchNormalization", node_name(path), [x.name, *names], epsilon=self.eps
         )
@@ -252,9 +254,7 @@ class BatchNorm(Layer):
         return factor, self.bias[...] - self.mean[...] * factor
 
 
-def conv_norm(
-    conv: Conv, norm: BatchNorm, *inputs: Any, train: bool, rectify: bool = False
-) -> Any:
+def conv_norm(conv: Conv, norm: BatchNorm, *inputs: Any, train: bool, rectify: bool = False) -> Any:
     """Applies a convolution and the BatchNorm behind it, in one operation where possible.
 
     They are folded into one convolution where the statistics of the batch are not needed.
@@ -316,4 +316,6 @@ def _fold(conv: Conv, norm: BatchNorm | None) -> tuple[np.ndarray, np.ndarray | 
         for variable in (norm.scale, norm.bias, norm.mean, norm.var)
     )
     factor = scale / np.sqrt(var + norm.eps)
-    return kernel * factor[:, None, None, None], shift + ((0.0 if bias is None else bias) - mean) * factor
+    return kernel * factor[:, None, None, None], shift + (
+        (0.0 if bias is None else bias) - mean
+    ) * factor

@@ -54,7 +54,9 @@ class SymbolicTensor:
     """Name of the layer that made the tensor, with functions of one argument applied to it; nodes
     with several inputs are named after the module that holds the layer of the last one."""
 
-    def apply(self, operation: str, suffix: str, *inputs: str, **attributes: Any) -> "SymbolicTensor":
+    def apply(
+        self, operation: str, suffix: str, *inputs: str, **attributes: Any
+    ) -> "SymbolicTensor":
         """Adds a node whose first input is this tensor.
 
         Args:

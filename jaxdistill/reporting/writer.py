@@ -23,6 +23,16 @@ from jaxdistill.reporting.tensorboard import EventWriter
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import OutputError, first_line
 
+EPOCH_VALUES = (
+    "train",
+    "validation",
+    "seconds",
+    "images_per_second",
+    "skipped_steps",
+    "cache",
+)
+"""Values of an epoch, in `metrics.jsonl` and in the metadata of its checkpoint."""
+
 
 class MetricWriter:
     """Writes the report files of a run.
@@ -136,6 +146,27 @@ def truncate_after(run: Path, epoch: int, step: int) -> None:
     with _reported(run):
         _keep_lines(run / METRICS, lambda line: line["epoch"] <= epoch)
         _keep_lines(run / NONFINITE, lambda line: line["step"] < step)
+
+
+def restore_epoch(run: Path, epoch: int, metadata: Mapping[str, Any]) -> None:
+    """Appends the line of an epoch whose checkpoint was saved, but not its report.
+
+    Args:
+      run: The run folder.
+      epoch: The number of finished epochs.
+      metadata: Metadata of the checkpoint that the run goes on from.
+
+    Raises:
+      OutputError: The file cannot be written (`report-not-written`).
+    """
+    record = {name: metadata[name] for name in EPOCH_VALUES if name in metadata}
+    if "validation" not in record:  # a checkpoint within an epoch
+        return
+    with _reported(run):
+        path = run / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if not any(json.loads(line)["epoch"] == epoch for line in lines):
+            _append(path, {"epoch": epoch, **record})
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from jaxdistill.checkpoint import manager
+from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
@@ -100,7 +100,7 @@ def convert_to_smp(arguments: argparse.Namespace) -> None:
 def _read_student(source: Path, encoder: str | None) -> Trained:
     """From a run's folder (its best checkpoint) or from a safetensors file."""
     if source.is_dir():
-        best = manager.best(source)
+        best = best_of(source)
         arrays = {path: np.asarray(array) for path, array in flat_variables(best.student).items()}
         settings = best.settings.student
         origin = f"{source.name}, step {best.step}"

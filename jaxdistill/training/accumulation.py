@@ -34,7 +34,9 @@ def accumulate(
     if parts == 1:
         return function(0, rows, carry)
 
-    def add(total_and_carry: tuple[Result, Carry], part: Array) -> tuple[tuple[Result, Carry], None]:
+    def add(
+        total_and_carry: tuple[Result, Carry], part: Array
+    ) -> tuple[tuple[Result, Carry], None]:
         total, carry = total_and_carry
         own = jax.tree.map(lambda x: _part(x, part, parts), rows)
         result, carry = function(part, own, carry)

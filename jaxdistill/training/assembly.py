@@ -223,7 +223,9 @@ def describe_losses(trainer: "Trainer") -> list[str]:
       trainer: The trainer.
     """
     student, settings = trainer.model, trainer.settings
-    last = unfreezing.partition_in_phase(student, settings.student, trainer.phase_of(trainer.epochs - 1))
+    last = unfreezing.partition_in_phase(
+        student, settings.student, trainer.phase_of(trainer.epochs - 1)
+    )
     later = gradient_reach(trainer.losses, student, last, trainer.pairs)
     # Last, since it also sets the BatchNorms' modes.
     first = unfreezing.partition_in_phase(student, settings.student, 0)

@@ -170,9 +170,7 @@ class NonFiniteGuard(Callback):
                 code="nonfinite",
             )
         trainer.progress.skipped += 1
-        trainer.console.print(
-            f"{what}; skipped, {trainer.progress.skipped} of {allowed} allowed"
-        )
+        trainer.console.print(f"{what}; skipped, {trainer.progress.skipped} of {allowed} allowed")
 
 
 class ProgressBar(Callback):
@@ -290,9 +288,7 @@ class EpochLine(Callback):
         if trainer.progress.epoch < trainer.epochs:
             return
         if self._record is None:
-            trainer.console.print(
-                f"{trainer.run} has all of its {trainer.epochs} epochs already"
-            )
+            trainer.console.print(f"{trainer.run} has all of its {trainer.epochs} epochs already")
             return
         if distributed.is_main_process():
             variables = trainer.variables()

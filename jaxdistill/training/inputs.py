@@ -153,4 +153,3 @@ def _frozen_encoder(
         "precision": settings.precision,
     }
     return Encoder(provenance, shapes, partial(encode, variables))
-

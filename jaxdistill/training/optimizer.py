@@ -71,9 +71,7 @@ def build_optimizer(
     )
 
 
-def migrate_opt_state(
-    old: optax.OptState, new: optax.OptState
-) -> optax.OptState:
+def migrate_opt_state(old: optax.OptState, new: optax.OptState) -> optax.OptState:
     """Returns `new` with every array that `old` has under the same path.
 
     Parameters that join the training start with fresh moments; all others keep theirs.

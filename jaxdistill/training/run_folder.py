@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxdistill import config
+from jaxdistill.checkpoint.best import FROZEN, save_frozen
 from jaxdistill.checkpoint.integrity import fingerprint, newest_first
 from jaxdistill.checkpoint.manager import (
     CHECKPOINTS,
     Checkpoints,
     newest_metadata,
     restore_latest,
-    save_frozen,
 )
 from jaxdistill.reporting import writer
 from jaxdistill.runtime import distributed
@@ -54,9 +54,9 @@ def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterato
             _resume(trainer, accept_changes)
         _check_processes_start_alike(trainer)
         if distributed.is_main_process():
-            write_atomic(run / CONFIG, config.dump(trainer.settings))
-            if not resume:
-                save_frozen(run, trainer.partition)
+            if not (run / FROZEN).exists():
+                save_frozen(run, trainer.initial_partition, trainer.model)
+            write_atomic(run / CONFIG, config.dump(config.with_absolute_paths(trainer.settings)))
             trainer.writer = writer.MetricWriter(run, trainer.progress.epoch)
         yield stack.enter_context(Checkpoints(run, trainer.settings.checkpoints))
 
@@ -116,12 +116,23 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> None:
             code="changed-epoch-length",
         )
     progress = Progress(**found.metadata["progress"])
-    trainer.check_unfreezing_plan(progress)
+    _check_unfreezing_plan(trainer, progress)
     _truncate_reports(run, progress.epoch, progress.step)
-    if distributed.is_main_process() and "validation" in found.metadata:
+    if distributed.is_main_process():
         writer.restore_epoch(run, progress.epoch, found.metadata)
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     trainer.restore(found.state, progress)
+
+
+def _check_unfreezing_plan(trainer: "Trainer", progress: Progress) -> None:
+    planned = trainer.phase_of(progress.epoch)
+    if planned < progress.phase:
+        raise RunError(
+            f"{trainer.run}: {progress.phase} stages of the encoder have joined the training, but "
+            f"student.unfreeze plans {planned} for epoch {progress.epoch + 1}; none can leave it: "
+            f"use the plan that the run had, or a faster one",
+            code="unfreezing-plan",
+        )
 
 
 def _changed_length(before: dict[str, Any], settings: config.Config) -> Iterator[str]:

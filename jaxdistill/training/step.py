@@ -31,9 +31,7 @@ from jaxdistill.training.accumulation import accumulate
 from jaxdistill.training.optimizer import build_optimizer, learning_rate_schedule
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs, TrainState, Variables
 
-OF_MASKS = frozenset(
-    {"student_miou", "student_iou", "student_boundary_iou", "teacher_miou"}
-)
+OF_MASKS = frozenset({"student_miou", "student_iou", "student_boundary_iou", "teacher_miou"})
 """Metrics that are measured on labelled images only."""
 
 
@@ -108,9 +106,7 @@ def initial_state(spec: StepSpec, partition: Partition) -> TrainState:
       partition: The student, taken apart.
     """
     opt_state = jax.jit(spec.optimizer.init)(partition.params)
-    return TrainState(
-        np.zeros((), np.int32), partition.params, partition.batch_stats, opt_state
-    )
+    return TrainState(np.zeros((), np.int32), partition.params, partition.batch_stats, opt_state)
 
 
 def loss_fn(
@@ -283,7 +279,9 @@ def compile_train_step(
     """
     mesh = mesh or Mesh()
     step = partial(train_step, spec)
-    return mesh.jit(step, mesh.replicated, donate_argnums=0, compiler_options=xla.compiler_options())
+    return mesh.jit(
+        step, mesh.replicated, donate_argnums=0, compiler_options=xla.compiler_options()
+    )
 
 
 def compile_eval_step(

@@ -19,12 +19,14 @@ import numpy as np
 from rich.console import Console
 
 from jaxdistill import config
+from jaxdistill.checkpoint.best import Best, best
 from jaxdistill.checkpoint.integrity import fingerprint
-from jaxdistill.checkpoint.manager import Best, Checkpoints, best
+from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
 from jaxdistill.models import Student, unfreezing, with_projectors
 from jaxdistill.models.parameters import Partition, merge
+from jaxdistill.models.weights import format_normalization
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
 from jaxdistill.runtime import distributed, memory
 from jaxdistill.runtime.prefetch import prefetch
@@ -101,6 +103,7 @@ class Trainer:
         self.pairs = assembly.feature_pairs(model, self.losses, teacher, self.data.image_size)
         self.model = with_projectors(model, self.pairs)
         self.partition = unfreezing.partition_in_phase(self.model, self.settings.student, phase=0)
+        self.initial_partition = self.partition
         self.phase = 0
         self.progress = Progress()
         self.callbacks = [*default_callbacks(), *callbacks]
@@ -185,7 +188,9 @@ class Trainer:
                 self.state, self.frozen, *self.mesh.shard((batch, teacher))
             )
             self.wait_on_cpu(scalars)
-            self._read_metrics(pending)  # one step late, so that the device never waits for the host
+            self._read_metrics(
+                pending
+            )  # one step late, so that the device never waits for the host
             pending = (step, batch, scalars)
             self._emit("on_step_end", step)
             if self.stop_requested or self._checkpoint_requested:
@@ -306,7 +311,7 @@ class Trainer:
         self.about = {
             "provenance": provenance.provenance_of_run(self),
             "frozen": fingerprint(self.partition.frozen),
-            "normalization": self.model.normalization._asdict(),
+            "normalization": format_normalization(self.model.normalization),
             "steps_per_epoch": self.steps_per_epoch,
         }
         self._compile()

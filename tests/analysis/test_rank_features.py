@@ -20,7 +20,6 @@ from jaxdistill.analysis.feature_ranking import (
     rank_maps,
 )
 from jaxdistill.commands import rank_features
-from jaxdistill.data import splits
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers import base, from_config

@@ -1,4 +1,4 @@
-"""The documentation's table is the configuration's own."""
+"""The document of configuration keys is generated from the schema."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ from jaxdistill.config.reference import table
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
-def test_the_table_in_the_documentation_is_current() -> None:
-    assert DOCUMENT.read_text() == table(), "python -m jaxdistill.config.reference > docs/configuration.md"
+def test_the_document_is_current() -> None:
+    command = "python -m jaxdistill.config.reference > docs/configuration.md"
+    assert DOCUMENT.read_text() == table(), f"run {command}"
 
 
-def test_every_key_has_a_meaning() -> None:
+def test_every_key_has_a_description() -> None:
     rows = [line.split("|") for line in table().splitlines() if line.startswith("| `")]
     assert len(rows) > 50
     assert all(row[4].strip() for row in rows)

@@ -10,7 +10,7 @@ import tiny_run
 from PIL import Image
 
 from jaxdistill import config
-from jaxdistill.checkpoint.manager import best
+from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import evaluate, export, predict, train
 from jaxdistill.data import image_ops
 from jaxdistill.data.splits import open_split

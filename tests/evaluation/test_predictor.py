@@ -82,9 +82,7 @@ def test_only_rgb_images_of_bytes_are_accepted(
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, float("nan")])
-def test_a_threshold_is_a_probability(
-    predictor: evaluation.Predictor, threshold: float
-) -> None:
+def test_a_threshold_is_a_probability(predictor: evaluation.Predictor, threshold: float) -> None:
     with pytest.raises(ConfigError) as caught:
         predictor.predict(bright_left(), threshold)
     assert caught.value.code == "threshold"

@@ -18,6 +18,8 @@ from onnx_models import save, segmenter
 
 from jaxdistill import config
 from jaxdistill.checkpoint import manager
+from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.commands import export
 from jaxdistill.config import Student as Settings
 from jaxdistill.data import image_ops
@@ -167,7 +169,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small: Student) -> Path:
         ),
     )
     record = {
-        "frozen": manager.fingerprint(split.frozen),
+        "frozen": fingerprint(split.frozen),
         "progress": vars(Progress(epoch=2, step=6)),
         "validation": {"student_miou": 0.5},
     }
@@ -287,7 +289,7 @@ def test_the_readme_s_lines_read_the_orbax_folder(trained: Path, tmp_path: Path)
     network = names["network"]
     assert names["logits"].shape == (1, 64, 64, 1)
 
-    wanted = manager.best(trained).student
+    wanted = best_of(trained).student
     assert network.normalization == wanted.normalization
     theirs, own = student.flat_variables(wanted), student.flat_variables(network)
     assert own.keys() == theirs.keys()

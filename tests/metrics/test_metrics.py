@@ -62,9 +62,7 @@ def test_ratios_of_areas(a: np.ndarray, b: np.ndarray) -> None:
 
 
 @given(MASKS, MASKS)
-def test_equal_masks_score_one_and_disjoint_masks_score_zero(
-    a: np.ndarray, b: np.ndarray
-) -> None:
+def test_equal_masks_score_one_and_disjoint_masks_score_zero(a: np.ndarray, b: np.ndarray) -> None:
     measures: list[Callable] = [
         segmentation.iou,
         segmentation.mean_iou,

@@ -16,8 +16,8 @@ from torchvision.transforms.functional import normalize
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.metrics import segmentation
 from jaxdistill.losses.temperature import temperature_at
+from jaxdistill.metrics import segmentation
 from jaxdistill.training.optimizer import learning_rate_schedule
 
 EPOCHS = 50

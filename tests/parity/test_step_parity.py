@@ -101,7 +101,9 @@ class Steps:
 
     def trainer(self, dtype: torch.dtype) -> Trainer:
         student = TorchStudent(self.settings.student, self.pairs)
-        student.load({**self.partition.params, **self.partition.batch_stats, **self.partition.frozen})
+        student.load(
+            {**self.partition.params, **self.partition.batch_stats, **self.partition.frozen}
+        )
         return Trainer(student.to(dtype), self.settings, set(student.names(self.partition.frozen)))
 
     def named(self, variables: Variables) -> dict[str, Tensor]:
@@ -156,9 +158,7 @@ def our_gradients(steps: Steps) -> tuple[dict[str, Tensor], float]:
 def our_steps(steps: Steps) -> Iterator[dict[str, dict[str, Tensor]]]:
     """All that changes, after each step, by kind and PyTorch's names."""
     taken = in_width(steps.partition)
-    spec = step_spec(
-        steps.settings, steps.student, taken.graphdef, steps.losses, STEPS_PER_EPOCH
-    )
+    spec = step_spec(steps.settings, steps.student, taken.graphdef, steps.losses, STEPS_PER_EPOCH)
     step = compile_train_step(spec)
     state = jax.tree.map(lambda leaf: _counter(jnp.array(leaf)), initial_state(spec, taken))
     for number in range(STEPS):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from jaxdistill import config
 from jaxdistill.checkpoint import manager
-from jaxdistill.checkpoint.integrity import SEAL, sealed
+from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.checkpoint.integrity import SEAL, fingerprint, sealed
 from jaxdistill.evaluation import predictor
 from jaxdistill.evaluation.predictor import Given
 from jaxdistill.models import student
@@ -160,12 +161,12 @@ def checkpoint_folders(folder: Path) -> Reader:
     student.build = functools.lru_cache(maxsize=4)(student.build)
     split = student.freeze(student.build(settings.student, seed=0), settings.student.frozen)
     state = step_lib.start(settings, split)
-    frozen = manager.fingerprint(split.frozen)
+    frozen = fingerprint(split.frozen)
     with manager.Checkpoints(run, settings.checkpoints) as written:
         for step in (1, 2):
             record = {"progress": {"phase": 0}, "frozen": frozen, "validation": {}}
             written.save(state._replace(step=np.asarray(step)), record, step / 10)
-    own = manager.fingerprint(student.flat_variables(manager.best(run).student))
+    own = fingerprint(student.flat_variables(best_of(run).student))
     files = [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
     trees = [json.loads(path.read_bytes()) for path in files if path.name == "_METADATA"]
     records = [json.loads(path.read_bytes()) for path in files if path.name == "metadata"]
@@ -174,12 +175,12 @@ def checkpoint_folders(folder: Path) -> Reader:
         return named(f"run/checkpoints/2/{name}", contents)
 
     def read(place: Path) -> None:
-        found = manager.best(place / "run")
-        assert manager.fingerprint(student.flat_variables(found.student)) == own
+        found = best_of(place / "run")
+        assert fingerprint(student.flat_variables(found.student)) == own
 
     hostile = st.one_of(
         one_of(folder, files),
         text("state/_METADATA", damage.json_of(trees)),
-        text("record/metadata", damage.json_of(records).map(_sealed_again)),
+        text("metadata/metadata", damage.json_of(records).map(_sealed_again)),
     )
     return Reader("checkpoints", hostile, read, cost=50)

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 import benchmark_inference
 
 from jaxdistill import config
-from jaxdistill.checkpoint.manager import Best
+from jaxdistill.checkpoint.best import Best
 from jaxdistill.models import student
 from jaxdistill.runtime import errors
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tiny_run
 
-from jaxdistill.checkpoint.manager import best
+from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import cache_targets
 from jaxdistill.commands.train import main
+from jaxdistill.losses import LOSSES
 from jaxdistill.models.student import build, flat_variables
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.losses import LOSSES
 
 EPOCHS = 3
 ENTRIES = 3 * (8 * 2 + 5)  # teacher, detector, encoder; 8 pictures and their flips; 5 to validate

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxdistill import config
-from jaxdistill.checkpoint.manager import best
+from jaxdistill.checkpoint.best import best
 from jaxdistill.commands.train import main
 from jaxdistill.models.student import build, flat_variables, param_group
 from jaxdistill.runtime.errors import RunError, TrainingError, UserError

@@ -152,7 +152,7 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_flip, _cut, Path.unlink])
-@pytest.mark.parametrize("what", ["state/**/d/*", "state/manifest.ocdbt", "record/metadata"])
+@pytest.mark.parametrize("what", ["state/**/d/*", "state/manifest.ocdbt", "metadata/metadata"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     runs: Runs, tmp_path: Path, damage: Callable[[Path], None], what: str
 ) -> None:
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_where_every_checkpoint_is_damaged_nothing_is_removed(runs: Runs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     _halfway_copy(runs, run)
-    for record in run.glob("checkpoints/*/record/metadata"):
+    for record in run.glob("checkpoints/*/metadata/metadata"):
         _cut(record)
     before = sorted(run.glob("checkpoints/*"))
     process = runs.start(run, "--resume")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 
-from jaxdistill.checkpoint.manager import best
+from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import export, predict
 from jaxdistill.commands.train import main
 from jaxdistill.models.student import flat_variables, param_group

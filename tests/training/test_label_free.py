@@ -8,7 +8,7 @@ import tiny_run
 from PIL import Image
 
 from jaxdistill import config
-from jaxdistill.checkpoint.manager import best
+from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import cache_targets, evaluate, export
 from jaxdistill.commands.train import main
 from jaxdistill.reporting.html.run_folder import read

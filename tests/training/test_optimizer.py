@@ -39,7 +39,11 @@ def test_the_clip_bounds_the_gradient_by_group_or_altogether() -> None:
         # After one step Adam's first moment is a tenth of the clipped gradient.
         built = optimizer(per)
         _, state = built.update(gradients, built.init(gradients), gradients)
-        [adam] = [s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
+        [adam] = [
+            s
+            for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu"))
+            if hasattr(s, "mu")
+        ]
         return {name: 10 * np.asarray(value) for name, value in adam.mu.items()}
 
     altogether, each = first_moments("all"), first_moments("group")
@@ -59,7 +63,9 @@ def test_parameters_that_join_start_fresh_and_the_others_keep_their_moments() ->
     more = {**few, "encoder.bias": jnp.ones(3)}
     migrated = migrate_opt_state(old, built.init(more))
     assert jax.tree.structure(migrated) == jax.tree.structure(built.init(more))
-    [adam] = [s for s in jax.tree.leaves(migrated, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
+    [adam] = [
+        s for s in jax.tree.leaves(migrated, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")
+    ]
     assert adam.mu["head.bias"].any()
     assert not adam.mu["encoder.bias"].any()
     assert adam.count == 1

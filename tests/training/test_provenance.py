@@ -30,7 +30,9 @@ def test_what_changes_a_number_is_a_difference(before, now, found):
 
 def test_processes_may_differ_in_paths_only():
     def compared(*overrides):
-        return dict(provenance._compared(provenance_with(*overrides)["settings"], provenance._PATHS))
+        return dict(
+            provenance._compared(provenance_with(*overrides)["settings"], provenance._PATHS)
+        )
 
     assert compared("run=a", "data.root=b", "teacher.onnx=c") == compared()
     for other in ("training.epochs=99", "checkpoints.every_steps=1", "training.skip_nonfinite=1"):

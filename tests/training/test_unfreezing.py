@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdistill import config
-from jaxdistill.checkpoint.manager import best
+from jaxdistill.checkpoint.best import best
 from jaxdistill.commands.predict import main as predict
 from jaxdistill.commands.train import main as train
-from jaxdistill.models import unfreezing
-from jaxdistill.models import build
+from jaxdistill.models import build, unfreezing
 from jaxdistill.models.parameters import flat_variables, param_group
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.training.optimizer import migrate_opt_state

@@ -70,8 +70,7 @@ def test_without_any_mask_their_losses_are_zero_and_so_is_what_they_teach() -> N
     assert means["bce"] == means["dice"] == 0
     alone = jax.grad(
         lambda logits: sum(
-            TERMS[name].weight
-            * objective(logits, batch_of(masks, none, whole), teacher)[1][name]
+            TERMS[name].weight * objective(logits, batch_of(masks, none, whole), teacher)[1][name]
             for name in ("kl", "mse")
         )
     )(jnp.asarray(student))

@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxdistill.checkpoint import manager
-from jaxdistill.checkpoint.manager import Best
+from jaxdistill.checkpoint.best import Best
+from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.config import Size
 from jaxdistill.exporters import verify
 from jaxdistill.exporters.onnx_graph import OPSET, Form, student_graph
@@ -41,7 +41,7 @@ class Contestant(NamedTuple):
 
 def main() -> None:
     given = _arguments()
-    best = manager.best(given.run)
+    best = best_of(given.run)
     size = tuple(given.size or best.settings.data.image_size)
     with tempfile.TemporaryDirectory() as folder:
         files = _files(best, given, Path(folder))

@@ -122,7 +122,7 @@ class EfficientNet(Encoder):
         last_at = {stride: index for index, (_, stride) in enumerate(outputs)} | {2: 0}
         self.tapped = tuple(index - 1 for index in last_at.values() if index)
         self.feature_info = tuple(
-            FeatureInfo(f"encoder.{number}", outputs[index][0], stride)
+            FeatureInfo(f"encoder.{number}", outputs[index][0], stride, stages=index + 1)
             for number, (stride, index) in enumerate(last_at.items(), start=1)
         )
         deepest_first = reversed(range(len(stages)))

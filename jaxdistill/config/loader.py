@@ -1,0 +1,107 @@
+"""Loading, checking and writing configurations."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from jaxdistill.config import overrides as overrides_lib
+from jaxdistill.config import yaml_files
+from jaxdistill.config.base import Section
+from jaxdistill.config.data import Split
+from jaxdistill.config.messages import explain
+from jaxdistill.config.schema import Config
+from jaxdistill.config.yaml_files import shipped
+from jaxdistill.runtime.errors import ConfigError, first_line
+
+__all__ = ["RENAMED", "check", "dump", "load", "shipped", "with_absolute_paths"]
+
+RENAMED = {
+    "targets.store": "targets.cache",
+    "targets.clean_pictures": "targets.clean_images",
+    "teacher.gives": "teacher.output",
+}
+"""Keys of version 0.1 that have another name now."""
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a configuration file and the files that it extends, and applies overrides.
+
+    Args:
+      path: A YAML file, or the name of a configuration that ships with the package, such as
+        `recommended`; a file of that name takes precedence.
+      overrides: `KEY=VALUE` with a dotted key and a YAML value, such as `training.epochs=3`.
+
+    Returns:
+      The configuration. Relative paths in it are relative to the working directory.
+
+    Raises:
+      ConfigError: A file cannot be read, an override is malformed (`invalid-override`), or a key
+        or a value is wrong; the message names the file and the full path of the key.
+    """
+    values = yaml_files.read(Path(path))
+    return check(overrides_lib.apply(values, overrides), source=str(path))
+
+
+def check(values: dict[str, Any], source: str) -> Config:
+    """Validates nested dictionaries, such as a parsed YAML file.
+
+    Args:
+      values: Keys and values as in a YAML file. Nothing is converted: a number in quotes is text.
+      source: Where the values come from, for messages.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      ConfigError: A key or a value is wrong.
+    """
+    for old in _renamed_keys(values):
+        raise ConfigError(
+            f"{source}: the key {old} was renamed: use {RENAMED[old]}", code="renamed-key"
+        )
+    try:
+        # Strict validation of JSON accepts lists for tuples, and converts nothing else.
+        return Config.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        problem = explain(error, Config)
+        raise ConfigError(f"{source}: {problem.message}", code=problem.code) from None
+    except (TypeError, ValueError, RecursionError) as error:  # JSON has no dates, for example
+        raise ConfigError(f"{source}: {first_line(error)}", code="wrong-type") from None
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Returns a configuration whose paths do not depend on the working directory.
+
+    Args:
+      config: Any configuration. Paths relative to `data.root` stay relative to it.
+    """
+
+    def absolute(section: Section) -> Section:
+        changed: dict[str, object] = {}
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, Path) and name != "unlabelled":
+                changed[name] = value.absolute()
+            elif isinstance(value, Section) and not isinstance(value, Split):
+                changed[name] = absolute(value)
+        return section.model_copy(update=changed)
+
+    made: Config = absolute(config)  # type: ignore[assignment]
+    return made
+
+
+def dump(config: Config) -> str:
+    """Returns the whole configuration as YAML, which `load` reads."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _renamed_keys(values: dict[str, Any]) -> Iterator[str]:
+    for key in RENAMED:
+        section, _, name = key.partition(".")
+        inner = values.get(section)
+        if isinstance(inner, dict) and name in inner:
+            yield key

@@ -1,0 +1,72 @@
+"""The section `student`: the network that is trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from jaxdistill.config.base import Channels, Normalization, Positive, Section, invalid
+
+
+class Unfreezing(Section):
+    """When the stages of a frozen encoder join the training."""
+
+    from_epoch: Annotated[int, Field(ge=1)]
+    """Epoch, counted from 1, in which the deepest stage of the encoder joins the training."""
+    every: Annotated[int, Field(ge=1)] = 1
+    """Epochs until the next stage, the one above it, joins the training."""
+    stages: Annotated[int, Field(ge=1)] | None = None
+    """Number of stages that join the training, from the deepest upwards. null: all stages of the
+    encoder; an EfficientNet has eight, counting its first convolution."""
+    learning_rate_scale: Positive = 0.1
+    """Factor of the learning rate for the encoder's parameters."""
+    batch_norm: bool = False
+    """Whether BatchNorm layers of unfrozen stages use and update batch statistics. false: they keep
+    the statistics of the pretrained encoder."""
+
+
+class Student(Section):
+    """Architecture, initial weights, and frozen parts of the student."""
+
+    encoder: str = "timm-efficientnet-b0"
+    """Name of a registered encoder: `timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ...
+    `_b3`, `tf_efficientnet_lite0`."""
+    encoder_weights: Path | None = None
+    """Safetensors file of the encoder, written by `jaxdistill convert-weights`. null: random
+    initial weights."""
+    weights: Path | None = None
+    """Safetensors file of a whole student, encoder included, used instead of `encoder_weights`."""
+    normalization: Normalization | None = None
+    """Normalisation of the student's input. null: the one recorded in the weights file, else
+    `imagenet`."""
+    decoder: str = "unet"
+    """Name of a registered decoder."""
+    decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=32)] | None = (
+        None
+    )
+    """Channels of the decoder's blocks, from the lowest resolution to the highest. null: the
+    decoder's default, `[256, 128, 64, 32, 16]` for `unet`."""
+    frozen: tuple[str, ...] = ("encoder",)
+    """Paths of parameters that are not trained; a path includes everything below it."""
+    unfreeze: Unfreezing | None = None
+    """Trains the frozen encoder stage by stage, from a given epoch on. null: it stays frozen."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Student":
+        if self.weights is not None and self.encoder_weights is not None:
+            raise invalid(
+                "conflicting-keys",
+                "weights includes the encoder: set encoder_weights to null",
+            )
+        if self.unfreeze is not None and "encoder" not in self.frozen:
+            raise invalid(
+                "conflicting-keys",
+                "unfreeze needs a frozen encoder: add encoder to frozen",
+            )
+        if any(path.partition(".")[0] == "projectors" for path in self.frozen):
+            raise invalid(
+                "frozen-projectors",
+                "frozen: projectors start from random weights and are always trained; to "
+                "use a single convolution instead, set features.N.hidden_channels to null",
+            )
+        return self
