@@ -99,14 +99,21 @@ def step_spec(
 
 
 def initial_state(spec: StepSpec, partition: Partition) -> TrainState:
-    """Returns the state before the first step.
+    """Returns the state before the first step, on the host.
+
+    It holds copies: the first step takes the buffers of the state that is made of it, and the
+    student of the caller is to stay usable.
 
     Args:
       spec: What the step is compiled for.
       partition: The student, taken apart.
     """
     opt_state = jax.jit(spec.optimizer.init)(partition.params)
-    return TrainState(np.zeros((), np.int32), partition.params, partition.batch_stats, opt_state)
+    state = TrainState(
+        np.zeros((), np.int32), partition.params, partition.batch_stats, opt_state
+    )
+    copied: TrainState = jax.tree.map(np.array, state)
+    return copied
 
 
 def loss_fn(
