@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from jaxdistill.runtime.errors import TrainingError
 from jaxdistill.runtime.text import format_duration as duration
+from jaxdistill.training.aggregation import first_nonfinite
 from jaxdistill.training.callbacks import to_host
 from jaxdistill.training.gradient_audit import audit
 from jaxdistill.training.input_pipeline import TrainBatch
-from jaxdistill.training.step import first_nonfinite
 from jaxdistill.training.trainer import Trainer
 
 _STEPS = 3  # after the first one, which compiles

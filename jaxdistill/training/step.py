@@ -5,9 +5,7 @@ gradient and updates the state, `eval_step` measures. `compile_train_step` and `
 make jitted functions of them.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -28,11 +26,9 @@ from jaxdistill.models.student import Student
 from jaxdistill.runtime import xla
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.training.accumulation import accumulate
+from jaxdistill.training.aggregation import Sum, requires_mask, sum_over_images
 from jaxdistill.training.optimizer import build_optimizer, learning_rate_schedule
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs, TrainState, Variables
-
-OF_MASKS = frozenset({"student_miou", "student_iou", "student_boundary_iou", "teacher_miou"})
-"""Metrics that are measured on labelled images only."""
 
 
 class StepSpec(NamedTuple):
@@ -52,14 +48,6 @@ class StepSpec(NamedTuple):
     """Seed of the masks that `mgd` draws."""
     accumulate: int = 1
     """In how many parts a step processes its batch, one after the other."""
-
-
-class Sum(NamedTuple):
-    """A metric summed over images; the mean is `total / images`."""
-
-    total: Float[Array, ""]
-    images: Float[Array, ""]
-    """Number of images that the metric is defined on."""
 
 
 def step_spec(
@@ -109,9 +97,7 @@ def initial_state(spec: StepSpec, partition: Partition) -> TrainState:
       partition: The student, taken apart.
     """
     opt_state = jax.jit(spec.optimizer.init)(partition.params)
-    state = TrainState(
-        np.zeros((), np.int32), partition.params, partition.batch_stats, opt_state
-    )
+    state = TrainState(np.zeros((), np.int32), partition.params, partition.batch_stats, opt_state)
     copied: TrainState = jax.tree.map(np.array, state)
     return copied
 
@@ -155,7 +141,7 @@ def loss_fn(
     epoch = step // spec.steps_per_epoch
     per_image = loss_terms(spec.losses, outputs, batch, teacher, epoch, spec.epochs)
     means = {
-        name: summed.total / divisors[_requires_mask(name, spec.losses)]
+        name: summed.total / divisors[requires_mask(name, spec.losses)]
         for name, summed in sum_over_images(per_image, spec.losses, batch).items()
     }
     total = weighted_total(spec.losses, means)
@@ -337,20 +323,6 @@ def loss_terms(
     return terms
 
 
-def sum_over_images(
-    values: Mapping[str, PerImage], losses: Mapping[str, Loss], batch: Batch
-) -> dict[str, Sum]:
-    """Sums values over the images that they are defined on.
-
-    Args:
-      values: A value of each image (B,), by name of the loss or metric.
-      losses: The terms by name; they say which need a mask.
-      batch: Says which images are padding, and which have a mask.
-    """
-    counted = {name: _counted(name, losses, batch) for name in values}
-    return {name: Sum((values[name] * n).sum(), n.sum()) for name, n in counted.items()}
-
-
 def weighted_total(losses: Mapping[str, Loss], means: Mapping[str, Array]) -> Array:
     """Returns the weighted sum of the terms.
 
@@ -360,56 +332,6 @@ def weighted_total(losses: Mapping[str, Loss], means: Mapping[str, Array]) -> Ar
     """
     weighted = (loss.weight * means[name] for name, loss in losses.items() if name in means)
     return sum(weighted, jnp.zeros(()))
-
-
-def mean_metrics(batches: Iterable[Mapping[str, Sum]]) -> dict[str, float]:
-    """Returns the mean of every metric over all images of some batches.
-
-    Args:
-      batches: What `eval_step` summed, batch by batch.
-
-    Returns:
-      The means; a metric that is defined on no image is left out.
-    """
-    totals: dict[str, float] = defaultdict(float)
-    images: dict[str, float] = defaultdict(float)
-    for sums in batches:
-        for name, one in sums.items():
-            totals[name] += float(one.total)
-            images[name] += float(one.images)
-    return {name: total / images[name] for name, total in totals.items() if images[name] > 0}
-
-
-def first_nonfinite(losses: Mapping[str, Loss], scalars: Mapping[str, float]) -> str | None:
-    """Returns the name of the first scalar that is not finite, causes before their sums.
-
-    Args:
-      losses: The terms by name.
-      scalars: What a training step returned.
-    """
-    parts = [name for name in scalars if name.partition(".")[0] in losses and "." in name]
-    names = (*parts, *losses, "total", "gradient_norm")
-    return next((name for name in names if not math.isfinite(scalars.get(name, 0.0))), None)
-
-
-def averaged_over_masks(losses: Mapping[str, Loss], names: Iterable[str]) -> set[str]:
-    """Returns the names of the scalars that are means over labelled images only.
-
-    Args:
-      losses: The terms by name.
-      names: Names of scalars.
-    """
-    return {name for name in names if _requires_mask(name, losses)}
-
-
-def _requires_mask(name: str, losses: Mapping[str, Loss]) -> bool:
-    loss = losses.get(name.partition(".")[0])
-    return name in OF_MASKS if loss is None else "mask" in loss.requires
-
-
-def _counted(name: str, losses: Mapping[str, Loss], batch: Batch) -> Float[Array, " b"]:
-    """Returns 1 for each image that a value is defined on."""
-    return batch.labelled if _requires_mask(name, losses) else batch.weights
 
 
 def _norms_by_group(gradients: Variables) -> Scalars:

@@ -33,18 +33,20 @@ from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher
 from jaxdistill.training import assembly, feature_statistics, provenance, run_folder
+from jaxdistill.training.aggregation import (
+    averaged_over_masks,
+    first_nonfinite,
+    mean_metrics,
+)
 from jaxdistill.training.callbacks import Callback, default_callbacks, to_host
 from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.training.inputs import Inputs
 from jaxdistill.training.optimizer import migrate_opt_state
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.step import (
-    averaged_over_masks,
     compile_eval_step,
     compile_train_step,
-    first_nonfinite,
     initial_state,
-    mean_metrics,
     step_spec,
     weighted_total,
 )

@@ -13,7 +13,7 @@ from jaxdistill.commands import cache_targets, evaluate, export
 from jaxdistill.commands.train import main
 from jaxdistill.reporting.html.run_folder import read
 from jaxdistill.runtime.errors import UserError
-from jaxdistill.training.step import OF_MASKS
+from jaxdistill.training.aggregation import OF_MASKS
 
 SHIPPED = tiny_run.ROOT / "configs/label_free.yaml"
 pytestmark = pytest.mark.slow

@@ -9,12 +9,8 @@ from hypothesis import strategies as st
 
 from jaxdistill import config, losses
 from jaxdistill.metrics import segmentation
-from jaxdistill.training.step import (
-    loss_terms,
-    mean_metrics,
-    sum_over_images,
-    weighted_total,
-)
+from jaxdistill.training.aggregation import mean_metrics, sum_over_images
+from jaxdistill.training.step import loss_terms, weighted_total
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
 
 SHAPE = (4, 6, 5, 1)
