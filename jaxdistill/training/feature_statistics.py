@@ -17,7 +17,7 @@ from jaxdistill.types import Variables
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
 
-IMAGES = 64
+IMAGES = 32
 """Number of images that the statistics are measured on."""
 _DEAD = 1e-4  # a channel whose deviation is below this share of the largest one carries nothing
 

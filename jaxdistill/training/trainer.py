@@ -39,6 +39,7 @@ from jaxdistill.training.aggregation import (
     mean_metrics,
 )
 from jaxdistill.training.callbacks import Callback, default_callbacks, to_host
+from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.training.inputs import Inputs
 from jaxdistill.training.optimizer import migrate_opt_state
@@ -305,19 +306,21 @@ class Trainer:
         self.inputs = Inputs(
             self.settings, self.data, self.teacher, self.losses, self.model, self.partition
         )
+        self._compile()
+        self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         if any(pair.standardized for pair in self.pairs):
-            statistics = distributed.broadcast(feature_statistics.measure_on(self))
+            with compiling(self):
+                statistics = distributed.broadcast(feature_statistics.measure_on(self))
             for line in feature_statistics.describe(statistics):
                 self.console.print(line)
             self.partition = self.partition.with_values(statistics)
+            self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         self.about = {
             "provenance": provenance.provenance_of_run(self),
             "frozen": fingerprint(self.partition.frozen),
             "normalization": format_normalization(self.model.normalization),
             "steps_per_epoch": self.steps_per_epoch,
         }
-        self._compile()
-        self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         self._ready = True
 
     def train_batches(self, first_step: int) -> Generator[TrainBatch]:

@@ -1,0 +1,71 @@
+"""Compiles the training step in the background while the set-up waits for the teacher."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.teachers.base import output_shapes
+from jaxdistill.teachers.target_cache import CachedTeacher
+from jaxdistill.types import Batch, TeacherOutputs
+
+if TYPE_CHECKING:
+    from jaxdistill.training.trainer import Trainer
+
+
+@contextmanager
+def compiling(trainer: "Trainer") -> Iterator[None]:
+    """Compiles the training step in a thread while the `with` block runs.
+
+    The result reaches the first step through JAX's compilation cache on disk; without one, with
+    several processes, or where the encoder's feature maps are cached, nothing is compiled.
+
+    Args:
+      trainer: A trainer whose steps and state are made.
+    """
+    useful = jax.config.jax_compilation_cache_dir and jax.process_count() == 1
+    if not useful or not _shapes_are_known(trainer):
+        yield
+        return
+    arguments = (trainer.state, trainer.frozen, *_abstract_batch(trainer))
+    thread = threading.Thread(target=_compile, args=(trainer.train_step, arguments), daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+def _compile(train_step: Any, arguments: tuple[Any, ...]) -> None:
+    try:
+        train_step.lower(*arguments).compile()
+    except Exception:
+        return  # the first step meets the same error, where it is reported
+
+
+def _shapes_are_known(trainer: "Trainer") -> bool:
+    teacher = trainer.inputs.train.teacher
+    return not (isinstance(teacher, CachedTeacher) and teacher.encoder is not None)
+
+
+def _abstract_batch(trainer: "Trainer") -> tuple[Batch, TeacherOutputs]:
+    """Returns shapes and types of what `Trainer.train_batches` yields."""
+    size = trainer.settings.training.batch_size
+    height, width = trainer.data.image_size
+    teacher = trainer.inputs.train.teacher
+    shapes = output_shapes(teacher, (height, width))
+    outputs = jnp.float16 if isinstance(teacher, CachedTeacher) else jnp.float32
+
+    def array(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=trainer.mesh.sharded)
+
+    batch = Batch(
+        array((height, width, 3), jnp.float32),
+        array((height, width, 1), jnp.float32),
+        array((), jnp.float32),
+        array((), jnp.float32),
+        array((), jax.dtypes.canonicalize_dtype(jnp.int64)),
+    )
+    logits = None if shapes.logits is None else array((height, width, 1), outputs)
+    return batch, TeacherOutputs(logits, tuple(array(s, outputs) for s in shapes.features))
