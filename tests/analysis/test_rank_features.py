@@ -97,7 +97,7 @@ def ranked(place, max_bytes=feature_ranking.MAX_BYTES, images=8):
     graph = OnnxGraph(settings.detector.onnx)
     chosen = [m for m in feature_maps(graph, None, (64, 64)) if m.channels >= 4]
     train, validation = (
-        MaskedImages(loader.open_split(settings.data, split), settings, images)
+        MaskedImages(splits.open_split(settings.data, split), settings, images)
         for split in ("train", "validation")
     )
     console = Console(quiet=True)
