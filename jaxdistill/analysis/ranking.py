@@ -202,11 +202,10 @@ def _matching(pattern: str, found: Sequence[FeatureMap], path: Path) -> list[str
 
 
 def _stride(each: FeatureMap, image_size: Size) -> int | None:
-    """Returns the stride of a map; None unless it divides the image evenly and in both directions."""
-    strides = {side // own for side, own in zip(image_size, (each.height, each.width), strict=True)}
-    exact = all(
-        side % own == 0 for side, own in zip(image_size, (each.height, each.width), strict=True)
-    )
+    """Returns the stride of a map; None unless it is a whole number and the same in both axes."""
+    sides = list(zip(image_size, (each.height, each.width), strict=True))
+    strides = {side // own for side, own in sides}
+    exact = all(side % own == 0 for side, own in sides)
     return strides.pop() if exact and len(strides) == 1 else None
 
 

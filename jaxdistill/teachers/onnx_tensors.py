@@ -66,8 +66,9 @@ def feature_maps(graph: OnnxGraph, size: Size | None, image_size: Size) -> list[
     found = []
     for node in nodes:
         for tensor in filter(internal.__contains__, _outputs(node)):
-            if len(dims.get(tensor, ())) == 4 and dims[tensor][0] == batch:
-                _, channels, height, width = dims[tensor]
+            shape = dims.get(tensor, ())
+            if len(shape) == 4 and shape[0] == batch and 0 not in shape:
+                _, channels, height, width = shape
                 about = (costs[tensor], internal[tensor])
                 found.append(FeatureMap(tensor, node.op_type, height, width, channels, *about))
     return found

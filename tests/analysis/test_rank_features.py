@@ -20,6 +20,8 @@ from jaxdistill.analysis.feature_ranking import (
     rank_maps,
 )
 from jaxdistill.commands import rank_features
+from jaxdistill.data import splits
+from jaxdistill.models import feature_info
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers import base, from_config
@@ -136,10 +138,8 @@ def test_the_suggestion_is_ready_to_run(place, capsys):
     (place / "next.yaml").write_text(yaml.safe_dump({"extends": "my.yaml", **suggestion}))
     settings = config.load(place / "next.yaml")
     shapes = base.feature_shapes(from_config(settings), (64, 64))
-    assert [pair.tap for pair in pair_up(settings.features, shapes, (64, 64))] == [
-        "decoder.1",
-        "decoder.0",
-    ]
+    pairs = pair_up(settings.features, shapes, (64, 64), feature_info(settings.student))
+    assert [pair.tap for pair in pairs] == ["decoder.1", "decoder.0"]
 
 
 def test_the_file_has_what_was_measured_on_what(place, capsys):
