@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from jaxdistill import config
 from jaxdistill.runtime import distributed, xla
 from jaxdistill.runtime.signals import EXIT_CODE
@@ -82,18 +80,15 @@ def train(
     from jaxdistill.training.dry_run import dry_run as rehearse
     from jaxdistill.training.trainer import Trainer
 
-    console = Console(
-        soft_wrap=True, highlight=False, markup=False, quiet=not distributed.is_main_process()
-    )
-    trainer = Trainer.from_config(settings, console)
+    trainer = Trainer.from_config(settings)
     if dry_run:
         rehearse(trainer)
         return None
     trainer.fit(resume=resume, accept_changes=accept_changes)
     if trainer.stop_requested:
-        console.print(
-            f"{trainer.stop_reason}: stopped after step {trainer.progress.step}, with a checkpoint; "
-            f"go on with --resume"
+        trainer.console.print(
+            f"{trainer.stop_reason}: stopped after step {trainer.progress.step}, with a "
+            f"checkpoint; go on with --resume"
         )
         return EXIT_CODE
     return None

@@ -108,7 +108,7 @@ def settings_of(
         keys.setdefault("batch_size", data.batch_size)
     given = losses or {}
     weights = {name: given[name].weight if name in given else 0.0 for name in ("bce", "dice")}
-    # What needs a teacher cannot be recorded as a configuration's loss without a configured teacher.
+    # Without a configured teacher, a configuration cannot hold the losses that need one.
     recorded = {"kl": 0.0, "mse": 0.0, "feature": 0.0, **weights, "python": 1.0}
     return config.Config(
         run=run,

@@ -127,7 +127,7 @@ class PeriodicCheckpoint(Callback):
         self._saved_step, self._saved_at = trainer.progress.step, time.monotonic()
 
     def on_step_end(self, trainer: "Trainer", step: int) -> None:
-        """Requests a checkpoint where one is due, but for an epoch's last step, which has its own."""
+        """Requests a checkpoint where one is due; an epoch's last step has its own."""
         if trainer.last_saved_step != self._saved_step:
             self._saved_step, self._saved_at = trainer.last_saved_step, time.monotonic()
             self._any_process.reset()
@@ -223,8 +223,8 @@ class Report(Callback):
     ) -> None:
         """Keeps the first images of the validation and their masks.
 
-        With several processes these are the first rows of process 0, not quite the first ones of the
-        data set.
+        With several processes these are the first rows of process 0, not exactly the first ones of
+        the data set.
         """
         if not distributed.is_main_process() or len(self._samples) >= SAMPLES:
             return

@@ -75,7 +75,7 @@ def _claimed(run: Path, resume: bool) -> Iterator[None]:
             claim.enter_context(locked(run))
             if (run / CONFIG).exists() and not resume:
                 raise RunError(
-                    f"{run} holds a run already: --resume goes on with it, run=OTHER starts another",
+                    f"{run} holds a run already: resume it with --resume, or set run=OTHER",
                     code="run-exists",
                 )
         distributed.barrier("claimed")

@@ -3,8 +3,8 @@
     trainer = Trainer(model, data, teacher=teacher, losses=losses, run="runs/a")
     trainer.fit(epochs=30)
 
-The loop is `Trainer.fit` and `Trainer._train_epoch`; what a step computes is in `step.py`; everything
-around the step is a callback.
+The loop is `Trainer.fit` and `Trainer._train_epoch`; what a step computes is in `step.py`;
+everything around the step is a callback.
 """
 
 import time
@@ -70,7 +70,7 @@ class Trainer:
       validation: An iterable of batches to measure on, where `data` is one, too.
       settings: A configuration, for everything that the keyword arguments do not set.
       callbacks: Callbacks besides the default ones.
-      console: Where messages go; None is silent.
+      console: Where messages go; None prints them. `Console(quiet=True)` is silent.
       **training: Any key of `training` in a configuration, such as `batch_size=8`, and `seed`.
 
     Raises:
@@ -91,7 +91,7 @@ class Trainer:
         console: Console | None = None,
         **training: Any,
     ) -> None:
-        self.console = console or Console(quiet=True)
+        self.console = console or default_console()
         self.run = Path(run).expanduser()
         self.data: Data | IterableData = assembly.as_data(data, validation)
         self.teacher = teacher
@@ -124,13 +124,13 @@ class Trainer:
 
         Args:
           settings: The configuration.
-          console: Where messages go; None is silent.
+          console: Where messages go; None prints them.
           threads: Bound of onnxruntime's threads on the CPU; None takes every core.
 
         Raises:
           UserError: A file or name is wrong; names are checked before data is touched.
         """
-        return assembly.trainer_from_config(cls, settings, console or Console(quiet=True), threads)
+        return assembly.trainer_from_config(cls, settings, console or default_console(), threads)
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Trainer:
         return self
 
     def _train_epoch(self, batches: Iterator[TrainBatch]) -> None:
-        """Takes the remaining steps of the epoch, or those up to a stop, which leaves a checkpoint."""
+        """Takes the remaining steps of the epoch; a stop ends them early, with a checkpoint."""
         pending = None
         for step in range(self.progress.step, (self.progress.epoch + 1) * self.steps_per_epoch):
             batch, teacher = next(batches)
@@ -260,7 +260,7 @@ class Trainer:
         self._stop_reason = reason
 
     def request_checkpoint(self) -> None:
-        """Saves a checkpoint after the current step; all processes must call it at the same step."""
+        """Saves a checkpoint after the current step; all processes call it at the same step."""
         self._checkpoint_requested = True
 
     def save_checkpoint(self, record: Mapping[str, Any], score: float | None = None) -> None:
@@ -457,6 +457,12 @@ class Trainer:
             getattr(callback, event)(self, *args)
 
 
+def default_console() -> Console:
+    """Returns a console that prints plain lines, in the main process only."""
+    quiet = not distributed.is_main_process()
+    return Console(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
+
+
 def score_of(validation: Mapping[str, float]) -> float:
     """Returns the score that the best checkpoint is chosen by.
 
@@ -467,6 +473,9 @@ def score_of(validation: Mapping[str, float]) -> float:
 
 
 def _prefetch_depth() -> int:
-    """Returns how many batches are made ahead: on a CPU none, since teacher and step share its cores
-    and each would hold its memory while the other runs."""
+    """Returns how many batches are made ahead.
+
+    On a CPU there are none: teacher and step share its cores, and each would hold its memory while
+    the other runs.
+    """
     return 0 if jax.default_backend() == "cpu" else 2
