@@ -251,11 +251,11 @@ class CachedTeacher:
         return {kind: computed[kind] for kind in kinds}
 
 
-def content_key(image: Num[np.ndarray, "h w 3"]) -> str:
+def content_key(image: Num[np.ndarray, "*batch h w 3"]) -> str:
     """Returns a key of an image's content: a BLAKE2b hash of its pixels, shape and type.
 
     Args:
-      image: The pixels, such as uint8 as they are read.
+      image: The pixels, such as uint8 as they are read; a whole batch has a key too.
     """
     about = f"{image.dtype} {image.shape} ".encode()
     return hashlib.blake2b(about + image.tobytes(), digest_size=20).hexdigest()

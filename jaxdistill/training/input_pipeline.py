@@ -83,7 +83,8 @@ class InputPipeline:
             flipped = augment.flips_on_host(self._seed, step, rows.whole, self.augmentation.kind)
             extra = (self.keys_of(batch), rows.of(flipped), batch.weights)
         if self._memo is not None:
-            return self._memo(images, *extra, key=step)
+            # By content: a user's validation data may come in another order in each epoch.
+            return self._memo(images, *extra, key=content_key(np.asarray(batch.images)))
         return self.teacher(images, *extra)
 
 
