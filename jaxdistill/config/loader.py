@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -18,6 +18,8 @@ from jaxdistill.config.yaml_files import shipped
 from jaxdistill.runtime.errors import ConfigError, first_line
 
 __all__ = ["RENAMED", "check", "dump", "load", "shipped", "with_absolute_paths"]
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 RENAMED = {
     "targets.store": "targets.cache",
@@ -73,25 +75,21 @@ def check(values: dict[str, Any], source: str) -> Config:
         raise ConfigError(f"{source}: {first_line(error)}", code="wrong-type") from None
 
 
-def with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(section: AnySection) -> AnySection:
     """Returns a configuration whose paths do not depend on the working directory.
 
     Args:
-      config: Any configuration. Paths relative to `data.root` stay relative to it.
+      section: A configuration or one of its sections. Paths relative to `data.root` stay relative
+        to it.
     """
-
-    def absolute(section: Section) -> Section:
-        changed: dict[str, object] = {}
-        for name in type(section).model_fields:
-            value = getattr(section, name)
-            if isinstance(value, Path) and name != "unlabelled":
-                changed[name] = value.absolute()
-            elif isinstance(value, Section) and not isinstance(value, Split):
-                changed[name] = absolute(value)
-        return section.model_copy(update=changed)
-
-    made: Config = absolute(config)  # type: ignore[assignment]
-    return made
+    changed: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path) and name != "unlabelled":
+            changed[name] = value.absolute()
+        elif isinstance(value, Section) and not isinstance(value, Split):
+            changed[name] = with_absolute_paths(value)
+    return section.model_copy(update=changed)
 
 
 def dump(config: Config) -> str:

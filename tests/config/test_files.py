@@ -158,6 +158,24 @@ def test_yaml_cannot_build_python_objects(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+def test_absolute_paths_hold_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    c = config.load("recommended", ["data.unlabelled=more", "targets.cache=cache"])
+    absolute = config.with_absolute_paths(c)
+    assert absolute.run == tmp_path / c.run
+    assert absolute.targets.cache == tmp_path / "cache"
+    assert c.data.root is not None
+    assert absolute.data.root == tmp_path / c.data.root
+    assert c.teacher is not None
+    assert absolute.teacher is not None
+    assert absolute.teacher.onnx == tmp_path / c.teacher.onnx
+    assert (absolute.data.unlabelled, absolute.data.train) == (Path("more"), c.data.train)
+    monkeypatch.chdir("/")
+    assert config.with_absolute_paths(absolute) == absolute
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_is_read_as_python_writes_it(number: float) -> None:
     assert yaml_files.parse_yaml(repr(number), "here") == number
