@@ -4,7 +4,7 @@ PYTHON ?= python3
 EXTRA ?= $(or $(patsubst .venv/ready-%,%,$(firstword $(wildcard .venv/ready-*))),cpu)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow lint
+.PHONY: setup demo test test-slow campaign lint
 
 setup: .venv/ready-$(EXTRA)
 
@@ -18,10 +18,13 @@ demo: setup
 	$(BIN)/python -m jaxdistill.train --config configs/demo.yaml
 
 test: setup
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow and not campaign" -n 2 --dist loadfile
 
 test-slow: setup
-	$(BIN)/pytest -m slow -n 2 --dist loadfile
+	$(BIN)/pytest -m "slow and not campaign" -n 2 --dist loadfile
+
+campaign: setup
+	$(BIN)/pytest -m campaign
 
 lint: setup
 	$(BIN)/ruff check .

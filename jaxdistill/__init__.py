@@ -17,7 +17,7 @@ first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0.dev0"
+from jaxdistill.version import __version__
 
 if TYPE_CHECKING:
     from jaxdistill import config, data, losses, models, teachers
@@ -44,6 +44,7 @@ __all__ = [
     "ModelOutputs",
     "TeacherOutputs",
     "Trainer",
+    "__version__",
     "config",
     "data",
     "evaluate",

@@ -40,8 +40,10 @@ class TeacherOutputs(NamedTuple):
 
 
 class FeatureScale(NamedTuple):
-    """Standardisation of a target feature map: `(x - mean) * factor`; `factor` is 0 where a channel
-    never changes."""
+    """Standardisation of a target feature map: `(x - mean) * factor`.
+
+    `factor` is 0 where a channel never changes.
+    """
 
     mean: Float[Array, " c"]
     factor: Float[Array, " c"]

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -87,7 +88,7 @@ def with_frozen_of(
     own = flat_variables(student)
     expected = {name: own[name] for name in arrays.keys() & own.keys()}
     filled = weights.fill(expected, arrays, path)
-    return merge(nnx.graphdef(student), {**own, **filled})
+    return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
 
 
 def best(run: Path) -> Best:

@@ -126,7 +126,7 @@ class Checkpoints:
         return replaced
 
     def _check_room(self, size: int) -> None:
-        """Checks the disk before anything is written: Orbax's threads log much when it gets full."""
+        """Checks the disk before anything is written: Orbax logs much when it gets full."""
         free = shutil.disk_usage(self._folder).free
         if free < size + _MARGIN:
             raise OSError(errno.ENOSPC, f"No space left, {free / 1e6:.1f} MB")

@@ -1,0 +1,1 @@
+"""The commands of `jaxdistill`: each parses its arguments and calls the package."""

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jaxdistill.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="jaxdistill export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
         "output", type=Path, metavar="OUTPUT", help="the file NAME.onnx, or the folder NAME.orbax"

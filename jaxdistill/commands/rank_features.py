@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jaxdistill rank-features", description=__doc__)
+    parser = argparse.ArgumentParser(prog="jaxdistill rank-features", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
     parser.add_argument(
         "--network",

@@ -133,7 +133,8 @@ def _measure(
     progress: Callable[[int], object],
 ) -> Evaluation:
     measured: list[_Measured] = []
-    labelled, ids = [], []
+    labelled: list[np.ndarray] = []
+    ids: list[Any] = []
     worst = _Worst()
     with closing(prefetch(_with_logits(predictor, teacher, batches))) as computed:
         for batch, logits in computed:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxdistill.checkpoint import manager
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.config import Size

@@ -11,7 +11,6 @@ import onnx
 import onnxruntime
 from onnx import ValueInfoProto
 
-import jaxdistill
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.data.splits import open_split
 from jaxdistill.exporters.onnx_graph import Form
@@ -19,6 +18,7 @@ from jaxdistill.exporters.registry import Input, Source
 from jaxdistill.models.feature_info import size_multiple
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
+from jaxdistill.version import __version__
 
 _RANGES: dict[Input, str] = {
     "normalized": "(pixels in [0, 1] - mean) / std, per channel",
@@ -26,7 +26,7 @@ _RANGES: dict[Input, str] = {
     "uint8": "pixels in 0 ... 255",
 }
 # Versions come from the modules: onnxruntime has another distribution name for GPUs.
-_LIBRARIES = (jaxdistill, jax, flax, onnx, onnxruntime)
+_LIBRARIES = (jax, flax, onnx, onnxruntime)
 
 
 def make_card(model: onnx.ModelProto, form: Form, source: Source) -> dict[str, Any]:
@@ -73,7 +73,10 @@ def make_card(model: onnx.ModelProto, form: Form, source: Source) -> dict[str, A
             ),
         },
         "training": None if best is None else _training(best),
-        "versions": {library.__name__: library.__version__ for library in _LIBRARIES},
+        "versions": {
+            "jaxdistill": __version__,
+            **{library.__name__: library.__version__ for library in _LIBRARIES},
+        },
     }
 
 
@@ -84,7 +87,7 @@ def stamp(model: onnx.ModelProto, card: dict[str, Any]) -> None:
       model: The graph, which is changed.
       card: From `make_card`.
     """
-    model.producer_name, model.producer_version = "jaxdistill", jaxdistill.__version__
+    model.producer_name, model.producer_version = "jaxdistill", __version__
     model.doc_string = card["task"]
     entries = {name: card[name] for name in ("input", "output", "normalization", "student")}
     del model.metadata_props[:]

@@ -1,4 +1,4 @@
-"""Export as an ONNX file: build the graphs, compare them with the student, write them with cards."""
+"""Export as ONNX files: graphs are built, compared with the student, and written with cards."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
     for precision, path in paths.items():
         _write(path, precision, graphs[precision], {**card, "measured": measured[precision]})
         console.print(f"{path}, and its model card {path.with_suffix('.json').name}")
-    return Report(tuple(paths.values()), dict(measured))
+    return Report(tuple(paths.values()), {**measured})
 
 
 def _image_size(source: Source, form: Form) -> Size:

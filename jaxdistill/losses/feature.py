@@ -230,7 +230,7 @@ def balance_loss(
     """Computes the loss that trains the logits of the learned weights, and nothing else.
 
     With s = softmax(balance / T) it is sum(s log(value)) - T H(s), where H is the entropy. Its only
-    minimum, s ~ value^(-1/T), is interior, so no pair ever takes all the weight. At T = 1 every pair
+    minimum, s ~ value^(-1/T), is interior, so no pair takes all the weight. At T = 1 every pair
     contributes the same, as uncertainty weights do at convergence (Kendall et al. 2018,
     arXiv:1705.07115), but the sum of the weights is kept. Minimising the weighted sum of the losses
     itself would put all weight on the easiest pair; therefore its gradient does not reach them.

@@ -38,9 +38,9 @@ class Layer(nnx.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         """Redirects calls with symbolic tensors to `to_onnx`."""
         super().__init_subclass__(**options)
-        call = getattr(cls, "__call__", None)
+        call = cls.__dict__.get("__call__")
         if call is not None and not hasattr(call, "_takes_symbolic"):
-            cls.__call__ = _redirected(call)  # type: ignore[method-assign, assignment]
+            type.__setattr__(cls, "__call__", _redirected(call))
 
     def to_onnx(self, graph: GraphBuilder, *inputs: Any, **options: Any) -> Any:
         """Adds the layer's nodes to a graph.
@@ -280,9 +280,9 @@ def conv_norm(conv: Conv, norm: BatchNorm, *inputs: Any, train: bool, rectify: b
     factor, shift = norm.factor_and_shift()
     if conv.bias is not None:
         shift = shift + conv.bias[...] * factor
-    y = conv.convolve(conv.kernel[...] * factor, *inputs)
-    y = y + shift.astype(y.dtype)
-    return relu(y) if rectify else y
+    z = conv.convolve(conv.kernel[...] * factor, *inputs)
+    z = z + shift.astype(z.dtype)
+    return relu(z) if rectify else z
 
 
 def constant(value: float, *shape: int) -> Array:

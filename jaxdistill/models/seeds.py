@@ -4,6 +4,8 @@
 the construction of a student needs. The keys here have the same bits.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -22,9 +24,11 @@ def make_rngs(seed: int) -> nnx.Rngs:
     Returns:
       The random number generators, with the single stream `default`.
     """
-    if not 0 <= seed < 2**32 or jax.config.jax_default_prng_impl != "threefry2x32":
+    if not 0 <= seed < 2**32 or (
+        getattr(jax.config, "jax_default_prng_impl", "") != "threefry2x32"
+    ):
         return nnx.Rngs(seed)
-    rngs = nnx.Rngs()
+    rngs: Any = nnx.Rngs()
     rngs.default = _Stream(seed)
     return rngs
 

@@ -1,0 +1,1 @@
+"""Fast forms of operations beside the reference forms that they equal."""

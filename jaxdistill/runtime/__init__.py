@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, files, locks, processes, devices, XLA."""

@@ -159,7 +159,7 @@ def _announce_failure() -> None:
     With process 0 ends the coordinator, and JAX aborts whoever is still connected to it.
     """
     with contextlib.suppress(Exception):  # the coordinator may be gone already
-        client = jax_distributed.global_state.client
+        client: Any = jax_distributed.global_state.client
         client.key_value_set(_FAILED, str(jax.process_index()), allow_overwrite=True)
         if is_main_process():
             time.sleep(_GRACE + 2 * _POLL)
@@ -167,7 +167,7 @@ def _announce_failure() -> None:
 
 def _watch_others(ended: threading.Event) -> None:
     """Ends this process soon after another one has announced that it failed."""
-    client = jax_distributed.global_state.client
+    client: Any = jax_distributed.global_state.client
     while not ended.wait(_POLL):
         try:
             failed = client.key_value_try_get(_FAILED)

@@ -36,7 +36,7 @@ def configure_for_training() -> None:
 
 def enable_compilation_cache() -> None:
     """Caches compiled programs in `~/.cache/jaxdistill/xla`, unless JAX already has a cache."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         folder = Path("~/.cache/jaxdistill/xla").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
 

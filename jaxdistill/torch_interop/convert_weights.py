@@ -1,11 +1,11 @@
-"""Carries weights between PyTorch and this project, and proves both sides equal before writing.
+"""Converts weights between PyTorch and jaxdistill, and checks that both networks are equal.
 
-    python tools/convert_weights.py encoder SOURCE OUTPUT.safetensors
-    python tools/convert_weights.py from-smp CHECKPOINT OUTPUT.safetensors --encoder NAME
-    python tools/convert_weights.py to-smp SOURCE OUTPUT.pth
+    jaxdistill convert-weights encoder SOURCE OUTPUT.safetensors
+    jaxdistill convert-weights from-smp CHECKPOINT OUTPUT.safetensors --encoder NAME
+    jaxdistill convert-weights to-smp SOURCE OUTPUT.pth
 
-Every tensor of the source finds its place, or the conversion fails and names what is left. Both
-networks are then run on the same random pictures, and nothing is written unless they agree.
+Every tensor of the source is converted, or the conversion fails and names those that are left over.
+Both networks then run on the same random images, and nothing is written unless their outputs agree.
 """
 
 import argparse
@@ -24,8 +24,7 @@ from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
 from jaxdistill.models.parameters import flat_variables, param_group
-from jaxdistill.runtime import errors
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import WeightsError
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import (
     checkpoints,
@@ -37,7 +36,7 @@ from jaxdistill.torch_interop import (
 
 TOLERANCE = 1e-4  # of the largest absolute value
 _BLOCKS = 5  # of a student's decoder
-_PICTURES = ((2, 64, 64, 3), (1, 64, 96, 3))
+_IMAGE_SHAPES = ((2, 64, 64, 3), (1, 64, 96, 3))
 
 ModelOutputs = Sequence[np.ndarray]
 
@@ -51,13 +50,22 @@ class Trained(NamedTuple):
     origin: str
 
 
-def main() -> None:
-    arguments = _arguments()
-    arguments.convert(arguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses arguments and converts.
+
+    Args:
+      arguments: The command's arguments; None takes those of the process.
+    """
+    args = _parse(arguments)
+    args.convert(args)
 
 
 def convert_encoder(arguments: argparse.Namespace) -> None:
-    """An encoder of timm's or SMP's becomes ours."""
+    """Converts an encoder of timm or SMP.
+
+    Args:
+      arguments: The parsed options `source`, `encoder`, `output` and `normalization`.
+    """
     source = encoder_sources.find(arguments.source, arguments.encoder)
     encoder = flax_networks.encoder(source.encoder)
     tensors = checkpoints.arrays_of(source.network.state_dict())
@@ -79,7 +87,10 @@ def convert_from_smp(arguments: argparse.Namespace) -> None:
     encoder = encoder_sources.named_encoder(path, arguments.encoder)
     channels = smp_networks.decoder_channels(tensors, path)
     if len(channels) != _BLOCKS:
-        raise UserError(f"{path}: its decoder has {len(channels)} blocks, a student's {_BLOCKS}")
+        raise WeightsError(
+            f"{path}: its decoder has {len(channels)} blocks, a student's {_BLOCKS}",
+            code="weights-mismatch",
+        )
     expected = flax_networks.student(encoder, channels).variables
     variables = parameter_names.from_torch(checkpoints.arrays_of(tensors), expected, str(path))
     normalization = _chosen(arguments) or encoder_sources.normalization_of(path, encoder)
@@ -117,7 +128,10 @@ def _read_student(source: Path, encoder: str | None) -> Trained:
 def _decoder_channels(arrays: Mapping[str, np.ndarray], source: Path) -> tuple[int, ...]:
     names = [f"decoder.blocks.{block}.conv1.norm.scale" for block in range(5)]
     if not all(name in arrays for name in names):
-        raise UserError(f"{source} holds no decoder: only a whole student becomes a UNet")
+        raise WeightsError(
+            f"{source} holds no decoder: only a whole student becomes a UNet",
+            code="no-decoder",
+        )
     return tuple(len(arrays[name]) for name in names)
 
 
@@ -141,16 +155,17 @@ def _prove_equal(
 ) -> None:
     worst = 0.0
     generator = np.random.default_rng(0)
-    for shape in _PICTURES:
+    for shape in _IMAGE_SHAPES:
         pictures = generator.normal(size=shape).astype(np.float32)
         expected = theirs(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
         for own, other in zip(ours(pictures), expected, strict=True):
             worst = max(worst, _relative_difference(own, other.numpy().transpose(0, 2, 3, 1)))
     print(f"largest difference of the {what} from PyTorch's, relative: {worst:.1e}")
     if not worst <= TOLERANCE:
-        raise UserError(
+        raise WeightsError(
             f"the {what} differ from PyTorch's by {worst:.1e} of the largest value, more than "
-            f"{TOLERANCE:.0e}: nothing is written; is --encoder the right one?"
+            f"{TOLERANCE:.0e}: nothing is written; is --encoder the right one?",
+            code="conversion-differs",
         )
 
 
@@ -201,9 +216,11 @@ def _chosen(arguments: argparse.Namespace) -> Normalization | None:
     return image_ops.resolve(arguments.normalization) if arguments.normalization else None
 
 
-def _arguments() -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="jaxdistill convert-weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -235,7 +252,7 @@ def _arguments() -> argparse.Namespace:
             choices=("imagenet", "half", "unit"),
             help="what the weights were trained with, if it is not their family's usual one",
         )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _safetensors(text: str) -> Path:
@@ -250,7 +267,3 @@ def _path_ending(text: str, suffixes: tuple[str, ...]) -> Path:
     if Path(text).suffix not in suffixes:
         raise argparse.ArgumentTypeError(f"{text!r} should end in {' or '.join(suffixes)}")
     return Path(text)
-
-
-if __name__ == "__main__":
-    raise SystemExit(errors.command(main))

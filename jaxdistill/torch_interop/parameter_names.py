@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.models import weights
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import WeightsError
 
 Arrays = dict[str, np.ndarray]
 Shaped = Mapping[str, Any]  # whatever has a shape
@@ -28,8 +28,10 @@ _LEAVES = {
 
 
 def torch_name(path: str) -> str:
-    """SMP's name of the variable: `decoder.blocks.0.conv1.norm.mean` is
-    `decoder.blocks.0.conv1.1.running_mean`."""
+    """SMP's name of a variable.
+
+    `decoder.blocks.0.conv1.norm.mean` is `decoder.blocks.0.conv1.1.running_mean`.
+    """
     module, _, leaf = path.rpartition(".")
     module = re.sub(r"^head$", "segmentation_head.0", module)
     module = re.sub(r"^(decoder\..*)\.conv$", r"\1.0", module)
@@ -75,10 +77,16 @@ def rename_in_order(tensors: Mapping[str, np.ndarray], names: Shaped, source: st
       UserError: names the first pair that does not.
     """
     if len(tensors) != len(names):
-        raise UserError(f"{source} holds {len(tensors)} tensors instead of {len(names)}")
+        raise WeightsError(
+            f"{source} holds {len(tensors)} tensors instead of {len(names)}",
+            code="weights-mismatch",
+        )
     for (old, tensor), (new, wanted) in zip(tensors.items(), names.items(), strict=True):
         if _kind(old) != _kind(new) or tensor.shape != wanted.shape:
-            raise UserError(f"{source}: {old} {tensor.shape} cannot be {new} {wanted.shape}")
+            raise WeightsError(
+                f"{source}: {old} {tensor.shape} cannot be {new} {wanted.shape}",
+                code="weights-mismatch",
+            )
     return dict(zip(names, tensors.values(), strict=True))
 
 

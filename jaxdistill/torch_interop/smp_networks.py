@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from jaxdistill.models import weights
 from jaxdistill.models.encoders.efficientnet import VARIANTS
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError, WeightsError
 from jaxdistill.torch_interop import checkpoints
 
 _TAPPED_STAGES = (1, 2, 4, 6)
@@ -31,6 +31,7 @@ def unet(encoder: str, decoder_channels: Sequence[int]) -> smp.Unet:
 
     Args:
       encoder: a name of ours or, for a teacher, any name of SMP's.
+      decoder_channels: the width of each decoder block, from the deepest up.
 
     Raises:
       UserError: SMP has no such encoder.
@@ -47,9 +48,10 @@ def unet(encoder: str, decoder_channels: Sequence[int]) -> smp.Unet:
             )
     except (KeyError, RuntimeError, ValueError):
         near = difflib.get_close_matches(encoder, smp.encoders.get_encoder_names(), n=3)
-        raise UserError(
+        raise ConfigError(
             f"segmentation_models_pytorch has no encoder {encoder!r} for {len(decoder_channels)} "
-            f"decoder blocks" + (f"; did you mean {' or '.join(near)}?" if near else "")
+            f"decoder blocks" + (f"; did you mean {' or '.join(near)}?" if near else ""),
+            code="unknown-smp-encoder",
         ) from None
     if ours and encoder.startswith(_TENSORFLOW):
         give_layers(network, timm.create_model(encoder))
@@ -79,9 +81,10 @@ def decoder_channels(tensors: Mapping[str, Tensor], source: Path) -> tuple[int, 
     blocks = {int(m[1]) for name in tensors if (m := re.match(r"decoder\.blocks\.(\d+)\.", name))}
     first = [f"decoder.blocks.{block}.conv1.0.weight" for block in sorted(blocks)]
     if not first or not all(name in tensors for name in first):
-        raise UserError(
+        raise WeightsError(
             f"{source}: not a UNet of segmentation_models_pytorch: it should hold "
-            f"'decoder.blocks.0.conv1.0.weight', but starts with {', '.join(list(tensors)[:3])}"
+            f"'decoder.blocks.0.conv1.0.weight', but starts with {', '.join(list(tensors)[:3])}",
+            code="not-an-smp-unet",
         )
     return tuple(len(tensors[name]) for name in first)
 

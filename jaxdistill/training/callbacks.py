@@ -254,9 +254,8 @@ class Report(Callback):
         record: Mapping[str, Any],
         samples: list[tuple[np.ndarray | None, ...]],
     ) -> None:
-        columns = [
-            None if column[0] is None else np.stack(column)  # type: ignore[arg-type]
-            for column in zip(*samples, strict=True)
+        columns: list[Any] = [
+            None if column[0] is None else np.stack(column) for column in zip(*samples, strict=True)
         ]
         writer.epoch(epoch, record, sample_grid(*columns) if columns else None)
 

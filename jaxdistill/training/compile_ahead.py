@@ -26,7 +26,8 @@ def compiling(trainer: "Trainer") -> Iterator[None]:
     Args:
       trainer: A trainer whose steps and state are made.
     """
-    useful = jax.config.jax_compilation_cache_dir and jax.process_count() == 1
+    cache = getattr(jax.config, "jax_compilation_cache_dir", None)
+    useful = cache and jax.process_count() == 1
     if not useful or not _shapes_are_known(trainer):
         yield
         return

@@ -1,7 +1,6 @@
 """Statistics of the detector's maps, for the feature pairs that standardise their target."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -39,9 +38,12 @@ def measure_on(trainer: "Trainer") -> Variables:
     count = min(trainer.data.steps_per_epoch(size), -(-IMAGES // size)) * processes
     # Every process measures the same images, but no more at once than in a training step.
     read = trainer.data.train_batches(size // processes, trainer.settings.seed)
-    with closing(read):
+    try:
         batches = islice(trainer.inputs.still(read), count)
         return measure(trainer.pairs, (teacher.features for _, teacher in batches))
+    finally:
+        if hasattr(read, "close"):  # ends the threads that decode
+            read.close()
 
 
 def measure(pairs: Sequence[Pair], batches: Iterable[Maps]) -> Variables:

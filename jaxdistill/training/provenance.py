@@ -23,6 +23,7 @@ from jaxdistill.reporting.console import parameter_sizes
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import DistributedError, RunError, UserError
 from jaxdistill.teachers.base import file_fingerprints
+from jaxdistill.version import __version__
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
@@ -213,10 +214,8 @@ def _describe_data(trainer: "Trainer") -> dict[str, Any]:
 
 def environment(precision: str) -> dict[str, Any]:
     """Returns versions, devices and system, for the run's metadata."""
-    import jaxdistill
-
     return {
-        "jaxdistill": jaxdistill.__version__,
+        "jaxdistill": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
         "devices": [device.device_kind for device in jax.devices()],

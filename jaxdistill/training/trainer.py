@@ -115,6 +115,7 @@ class Trainer:
         self._stop_reason = ""
         self._checkpoint_requested = False
         self._ready = False
+        self.state: TrainState
 
     @classmethod
     def from_config(
@@ -315,7 +316,7 @@ class Trainer:
                 self.console.print(line)
             self.partition = self.partition.with_values(statistics)
             self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
-        self.about = {
+        self.about: dict[str, Any] = {
             "provenance": provenance.provenance_of_run(self),
             "frozen": fingerprint(self.partition.frozen),
             "normalization": format_normalization(self.model.normalization),

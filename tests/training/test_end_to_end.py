@@ -63,7 +63,7 @@ def test_a_run_leaves_all_that_it_promises(finished) -> None:
     assert [line["epoch"] for line in lines] == EPOCHS
     for line in lines:
         for part in ("train", "validation"):
-            assert set(("kl", "mse", "bce", "dice", "feature")) < set(line[part])
+            assert {"kl", "mse", "bce", "dice", "feature"} < set(line[part])
             assert all(np.isfinite(value) for value in line[part].values())
     assert list((run / "tensorboard").iterdir())
     assert json.loads((run / "provenance.json").read_text())["Data"]["training images"] == 8
