@@ -62,7 +62,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
     console.print(_table(rows, cost, images))
     for precision in options.precisions:
         verify.check(precision, rows[precision], rows["float32"])
-    measured = {
+    measured: dict[str, Any] = {
         precision: {
             "images": len(images.images),
             "size": size,
@@ -75,7 +75,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
     for precision, path in paths.items():
         _write(path, precision, graphs[precision], {**card, "measured": measured[precision]})
         console.print(f"{path}, and its model card {path.with_suffix('.json').name}")
-    return Report(tuple(paths.values()), {**measured})
+    return Report(tuple(paths.values()), measured)
 
 
 def _image_size(source: Source, form: Form) -> Size:
