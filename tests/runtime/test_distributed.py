@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny_run
 from process_runs import (
+    CHILD,
     EPOCHS,
     HEARTBEAT_TIMEOUT,
     PICTURES,
@@ -161,7 +162,7 @@ def test_when_a_process_is_killed_the_others_end_and_the_run_goes_on(
     place: Path, two: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    child = Path(__file__).with_name("process_child.py")
+    child = CHILD
     given = arguments(place, run, "checkpoints.every_steps=1")
     first, other = launch(2, tmp_path / "seen", [str(child)], given)
     patience = time.monotonic() + 300
@@ -203,7 +204,7 @@ def test_a_full_disk_ends_all_with_a_line_and_the_run_goes_on(
 ) -> None:
     disk, run = tmp_path / "disk", tmp_path / "run"
     size = sum(path.stat().st_size for path in (two / "checkpoints" / "3").rglob("*"))
-    child = Path(__file__).with_name("process_child.py")
+    child = CHILD
     given = arguments(place, disk / "run", "checkpoints.every_steps=1")
     monkeypatch.setenv("SEEN", str(tmp_path))
     end_on_a_full_disk(
@@ -219,7 +220,7 @@ def test_a_full_disk_ends_all_with_a_line_and_the_run_goes_on(
 
 def test_a_signal_to_one_stops_all_at_the_same_step(place: Path, two: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    child = Path(__file__).with_name("process_child.py")
+    child = CHILD
     given = arguments(place, run, "checkpoints.every_steps=1")
     first, other = launch(2, tmp_path / "seen", [str(child)], given)
     while not (run / "checkpoints" / "1").exists() and first.poll() is None:

@@ -25,7 +25,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory, imagenet_encoder: Path
     """Relative differences between trained values, as `mesh_child` prints them."""
     place = tmp_path_factory.mktemp("place")
     tiny_run.make(place)
-    child = Path(__file__).with_name("mesh_child.py")
+    child = tiny_run.ROOT / "tests" / "support" / "mesh_child.py"
     environment = {**os.environ, **EIGHT, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, str(child), str(place), str(imagenet_encoder)],

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_run
-from process_runs import arguments, cut, launch, make, train_alone
+from process_runs import CHILD, arguments, cut, launch, make, train_alone
 
 from jaxdistill import config
 from jaxdistill.models import student, weights
@@ -54,7 +54,7 @@ def test_processes_that_see_different_checkpoints_are_refused(place: Path, tmp_p
 
 def assert_refused(folder: Path, given: Sequence[str], different: str, complaint: str) -> None:
     """Of two processes that are given different things, each says so and ends with code 2."""
-    child = Path(__file__).with_name("process_child.py")
+    child = CHILD
     processes = launch(2, folder / "seen", [str(child)], given, each=[different])
     printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], printed

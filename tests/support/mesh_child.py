@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import tiny_run
-from double import in_float64, wide
-from smooth import smoothly
+from double import in_float64, to_float64
+from smooth import smooth_activations
 
 from jaxdistill import config
 from jaxdistill.training import Trainer
@@ -45,7 +45,7 @@ def learn(place: Path, *more: str, double: bool = False) -> Learnt:
         held_out = next(read)
     with in_float64() if double else nullcontext():
         return _learn(
-            trainer, wide(trainer.state), wide(trainer.frozen), wide(batches), wide(held_out)
+            trainer, to_float64(trainer.state), to_float64(trainer.frozen), to_float64(batches), to_float64(held_out)
         )
 
 
@@ -98,7 +98,7 @@ def main() -> None:
         ),
         "float32": [apart(one, eight) for one, eight in zip(ones, eights, strict=True)],
     }
-    with smoothly():
+    with smooth_activations():
         one = learn(place, "mesh.data=1", *real)
         parts = learn(place, "mesh.data=1", "training.accumulate=2", *real)
         found |= {

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from smooth import smoothly
+from smooth import smooth_activations
 
 from jaxdistill.commands import train
 from jaxdistill.runtime.errors import command
@@ -30,5 +30,5 @@ def _noted(
 input_pipeline.InputPipeline.__call__ = _noted  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    with smoothly():
+    with smooth_activations():
         sys.exit(command(train.main))

@@ -13,6 +13,7 @@ from smooth import smooth_activations
 
 from jaxdistill.commands.train import main
 
+CHILD = Path(__file__).with_name("process_child.py")
 EPOCHS, STEPS = 3, 2
 HEARTBEAT_TIMEOUT = 10
 ENCODER = "encoder.safetensors"
