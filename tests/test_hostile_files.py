@@ -19,7 +19,7 @@ from jaxdistill import config
 from jaxdistill.evaluation import predictor
 from jaxdistill.models import weights
 from jaxdistill.reporting import html as html_lib
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import NetworkError, UserError
 from jaxdistill.runtime.files import read
 from jaxdistill.teachers import onnx_session
 from jaxdistill.teachers.cache_files import CacheFolder, DamagedEntryError
@@ -176,7 +176,7 @@ def test_metadata_of_a_network_are_checked(tmp_path: Path, group: str, change: d
     told = {**ABOUT, group: {**ABOUT[group], **change}}
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in told.items()})
     with pytest.raises(UserError):
-        predictor.load(onnx_models.save(model, tmp_path), otherwise=(64, 64))
+        predictor.load(onnx_models.save(model, tmp_path), default_size=(64, 64))
 
 
 def test_deep_metadata_of_a_network_are_refused(tmp_path: Path) -> None:
@@ -184,8 +184,9 @@ def test_deep_metadata_of_a_network_are_refused(tmp_path: Path) -> None:
     model.producer_name = "jaxdistill"
     deep = "[" * 100_000 + "]" * 100_000
     onnx.helper.set_model_props(model, dict.fromkeys(ABOUT, deep))
-    with pytest.raises(UserError, match="metadata are damaged"):
+    with pytest.raises(NetworkError) as caught:
         predictor.load(onnx_models.save(model, tmp_path))
+    assert caught.value.code == "onnx-metadata"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
+from jaxdistill.checkpoint.best import Best
 from jaxdistill.data import image_ops
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.iterable import IterableData, to_batch
@@ -88,7 +89,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    model: Predictor | Student | str | Path,
+    model: Predictor | Student | Best | str | Path,
     data: Data | IterableData | Iterable[Any],
     teacher: Teacher | None = None,
     *,
@@ -102,8 +103,8 @@ def evaluate(
     one.
 
     Args:
-      model: A predictor, a student, a run folder or an ONNX file that describes itself (see
-        `evaluation.load`).
+      model: A predictor, a student, the best student of a run (`Trainer.best()`), a run folder, or
+        an ONNX file that describes itself (see `evaluation.load`).
       data: Data with a validation split, such as `jaxdistill.data.coco(...)`, or an iterable of
         batches: `Batch`, dictionaries with `images` and `masks`, or tuples (images, masks).
       teacher: Computes the logits to agree with.
@@ -133,8 +134,8 @@ def _measure(
     progress: Callable[[int], object],
 ) -> Evaluation:
     measured: list[_Measured] = []
-    labelled: list[np.ndarray] = []
-    ids: list[Any] = []
+    labelled: list[Bool[np.ndarray, " b"]] = []
+    ids: list[int] = []
     worst = _Worst()
     with closing(prefetch(_with_logits(predictor, teacher, batches))) as computed:
         for batch, logits in computed:
@@ -284,6 +285,8 @@ def _converted(raw: Iterable[Any], where: str) -> Iterator[Batch]:
 def _predictor(model: Any, data: Any) -> Predictor:
     if isinstance(model, Predictor):
         return model
+    if isinstance(model, Best):
+        return predictor_lib.from_best(model)
     size = getattr(data, "image_size", None)
     if isinstance(model, Student):
         return predictor_lib.from_model(model, size)

@@ -11,12 +11,10 @@ from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.backend import Images, Logits, ModelOptions
-from jaxdistill.models import student
+from jaxdistill.models.feature_info import check_image_size
+from jaxdistill.models.parameters import flat_variables
 from jaxdistill.models.student import Student
 from jaxdistill.runtime.errors import ConfigError
-
-SIZE_MULTIPLE = 32
-"""Height and width are multiples of it: the largest stride of the encoders."""
 
 
 class FlaxBackend:
@@ -32,23 +30,18 @@ class FlaxBackend:
     """
 
     def __init__(self, model: Student, size: Size, name: str = "model") -> None:
+        check_image_size(model, size, "size (--size)")
         height, width = size
-        if any(side <= 0 or side % SIZE_MULTIPLE for side in size):
-            raise ConfigError(
-                f"size (--size): {height} x {width}: expected positive multiples of "
-                f"{SIZE_MULTIPLE}, such as 320 x 320",
-                code="image-size",
-            )
         self.size = size
         self.description = (
             f"{name}, on {jax.devices()[0].device_kind}, at image size {height} x {width}"
         )
-        self.fingerprint = fingerprint(student.flat_variables(model))
+        self.fingerprint = fingerprint(flat_variables(model))
         self._model = model
         self._forward = nnx.jit(lambda model, images: model(images, train=False).logits)
 
     def logits(self, images: Images) -> Logits:
-        """Returns the mask logits; height and width are multiples of `SIZE_MULTIPLE`."""
+        """Returns the mask logits; height and width are multiples of the model's strides."""
         return self._forward(self._model, image_ops.to_float(images))
 
 
@@ -60,7 +53,7 @@ def open_run(path: Path, options: ModelOptions) -> FlaxBackend:
       options: Only the size can be chosen.
 
     Raises:
-      RunError: See `checkpoint.manager.best`.
+      RunError: See `checkpoint.best.best`.
       ConfigError: More than the size is given (`options-for-files`), or the size does not fit the
         student (`image-size`).
     """

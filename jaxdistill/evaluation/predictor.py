@@ -15,6 +15,7 @@ from jaxdistill.evaluation.masks import RgbImage, binary_mask, probabilities
 from jaxdistill.runtime.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from jaxdistill.checkpoint.best import Best
     from jaxdistill.models.student import Student
 
 DEFAULT_SIZE = (320, 320)
@@ -198,6 +199,17 @@ def from_model(model: "Student", size: Size | None = None) -> Predictor:
     from jaxdistill.evaluation.flax_backend import FlaxBackend
 
     return Predictor(FlaxBackend(model, size or DEFAULT_SIZE))
+
+
+def from_best(best: "Best") -> Predictor:
+    """Returns the predictor of a run's best student.
+
+    Args:
+      best: What `Trainer.best()` or `checkpoint.best.best(run)` returns.
+    """
+    from jaxdistill.evaluation.flax_backend import of_best
+
+    return Predictor(of_best(best, ModelOptions()))
 
 
 def check_options(threshold: float, batch_size: int) -> None:

@@ -9,12 +9,12 @@ import pytest
 import tiny_run
 from PIL import Image
 
-from jaxdistill import config
+from jaxdistill import config, evaluation
 from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import evaluate, export, predict, train
 from jaxdistill.data import image_ops
-from jaxdistill.data.splits import open_split
-from jaxdistill.runtime.errors import command
+from jaxdistill.data.splits import Data, open_split
+from jaxdistill.runtime.errors import ConfigError, command
 
 TEACHER = ["--output-kind", "logits", "--normalization", "unit"]
 
@@ -48,7 +48,7 @@ def data(place: Path) -> list[str]:
 
 
 def test_the_validation_of_a_run_is_reproduced(place: Path, measured: dict[str, Any]) -> None:
-    recorded = best(place / "run").record["validation"]
+    recorded = best(place / "run").metadata["validation"]
     assert measured["images"] == 5
     assert measured["network"]["miou"] == pytest.approx(recorded["student_miou"], abs=1e-6)
     assert measured["teacher"]["miou"] == pytest.approx(recorded["teacher_miou"], abs=1e-6)
@@ -149,6 +149,26 @@ def test_an_export_scores_like_its_run_and_describes_itself(
         )
         assert one.std() > 1
         assert np.abs(one - other).max() <= 2
+
+
+def test_the_python_api_gives_the_scores_of_the_command(
+    place: Path, measured: dict[str, Any]
+) -> None:
+    settings = config.load(place / "run/config.yaml")
+    data = Data(settings.data)
+    found = best(place / "run")
+    for model in (place / "run", found, found.student):
+        result = evaluation.evaluate(model, data, batch_size=settings.training.batch_size)
+        assert result.network["miou"] == pytest.approx(measured["network"]["miou"], abs=1e-6)
+        assert result.per_image[0]["name"] == measured["per_image"][0]["name"]
+
+
+def test_a_size_that_does_not_fit_the_student_is_refused(place: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluation.load(place / "run", size=(60, 64))
+    assert caught.value.code == "image-size"
+    image = np.zeros((30, 50, 3), np.uint8)
+    assert evaluation.load(place / "run").predict(image).shape == (30, 50)
 
 
 def test_a_missing_teacher_is_reported_and_left_out(

@@ -244,6 +244,7 @@ def test_a_file_name_that_is_not_unicode(network: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
+        (["{net}", "{dir}/none.jpg", *FREE], "no-such-image"),
         (["{net}", "{dir}/a.png", "--size", "64", "64"], "unknown-output-kind"),
         (["{net}", "{dir}/a.png", "--output-kind", "logits"], "unknown-input-size"),
         (["{net}", "{dir}/a.png", *FREE, "--tensor", "maskk"], "onnx-unknown-tensor"),
@@ -252,7 +253,7 @@ def test_a_file_name_that_is_not_unicode(network: Path, tmp_path: Path) -> None:
         (["{net}", "{dir}/a.png", *FREE, "--threshold", "1"], "threshold"),
         (["{net}", "{dir}/a.png", *FREE, "--batch-size", "0"], "batch-size"),
         (["{dir}/a.png", "{dir}/a.png"], "unknown-model-format"),
-        (["{dir}/text.onnx", "{dir}/a.png"], "onnx-parse"),
+        (["{dir}/text.onnx", "{dir}/a.png"], "onnx-damaged"),
         (["{dir}", "{dir}/a.png"], "not-a-run"),
         (["{net}", "{dir}/a.png", *FREE, "--output", "{dir}/a.png"], "prediction-not-written"),
     ],

@@ -17,7 +17,6 @@ from jaxdistill.checkpoint import manager
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.checkpoint.integrity import SEAL, fingerprint, sealed
 from jaxdistill.evaluation import predictor
-from jaxdistill.evaluation.predictor import Given
 from jaxdistill.models import student
 from jaxdistill.teachers import onnx_session
 from jaxdistill.training import step as step_lib
@@ -75,7 +74,9 @@ def networks(folder: Path) -> Reader:
         return model.SerializeToString()
 
     def read(place: Path) -> None:
-        network = predictor.load(place / "network.onnx", Given(gives="logits"), (64, 64))
+        network = predictor.load(
+            place / "network.onnx", output="logits", default_size=(64, 64)
+        )
         shape = network.logits(np.zeros((1, 64, 64, 3), np.uint8)).shape
         assert shape == (1, 64, 64, 1)
 
