@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from jaxdistill import config
+from jaxdistill.config.messages import explain
 from jaxdistill.data import loader
 from jaxdistill.data.augment import Augmentation
 from jaxdistill.data.dataset import Dataset
@@ -149,7 +150,7 @@ def coco(
       workers: Threads that decode images.
 
     Raises:
-      ConfigError: An argument is not valid (`invalid-data`).
+      ConfigError: An argument is not valid, with the code of the configuration key's error.
       DataError: A folder or file does not exist (`missing-images`, `missing-annotations`).
     """
     return _checked(
@@ -189,7 +190,7 @@ def image_folder(
       workers: Threads that decode images.
 
     Raises:
-      ConfigError: An argument is not valid (`invalid-data`).
+      ConfigError: An argument is not valid, with the code of the configuration key's error.
       DataError: A folder does not exist (`missing-images`).
     """
     return _checked(
@@ -269,11 +270,8 @@ def _checked(*, image_size: int | tuple[int, int], **values: Any) -> Data:
     try:
         data = Data(config.Data(image_size=size, **values))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "data"
-        raise ConfigError(
-            f"{where}: {first['msg'].removeprefix('Value error, ')}", code="invalid-data"
-        ) from None
+        problem = explain(error, config.Data)
+        raise ConfigError(problem.message, code=problem.code) from None
     data.check()
     return data
 

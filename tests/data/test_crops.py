@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 
 from jaxdistill import config
 from jaxdistill.data import augment, image_ops
-from jaxdistill.runtime.errors import UserError
-from jaxdistill.training.input_pipeline import Source
+from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.training.input_pipeline import InputPipeline
 from jaxdistill.types import Batch, TeacherOutputs
 
 
@@ -46,6 +46,7 @@ def test_a_crop_of_the_whole_image_changes_nothing():
 
 @pytest.mark.parametrize("size", [(24, 40), (7, 9)])
 def test_a_crop_is_what_torch_samples(size):
+    torch = pytest.importorskip("torch")
     maps = np.array(jax.random.normal(jax.random.key(2), (8, *size, 3)))
     parts = augment.crop_boxes(jax.random.key(3), 8, 0.3)
     start, side = (torch.from_numpy(np.array(part)) for part in parts)
@@ -63,12 +64,10 @@ def test_a_crop_is_what_torch_samples(size):
     np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=5e-5)
 
 
-class _Slope:
-    """A teacher and a detector that return their images, at full size and at stride 4."""
-
-    def targets(self, images):
-        blocks = images.reshape(len(images), 16, 4, 16, 4, 3)
-        return TeacherOutputs(images[..., :1], (blocks.mean(axis=(2, 4)),))
+def teacher(images):
+    """A teacher that returns its images, at full size and at stride 4."""
+    blocks = images.reshape(len(images), 16, 4, 16, 4, 3)
+    return TeacherOutputs(images[..., :1], (blocks.mean(axis=(2, 4)),))
 
 
 def slopes(count):
@@ -86,17 +85,16 @@ def slopes(count):
     )
 
 
-def settings(place):
-    return config.load(tiny_run.SPECIFIED, ["data.augment=none", f"run={place}"])
+def pipeline(crop):
+    return InputPipeline(teacher, augment.Augmentation("none", crop), seed=0)
 
 
-def fed(place, crop, step=0):
-    source = Source(settings(place), augment.Augmentation("none", crop), _Slope(), None)
-    return next(iter(source.feed([slopes(16)], first_step=step)))
+def fed(crop, step=0):
+    return next(pipeline(crop)([slopes(16)], first_step=step))
 
 
-def test_image_mask_and_teacher_outputs_show_the_same_part(tmp_path):
-    seen, targets = fed(tmp_path, 0.3)
+def test_image_mask_and_teacher_outputs_show_the_same_part():
+    seen, targets = fed(0.3)
     images, masks = np.asarray(seen.images), np.asarray(seen.masks)
     assert np.ptp(images[:, 0, 0, :2], axis=0).min() > 0.2  # each example has a part of its own
     np.testing.assert_allclose(targets.logits, images[..., :1], atol=1e-5)
@@ -109,23 +107,22 @@ def test_image_mask_and_teacher_outputs_show_the_same_part(tmp_path):
 
 
 @pytest.mark.parametrize("crop", [0.3, None])
-def test_an_image_keeps_its_id(tmp_path, crop):
+def test_an_image_keeps_its_id(crop):
     batch = slopes(16)._replace(ids=np.arange(16) + 2**33)
-    source = Source(settings(tmp_path), augment.Augmentation("none", crop), _Slope(), None)
-    [(seen, _)] = source.feed([batch])
+    [(seen, _)] = pipeline(crop)([batch])
     np.testing.assert_array_equal(seen.ids, batch.ids)
 
 
-def test_crops_depend_on_the_step_and_are_off_by_default(tmp_path):
-    first, again, later = (np.asarray(fed(tmp_path, 0.3, step)[0].images) for step in (0, 0, 1))
+def test_crops_depend_on_the_step_and_are_off_by_default():
+    first, again, later = (np.asarray(fed(0.3, step)[0].images) for step in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, later)
-    whole, _ = fed(tmp_path, None)
+    whole, _ = fed(None)
     # Not to the bit: a GPU divides by 255 in another way where it is compiled into more.
     np.testing.assert_allclose(whole.images, image_ops.to_float(slopes(16).images), atol=1e-6)
 
 
 @pytest.mark.parametrize("crop", ["0", "1.5", "-0.2"])
-def test_a_share_outside_of_0_to_1_is_refused(tmp_path, crop):
-    with pytest.raises(UserError, match=r"data\.crop"):
+def test_a_share_outside_of_0_to_1_is_refused(crop):
+    with refused(ConfigError, "out-of-range", "data.crop"):
         config.load(tiny_run.SPECIFIED, [f"data.crop={crop}"])

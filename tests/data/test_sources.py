@@ -48,11 +48,6 @@ class Frames(MaskFolder):
         return SourceExample(7, entry.name, entry.read_bytes())
 
 
-pytestmark = pytest.mark.skipif(
-    "source" not in config.Data.model_fields, reason="needs the key data.source"
-)
-
-
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))
@@ -138,8 +133,6 @@ def test_missing_folders_are_named_with_the_expected_layout(tmp_path: Path) -> N
 
 
 def test_a_missing_root_is_named() -> None:
-    if config.Data.model_fields["root"].is_required():
-        pytest.skip("the root is required here")
     with refused(ConfigError, "missing-data-root", "data.root"):
         splits.open_split(config.Data(), "train")
 

@@ -99,16 +99,16 @@ def test_missing_folders_are_found_before_anything_is_read(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("args", "names"),
+    ("args", "code", "names"),
     [
-        ({"image_size": 100}, "100 x 100"),
-        ({"augment": "strong"}, "augment"),
-        ({"crop": 2.0}, "crop"),
-        ({"workers": 0}, "workers"),
+        ({"image_size": 0}, "out-of-range", "image_size"),
+        ({"augment": "strong"}, "unknown-value", "augment"),
+        ({"crop": 2.0}, "out-of-range", "crop"),
+        ({"train": {"image": "a"}}, "unknown-key", "images"),
     ],
 )
-def test_invalid_arguments_are_named(root: Path, args: dict, names: str) -> None:
-    with refused(ConfigError, "invalid-data", names):
+def test_invalid_arguments_are_named(root: Path, args: dict, code: str, names: str) -> None:
+    with refused(ConfigError, code, names):
         data.coco(root, **args)
 
 

@@ -55,7 +55,7 @@ def root_of(settings: config.Data) -> Path:
 def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]:
     root = root_of(settings).absolute()
     annotations = None if split.annotations is None else root / split.annotations
-    kind = _source_class(getattr(settings, "source", None), split, key)
+    kind = _source_class(settings.source, split, key)
     return kind(key, root / split.images, annotations, (settings.prepared.absolute(),))
 
 
