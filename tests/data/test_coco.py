@@ -337,7 +337,7 @@ def test_a_damaged_data_set_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 160), ("validation", 40)])
-def test_real_photographs_get_the_masks_that_pycocotools_draws(shared, tmp_path, split, count):
+def test_real_images_get_the_masks_that_pycocotools_draws(shared, tmp_path, split, count):
     root = shared("data", "people")
     data = config.Data(root=root, prepared=tmp_path)
     examples = splits.open_split(data, split)

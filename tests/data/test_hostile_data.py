@@ -103,13 +103,13 @@ def test_sizes_are_believed_only_if_the_image_has_them(tmp_path: Path) -> None:
 def test_a_link_is_followed_but_a_pipe_is_not_an_image(tmp_path: Path) -> None:
     """A JSON file cannot make a link, so a link in the folder is the user's own."""
     root = coco_folders.discs(tmp_path / "coco")
-    picture = root / "images" / "train2017" / "1.png"
-    picture.rename(tmp_path / "elsewhere.png")
-    picture.symlink_to(tmp_path / "elsewhere.png")
+    image = root / "images" / "train2017" / "1.png"
+    image.rename(tmp_path / "elsewhere.png")
+    image.symlink_to(tmp_path / "elsewhere.png")
     data = config.Data(root=root, prepared=tmp_path / "prepared")
     assert "1.png" in splits.open_split(data, "train").names
-    picture.unlink()
-    os.mkfifo(picture)
+    image.unlink()
+    os.mkfifo(image)
     with refused(DataError, "missing-image", "1.png"):
         splits.open_split(data, "train")
 

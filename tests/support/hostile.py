@@ -1,4 +1,4 @@
-"""Everything that reads a file of somebody else's, with valid small files to damage for it."""
+"""Readers of untrusted files, each with small valid files to damage."""
 
 import io
 import json
@@ -25,20 +25,20 @@ from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.cache_files import CacheFolder, DamagedEntryError
 
 Files = dict[str, bytes]
-"""By name; None stands for a file that is not there."""
+"""Contents of files by name."""
 
 
 class Reader(NamedTuple):
-    """What reads, and what to give it."""
+    """Code that reads untrusted files, and the files that it is tested with."""
 
     title: str
     hostile: st.SearchStrategy[Files]
-    """Files that replace those of the same name in a folder of sound ones."""
+    """Damaged files, which replace valid ones of the same name in a folder."""
     read: Callable[[Path], object]
-    """Of that folder."""
+    """Reads the files of that folder."""
     refuses: tuple[type[Exception], ...] = (UserError,)
     cost: int = 1
-    """How many examples of the cheapest reader take as long as one of this."""
+    """Time of an example, relative to the cheapest reader."""
 
 
 READERS: dict[str, Callable[[Path], Reader]] = {}
@@ -109,11 +109,11 @@ def annotations(folder: Path) -> Reader:
 
     def read(place: Path) -> None:
         path = place / "annotations.json"
-        for picture in coco_json.images_with_people(path, path.read_bytes()):
-            (place / picture.name).relative_to(place)
-            assert ".." not in Path(picture.name).parts
-            if (picture.height, picture.width) == (48, 48):  # else no mask is drawn
-                coco_json.draw(picture)
+        for image in coco_json.images_with_people(path, path.read_bytes()):
+            (place / image.name).relative_to(place)
+            assert ".." not in Path(image.name).parts
+            if (image.height, image.width) == (48, 48):  # otherwise no mask is drawn
+                coco_json.draw(image)
 
     texts = st.one_of(
         damage.json_of([sound, other]),
@@ -123,7 +123,7 @@ def annotations(folder: Path) -> Reader:
 
 
 def encoded() -> list[bytes]:
-    """A picture in every format and form that Pillow can write."""
+    """Returns an image in every format and form that Pillow can write."""
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (19, 23, 3), np.uint8))
     exif = Image.Exif()
@@ -157,16 +157,16 @@ def encoded() -> list[bytes]:
 
 
 @reader
-def photographs(folder: Path) -> Reader:
+def images(folder: Path) -> Reader:
     def read(place: Path) -> None:
-        content = (place / "picture").read_bytes()
+        content = (place / "image").read_bytes()
         for upright in (False, True):
             pixels = decode.decode(content, upright)
             assert pixels.dtype == np.uint8
             assert pixels.ndim == 3
         decode.decode_mask(content)
 
-    hostile = named("picture", damage.bytes_of(encoded()))
+    hostile = named("image", damage.bytes_of(encoded()))
     return Reader("JPEG, PNG, WEBP, BMP, TIFF", hostile, read, (decode.ImageError,))
 
 
