@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from jaxdistill.config.base import Section, Size, invalid
+from jaxdistill.config.base import Section, Size
 
 
 class Split(Section):
@@ -48,7 +48,8 @@ class Data(Section):
     prepared: Path = Path(os.path.expanduser("~/.cache/jaxdistill"))  # noqa: PTH111 (never raises)
     """Folder for the datasets that are built from images and annotations; each is built once."""
     image_size: Size = (640, 640)
-    """Height and width in pixels to which images and masks are resized; multiples of 32."""
+    """Height and width in pixels to which images and masks are resized: multiples of the student's
+    largest stride, which is 32 for an EfficientNet."""
     augment: Literal["none", "flip", "light", "heavy"] = "light"
     """Augmentation of training images. `flip`: horizontal flips. `light`: also brightness and
     colour changes and occasional blur. `heavy`: also weather, noise and compression."""
@@ -66,14 +67,3 @@ class Data(Section):
         if not isinstance(value, dict) or info.field_name is None:
             return value
         return {**cls.model_fields[info.field_name].default.model_dump(mode="json"), **value}
-
-    @model_validator(mode="after")
-    def _check_image_size(self) -> "Data":
-        if any(side % 32 for side in self.image_size):
-            height, width = self.image_size
-            raise invalid(
-                "invalid-image-size",
-                f"image_size: height and width must be multiples of 32, the encoder's largest "
-                f"stride; got {height} x {width}",
-            )
-        return self

@@ -66,13 +66,6 @@ class IterableData:
         self.augmentation = Augmentation(augment, crop)
         """The augmentation of the training split."""
         self._steps = steps_per_epoch
-        if any(side % 32 for side in self.image_size):
-            height, width = self.image_size
-            raise DataError(
-                f"image_size: height and width must be multiples of 32, the largest stride of the "
-                f"encoders; got {height} x {width}",
-                code="image-size-not-divisible",
-            )
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of training batches in an epoch.

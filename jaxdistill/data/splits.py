@@ -139,7 +139,8 @@ def coco(
 
     Args:
       root: The folder.
-      image_size: Side, or (height, width), that images are resized to; multiples of 32.
+      image_size: Side, or (height, width), that images are resized to; multiples of the
+        student's largest stride.
       train: Images and instances file of the training split, relative to `root`; None:
         `images/train2017` and the file of the same name, see `config.Data`.
       validation: The same for the validation split.
@@ -183,7 +184,8 @@ def image_folder(
       root: The folder that contains both.
       train: Folder of the training images, relative to `root`, searched with all folders below.
       validation: Folder of the validation images, relative to `root`.
-      image_size: Side, or (height, width), that images are resized to; multiples of 32.
+      image_size: Side, or (height, width), that images are resized to; multiples of the
+        student's largest stride.
       augment: `none`, `flip`, `light` or `heavy`.
       crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
       prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.

@@ -1,4 +1,4 @@
-"""Export as ONNX files: graphs are built, compared with the student, and written with cards."""
+"""Export as an ONNX file: builds graphs, compares them with the student, writes model cards."""
 
 import hashlib
 import json

@@ -56,17 +56,22 @@ def concatenate(maps: Sequence[Any]) -> Any:
     return jnp.concatenate(maps, axis=-1)
 
 
-def upsample_nearest(x: Any) -> Any:
-    """Doubles height and width; every position becomes a square of four equal ones."""
+def upsample_nearest(x: Any, layer: str = "") -> Any:
+    """Doubles height and width; every position becomes a square of four equal ones.
+
+    Args:
+      x: The map.
+      layer: Name of the layer that upsamples, for the name of the node in a graph.
+    """
     if isinstance(x, SymbolicTensor):
         scales = x.graph.constant("two_by_two", np.array([1, 1, 2, 2], np.float32))
-        return x.apply(
+        output = x.graph.node(
             "Resize",
-            "upsample",
-            "",
-            scales,
+            f"{layer or x.name}/upsample",
+            [x.name, "", scales],
             mode="nearest",
             coordinate_transformation_mode="asymmetric",
             nearest_mode="floor",
         )
+        return SymbolicTensor(x.graph, output, layer or x.layer)
     return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -38,9 +38,13 @@ class Layer(nnx.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         """Redirects calls with symbolic tensors to `to_onnx`."""
         super().__init_subclass__(**options)
-        call = cls.__dict__.get("__call__")
-        if call is not None and not hasattr(call, "_takes_symbolic"):
-            type.__setattr__(cls, "__call__", _redirected(call))
+        call: Any = cls.__call__
+        if not hasattr(call, "_takes_symbolic"):
+            cls.__call__ = _redirected(call)  # type: ignore[method-assign]
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Computes arrays from arrays."""
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
     def to_onnx(self, graph: GraphBuilder, *inputs: Any, **options: Any) -> Any:
         """Adds the layer's nodes to a graph.
@@ -179,7 +183,7 @@ class UpsampledConv(Conv):
         """Adds Resize, Concat and Conv nodes; see `Conv.to_onnx`."""
         x, skip = inputs
         name = node_name(graph.path(self))
-        x = upsample_nearest(SymbolicTensor(graph, x.name, name))
+        x = upsample_nearest(x, name)
         if skip is not None:
             x = concatenate([x, SymbolicTensor(graph, skip.name, name)])
         return super().to_onnx(graph, x, norm=norm)
@@ -271,18 +275,17 @@ def conv_norm(conv: Conv, norm: BatchNorm, *inputs: Any, train: bool, rectify: b
     """
     graph = find_graph(inputs)
     if graph is not None:
-        y = conv.to_onnx(graph, *inputs, norm=norm)
-        if not rectify:
-            return y
-        return join("Relu", "relu", [y])  # named after the module that holds both layers
+        output = conv.to_onnx(graph, *inputs, norm=norm)
+        # The ReLU is named after the module that holds both layers.
+        return join("Relu", "relu", [output]) if rectify else output
     if norm.uses_batch(train):
         return norm(conv(*inputs), train=True, rectify=rectify)
     factor, shift = norm.factor_and_shift()
     if conv.bias is not None:
         shift = shift + conv.bias[...] * factor
-    z = conv.convolve(conv.kernel[...] * factor, *inputs)
-    z = z + shift.astype(z.dtype)
-    return relu(z) if rectify else z
+    y = conv.convolve(conv.kernel[...] * factor, *inputs)
+    y = y + shift.astype(y.dtype)
+    return relu(y) if rectify else y
 
 
 def constant(value: float, *shape: int) -> Array:
@@ -316,6 +319,5 @@ def _fold(conv: Conv, norm: BatchNorm | None) -> tuple[np.ndarray, np.ndarray | 
         for variable in (norm.scale, norm.bias, norm.mean, norm.var)
     )
     factor = scale / np.sqrt(var + norm.eps)
-    return kernel * factor[:, None, None, None], shift + (
-        (0.0 if bias is None else bias) - mean
-    ) * factor
+    offset = -mean if bias is None else bias - mean
+    return kernel * factor[:, None, None, None], shift + offset * factor

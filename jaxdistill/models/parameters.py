@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax import nnx
-from jaxtyping import Array
 
 from jaxdistill.models.layers import BatchNorm
 from jaxdistill.runtime.errors import ConfigError
@@ -37,7 +36,7 @@ def flat_variables(module: nnx.Module) -> Variables:
     return {dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module))}
 
 
-def merge(graphdef: nnx.GraphDef, variables: Mapping[str, Array]) -> Any:
+def merge(graphdef: nnx.GraphDef, variables: Mapping[str, Any]) -> Any:
     """Returns a module with other variables.
 
     Args:

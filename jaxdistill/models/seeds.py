@@ -4,8 +4,6 @@
 the construction of a student needs. The keys here have the same bits.
 """
 
-from typing import Any
-
 import jax
 import numpy as np
 from flax import nnx
@@ -24,12 +22,10 @@ def make_rngs(seed: int) -> nnx.Rngs:
     Returns:
       The random number generators, with the single stream `default`.
     """
-    if not 0 <= seed < 2**32 or (
-        getattr(jax.config, "jax_default_prng_impl", "") != "threefry2x32"
-    ):
+    if not 0 <= seed < 2**32 or _prng() != "threefry2x32":
         return nnx.Rngs(seed)
-    rngs: Any = nnx.Rngs()
-    rngs.default = _Stream(seed)
+    rngs = nnx.Rngs()
+    rngs.default = _Stream(seed)  # type: ignore[attr-defined]
     return rngs
 
 
@@ -40,6 +36,10 @@ def draw_generator(rngs: nnx.Rngs) -> np.random.Generator:
       rngs: From `make_rngs`, or any other `nnx.Rngs`.
     """
     return np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())))
+
+
+def _prng() -> str:
+    return jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
 
 
 class _Stream(nnx.RngStream):

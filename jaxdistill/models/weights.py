@@ -122,13 +122,13 @@ def format_normalization(normalization: Normalization) -> str:
     return json.dumps([list(normalization.mean), list(normalization.std)])
 
 
-def fill(variables: Mapping[str, Any], loaded: Arrays, path: Path) -> Arrays:
+def fill(variables: Mapping[str, Any], loaded: Arrays, path: Path | str) -> Arrays:
     """Checks that loaded arrays have the names and shapes of a network's variables.
 
     Args:
       variables: The network's variables, arrays by path.
       loaded: The arrays of a file.
-      path: The file, for the message.
+      path: The file or its name, for the message.
 
     Returns:
       The loaded arrays.

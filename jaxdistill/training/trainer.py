@@ -24,7 +24,7 @@ from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
-from jaxdistill.models import Student, unfreezing, with_projectors
+from jaxdistill.models import Student, check_image_size, unfreezing, with_projectors
 from jaxdistill.models.parameters import Partition, merge
 from jaxdistill.models.weights import format_normalization
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
@@ -103,6 +103,7 @@ class Trainer:
         self.mesh.check_batch_size(
             self.settings.training.batch_size, self.settings.training.accumulate
         )
+        check_image_size(model, self.data.image_size)
         self.pairs = assembly.feature_pairs(model, self.losses, teacher, self.data.image_size)
         self.model = with_projectors(model, self.pairs)
         self.partition = unfreezing.partition_in_phase(self.model, self.settings.student, phase=0)

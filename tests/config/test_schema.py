@@ -75,7 +75,6 @@ def test_the_specified_configuration_has_the_specified_values() -> None:
         ("data.image_size=[640]", "missing-key", "data.image_size.1"),
         ("teacher={tensor: a}", "missing-key", "teacher.onnx"),
         ("student.decoder_channels=[]", "wrong-length", "student.decoder_channels"),
-        ("data.image_size=[640, 100]", "invalid-image-size", "data: image_size"),
         ("student.weights=a.safetensors", "conflicting-keys", "encoder_weights"),
         ("student.frozen=[encoder, projectors]", "frozen-projectors", "frozen"),
         ("teacher=null", "teacher-needed", "losses.kl"),
