@@ -45,7 +45,11 @@ def learn(place: Path, *more: str, double: bool = False) -> Learnt:
         held_out = next(read)
     with in_float64() if double else nullcontext():
         return _learn(
-            trainer, to_float64(trainer.state), to_float64(trainer.frozen), to_float64(batches), to_float64(held_out)
+            trainer,
+            to_float64(trainer.state),
+            to_float64(trainer.frozen),
+            to_float64(batches),
+            to_float64(held_out),
         )
 
 
