@@ -15,8 +15,9 @@ class Split(Section):
     images: Path
     """Folder of the images, relative to `data.root`."""
     annotations: Path | None
-    """COCO instances file, relative to `data.root`. null: the images have no masks, and every image
-    in the folder and below it is used."""
+    """COCO instances file, relative to `data.root`, or the file or folder of annotations that
+    `data.source` reads. null: the images have no masks, and every image in the folder and below it
+    is used."""
 
     @property
     def labelled(self) -> bool:
