@@ -1,4 +1,4 @@
-"""The sample grid: images beside their masks, as one picture file."""
+"""The sample grid: images beside their masks, as one image file."""
 
 from collections.abc import Sequence
 

@@ -138,10 +138,10 @@ def test_an_export_scores_like_its_run_and_describes_itself(
     for name, value in exported["network"].items():
         assert value == pytest.approx(measured["network"][name], abs=2e-3), name
 
-    photographs = str(place / "coco/images/val2017")
+    images = str(place / "coco/images/val2017")
     for network in (place / "run", path):
         output = str(tmp_path / network.stem)
-        assert predict.main([str(network), photographs, "--output", output, "--soft"]) == 0
+        assert predict.main([str(network), images, "--output", output, "--soft"]) == 0
     for file in (tmp_path / "run/masks").iterdir():
         one, other = (
             np.asarray(Image.open(tmp_path / name / "masks" / file.name)).astype(int)

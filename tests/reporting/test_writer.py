@@ -84,7 +84,7 @@ def test_a_resumed_run_keeps_earlier_lines_only(run: Path) -> None:
 def test_a_line_that_does_not_fit_on_the_disk_leaves_no_part_of_itself(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`/dev/full` cannot be truncated, so the failing file is a wrapper of a real one."""
+    """A wrapper of the real file fails after four bytes, as on a full disk."""
     before = (run / "metrics.jsonl").read_bytes()
     written = MetricWriter(run, epochs=1)
     opened = Path.open
