@@ -13,8 +13,15 @@ import numpy as np
 from flax import nnx
 
 from jaxdistill import config, models
-from jaxdistill.checkpoint.integrity import DamagedError, Metadata, fingerprint, read_parts
-from jaxdistill.checkpoint.manager import by_score
+from jaxdistill.checkpoint.integrity import (
+    DamagedError,
+    Metadata,
+    fingerprint,
+    newest_first,
+    read_parts,
+    step_of,
+)
+from jaxdistill.checkpoint.manager import CHECKPOINTS, by_score
 from jaxdistill.models import Student, unfreezing, weights
 from jaxdistill.models.parameters import Partition, flat_variables, merge
 from jaxdistill.runtime.errors import RunError
@@ -38,7 +45,7 @@ class Best(NamedTuple):
 
 
 def save_frozen(run: Path, partition: Partition, student: Student) -> None:
-    """Writes the frozen variables of a run, once at its start.
+    """Writes the frozen variables of a run, unless the run has the same ones already.
 
     Args:
       run: The run's folder.
@@ -49,14 +56,24 @@ def save_frozen(run: Path, partition: Partition, student: Student) -> None:
       OSError: The file cannot be written.
     """
     arrays = {path: np.asarray(value) for path, value in partition.frozen.items()}
-    weights.save(
-        run / FROZEN,
-        arrays,
-        {
-            "encoder": student.settings.encoder,
-            "normalization": weights.format_normalization(student.normalization),
-        },
-    )
+    metadata = {
+        "encoder": student.settings.encoder,
+        "normalization": weights.format_normalization(student.normalization),
+        "fingerprint": fingerprint(arrays),
+    }
+    if not (run / FROZEN).exists() or weights.load(run / FROZEN)[1] != metadata:
+        weights.save(run / FROZEN, arrays, metadata)
+
+
+def can_rebuild(run: Path) -> bool:
+    """Returns whether a run can be resumed without the student's weights file.
+
+    Before its first checkpoint it cannot: a weights file may hold more than frozen variables.
+
+    Args:
+      run: The run's folder.
+    """
+    return (run / FROZEN).is_file() and any(newest_first(run / CHECKPOINTS))
 
 
 def with_frozen_of(
@@ -127,7 +144,7 @@ def best(run: Path) -> Best:
             continue
         for problem in problems:
             log.warning("damaged, and not used: %s", problem)
-        return Best(settings, restored, int(folder.name), metadata)
+        return Best(settings, restored, step_of(folder), metadata)
     raise RunError(f"no checkpoint can be used: {'; '.join(problems)}", code="no-intact-checkpoint")
 
 

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +17,11 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import RunError, first_line
-from jaxdistill.runtime.files import TRANSIENT_ERRORS, retry_io
+from jaxdistill.runtime.files import retry_io
 from jaxdistill.types import Variables
 
 T = TypeVar("T")
@@ -30,9 +34,20 @@ METADATA_ITEM, STATE_ITEM = "metadata", "state"
 """Folders of a checkpoint."""
 _DIGEST = "digest"  # the key under which the metadata keeps a digest of itself
 _MAX_UNKNOWN = 2**28  # values beyond those that are known: projectors, where the student is read
-_TRANSIENT_MESSAGES = re.compile(
-    "input/output error|stale file handle|connection timed out|host is down", re.IGNORECASE
+_MAX_METADATA = 2**26  # bytes
+_REPLACED = ".replaced"
+# Errors that prove that a file is not what was written. Any other OSError proves nothing: the disk,
+# the network or a permission may be at fault.
+_STRUCTURE_ERRORS = (
+    errno.EFBIG,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
 )
+_OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")  # in a message of TensorStore
 
 
 class DamagedError(Exception):
@@ -44,13 +59,39 @@ class MisfitError(DamagedError):
 
 
 def newest_first(checkpoints: Path) -> Iterator[Path]:
-    """Yields the folders of the checkpoints that were written to their end, the newest first.
+    """Yields the folders of the checkpoints that were written completely, the newest first.
+
+    One that was being replaced when its process died is in a folder `STEP.replaced`.
 
     Args:
       checkpoints: The folder of a run's checkpoints.
     """
-    folders = [path for path in checkpoints.glob("*") if path.name.isdecimal()]
-    yield from sorted(folders, key=lambda path: -int(path.name))
+    by_step: dict[int, Path] = {}
+    for path in checkpoints.glob("*"):
+        if path.name.isdecimal():
+            by_step[int(path.name)] = path
+        elif path.name.removesuffix(_REPLACED).isdecimal():
+            by_step.setdefault(step_of(path), path)
+    for step in sorted(by_step, reverse=True):
+        yield by_step[step]
+
+
+def step_of(folder: Path) -> int:
+    """Returns the step after which a checkpoint was saved.
+
+    Args:
+      folder: One of the folders that `newest_first` yields.
+    """
+    return int(folder.name.removesuffix(_REPLACED))
+
+
+def replaced_path(folder: Path) -> Path:
+    """Returns where a checkpoint is kept until another one of the same step has been written.
+
+    Args:
+      folder: The folder of the checkpoint.
+    """
+    return folder.with_name(folder.name + _REPLACED)
 
 
 def with_digest(metadata: Metadata) -> Metadata:
@@ -74,7 +115,7 @@ def read_metadata(folder: Path) -> Metadata:
     """
     path = folder / METADATA_ITEM / "metadata"
     try:
-        metadata = dict(json.loads(_read(path, lambda: path.read_text(encoding="utf-8"))))
+        metadata = dict(json.loads(_read(path, lambda: files.read(path, _MAX_METADATA))))
         if metadata.pop(_DIGEST) != _digest(metadata):
             raise DamagedError(f"{folder}: its metadata are not what was written")
         if not isinstance(metadata["digests"], dict) or not isinstance(metadata["frozen"], str):
@@ -85,7 +126,7 @@ def read_metadata(folder: Path) -> Metadata:
         if metadata["score"] is not None and not math.isfinite(float(metadata["score"])):
             raise ValueError("score")
         return metadata
-    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DamagedError(f"{folder}: its metadata cannot be read ({first_line(error)})") from None
 
 
@@ -134,43 +175,43 @@ def _digest(metadata: Metadata) -> str:
 
 
 def _read(path: Path, function: Callable[[], T]) -> T:
-    """Calls a function that reads files; an I/O error is retried, and then is no damage."""
+    """Calls a function that reads files, with retries, and tells damage from I/O errors."""
     try:
         return retry_io(function)
     except OSError as error:
-        if error.errno not in TRANSIENT_ERRORS:
-            raise
+        missing = isinstance(error, FileNotFoundError)  # Orbax raises some without an errno
+        if missing or error.errno in _STRUCTURE_ERRORS:
+            raise DamagedError(f"{path}: cannot be read ({first_line(error)})") from None
         raise RunError(
-            f"{path}: cannot be read at the moment ({error.strerror}); nothing was changed: check "
-            f"the disk or the network, and try again",
+            f"{path}: cannot be read at the moment ({error.strerror or first_line(error)}); "
+            f"nothing was changed: check the disk, the network and the permissions, and try again",
             code="checkpoint-io",
         ) from None
 
 
 def _restore(folder: Path, like: Parts, partly: bool) -> dict[str, Variables]:
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    path = (folder / STATE_ITEM).absolute()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
+    # Not a Checkpointer, which waits for all processes: one alone may find damage.
+    handler = ocp.PyTreeCheckpointHandler()
+    path = epath.Path((folder / STATE_ITEM).absolute())
     try:
-        stored = checkpointer.metadata(path).item_metadata.tree
+        stored = handler.metadata(path).tree
         shapes = {part: {n: tuple(m.shape) for n, m in stored[part].items()} for part in like}
         _check_shapes(folder, like, shapes, partly)
         # The whole part is read, for its digest.
         blank = {part: dict.fromkeys(shapes[part], 0) for part in like}
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), blank)
         with _quiet_event_loops():
-            return checkpointer.restore(
+            return handler.restore(
                 path,
                 args=ocp.args.PyTreeRestore(blank, restore_args=restore_args, partial_restore=True),
             )
-    except DamagedError:
+    except (DamagedError, OSError, MemoryError):
         raise
-    except OSError as error:
-        if error.errno in TRANSIENT_ERRORS:
-            raise
-        raise DamagedError(f"{folder}: its arrays cannot be read ({first_line(error)})") from None
     except Exception as error:  # Orbax and TensorStore have no exceptions of their own
-        if _TRANSIENT_MESSAGES.search(str(error)):
-            raise OSError(errno.EIO, first_line(error)) from None
+        if code := _OS_ERROR_CODE.search(str(error)):
+            number = int(code[1])
+            raise OSError(number, os.strerror(number)) from None
         raise DamagedError(f"{folder}: its arrays cannot be read ({first_line(error)})") from None
 
 

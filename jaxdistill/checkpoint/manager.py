@@ -33,6 +33,8 @@ from jaxdistill.checkpoint.integrity import (
     newest_first,
     read_metadata,
     read_parts,
+    replaced_path,
+    step_of,
     with_digest,
 )
 from jaxdistill.runtime import distributed
@@ -45,7 +47,7 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 """Name of the folder below the run's."""
 _MARGIN = 2**20  # bytes of a checkpoint beside its arrays, and of the report
-_DAMAGED, _REPLACED = ".damaged", ".replaced"
+_DAMAGED = ".damaged"
 
 
 class Checkpoints:
@@ -118,9 +120,10 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> Path:
         """Renames a checkpoint that is to be written again, so that one of both always exists."""
-        replaced = self._folder / f"{step}{_REPLACED}"
+        folder = self._folder / str(step)
+        replaced = replaced_path(folder)
         if distributed.is_main_process():
-            (self._folder / str(step)).rename(replaced)
+            folder.rename(replaced)
         distributed.barrier("checkpoint set aside")
         self._manager.reload()
         return replaced
@@ -203,7 +206,7 @@ def restore_latest(
             metadata = read_metadata(folder)
             state = like(metadata["progress"]["phase"])
             parts = read_parts(folder, to_parts(state), metadata)
-            restored = _to_state(state, int(folder.name), parts)
+            restored = _to_state(state, step_of(folder), parts)
         except DamagedError as damage:
             if changed and isinstance(damage, MisfitError):
                 raise RunError(
@@ -278,8 +281,8 @@ def _rename_damaged(problems: dict[Path, str]) -> None:
 
 def _recover_replaced(checkpoints: Path) -> None:
     """Undoes or completes a replacement that was interrupted."""
-    for replaced in checkpoints.glob(f"*{_REPLACED}"):
-        folder = replaced.with_name(replaced.name.removesuffix(_REPLACED))
+    for replaced in checkpoints.glob(replaced_path(Path("*")).name):
+        folder = replaced.with_name(str(step_of(replaced)))
         if folder.exists():
             shutil.rmtree(replaced)
         else:

@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     }
     overrides = args.overrides + [f"{key}={value}" for key, value in short.items() if value]
     settings = config.load(Path(args.config), overrides)
-    xla.configure_for_training()
+    if args.resume and not any(override.startswith("run=") for override in overrides):
+        settings = _in_its_folder(settings, Path(args.config))
     with distributed.initialized(args):
+        xla.configure_for_training()  # looks for devices, which ends what JAX lets join a run
         return train(
             settings,
             resume=args.resume,
@@ -92,6 +94,18 @@ def train(
         )
         return EXIT_CODE
     return None
+
+
+def _in_its_folder(settings: config.Config, path: Path) -> config.Config:
+    """Returns settings whose run is the folder of the file, if that is the folder of a run.
+
+    So a run that was moved is resumed where it is now, and not where it was.
+    """
+    from jaxdistill.training.run_folder import CHECKPOINTS, CONFIG
+
+    if path.name == CONFIG and (path.parent / CHECKPOINTS).is_dir():
+        return settings.model_copy(update={"run": path.parent.absolute()})
+    return settings
 
 
 def _as_overrides(arguments: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from jaxdistill import config, losses, models, teachers
 from jaxdistill import data as data_package
+from jaxdistill.checkpoint.best import can_rebuild, with_frozen_of
 from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
 from jaxdistill.losses.base import Input
@@ -45,7 +46,7 @@ def trainer_from_config(
       UserError: A name or a file is wrong; found before the data set is prepared.
     """
     preflight.check(settings)
-    model = models.build(settings.student, seed=settings.seed, dtype=settings.precision)
+    model = _student(settings)
     models.check_image_size(model, settings.data.image_size)
     teacher = teachers.from_config(settings, threads=threads)
     terms = losses.from_config(settings)
@@ -69,6 +70,15 @@ def trainer_from_config(
     for line in (*describe_student(built), *describe_losses(built)):
         console.print(line)
     return built
+
+
+def _student(settings: config.Config) -> Student:
+    """Builds the student from its weights file, or from the run where that file is gone."""
+    student, dtype = settings.student, settings.precision
+    path = student.weights or student.encoder_weights
+    if path is not None and not path.is_file() and can_rebuild(settings.run):
+        return with_frozen_of(settings.run, student, settings.seed, dtype)
+    return models.build(student, seed=settings.seed, dtype=dtype)
 
 
 def as_data(data: Any, validation: Any = None) -> Data | IterableData:

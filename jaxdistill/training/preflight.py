@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxdistill import config, losses
+from jaxdistill.checkpoint.best import can_rebuild
 from jaxdistill.models import DECODERS, ENCODERS
 from jaxdistill.runtime.errors import ConfigError
 
@@ -32,5 +33,5 @@ def _files(settings: config.Config) -> Iterator[tuple[str, Path]]:
         ("student.weights", settings.student.weights),
         ("student.encoder_weights", settings.student.encoder_weights),
     ):
-        if path:
+        if path and not (key.startswith("student.") and can_rebuild(settings.run)):
             yield key, path

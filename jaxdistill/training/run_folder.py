@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxdistill import config
-from jaxdistill.checkpoint.best import FROZEN, save_frozen
+from jaxdistill.checkpoint.best import save_frozen
 from jaxdistill.checkpoint.integrity import fingerprint, newest_first
 from jaxdistill.checkpoint.manager import (
     CHECKPOINTS,
@@ -54,8 +54,7 @@ def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterato
             _resume(trainer, accept_changes)
         _check_processes_start_alike(trainer)
         if distributed.is_main_process():
-            if not (run / FROZEN).exists():
-                save_frozen(run, trainer.initial_partition, trainer.model)
+            save_frozen(run, trainer.initial_partition, trainer.model)
             write_atomic(run / CONFIG, config.dump(config.with_absolute_paths(trainer.settings)))
             trainer.writer = writer.MetricWriter(run, trainer.progress.epoch)
         yield stack.enter_context(Checkpoints(run, trainer.settings.checkpoints))
