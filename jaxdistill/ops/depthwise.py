@@ -1,20 +1,31 @@
 """Depthwise convolution.
 
-XLA's CPU back end runs a grouped convolution channel by channel, 20 to 60 times slower than the sum
-of shifted, scaled slices that it is. On other platforms the grouped convolution is the fast one.
+XLA's CPU back end computes a grouped convolution channel by channel. A sum of shifted and scaled
+slices gives the same result 20 to 60 times faster. On other platforms the grouped convolution is
+faster.
 """
 
 import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from jaxdistill.ops.padding import Padding
 
 
 def depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: Padding
 ) -> Float[Array, "b oh ow c"]:
-    """Convolves every channel with its own kernel, by the form that is fast on the platform."""
+    """Convolves every channel with its own kernel, by the form that is fast on the platform.
+
+    Args:
+      x: The map.
+      kernel: One kernel for each channel.
+      stride: Step between output positions.
+      padding: Rows above and below, columns left and right.
+
+    Returns:
+      The convolved map.
+    """
     return lax.platform_dependent(
         x,
         kernel,
@@ -24,7 +35,7 @@ def depthwise(
 
 
 def plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """The reference: a convolution with as many groups as channels."""
+    """Convolves with as many groups as channels, the reference; see `depthwise`."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -36,7 +47,7 @@ def plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def shifted(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """The same numbers as a sum over the kernel's positions."""
+    """Sums shifted and scaled copies over the kernel's positions; see `depthwise`."""
     batch, height, width, channels = x.shape
     rows, columns = kernel.shape[:2]
     (top, bottom), (left, right) = padding

@@ -1,8 +1,9 @@
-"""Batch normalisation by the batch's own statistics, with ReLU behind it, and its gradient.
+"""Batch normalisation by the statistics of the batch, followed by a ReLU, and its gradient.
 
-Both are bound by memory: at 640x640 every pass over a map costs as much as a small convolution.
-Differentiated by rule they keep three maps for the way back (the difference from the mean, the
-product, the mask); by the formula one is enough, the input, and fewer passes are made.
+Both are limited by memory bandwidth: at 640x640 a pass over a map costs as much as a small
+convolution. Automatic differentiation keeps three maps for the backward pass (the difference from
+the mean, the product, the ReLU's mask). The gradient here is computed by the formula of Ioffe and
+Szegedy (2015, arXiv:1502.03167), which needs the input only, and fewer passes.
 """
 
 from functools import partial
@@ -22,7 +23,14 @@ _Saved = tuple[Map, PerChannel, PerChannel, PerChannel, PerChannel, PerChannel]
 def batch_norm(
     x: Map, scale: PerChannel, bias: PerChannel, eps: float, rectify: bool
 ) -> tuple[Map, PerChannel, PerChannel]:
-    """Normalised over batch, height and width, scaled and shifted; then ReLU if `rectify`.
+    """Normalises over batch, height and width, scales and shifts.
+
+    Args:
+      x: The map.
+      scale: Factor of each channel.
+      bias: Added to each channel.
+      eps: Added to the variance.
+      rectify: Whether a ReLU follows.
 
     Returns:
       The map, and the batch's mean and (biased) variance in float32, which carry no gradient.
@@ -34,21 +42,28 @@ def batch_norm(
 def plain(
     x: Map, scale: PerChannel, bias: PerChannel, eps: float, rectify: bool
 ) -> tuple[Map, PerChannel, PerChannel]:
-    """The reference: the same, differentiated by rule."""
+    """Computes the same with automatic differentiation, the reference; see `batch_norm`."""
     mean, var = measure(x)
     y = apply(x, scale, bias, mean, lax.rsqrt(var + eps), rectify)
     return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
 
 def measure(x: Map) -> tuple[PerChannel, PerChannel]:
-    """Mean and biased variance per channel, in float32 at least."""
+    """Computes mean and biased variance of each channel, at least in float32.
+
+    Args:
+      x: The map.
+
+    Returns:
+      Mean and variance.
+    """
     wide = _widened(x)
     mean = wide.mean(_AXES)
     return mean, jnp.square(wide - mean).mean(_AXES)
 
 
 def _widened(x: Map) -> Map:
-    """At least float32: sums over a map need it."""
+    """Converts a map to float32 or wider, which sums over a map need."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -60,7 +75,19 @@ def apply(
     deviation: PerChannel,
     rectify: bool,
 ) -> Map:
-    """One multiplication and one addition per value; `deviation` is the standard one's inverse."""
+    """Normalises by given statistics, with one multiplication and one addition per value.
+
+    Args:
+      x: The map.
+      scale: Factor of each channel.
+      bias: Added to each channel.
+      mean: Mean of each channel.
+      deviation: Inverse of the standard deviation of each channel.
+      rectify: Whether a ReLU follows.
+
+    Returns:
+      The normalised map.
+    """
     factor = scale * deviation
     y = x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
     return jax.nn.relu(y) if rectify else y
@@ -70,7 +97,7 @@ def _forward(
     x: Map, scale: PerChannel, bias: PerChannel, eps: float, rectify: bool
 ) -> tuple[tuple[Map, PerChannel, PerChannel], _Saved]:
     y, mean, var = batch_norm(x, scale, bias, eps, rectify)
-    # The mean is rounded: without what it lacks, the gradient would not quite sum to zero.
+    # The mean is rounded. Its error is subtracted too, so that the gradient sums to zero.
     rest = (_widened(x) - mean).mean(_AXES)
     return (y, mean, var), (x, scale, bias, mean, rest, lax.rsqrt(var + eps))
 

@@ -1,10 +1,10 @@
-"""3x3 convolution over a nearest-upsampled map, with a skip joined to it.
+"""3x3 convolution over a nearest-upsampled map, concatenated with a skip connection.
 
-Each output pixel of one phase (even or odd row and column) sees only 2x2 pixels of the small map,
-so four 2x2 convolutions, whose kernels are sums of the 3x3 one's taps, give the same numbers with
-2.25 times fewer operations, and the upsampled map is never made. The four are one convolution with
-four times the channels: it is taken one pixel beyond the map on either side, where a phase needs it
-and the others do not look. The skip is convolved apart.
+An output position of one phase (even or odd row, even or odd column) depends on 2x2 positions of
+the small map only. So four 2x2 convolutions, whose kernels are sums of weights of the 3x3 kernel,
+give the same result with 2.25 times fewer operations, and the upsampled map is never computed. The
+four are computed as one convolution with four times as many output channels; it is padded by one
+position on every side, of which each phase uses two. The skip connection is convolved separately.
 """
 
 import itertools
@@ -24,37 +24,47 @@ _PHASES = tuple(itertools.product((0, 1), (0, 1)))  # of row and column
 
 
 def upsampled_convolve(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
-    """Upsamples `x` by two, joins the skip's channels behind, and convolves, padded by 1."""
+    """Upsamples a map by two, appends the skip connection's channels, and convolves, padded by 1.
+
+    Args:
+      x: The small map.
+      skip: The skip connection; None: there is none.
+      kernel: Kernel over the channels of `x`, then those of `skip`.
+
+    Returns:
+      The convolved map, by the form that is fast on the platform.
+    """
     return lax.platform_dependent(x, skip, kernel, cpu=by_phases, default=plain)
 
 
 def plain(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
-    """The reference: in three steps."""
+    """Computes the result in three steps, the reference; see `upsampled_convolve`."""
     x = x.repeat(2, axis=1).repeat(2, axis=2)
     joined = x if skip is None else jnp.concatenate([x, skip], axis=-1)
     return convolve(joined, kernel, _SAME)
 
 
 def by_phases(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
-    """The same numbers without the upsampled map."""
+    """Computes the result without the upsampled map; see `upsampled_convolve`."""
     batch, height, width, channels = x.shape
     outputs = kernel.shape[-1]
     own, joined = kernel[:, :, :channels], kernel[:, :, channels:]
     together = jnp.concatenate([_merge(_merge(own, r, 0), c, 1) for r, c in _PHASES], axis=-1)
     parts = lax.split(convolve(x, together, _SAME), [outputs] * 4, axis=3)
-    # An even row sees the small map's row above and its own; an odd row its own and the one below.
+    # An even row depends on the small map's row above and its own, an odd row on its own and the
+    # row below.
     phases = [
         part[:, row : row + height, column : column + width]
         for part, (row, column) in zip(parts, _PHASES, strict=True)
     ]
-    # Interleave: (row phase, column phase) become the lowest digits of row and column.
+    # Interleave the phases: row = 2 * small row + row phase, and likewise for columns.
     grid = jnp.stack(phases).reshape(2, 2, batch, height, width, outputs)
     y = grid.transpose(2, 3, 0, 4, 1, 5).reshape(batch, 2 * height, 2 * width, outputs)
     return y if skip is None else y + convolve(skip, joined, _SAME)
 
 
 def _merge(kernel: Array, phase: int, axis: int) -> Array:
-    """Three taps become two: those that fall on the same small pixel are added."""
+    """Merges three weights into two: those at the same position of the small map are added."""
     first, second, third = jnp.split(kernel, 3, axis)
     pair = (first, second + third) if phase == 0 else (first + second, third)
     return jnp.concatenate(pair, axis)
