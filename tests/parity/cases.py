@@ -11,7 +11,9 @@ from torch import Tensor
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.models.student import Pair, Student, flat_variables, merge
+from jaxdistill.models.feature_pairs import Pair
+from jaxdistill.models.parameters import flat_variables, merge
+from jaxdistill.models.student import Student
 from jaxdistill.types import Variables
 
 SMALL = (32, 24, 16, 12, 8)
@@ -19,7 +21,7 @@ SMALL = (32, 24, 16, 12, 8)
 
 def student(settings: config.Student, pairs: Sequence[Pair] = (), seed: int = 0) -> Student:
     """With BatchNorms, too, whose every number shows in the output."""
-    blank = Student(settings, image_ops.resolve("imagenet"), pairs, rngs=nnx.Rngs(seed))
+    blank = Student(settings, image_ops.resolve("imagenet"), pairs, seed=seed)
     return merge(nnx.graphdef(blank), randomised(flat_variables(blank), seed))
 
 

@@ -18,7 +18,9 @@ from flax import nnx
 from jaxdistill import config
 from jaxdistill.exporters.onnx_graph import Form, student_graph
 from jaxdistill.models import student
+from jaxdistill.models.parameters import flat_variables, merge
 from jaxdistill.torch_interop import parameter_names, smp_networks
+from jaxdistill.types import Variables
 
 CHANNELS = (32, 24, 16, 12, 8)
 # How torch and we write what is the same operation.
@@ -32,8 +34,8 @@ SYNONYMS = {"ReduceMean": "GlobalAveragePool"}
 def test_our_graph_equals_torch_s(encoder: str, tmp_path: Path) -> None:
     settings = config.Student(encoder=encoder, decoder_channels=CHANNELS)
     blank = student.build(settings)
-    variables = randomised(student.flat_variables(blank))
-    ours = student_graph(student.merge(nnx.graphdef(blank), variables), Form(size=(64, 96)))
+    variables = randomised(flat_variables(blank))
+    ours = student_graph(merge(nnx.graphdef(blank), variables), Form(size=(64, 96)))
 
     network = smp_networks.unet(encoder, CHANNELS)
     tensors = parameter_names.to_torch({name: np.array(v) for name, v in variables.items()})
@@ -50,7 +52,7 @@ def test_our_graph_equals_torch_s(encoder: str, tmp_path: Path) -> None:
     assert operations(ours) == operations(theirs)
 
 
-def randomised(variables: student.Variables) -> student.Variables:
+def randomised(variables: Variables) -> Variables:
     """No scale, shift or statistic of a BatchNorm is left where it would not show."""
     random = np.random.default_rng(0)
     changed = dict(variables)

@@ -17,10 +17,11 @@ from torch_original import projector
 from torch_student import TorchStudent
 
 from jaxdistill import config
-from jaxdistill.losses import terms
+from jaxdistill.losses.distillation import mse
 from jaxdistill.models.encoders.efficientnet import VARIANTS
+from jaxdistill.models.parameters import flat_variables, merge, partition
 from jaxdistill.models.projector import Generator, Projector
-from jaxdistill.models.student import Student, flat_variables, freeze, merge
+from jaxdistill.models.student import Student
 from jaxdistill.torch_interop import checkpoints, flax_networks, parameter_names, smp_networks
 from jaxdistill.types import Variables
 
@@ -65,7 +66,7 @@ def test_taps_of_every_encoder(
 def compiled(encoder: str, train: bool, frozen: tuple[str, ...]) -> tuple[Student, object]:
     """A student, and its jitted logits, taps and variables afterwards."""
     student = cases.student(config.Student(encoder=encoder, decoder_channels=cases.SMALL))
-    graph = freeze(student, frozen).graph if frozen else nnx.graphdef(student)
+    graph = partition(student, frozen).graphdef if frozen else nnx.graphdef(student)
 
     @jax.jit
     def run(variables, pictures):
@@ -128,7 +129,7 @@ def test_the_block_that_restores_what_was_masked(parity: Parity, seed: int) -> N
     key = jax.random.key(seed)
 
     def ours(variables: Variables, own: jax.Array) -> jax.Array:
-        return terms.mse(merge(nnx.graphdef(blank), variables)(own, key), target).mean()
+        return mse(merge(nnx.graphdef(blank), variables)(own, key), target).mean()
 
     found = jax.grad(ours, argnums=(0, 1))(variables, jax.numpy.asarray(own))
 

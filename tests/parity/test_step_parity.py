@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import cases
 from comparison import Parity
-from double import in_float64, wide
+from double import in_float64, to_float64
 from torch import Tensor
 from torch_student import TorchStudent, Trainer
 
@@ -182,7 +182,7 @@ def their_steps(steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, dict[str
 
 
 def in_width(taken: Partition) -> Partition:
-    return Partition(taken.graphdef, *jax.tree.map(jnp.asarray, wide(tuple(taken[1:]))))
+    return Partition(taken.graphdef, *jax.tree.map(jnp.asarray, to_float64(tuple(taken[1:]))))
 
 
 def _counter(leaf: jax.Array) -> jax.Array:

@@ -186,7 +186,7 @@ CONTESTANT = """
 import os, sys
 sys.path.insert(0, TOOLS)
 import benchmark_child
-from jaxdistill import errors
+from jaxdistill.runtime import errors
 
 class Stub:
     def __init__(self, given):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from jaxdistill.data import image_ops
 from jaxdistill.models import weights
-from jaxdistill.models.encoders.efficientnet import EfficientNet, variant
+from jaxdistill.models.registry import build_encoder
 from jaxdistill.models.student import merge
 from jaxdistill.runtime import errors
 from jaxdistill.torch_interop import (
@@ -136,7 +136,7 @@ def test_the_real_encoder_knows_a_cat_and_an_espresso() -> None:
     arrays = checkpoints.arrays_of(source.network.state_dict())
     variables = parameter_names.from_torch(arrays, template, source.origin)
     photographs = np.stack([squashed(data.chelsea()), squashed(data.coffee())])
-    graph = nnx.graphdef(EfficientNet(variant(source.encoder), rngs=nnx.Rngs(0)))
+    graph = nnx.graphdef(build_encoder(source.encoder, rngs=nnx.Rngs(0)))
     embed = jax.jit(lambda pictures: merge(graph, variables).embed(pictures))
     embedded = embed(image_ops.normalize(photographs, source.normalization))
     logits = embedded @ classifier.T + bias

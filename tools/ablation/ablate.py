@@ -22,7 +22,7 @@ import ablation_table
 
 from jaxdistill import config
 from jaxdistill.commands import train
-from jaxdistill.reporting import writer
+from jaxdistill.reporting import run_files
 from jaxdistill.runtime.errors import UserError, command
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 
@@ -197,7 +197,7 @@ def _train(run: Path, settings: Sequence[str]) -> None:
     code = train.main(["--config", str(CONFIG), "--resume", *settings])
     if code:
         sys.exit(code)
-    lines = (run / writer.METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (run / run_files.METRICS).read_text(encoding="utf-8").splitlines()
     last: dict[str, Any] = json.loads(lines[-1])
     (run / ablation_table.DONE).write_text(json.dumps(last["validation"]), encoding="utf-8")
 

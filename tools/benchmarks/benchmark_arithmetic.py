@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jaxdistill import config
 from jaxdistill.config import Size
+from jaxdistill.models import feature_info
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime import errors
 from jaxdistill.torch_interop import export_teacher
@@ -48,7 +49,7 @@ def flops(settings: config.Config, teacher_checkpoint: Path) -> dict[str, float]
     size = settings.data.image_size
     tensors = [feature.tensor for feature in settings.features]
     detector, shapes = onnx_flops(settings.detector.onnx, tensors, size)
-    pairs = pair_up(settings.features, shapes, size)
+    pairs = pair_up(settings.features, shapes, size, feature_info(settings.student))
     with torch.device("meta"):  # shapes without numbers
         student = torch_original.Student(settings.student, pairs).train()
     student.unet.encoder.requires_grad_(False)

@@ -24,7 +24,7 @@ from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.config import Size
 from jaxdistill.exporters import verify
 from jaxdistill.exporters.onnx_graph import OPSET, Form, student_graph
-from jaxdistill.models.student import flat_variables
+from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.torch_interop import checkpoints, export_teacher, parameter_names, smp_networks

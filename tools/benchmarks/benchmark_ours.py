@@ -1,7 +1,7 @@
-"""Our own step as a contestant of `benchmark_step.py`, with a target store if there is one.
+"""Our own step as a contestant of `benchmark_step.py`, with a target cache if there is one.
 
-The whole step is what `jaxdistill.train` does: pictures are read, augmented and given their
-targets ahead of the step, in a thread of their own, while the step computes; on a CPU in its turn.
+The whole step is what `jaxdistill train` does: images are read, augmented and given their teacher
+outputs ahead of the step, in a thread of their own, while the step computes; on a CPU in its turn.
 """
 
 import time
@@ -16,17 +16,19 @@ from rich.console import Console
 
 from jaxdistill.data import augment
 from jaxdistill.runtime import errors
-from jaxdistill.training import setup
-from jaxdistill.training import step as step_lib
+from jaxdistill.teachers.base import restrict
+from jaxdistill.teachers.target_cache import CachedTeacher
+from jaxdistill.training.trainer import Trainer
+from jaxdistill.types import Scalars
 
 LEAD = 3  # steps until as many targets lie ready as ever will
 
 
 class OurStep:
     def __init__(self, given: Given) -> None:
-        self._job = setup.prepare(given.settings, Console(stderr=True), given.threads)
-        self._state = self._job.start()
-        with closing(self._job.training(first_step=0)) as batches:
+        self._trainer = Trainer.from_config(given.settings, console=Console(stderr=True))
+        self._trainer.setup()
+        with closing(self._trainer.train_batches(first_step=0)) as batches:
             self._fed = jax.block_until_ready(next(batches))
         began = time.perf_counter()
         jax.block_until_ready(self._learn())
@@ -38,11 +40,11 @@ class OurStep:
 
     def whole(self, steps: int) -> Seconds:
         marks, pending = [], None
-        with closing(self._job.training(first_step=0)) as batches:
+        with closing(self._trainer.train_batches(first_step=0)) as batches:
             for _ in range(LEAD + steps + 1):
                 self._fed = next(batches)
                 scalars = self._learn()
-                self._job.settle(scalars)
+                self._trainer.wait_on_cpu(scalars)
                 jax.device_get(pending)  # a step late, as in training
                 pending = scalars
                 marks.append(time.perf_counter())
@@ -58,24 +60,30 @@ class OurStep:
             return None
         return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
 
-    def _learn(self) -> step_lib.Scalars:
-        fed = self._job.mesh.shard(self._fed)
-        self._state, scalars = self._job.train_step(self._state, self._job.frozen, *fed)
+    def _learn(self) -> Scalars:
+        trainer = self._trainer
+        batch = trainer.mesh.shard(self._fed)
+        trainer.state, scalars = trainer.train_step(trainer.state, trainer.frozen, *batch)
         return scalars
 
     def _producers(self) -> dict[str, Callable[[], object]]:
-        """What makes targets for the pictures at hand."""
+        """What computes teacher outputs for the images at hand."""
         batch, _ = self._fed
-        if (stored := self._job.training_source.stored) is not None:
-            ids, weights = np.asarray(batch.ids), np.asarray(batch.weights)
-            flipped = np.zeros(len(ids), bool)
-            return {"stored targets": partial(stored.targets, batch.images, ids, flipped, weights)}
-        networks = self._job.networks
-        return {role: partial(networks.targets, batch.images, {role}) for role in networks.roles}
+        pipeline = self._trainer.inputs.train
+        teacher = pipeline.teacher
+        if isinstance(teacher, CachedTeacher):
+            keys, flipped = pipeline.keys_of(batch), np.zeros(len(batch.ids), bool)
+            weights = np.asarray(batch.weights)
+            return {"stored targets": partial(teacher, batch.images, keys, flipped, weights)}
+        parts = {
+            "teacher": restrict(teacher, features=False),
+            "detector": restrict(teacher, logits=False),
+        }
+        return {name: partial(part, batch.images) for name, part in parts.items() if part}
 
     def _augment(self) -> object:
         batch, _ = self._fed
-        kind = self._job.settings.data.augment
+        kind = self._trainer.settings.data.augment
         rows = augment.Rows.of_process(len(batch.images))
         return augment.augment(jax.random.key(0), batch.images, batch.masks, kind, rows)
 

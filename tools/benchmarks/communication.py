@@ -1,6 +1,6 @@
 """What devices tell each other in a step, read from the compiled program; and what that costs.
 
-    python tools/communication.py --config configs/yolo_feature_distillation_b0_from_b3.yaml
+    python tools/benchmarks/communication.py --config configs/recommended.yaml
 
 Compiles the training step for so many virtual devices of the CPU, at 64x64: what is sent depends on
 the parameters, not on the pictures. The CPU's forms of the operations and the GPU's are both
@@ -20,12 +20,13 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxdistill import config
-from jaxdistill.models import student, unfreezing
-from jaxdistill.models.feature_pairs import Pair, tap_stride
+from jaxdistill import config, losses
+from jaxdistill.models import feature_info, student, unfreezing
+from jaxdistill.models.feature_info import find_tap
+from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.training import step as step_lib
+from jaxdistill.training.step import compile_train_step, initial_state, step_spec
 from jaxdistill.types import Batch, TeacherOutputs
 
 SIDE = 64  # of a picture
@@ -111,8 +112,10 @@ def _compile(settings: config.Config, mesh: Mesh, channels: int) -> str:
     pairs = [Pair(f.tap, channels, f.hidden_channels) for f in settings.features]
     without_files = settings.student.model_copy(update={"encoder_weights": None, "weights": None})
     network = student.build(without_files, pairs, seed=0, dtype=settings.precision)
-    split = unfreezing.freeze(network, without_files, phase=0)
-    step = step_lib.make_train_step(settings, split.graph, 1, mesh)
+    parts = unfreezing.partition_in_phase(network, without_files, phase=0)
+    terms = losses.from_config(settings)
+    spec = step_spec(settings, network, parts.graphdef, terms, steps_per_epoch=1)
+    step = compile_train_step(spec, mesh)
     rows = mesh.size * settings.training.accumulate
     shape = (rows, SIDE, SIDE)
     batch = Batch(
@@ -121,11 +124,12 @@ def _compile(settings: config.Config, mesh: Mesh, channels: int) -> str:
             for name in Batch._fields
         }
     )
-    sides = [SIDE // tap_stride(pair.tap) for pair in pairs]
-    features = tuple(jnp.zeros((rows, side, side, channels)) for side in sides)
+    taps = feature_info(without_files)
+    sizes = [find_tap(pair.tap, taps).size((SIDE, SIDE)) for pair in pairs]
+    features = tuple(jnp.zeros((rows, *size, channels)) for size in sizes)
     targets = TeacherOutputs(jnp.zeros((*shape, 1)) if settings.teacher else None, features)
-    state = mesh.replicate(step_lib.start(settings, split))
-    frozen = mesh.replicate(split.frozen)
+    state = mesh.replicate(initial_state(spec, parts))
+    frozen = mesh.replicate(parts.frozen)
     return step.lower(state, frozen, *mesh.shard((batch, targets))).compile().as_text()
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
+from jaxdistill.models import feature_info
 from jaxdistill.models.feature_pairs import Pair, pair_up
 from jaxdistill.torch_interop import export_teacher, smp_networks
 from jaxdistill.torch_interop.onnx_sessions import open_network
@@ -180,7 +181,7 @@ class Original:
         size = settings.data.image_size
         black = self.detect(torch.zeros(1, 3, *size))
         shapes = [(height, width, c) for _, c, height, width in (f.shape for f in black)]
-        pairs = pair_up(settings.features, shapes, size)
+        pairs = pair_up(settings.features, shapes, size, feature_info(settings.student))
         self.student = Student(settings.student, pairs).to(self.device).train()
         self.student.unet.encoder.requires_grad_(False)
         self._trained = [p for p in self.student.parameters() if p.requires_grad]
