@@ -1,4 +1,4 @@
-"""Trains a student: `python -m jaxdistill.train --config FILE [KEY=VALUE ...]`."""
+"""Trains a student: `python -m jaxdistill.train --config FILE`, the same as `jaxdistill train`."""
 
 import sys
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Converts weights between timm, SMP and jaxdistill; see `jaxdistill.torch_interop`."""
+"""Converts weights from and to PyTorch, as `jaxdistill convert-weights` does."""
 
 import sys
 
+from jaxdistill.commands.convert_weights import main
 from jaxdistill.runtime.errors import command
-from jaxdistill.torch_interop.convert_weights import main
 
 if __name__ == "__main__":
     sys.exit(command(main))

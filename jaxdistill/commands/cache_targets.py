@@ -3,13 +3,11 @@
 The target cache, `targets.cache`, then holds every output that a run of this configuration reads.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from jaxdistill import config
+from jaxdistill.commands import common
 from jaxdistill.runtime import distributed, xla
 
 
@@ -17,9 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses arguments and fills the cache.
 
     Args:
-      arguments: The command's arguments; None takes those of the process.
+      arguments: The arguments; None takes those of the process.
     """
-    parser = argparse.ArgumentParser(prog="jaxdistill cache-targets", description=__doc__)
+    parser = common.CommandParser("cache-targets", __doc__)
     parser.add_argument(
         "--config", required=True, help="the run's YAML file, or a shipped configuration's name"
     )
@@ -34,7 +32,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from jaxdistill.training.precompute import precompute
         from jaxdistill.training.trainer import Trainer
 
-        console = Console(
-            soft_wrap=True, highlight=False, markup=False, quiet=not distributed.is_main_process()
-        )
-        precompute(Trainer.from_config(settings, console))
+        precompute(Trainer.from_config(settings))

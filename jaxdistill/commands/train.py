@@ -1,11 +1,11 @@
 """Trains a student: `jaxdistill train --config FILE [KEY=VALUE ...]`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdistill import config
+from jaxdistill.commands import common
 from jaxdistill.runtime import distributed, xla
 from jaxdistill.runtime.signals import EXIT_CODE
 
@@ -14,12 +14,12 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     """Parses arguments and trains.
 
     Args:
-      arguments: The command's arguments; None takes those of the process.
+      arguments: The arguments; None takes those of the process.
 
     Returns:
       `EXIT_CODE` if the training was interrupted and can be resumed.
     """
-    parser = argparse.ArgumentParser(prog="jaxdistill train", description=__doc__)
+    parser = common.CommandParser("train", __doc__)
     parser.add_argument(
         "--config", required=True, help="a YAML file, or the name of a shipped configuration"
     )

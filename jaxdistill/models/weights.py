@@ -52,8 +52,7 @@ def load(path: Path) -> tuple[Arrays, dict[str, str]]:
     """
     if not path.is_file():
         raise WeightsError(
-            f"no weights at {path.absolute()}; `python -m jaxdistill convert-weights` writes such "
-            f"a file",
+            f"no weights at {path.absolute()}; `jaxdistill convert-weights` writes such a file",
             code="weights-missing",
         )
     try:

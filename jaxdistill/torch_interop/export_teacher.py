@@ -1,78 +1,106 @@
-"""Turns a PyTorch teacher into an ONNX file that training can read.
+"""Exports a PyTorch teacher to an ONNX file that training can use.
 
-    python tools/export_teacher.py ext_extractor/2020-09-23a.pth ext_extractor/2020-09-23a.onnx
-
-The teacher is a UNet of segmentation_models_pytorch with any encoder; its decoder's widths are read
-from the checkpoint. The graph takes normalised pictures (N, 3, H, W) and gives logits (N, 1, H, W),
-N, H and W being free unless a size is asked for. It is run in onnxruntime against PyTorch before
-the file is written.
+The teacher is a UNet of segmentation_models_pytorch with any encoder; the channels of its decoder
+are read from the checkpoint. The graph maps normalised images (N, 3, H, W) to logits
+(N, 1, H, W); N is free, and so are H and W unless a size is fixed. A file is written only if
+onnxruntime computes the same logits as PyTorch.
 """
 
-import argparse
 import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
 import torch
 from torch import nn
 
-from jaxdistill.runtime import errors
-from jaxdistill.runtime.errors import ExportError, UserError, WeightsError
+from jaxdistill.config import Size
+from jaxdistill.runtime.errors import ExportError, OutputError, WeightsError, first_line
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import checkpoints, smp_networks
 
 DEFAULT_ENCODER = "timm-efficientnet-b3"
-TOLERANCE = 1e-4  # of the largest absolute value
-_FREE_SIZES = ((64, 64), (96, 160))
+"""Encoder of a checkpoint whose metadata do not name one."""
+TOLERANCE = 1e-4
+"""Largest difference of the logits, as a share of the largest absolute value."""
+_SAMPLE_SIZES = ((64, 64), (96, 160))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses arguments and exports the teacher.
+class ExportedTeacher(NamedTuple):
+    """What was exported."""
+
+    encoder: str
+    """Name of the teacher's encoder."""
+    bytes: int
+    """Size of the file."""
+    difference: float
+    """Largest difference of the logits from PyTorch's, as a share of the largest absolute value."""
+
+
+def export_teacher(
+    checkpoint: Path,
+    output: Path,
+    encoder: str | None = None,
+    size: Size | None = None,
+    opset: int = 17,
+) -> ExportedTeacher:
+    """Exports a teacher.
 
     Args:
-      arguments: The command's arguments; None takes those of the process.
+      checkpoint: A `.pth` or `.safetensors` file.
+      output: The ONNX file.
+      encoder: SMP's name of the encoder; None takes that of the metadata, or `DEFAULT_ENCODER`.
+      size: Fixed height and width of the images in pixels; None leaves both free.
+      opset: Version of ONNX's operators.
 
     Raises:
-      ExportError: PyTorch cannot export the network (`torch-export`), or the ONNX file differs from
-        it (`conversion-differs`).
+      WeightsError: The checkpoint cannot be read, or belongs to another network.
+      ExportError: PyTorch cannot export this network (`torch-export`), or onnxruntime
+        computes other logits (`conversion-differs`).
+      OutputError: The file cannot be written (`output-unwritable`).
     """
-    args = _parse(arguments)
-    network, encoder = load(args.checkpoint, args.encoder)
-    sizes = [args.size] if args.size else _FREE_SIZES
+    network, encoder = load(checkpoint, encoder)
     try:
-        graph = export(network, args.size, args.opset)
-        difference = compare(graph, network, sizes)
-    except Exception as error:  # torch and onnxruntime raise whatever an encoder runs into
+        graph = to_onnx(network, size, opset)
+        difference = compare(graph, network, [size] if size else _SAMPLE_SIZES)
+    except Exception as error:  # an encoder may make torch and onnxruntime raise anything
         raise ExportError(
-            f"{encoder} cannot be exported ({errors.first_line(error)}): it may need a fixed "
+            f"the encoder {encoder} cannot be exported ({first_line(error)}); it may need a fixed "
             f"--size, such as 640 640, or another --opset",
             code="torch-export",
         ) from None
-    print(f"largest difference of the logits from PyTorch's, relative: {difference:.1e}")
     if not difference <= TOLERANCE:
         raise ExportError(
             f"the logits differ from PyTorch's by {difference:.1e} of the largest value, more than "
             f"{TOLERANCE:.0e}: nothing is written"
-            + ("" if args.size else "; the encoder may need a fixed --size"),
+            + ("" if size else "; the encoder may need a fixed --size"),
             code="conversion-differs",
         )
-    _write(args.output, graph)
-    size = "x".join(map(str, args.size)) if args.size else "any size"
-    print(f"wrote {args.output}: {encoder}, {size}, any batch, {len(graph) / 1e6:.1f} MB")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(output, graph)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {output}: {error.strerror}", code="output-unwritable"
+        ) from None
+    return ExportedTeacher(encoder, len(graph), difference)
 
 
 def load(checkpoint: Path, encoder: str | None = None) -> tuple[nn.Module, str]:
-    """The UNet of a checkpoint, in eval mode, and the name of its encoder.
+    """Loads the UNet of a checkpoint.
 
     Args:
-      checkpoint: a file of SMP weights, or a package or wheel that contains one.
-      encoder: None takes what the file says, or `DEFAULT_ENCODER`.
+      checkpoint: A `.pth` or `.safetensors` file.
+      encoder: SMP's name of the encoder; None takes that of the metadata, or `DEFAULT_ENCODER`.
+
+    Returns:
+      The network in eval mode, and the name of its encoder.
 
     Raises:
-      UserError: there is no such file, or it holds another network.
+      WeightsError: The checkpoint cannot be read, or belongs to another network.
     """
     tensors = checkpoints.read(checkpoint)
     written_for = checkpoints.metadata_of(checkpoint).get("encoder")
@@ -81,31 +109,34 @@ def load(checkpoint: Path, encoder: str | None = None) -> tuple[nn.Module, str]:
     network = smp_networks.unet(encoder, channels)
     try:
         smp_networks.load(network, tensors, str(checkpoint))
-    except UserError as error:
+    except WeightsError as error:
         raise WeightsError(
-            f"{error}; the encoder {encoder} was expected, see --encoder",
-            code="weights-mismatch",
+            f"{error}; the encoder {encoder} was expected, see --encoder", code=error.code
         ) from None
     return network, encoder
 
 
-def export(network: nn.Module, size: Sequence[int] | None, opset: int) -> bytes:
-    """The network as an ONNX file: `images` (N, 3, H, W) to `logits` (N, 1, H, W).
+def to_onnx(network: nn.Module, size: Sequence[int] | None, opset: int) -> bytes:
+    """Converts a network to ONNX: `images` (N, 3, H, W) to `logits` (N, 1, H, W).
 
     Args:
-      network: the network to trace, in eval mode.
-      size: height and width; None leaves both free.
-      opset: version of the ONNX operator set.
+      network: The network, in eval mode.
+      size: Fixed height and width; None leaves both free.
+      opset: Version of ONNX's operators.
+
+    Returns:
+      The content of the ONNX file.
     """
     free = {0: "N"} if size else {0: "N", 2: "H", 3: "W"}
-    pictures = torch.zeros(2, 3, *(size or _FREE_SIZES[0]))
+    images = torch.zeros(2, 3, *(size or _SAMPLE_SIZES[0]))
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about sizes seen as constants: `compare` would show it
+        # The tracer warns that it takes some sizes as constants; `compare` would notice.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
-            (pictures,),
-            file,
+            (images,),
+            file,  # type: ignore[arg-type]
             input_names=["images"],
             output_names=["logits"],
             dynamic_axes={"images": free, "logits": free},
@@ -117,49 +148,23 @@ def export(network: nn.Module, size: Sequence[int] | None, opset: int) -> bytes:
 
 @torch.inference_mode()
 def compare(graph: bytes, network: nn.Module, sizes: Sequence[Sequence[int]]) -> float:
-    """The largest difference in onnxruntime, at batch 1 and 2, over the largest absolute value."""
+    """Compares onnxruntime's logits with PyTorch's, for batches of one and two random images.
+
+    Args:
+      graph: The content of an ONNX file.
+      network: The network that it was made from.
+      sizes: Heights and widths of the images.
+
+    Returns:
+      The largest difference, as a share of the largest absolute logit.
+    """
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for size in sizes:
         for batch in (1, 2):
-            pictures = torch.randn(batch, 3, *size, generator=generator)
-            expected = network(pictures).numpy()
-            (logits,) = session.run(None, {"images": pictures.numpy()})
+            images = torch.randn(batch, 3, *size, generator=generator)
+            expected = network(images).numpy()
+            (logits,) = session.run(None, {"images": images.numpy()})
             worst = max(worst, float(np.abs(logits - expected).max() / np.abs(expected).max()))
     return worst
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="jaxdistill export-teacher",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors")
-    parser.add_argument("output", type=Path, help=".onnx")
-    parser.add_argument(
-        "--encoder",
-        help=f"any encoder of segmentation_models_pytorch; {DEFAULT_ENCODER} if the file does not "
-        "say",
-    )
-    parser.add_argument(
-        "--size",
-        type=_multiple_of_32,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="fixes the size of the images; multiples of 32",
-    )
-    parser.add_argument("--opset", type=int, default=17, help="version of ONNX's operators")
-    return parser.parse_args(arguments)
-
-
-def _multiple_of_32(text: str) -> int:
-    if not text.isdigit() or int(text) % 32 or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of 32")
-    return int(text)

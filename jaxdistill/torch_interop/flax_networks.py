@@ -1,12 +1,12 @@
-"""Our networks as jitted functions of their weights, which come from elsewhere."""
+"""Students and encoders as jitted functions of variables that come from elsewhere."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
@@ -17,18 +17,24 @@ from jaxdistill.types import Variables
 
 
 class Network(NamedTuple):
-    """Random variables by dotted path, and what the network makes of pictures in eval mode."""
+    """A network whose variables are an argument."""
 
     variables: Variables
-    run: Callable[[Mapping[str, Array], Float[Array, "b h w 3"]], PyTree]
+    """Random variables by path."""
+    run: Callable[[Mapping[str, Any], Float[Any, "b h w 3"]], PyTree]
+    """Computes the outputs in eval mode, from variables by path and normalised images."""
 
 
 @cache
 def student(encoder: str, decoder_channels: tuple[int, ...]) -> Network:
-    """Normalised pixels to `Outputs`.
+    """Returns a UNet student; its outputs are `ModelOutputs`.
+
+    Args:
+      encoder: Name of the encoder.
+      decoder_channels: Channels of the decoder's blocks, coarsest first.
 
     Raises:
-      UserError: there is no encoder of that name.
+      ConfigError: There is no encoder of that name, or the decoder does not fit it.
     """
     settings = config.Student(encoder=encoder, decoder_channels=decoder_channels)
     return _network(Student(settings, image_ops.resolve("unit"), seed=0))
@@ -36,10 +42,13 @@ def student(encoder: str, decoder_channels: tuple[int, ...]) -> Network:
 
 @cache
 def encoder(name: str) -> Network:
-    """Normalised pixels to five taps.
+    """Returns an encoder; its outputs are feature maps, finest first.
+
+    Args:
+      name: Name of the encoder.
 
     Raises:
-      UserError: there is no encoder of that name.
+      ConfigError: There is no encoder of that name.
     """
     return _network(build_encoder(name, rngs=nnx.Rngs(0)))
 
@@ -48,7 +57,7 @@ def _network(module: nnx.Module) -> Network:
     graph = nnx.graphdef(module)
 
     @jax.jit
-    def run(variables: Mapping[str, Array], pictures: Array) -> PyTree:
-        return merge(graph, dict(variables))(pictures, train=False)
+    def run(variables: Mapping[str, Any], images: Any) -> PyTree:
+        return merge(graph, dict(variables))(images, train=False)
 
     return Network(flat_variables(module), run)

@@ -1,6 +1,6 @@
-"""ONNX files in onnxruntime as anybody would run them: with its default settings, from NumPy.
+"""ONNX files in onnxruntime with its default settings, for comparisons and benchmarks.
 
-`jaxdistill.teachers` runs them with other settings, to be faster beside a training step.
+`jaxdistill.teachers` runs them with other settings, which are faster beside a training step.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,20 @@ _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class Network(NamedTuple):
-    """An open session and what its image input expects."""
+    """An ONNX network with one image input."""
 
     session: onnxruntime.InferenceSession
-    picture: ImageInput
+    """The session, which computes the chosen tensors."""
+    image: ImageInput
+    """The image input."""
 
-    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
-        """The tensors (N, C, h, w) of normalised pictures (N, 3, H, W)."""
-        return self.session.run(None, {self.picture.name: pictures})
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """Computes the tensors (N, C, h, w).
+
+        Args:
+          images: Normalised images (N, 3, H, W).
+        """
+        return self.session.run(None, {self.image.name: images})
 
 
 def open_network(
@@ -33,19 +39,19 @@ def open_network(
     threads: int | None = None,
     options: SessionOptions | None = None,
 ) -> Network:
-    """The part of a file that these tensors need; the first output without any.
+    """Opens the part of an ONNX file that is needed for some tensors.
 
     Args:
-      path: the ONNX file.
-      tensors: names of the tensors to return; None returns the first output.
-      threads: on a CPU; None leaves the number to onnxruntime.
-      options: options of the session; None takes onnxruntime's defaults.
+      path: The file.
+      tensors: Names of the tensors; None takes the first output.
+      threads: Number of threads on a CPU; None leaves it to onnxruntime.
+      options: Further settings of the session.
 
     Raises:
-      UserError: see `OnnxGraph`.
+      NetworkError: See `OnnxGraph`.
     """
     graph = OnnxGraph(path)
-    model, picture = graph.cut(tensors or graph.outputs[:1])
+    model, image = graph.cut(tensors or graph.outputs[:1])
     options = options or SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry(
@@ -54,4 +60,4 @@ def open_network(
     providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
     if _PROVIDERS[0] in providers:
         onnxruntime.preload_dlls()
-    return Network(onnxruntime.InferenceSession(model, options, providers=providers), picture)
+    return Network(onnxruntime.InferenceSession(model, options, providers=providers), image)

@@ -1,13 +1,14 @@
-"""Our variables and PyTorch's tensors, one to one: names and layouts. Needs no torch.
+"""One-to-one mapping between the student's variables and PyTorch's tensors: names and layouts.
 
-The names on PyTorch's side are those of segmentation_models_pytorch's `Unet.state_dict()`; below
-`encoder.` they are timm's. `num_batches_tracked` plays no role at BatchNorm's fixed momentum: it is
-left behind on the way here, and is 0 on the way back.
+This module does not need torch. The names on PyTorch's side are those of
+segmentation_models_pytorch's `Unet.state_dict()`; below `encoder.` they are timm's.
+`num_batches_tracked` has no influence at BatchNorm's fixed momentum: it is dropped when weights are
+imported, and is 0 when they are exported.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from jaxdistill.models import weights
 from jaxdistill.runtime.errors import WeightsError
 
 Arrays = dict[str, np.ndarray]
-Shaped = Mapping[str, Any]  # whatever has a shape
+Shaped = Mapping[str, Any]
+"""Values by name of which only the shape is used."""
+T = TypeVar("T", bound=Any)
 
 _COUNTER = "num_batches_tracked"
 _LEAVES = {
@@ -28,9 +31,11 @@ _LEAVES = {
 
 
 def torch_name(path: str) -> str:
-    """SMP's name of a variable.
+    """Returns the name of a variable in SMP's state dict.
 
-    `decoder.blocks.0.conv1.norm.mean` is `decoder.blocks.0.conv1.1.running_mean`.
+    Args:
+      path: The variable's path, such as `decoder.blocks.0.conv1.norm.mean`, which becomes
+        `decoder.blocks.0.conv1.1.running_mean`.
     """
     module, _, leaf = path.rpartition(".")
     module = re.sub(r"^head$", "segmentation_head.0", module)
@@ -40,7 +45,14 @@ def torch_name(path: str) -> str:
 
 
 def to_torch(variables: Mapping[str, np.ndarray]) -> Arrays:
-    """Variables by dotted path to a state dict: kernels HWIO to OIHW, counters 0."""
+    """Converts variables to a state dict.
+
+    Args:
+      variables: Arrays by path; kernels are HWIO.
+
+    Returns:
+      Arrays by SMP's names; kernels are OIHW, and counters are 0.
+    """
     tensors = {}
     for path, array in variables.items():
         name = torch_name(path)
@@ -51,15 +63,19 @@ def to_torch(variables: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], expected: Shaped, source: str) -> Arrays:
-    """A state dict to variables by dotted path: kernels OIHW to HWIO.
+    """Converts a state dict to variables.
 
     Args:
-      tensors: of an SMP UNet, or of its encoder with `encoder.` before every name.
-      expected: the variables by path; every tensor must become one of them.
-      source: named in errors.
+      tensors: The state dict of an SMP UNet, or of an encoder alone; kernels are OIHW.
+      expected: The variables by path; every tensor must become one of them.
+      source: Where the tensors come from, for messages.
+
+    Returns:
+      Arrays by path; kernels are HWIO.
 
     Raises:
-      UserError: names the first tensors that are missing, left over, or of another shape.
+      WeightsError: Tensors are missing, left over, or of another shape (`weights-mismatch`); the
+        message names the first of each.
     """
     own = {name: array for name, array in tensors.items() if not _is_counter(name, tensors)}
     fitting = {torch_name(path): _to_oihw(np.asarray(array)) for path, array in expected.items()}
@@ -67,24 +83,31 @@ def from_torch(tensors: Mapping[str, np.ndarray], expected: Shaped, source: str)
     return {path: _to_hwio(own[torch_name(path)]) for path in expected}
 
 
-def rename_in_order(tensors: Mapping[str, np.ndarray], names: Shaped, source: str) -> Arrays:
-    """The same tensors under other names, matched by position.
+def rename_in_order(tensors: Mapping[str, T], names: Shaped, source: str) -> dict[str, T]:
+    """Renames tensors by their position.
 
-    For networks that hold timm's tensors in timm's order under names of their own. Kind and shape
-    of every pair must agree.
+    It serves files that hold timm's tensors in timm's order under other names.
+
+    Args:
+      tensors: Arrays or tensors by their old name.
+      names: Values of the same shapes by the new name, in the same order.
+      source: Where the tensors come from, for messages.
+
+    Returns:
+      The same tensors by their new name.
 
     Raises:
-      UserError: names the first pair that does not.
+      WeightsError: The numbers, or the kind or shape of a pair, differ (`weights-mismatch`).
     """
     if len(tensors) != len(names):
         raise WeightsError(
-            f"{source} holds {len(tensors)} tensors instead of {len(names)}",
+            f"{source}: expected {len(names)} tensors, found {len(tensors)}",
             code="weights-mismatch",
         )
     for (old, tensor), (new, wanted) in zip(tensors.items(), names.items(), strict=True):
         if _kind(old) != _kind(new) or tensor.shape != wanted.shape:
             raise WeightsError(
-                f"{source}: {old} {tensor.shape} cannot be {new} {wanted.shape}",
+                f"{source}: {old} {tuple(tensor.shape)} does not fit {new} {tuple(wanted.shape)}",
                 code="weights-mismatch",
             )
     return dict(zip(names, tensors.values(), strict=True))

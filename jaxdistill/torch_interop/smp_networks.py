@@ -1,8 +1,8 @@
-"""The PyTorch counterparts of our networks: SMP's UNet, and the encoders that timm and SMP train.
+"""The PyTorch counterparts of our networks: SMP's UNet, and the encoders of timm and SMP.
 
-For `timm-efficientnet-*` SMP's own network is the counterpart. The `tf_efficientnet_*` encoders
-want TensorFlow's padding and eps 1e-3, which SMP's network of the same shape lacks; it is given
-timm's layers instead. Whoever loads such a student elsewhere does the same (`give_layers`).
+SMP's own encoder is the counterpart of `timm-efficientnet-*`. The `tf_efficientnet_*` encoders need
+TensorFlow's padding and eps 1e-3, which SMP's encoder of the same shape does not have; `unet`
+replaces its layers by timm's (`give_layers`). To load such a student elsewhere, do the same.
 """
 
 import difflib
@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from jaxdistill.models import weights
 from jaxdistill.models.encoders.efficientnet import VARIANTS
-from jaxdistill.runtime.errors import ConfigError, WeightsError
+from jaxdistill.runtime.errors import WeightsError
 from jaxdistill.torch_interop import checkpoints
 
 _TAPPED_STAGES = (1, 2, 4, 6)
@@ -27,14 +28,15 @@ _TENSORFLOW = "tf_efficientnet_"
 
 
 def unet(encoder: str, decoder_channels: Sequence[int]) -> smp.Unet:
-    """SMP's UNet with random weights, in eval mode; equal to our student of that encoder.
+    """Builds SMP's UNet with random weights, in eval mode; it equals our student of that encoder.
 
     Args:
-      encoder: a name of ours or, for a teacher, any name of SMP's.
-      decoder_channels: the width of each decoder block, from the deepest up.
+      encoder: The name of one of our encoders or, for a teacher, any name of SMP's.
+      decoder_channels: Channels of the decoder's blocks, coarsest first.
 
     Raises:
-      UserError: SMP has no such encoder.
+      WeightsError: SMP has no such encoder, or not for this number of blocks
+        (`unknown-smp-encoder`).
     """
     ours = encoder in VARIANTS
     try:
@@ -48,7 +50,7 @@ def unet(encoder: str, decoder_channels: Sequence[int]) -> smp.Unet:
             )
     except (KeyError, RuntimeError, ValueError):
         near = difflib.get_close_matches(encoder, smp.encoders.get_encoder_names(), n=3)
-        raise ConfigError(
+        raise WeightsError(
             f"segmentation_models_pytorch has no encoder {encoder!r} for {len(decoder_channels)} "
             f"decoder blocks" + (f"; did you mean {' or '.join(near)}?" if near else ""),
             code="unknown-smp-encoder",
@@ -59,13 +61,22 @@ def unet(encoder: str, decoder_channels: Sequence[int]) -> smp.Unet:
 
 
 def give_layers(network: smp.Unet, source: nn.Module) -> None:
-    """Replaces the encoder's layers by those of a timm EfficientNet of the same shape."""
+    """Replaces a UNet's encoder layers by those of a timm EfficientNet of the same shape.
+
+    Args:
+      network: The UNet, which is changed.
+      source: The EfficientNet.
+    """
     for name in ("conv_stem", "bn1", "blocks", "conv_head", "bn2"):
         setattr(network.encoder, name, getattr(source, name))
 
 
 def encoder(name: str) -> nn.Module:
-    """The network that this encoder of ours comes from, with random weights, in eval mode."""
+    """Builds the PyTorch network that one of our encoders equals: random weights, eval mode.
+
+    Args:
+      name: Name of our encoder.
+    """
     if name.startswith(_TENSORFLOW):
         return timm.create_model(name, num_classes=0).eval()
     with quiet():
@@ -73,27 +84,37 @@ def encoder(name: str) -> nn.Module:
 
 
 def decoder_channels(tensors: Mapping[str, Tensor], source: Path) -> tuple[int, ...]:
-    """Of the UNet that these are the weights of, read from their shapes.
+    """Returns the channels of a UNet's decoder blocks, read from the shapes of its weights.
+
+    Args:
+      tensors: The UNet's state dict.
+      source: The file, for messages.
 
     Raises:
-      UserError: there are no such weights.
+      WeightsError: These are not the weights of a UNet (`not-an-smp-unet`).
     """
     blocks = {int(m[1]) for name in tensors if (m := re.match(r"decoder\.blocks\.(\d+)\.", name))}
     first = [f"decoder.blocks.{block}.conv1.0.weight" for block in sorted(blocks)]
     if not first or not all(name in tensors for name in first):
         raise WeightsError(
-            f"{source}: not a UNet of segmentation_models_pytorch: it should hold "
-            f"'decoder.blocks.0.conv1.0.weight', but starts with {', '.join(list(tensors)[:3])}",
+            f"{source}: not a UNet of segmentation_models_pytorch: expected a tensor "
+            f"'decoder.blocks.0.conv1.0.weight'; the first ones are {', '.join(list(tensors)[:3])}",
             code="not-an-smp-unet",
         )
     return tuple(len(tensors[name]) for name in first)
 
 
 def load(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Fills the network; every tensor must fit and be needed.
+    """Loads a state dict, of which every tensor must fit.
+
+    Args:
+      network: The network, which is changed.
+      tensors: The state dict.
+      source: Where the tensors come from, for messages.
 
     Raises:
-      UserError: names the first tensors that are missing, left over, or of another shape.
+      WeightsError: Tensors are missing, left over, or of another shape (`weights-mismatch`); the
+        message names the first of each.
     """
     wanted = checkpoints.arrays_of(network.state_dict())
     weights.fill(wanted, checkpoints.arrays_of(tensors), source)
@@ -101,11 +122,20 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
 
 
 @torch.inference_mode()
-def taps(encoder: nn.Module, pictures: Tensor) -> list[Tensor]:
-    """The feature maps at strides 2, 4, 8, 16, 32 of an EfficientNet of timm's or SMP's."""
-    x = encoder.bn1(encoder.conv_stem(pictures))
+def feature_maps(encoder: nn.Module, images: Tensor) -> list[Tensor]:
+    """Computes the feature maps of an EfficientNet of timm's or SMP's.
+
+    Args:
+      encoder: The EfficientNet.
+      images: Normalised images (N, 3, H, W).
+
+    Returns:
+      Maps (N, C, h, w) at strides 2, 4, 8, 16, 32.
+    """
+    layers: Any = encoder
+    x = layers.bn1(layers.conv_stem(images))
     found = [x]
-    for index, stage in enumerate(encoder.blocks):
+    for index, stage in enumerate(layers.blocks):
         x = stage(x)
         if index in _TAPPED_STAGES:
             found.append(x)
@@ -119,9 +149,17 @@ def _smp_name(encoder: str) -> str:
 
 
 class quiet(warnings.catch_warnings):
-    """No warnings about SMP's older encoder names, which are meant here, nor the hub's retries."""
+    """Suppresses warnings about SMP's older encoder names, and about retries of downloads."""
 
     def __enter__(self) -> None:
+        """Starts suppressing them."""
         super().__enter__()
         warnings.simplefilter("ignore")
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        self._hub = logging.getLogger("huggingface_hub")
+        self._level = self._hub.level
+        self._hub.setLevel(logging.ERROR)
+
+    def __exit__(self, *raised: Any) -> None:
+        """Restores the earlier settings."""
+        self._hub.setLevel(self._level)
+        super().__exit__(*raised)

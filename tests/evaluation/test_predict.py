@@ -231,7 +231,7 @@ def test_a_file_name_that_is_not_unicode(network: Path, tmp_path: Path) -> None:
     sample_image().save(tmp_path / name.replace("jpg", "png"))
     given = [str(network), str(tmp_path), "--output", str(tmp_path / "out"), *FREE]
     done = subprocess.run(
-        [sys.executable, "-m", "jaxdistill.commands.predict", *given],
+        [sys.executable, "-m", "jaxdistill", "predict", *given],
         capture_output=True,
         check=False,
     )

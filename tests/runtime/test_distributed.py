@@ -237,7 +237,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(place: Path, two: Path, tmp_
 def test_a_store_filled_by_four_is_read_by_one_and_the_reverse(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = ["-m", "jaxdistill.commands.cache_targets"]
+    program = ["-m", "jaxdistill", "cache-targets"]
     given = [*arguments(place, tmp_path / "none"), "data.augment=flip"]
     by_four, by_one = (f"targets.cache={tmp_path / name}" for name in ("four", "one"))
     processes = launch(4, tmp_path / "seen", program, [*given, by_four])

@@ -133,8 +133,9 @@ def test_precomputing_leaves_nothing_to_compute(
 def test_precomputing_goes_on_after_it_was_killed(place: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
-        "-c",
-        "from jaxdistill.commands import cache_targets; cache_targets.main()",
+        "-m",
+        "jaxdistill",
+        "cache-targets",
         *precompute_arguments(place, tmp_path),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

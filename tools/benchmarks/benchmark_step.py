@@ -56,7 +56,7 @@ def main() -> None:
         arithmetic.close()
         if "stored" in given.contestants:
             console.print("filling the target store")
-            _run("-m", "jaxdistill.commands.cache_targets", "--config", configs["stored"])
+            _run("-m", "jaxdistill", "cache-targets", "--config", configs["stored"])
         children = {}
         for name in given.contestants:
             console.print(f"building {name}")

@@ -52,7 +52,7 @@ def prepare(folder: Path) -> None:
         ]
         going_on = ["--resume"] if (run / "config.yaml").exists() else []
         _run("-m", "jaxdistill.train", *settings, *going_on)
-        _run("-m", "jaxdistill.export", run, teacher)
+        _run("-m", "jaxdistill", "export", run, teacher)
 
 
 def _run(*arguments: str | Path) -> None:

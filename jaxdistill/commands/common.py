@@ -1,0 +1,117 @@
+"""What the commands of `jaxdistill` have in common: their parser, `--plugin`, and the console."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from jaxdistill.runtime.errors import ConfigError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parses the command line of one command, and reports an error in one line.
+
+    Every command has the option `--plugin`, which imports a module while the arguments are parsed.
+
+    Args:
+      name: The command's name, such as `train`.
+      description: What the command does, for `--help`.
+    """
+
+    def __init__(self, name: str, description: str | None) -> None:
+        super().__init__(
+            prog=f"jaxdistill {name}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument(
+            "--plugin",
+            action=_ImportPlugin,
+            metavar="MODULE",
+            help="import a module that registers encoders, decoders, losses, data sources or "
+            "exporters; may be repeated",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the error, for which argparse would print the usage and exit.
+
+        Args:
+          message: What is wrong with the command line.
+
+        Raises:
+          ConfigError: Always (`command-line`).
+        """
+        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help", code="command-line")
+
+
+class _ImportPlugin(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        import_plugin(values)
+
+
+def import_plugin(module: str) -> None:
+    """Imports a module that registers implementations.
+
+    The working directory is searched as well, as it is by `python -m`.
+
+    Args:
+      module: The module's dotted name.
+
+    Raises:
+      ConfigError: There is no module of that name (`plugin-missing`).
+    """
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module != missing and not module.startswith(f"{missing}."):
+            raise  # the module exists, and imports one that does not
+        raise ConfigError(
+            f"--plugin {module}: there is no module {missing!r}; expected a dotted name that "
+            f"`import` finds, in the working directory or among the installed packages",
+            code="plugin-missing",
+        ) from None
+    except ValueError:  # an empty name, for example
+        raise ConfigError(
+            f"--plugin {module}: expected a module's dotted name, such as my_encoders",
+            code="plugin-missing",
+        ) from None
+
+
+def import_torch_interop(module: str, command: str) -> Any:
+    """Imports a module of `jaxdistill.torch_interop`.
+
+    Args:
+      module: The module's name in that package.
+      command: The command that needs it, for the message.
+
+    Returns:
+      The module.
+
+    Raises:
+      ConfigError: PyTorch, timm or segmentation_models_pytorch is not installed (`extra-missing`).
+    """
+    try:
+        return importlib.import_module(f"jaxdistill.torch_interop.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "jaxdistill":
+            raise
+        raise ConfigError(
+            f"jaxdistill {command}: the Python package {error.name!r} is not installed; install "
+            f"the extra `torch`: pip install 'jaxdistill[torch]'",
+            code="extra-missing",
+        ) from None
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Returns the console of a command, which prints text as it is.
+
+    Args:
+      stderr: Print to stderr instead of stdout.
+    """
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False)
