@@ -212,11 +212,11 @@ class TestCheckpointsOfTorch:
             self.torch.save(content, path)
         with pytest.raises(UserError) as caught:
             checkpoints.read(path)
-        return str(caught.value)
+        return caught.value.code
 
     def test_a_value_that_is_repeated_without_end(self, tmp_path: Path) -> None:
         half = self.torch.zeros(1, dtype=self.torch.half)
-        assert "'a' is none" in self.refused(tmp_path / "a.pth", {"a": half.expand(2**40)})
+        assert self.refused(tmp_path / "a.pth", {"a": half.expand(2**40)}) == "not-a-state-dict"
 
     def test_tensors_that_are_none(self, tmp_path: Path) -> None:
         torch = self.torch
@@ -225,8 +225,8 @@ class TestCheckpointsOfTorch:
             torch.zeros(3, device="meta"),
             torch.zeros(3, dtype=torch.complex64).conj(),
         ):
-            assert "'a' is none" in self.refused(tmp_path / "a.pth", {"a": tensor})
-        assert "'1' is none" in self.refused(tmp_path / "a.pth", {1: torch.zeros(3)})
+            assert self.refused(tmp_path / "a.pth", {"a": tensor}) == "not-a-state-dict"
+        assert self.refused(tmp_path / "a.pth", {1: torch.zeros(3)}) == "not-a-state-dict"
 
     def test_a_compressed_file(self, tmp_path: Path) -> None:
         self.torch.save({"a": self.torch.zeros(10**6)}, tmp_path / "sound.pth")
@@ -236,7 +236,7 @@ class TestCheckpointsOfTorch:
         ):
             for name in sound.namelist():
                 bomb.writestr(name, sound.read(name))
-        assert "compresses nothing" in self.refused(tmp_path / "bomb.pth")
+        assert self.refused(tmp_path / "bomb.pth") == "unsafe-pickle"
 
 
 # A run's folder

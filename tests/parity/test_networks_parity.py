@@ -53,7 +53,7 @@ def test_taps_of_every_encoder(
     theirs.load_state_dict(checkpoints.tensors_of(tensors))
     pictures = 4 * cases.pictures(2, size, seed) - 2
     taps = ours.run(variables, pictures)
-    expected = smp_networks.taps(theirs, cases.nchw(pictures))
+    expected = smp_networks.feature_maps(theirs, cases.nchw(pictures))
     parity.check(
         f"taps of `{encoder}`",
         {f"tap {i}": tap for i, tap in enumerate(taps, start=1)},

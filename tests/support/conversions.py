@@ -1,4 +1,4 @@
-"""What tests of conversions share: the command line in this process, networks of torch."""
+"""Shared by tests of conversions: the command in this process, and networks of PyTorch."""
 
 # ruff: noqa: E402
 
@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
-from jaxdistill.runtime import errors
+from jaxdistill.commands.convert_weights import main
+from jaxdistill.runtime.errors import command
 from jaxdistill.torch_interop import convert_weights
 
 ENCODER = "tf_efficientnet_lite0"  # the quickest to compile
@@ -19,18 +20,13 @@ Convert = Callable[..., int]
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch) -> Convert:
-    """The command line, in this process; one small picture, for every size is compiled anew."""
-    monkeypatch.setattr(convert_weights, "_PICTURES", ((2, 32, 64, 3),))
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["convert_weights.py", *map(str, arguments)])
-        return errors.command(convert_weights.main)
-
-    return run
+    """Runs the command, and compares small images of one size, since each size is compiled."""
+    monkeypatch.setattr(convert_weights, "_IMAGE_SHAPES", ((2, 32, 64, 3),))
+    return lambda *arguments: command(lambda: main([str(each) for each in arguments]))
 
 
 def randomised(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """BatchNorms, too, that do something."""
+    """Gives BatchNorms random values, so that they matter."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""The teacher's export: equal to torch at any batch and size, or no file at all."""
+"""Export of teachers: equal to PyTorch at any batch and size, or no file at all."""
 
 # ruff: noqa: E402
 
@@ -16,7 +16,8 @@ import onnxruntime
 import segmentation_models_pytorch as smp
 from safetensors.torch import save_file
 
-from jaxdistill.runtime import errors
+from jaxdistill.commands.export_teacher import main
+from jaxdistill.runtime.errors import command
 from jaxdistill.torch_interop import export_teacher, smp_networks
 
 CHANNELS = (24, 16, 16, 8, 8)
@@ -24,12 +25,13 @@ Export = Callable[..., int]
 
 
 @pytest.fixture
-def export(monkeypatch: pytest.MonkeyPatch) -> Export:
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["export_teacher.py", *map(str, arguments)])
-        return errors.command(export_teacher.main)
+def export() -> Export:
+    return lambda *arguments: command(lambda: main([str(each) for each in arguments]))
 
-    return run
+
+def error_line(capsys: pytest.CaptureFixture) -> str:
+    [line] = capsys.readouterr().err.splitlines()
+    return line
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +65,15 @@ def test_every_form_of_checkpoint_runs_at_any_batch_and_size(
     session = onnxruntime.InferenceSession(output)
     assert [i.name for i in session.get_inputs()] == ["images"]
     assert [o.name for o in session.get_outputs()] == ["logits"]
-    pictures = torch.randn(3, 3, 128, 32)
+    images = torch.randn(3, 3, 128, 32)
     with torch.inference_mode():
-        expected = teacher(pictures).numpy()
-    (logits,) = session.run(None, {"images": pictures.numpy()})
+        expected = teacher(images).numpy()
+    (logits,) = session.run(None, {"images": images.numpy()})
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
     assert list(output.parent.iterdir()) == [output]
 
 
-def test_a_fixed_size_and_what_a_safetensors_file_says_about_itself(
+def test_a_size_can_be_fixed_and_metadata_name_the_encoder(
     tmp_path: Path, export: Export, teacher: torch.nn.Module
 ) -> None:
     path = tmp_path / "teacher.safetensors"
@@ -83,12 +85,14 @@ def test_a_fixed_size_and_what_a_safetensors_file_says_about_itself(
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tf_efficientnet_lite0"])
-def test_any_encoder_of_smp_or_ours(tmp_path: Path, export: Export, encoder: str) -> None:
+def test_any_encoder_of_smp_or_ours_is_exported(
+    tmp_path: Path, export: Export, encoder: str
+) -> None:
     torch.save(smp_networks.unet(encoder, CHANNELS[:4]).state_dict(), tmp_path / "teacher.pth")
     assert export(tmp_path / "teacher.pth", tmp_path / "t.onnx", "--encoder", encoder) == 0
 
 
-def test_the_specifications_teacher_is_the_default(tmp_path: Path, export: Export) -> None:
+def test_the_default_encoder_is_b3(tmp_path: Path, export: Export) -> None:
     with smp_networks.quiet():
         network = smp.Unet("timm-efficientnet-b3", encoder_weights=None, classes=1)
     torch.save({"state_dict": network.state_dict()}, tmp_path / "teacher.pth")
@@ -101,8 +105,8 @@ def test_another_architecture_shows_keys_of_both_sides(
 ) -> None:
     torch.save(smp_networks.unet("resnet18", CHANNELS).state_dict(), tmp_path / "teacher.pth")
     assert export(tmp_path / "teacher.pth", tmp_path / "teacher.onnx") == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
+    message = error_line(capsys)
+    assert message.endswith("[weights-mismatch]")
     assert "missing (encoder.blocks.0." in message
     assert "left over (encoder.conv1.weight;" in message
     assert "timm-efficientnet-b3 was expected, see --encoder" in message
@@ -129,23 +133,22 @@ def test_bad_files_are_named_in_one_line_and_nothing_is_run_or_written(
     torch.save(teacher.state_dict(), tmp_path / "fine.pth")
     wrong_encoder = ("--encoder", "timm-eficientnet-b0")
     faults = {
-        "missing.pth": ((), "no checkpoint at"),
-        "evil.pth": ((), "refused"),
-        "linear.pth": ((), "not a UNet of segmentation_models_pytorch"),
-        "text.pth": ((), "not a PyTorch checkpoint"),
-        "fine.pth": (wrong_encoder, "did you mean timm-efficientnet-b0"),
+        "missing.pth": ((), "weights-missing"),
+        "evil.pth": ((), "unsafe-pickle"),
+        "linear.pth": ((), "not-an-smp-unet"),
+        "text.pth": ((), "weights-damaged"),
+        "fine.pth": (wrong_encoder, "unknown-smp-encoder"),
     }
-    for name, (options, expected) in faults.items():
+    for name, (options, code) in faults.items():
         assert export(tmp_path / name, tmp_path / "teacher.onnx", *options) == 2, name
-        message = capsys.readouterr().err
-        assert message.count("\n") == 1, message
-        assert expected in message, message
-        assert name in message or options, message
+        message = error_line(capsys)
+        assert message.endswith(f"[{code}]")
+        assert name in message or "did you mean timm-efficientnet-b0" in message
     assert not trace.exists()
     assert not (tmp_path / "teacher.onnx").exists()
 
 
-def test_what_torch_cannot_export_is_told_in_one_line(
+def test_a_failure_of_torch_is_one_line(
     tmp_path: Path,
     export: Export,
     teacher: torch.nn.Module,
@@ -154,9 +157,7 @@ def test_what_torch_cannot_export_is_told_in_one_line(
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
     arguments = (tmp_path / "teacher.pth", tmp_path / "teacher.onnx")
     assert export(*arguments, "--encoder", "timm-efficientnet-b0", "--opset", "99") == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    assert "cannot be exported so (" in message
+    assert error_line(capsys).endswith("[torch-export]")
     assert not (tmp_path / "teacher.onnx").exists()
 
 
@@ -168,15 +169,15 @@ def test_nothing_is_written_where_onnxruntime_disagrees(
     capsys: pytest.CaptureFixture,
 ) -> None:
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
-    honest = export_teacher.export
+    honest = export_teacher.to_onnx
 
     def of_another_network(network: torch.nn.Module, *arguments: object) -> bytes:
         content = honest(network, *arguments)
         network.segmentation_head[0].bias.data += 0.1
         return content
 
-    monkeypatch.setattr(export_teacher, "export", of_another_network)
+    monkeypatch.setattr(export_teacher, "to_onnx", of_another_network)
     arguments = (tmp_path / "teacher.pth", tmp_path / "teacher.onnx")
     assert export(*arguments, "--encoder", "timm-efficientnet-b0") == 2
-    assert "nothing is written" in capsys.readouterr().err
+    assert error_line(capsys).endswith("[conversion-differs]")
     assert not (tmp_path / "teacher.onnx").exists()
