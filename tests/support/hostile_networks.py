@@ -74,9 +74,7 @@ def networks(folder: Path) -> Reader:
         return model.SerializeToString()
 
     def read(place: Path) -> None:
-        network = predictor.load(
-            place / "network.onnx", output="logits", default_size=(64, 64)
-        )
+        network = predictor.load(place / "network.onnx", output="logits", default_size=(64, 64))
         shape = network.logits(np.zeros((1, 64, 64, 3), np.uint8)).shape
         assert shape == (1, 64, 64, 1)
 
