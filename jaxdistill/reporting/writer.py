@@ -21,7 +21,7 @@ from jaxdistill.reporting.run_files import (
 )
 from jaxdistill.reporting.tensorboard import EventWriter
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import OutputError, first_line
+from jaxdistill.runtime.errors import OutputError, UserError, first_line
 
 EPOCH_VALUES = (
     "train",
@@ -45,14 +45,17 @@ class MetricWriter:
       epochs: The number of finished epochs. TensorBoard curves after it are drawn anew.
 
     Raises:
-      OutputError: The folder cannot be written (`report-not-written`).
+      OutputError: The run folder cannot be created (`report-not-written`).
     """
 
+    _tensorboard: EventWriter | None = None
+
     def __init__(self, run: Path, epochs: int) -> None:
-        self._run = run
+        self._run, self._epochs = run, epochs
         with _reported(run):
-            (run / SAMPLES).mkdir(parents=True, exist_ok=True)
-            self._tensorboard = EventWriter(run / TENSORBOARD, purge_step=epochs + 1)
+            run.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # `epoch` tries again, and reports it
+            self._open_tensorboard()
 
     def provenance(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Writes `provenance.json`.
@@ -70,7 +73,7 @@ class MetricWriter:
         """Writes the results of an epoch.
 
         The line of metrics comes first, then the sample grid, the TensorBoard points and the HTML
-        report; what comes before a failure stays.
+        report; each is written even where another one fails.
 
         Args:
           number: The epoch, counted from 1.
@@ -81,15 +84,15 @@ class MetricWriter:
           OutputError: A file cannot be written (`report-not-written`), or a file of the run from
             which the HTML report is made is damaged (the codes of `reporting.html.render`).
         """
-        with _reported(self._run):
-            _append(self._run / METRICS, {"epoch": number, **values})
-            if grid is not None:
-                files.write_atomic(sample_path(self._run, number), _png(grid))
-                self._tensorboard.add_image("samples", grid, number)
-            for name, value in _scalars(values):
-                self._tensorboard.add_scalar(name, value, number)
-            self._tensorboard.flush()
-            html.write(self._run)
+        errors = []
+        for write in (self._write_metrics, self._write_grid, self._write_curves, self._write_page):
+            try:
+                with _reported(self._run):
+                    write(number, values, grid)
+            except UserError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def nonfinite(self, values: Mapping[str, Any]) -> None:
         """Adds a line to `nonfinite.jsonl` about a step that was left out.
@@ -110,7 +113,36 @@ class MetricWriter:
           OutputError: Its last events cannot be written (`report-not-written`).
         """
         with _reported(self._run):
-            self._tensorboard.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+
+    def _write_metrics(
+        self, number: int, values: Mapping[str, Any], grid: Image.Image | None
+    ) -> None:
+        _append(self._run / METRICS, {"epoch": number, **values})
+
+    def _write_grid(self, number: int, values: Mapping[str, Any], grid: Image.Image | None) -> None:
+        if grid is not None:
+            (self._run / SAMPLES).mkdir(exist_ok=True)
+            files.write_atomic(sample_path(self._run, number), _png(grid))
+
+    def _write_curves(
+        self, number: int, values: Mapping[str, Any], grid: Image.Image | None
+    ) -> None:
+        tensorboard = self._open_tensorboard()
+        if grid is not None:
+            tensorboard.add_image("samples", grid, number)
+        for name, value in _scalars(values):
+            tensorboard.add_scalar(name, value, number)
+        tensorboard.flush()
+
+    def _write_page(self, number: int, values: Mapping[str, Any], grid: Image.Image | None) -> None:
+        html.write(self._run)
+
+    def _open_tensorboard(self) -> EventWriter:
+        if self._tensorboard is None:
+            self._tensorboard = EventWriter(self._run / TENSORBOARD, purge_step=self._epochs + 1)
+        return self._tensorboard
 
 
 class NullWriter(MetricWriter):

@@ -19,7 +19,7 @@ from jaxdistill.reporting.image_grid import SAMPLES, sample_grid
 from jaxdistill.reporting.run_files import NONFINITE
 from jaxdistill.reporting.writer import MetricWriter
 from jaxdistill.runtime import distributed
-from jaxdistill.runtime.errors import TrainingError
+from jaxdistill.runtime.errors import OutputError, TrainingError
 from jaxdistill.runtime.sharding import local_rows
 from jaxdistill.runtime.signals import Interruption
 from jaxdistill.types import Batch, TeacherOutputs
@@ -90,6 +90,8 @@ def default_callbacks() -> list[Callback]:
 class StopOnSignal(Callback):
     """Ends the training after the current step on SIGTERM or SIGINT, with a checkpoint."""
 
+    _interruption: Interruption | None = None
+
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Installs the signal handlers."""
         self._interruption = Interruption(distributed.AnyProcess(trainer.mesh).any)
@@ -111,10 +113,11 @@ class StopOnSignal(Callback):
 
     def on_fit_end(self, trainer: "Trainer") -> None:
         """Restores the signal handlers."""
-        self._interruption.__exit__(None, None, None)
+        if self._interruption is not None:
+            self._interruption.__exit__(None, None, None)
 
     def _poll(self, trainer: "Trainer") -> None:
-        if self._interruption.poll():
+        if self._interruption is not None and self._interruption.poll():
             trainer.request_stop(self._interruption.signal or "another process")
 
 
@@ -154,9 +157,12 @@ class NonFiniteGuard(Callback):
           TrainingError: More steps were lost than `training.skip_nonfinite` allows (`nonfinite`).
         """
         names = trainer.image_names(distributed.all_gather(batch.ids))
-        trainer.writer.nonfinite(
-            {"step": step, "term": term, "values": dict(metrics), "images": names}
-        )
+        try:
+            trainer.writer.nonfinite(
+                {"step": step, "term": term, "values": dict(metrics), "images": names}
+            )
+        except OutputError as error:
+            log.warning("a skipped step could not be recorded, training goes on: %s", error)
         allowed = trainer.settings.training.skip_nonfinite
         what = (
             f"step {step}: {term} is {metrics[term]} (learning rate "
@@ -208,10 +214,11 @@ class ProgressBar(Callback):
 class Report(Callback):
     """Writes metrics, curves, sample images and the report page; a failure never ends a run."""
 
+    _failed = False
+
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Writes what holds for the whole run."""
         self._samples: list[tuple[np.ndarray | None, ...]] = []
-        self._failed = False
         self._attempt(trainer.writer.provenance, trainer.metadata())
 
     def on_validation_batch(

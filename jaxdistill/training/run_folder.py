@@ -1,6 +1,7 @@
 """The folder of a run: claimed by one run at a time, resumed, and opened for writing."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from jaxdistill.checkpoint.manager import (
 )
 from jaxdistill.reporting import writer
 from jaxdistill.runtime import distributed
-from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.errors import OutputError, RunError
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.runtime.lock import locked
 from jaxdistill.training import provenance
@@ -26,6 +27,8 @@ from jaxdistill.training.progress import Progress
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 
@@ -102,7 +105,7 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> None:
             console.print(line)
     found = restore_latest(run, trainer.state_in_phase, changed=changed)
     if found is None:
-        _truncate_reports(run, epoch=0, step=0)
+        _rewind_report(run, Progress())
         console.print("nothing to resume from yet: starting at the first step")
         return
     for problem in found.damaged:
@@ -116,9 +119,7 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> None:
         )
     progress = Progress(**found.metadata["progress"])
     _check_unfreezing_plan(trainer, progress)
-    _truncate_reports(run, progress.epoch, progress.step)
-    if distributed.is_main_process():
-        writer.restore_epoch(run, progress.epoch, found.metadata)
+    _rewind_report(run, progress, found.metadata)
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     trainer.restore(found.state, progress)
 
@@ -155,6 +156,15 @@ def _check_processes_start_alike(trainer: "Trainer") -> None:
         )
 
 
-def _truncate_reports(run: Path, epoch: int, step: int) -> None:
-    if distributed.is_main_process():
-        writer.truncate_after(run, epoch, step)
+def _rewind_report(
+    run: Path, progress: Progress, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Brings the report files to where the run goes on; a failure does not end it."""
+    if not distributed.is_main_process():
+        return
+    try:
+        writer.truncate_after(run, progress.epoch, progress.step)
+        if metadata is not None:
+            writer.restore_epoch(run, progress.epoch, metadata)
+    except OutputError as error:
+        log.warning("the report could not be continued, training goes on: %s", error)

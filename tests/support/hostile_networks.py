@@ -12,14 +12,16 @@ import onnx_models
 from hostile import READERS, Files, Reader, named, one_of, reader
 from hypothesis import strategies as st
 
-from jaxdistill import config
+from jaxdistill import config, models
 from jaxdistill.checkpoint import manager
 from jaxdistill.checkpoint.best import best as best_of
-from jaxdistill.checkpoint.integrity import SEAL, fingerprint, sealed
+from jaxdistill.checkpoint.integrity import fingerprint, with_digest
 from jaxdistill.evaluation import predictor
-from jaxdistill.models import student
+from jaxdistill.losses import from_config as losses_of
+from jaxdistill.models import unfreezing
+from jaxdistill.models.parameters import flat_variables
 from jaxdistill.teachers import onnx_session
-from jaxdistill.training import step as step_lib
+from jaxdistill.training.step import initial_state, step_spec
 
 try:  # here, for it needs more room than a reader is given
     import torch
@@ -132,11 +134,11 @@ def graphs(draw: st.DrawFn, sound: onnx.ModelProto) -> bytes:
     return model.SerializeToString()
 
 
-def _sealed_again(text: str) -> str:
-    """A record as somebody would forge it."""
+def _with_new_digest(text: str) -> str:
+    """Returns forged metadata, whose digest is right."""
     try:
         return json.dumps(
-            sealed({key: value for key, value in json.loads(text).items() if key != SEAL})
+            with_digest({key: value for key, value in json.loads(text).items() if key != "digest"})
         )
     except (ValueError, AttributeError, RecursionError):
         return text
@@ -156,30 +158,33 @@ def checkpoint_folders(folder: Path) -> Reader:
     )
     run.mkdir()
     (run / "config.yaml").write_text(config.dump(settings))
-    # What takes most of the time, and reads nothing of the run.
-    student.build = functools.lru_cache(maxsize=4)(student.build)
-    split = student.freeze(student.build(settings.student, seed=0), settings.student.frozen)
-    state = step_lib.start(settings, split)
-    frozen = fingerprint(split.frozen)
+    # Building takes most of the time, and reads nothing of the run.
+    models.build = functools.lru_cache(maxsize=4)(models.build)
+    built = models.build(settings.student, seed=settings.seed, dtype=settings.precision)
+    partition = unfreezing.partition_in_phase(built, settings.student, 0)
+    state = initial_state(
+        step_spec(settings, built, partition.graphdef, losses_of(settings), 1), partition
+    )
+    frozen = fingerprint(partition.frozen)
     with manager.Checkpoints(run, settings.checkpoints) as written:
         for step in (1, 2):
-            record = {"progress": {"phase": 0}, "frozen": frozen, "validation": {}}
-            written.save(state._replace(step=np.asarray(step)), record, step / 10)
-    own = fingerprint(student.flat_variables(best_of(run).student))
+            metadata = {"progress": {"phase": 0}, "frozen": frozen, "validation": {}}
+            written.save(state._replace(step=np.asarray(step)), metadata, step / 10)
+    own = fingerprint(flat_variables(best_of(run).student))
     files = [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
     trees = [json.loads(path.read_bytes()) for path in files if path.name == "_METADATA"]
-    records = [json.loads(path.read_bytes()) for path in files if path.name == "metadata"]
+    metadata = [json.loads(path.read_bytes()) for path in files if path.name == "metadata"]
 
     def text(name: str, contents: st.SearchStrategy[str]) -> st.SearchStrategy[Files]:
         return named(f"run/checkpoints/2/{name}", contents)
 
     def read(place: Path) -> None:
         found = best_of(place / "run")
-        assert fingerprint(student.flat_variables(found.student)) == own
+        assert fingerprint(flat_variables(found.student)) == own
 
     hostile = st.one_of(
         one_of(folder, files),
         text("state/_METADATA", damage.json_of(trees)),
-        text("metadata/metadata", damage.json_of(records).map(_sealed_again)),
+        text("metadata/metadata", damage.json_of(metadata).map(_with_new_digest)),
     )
     return Reader("checkpoints", hostile, read, cost=50)
