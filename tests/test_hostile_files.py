@@ -82,7 +82,7 @@ def aliases(levels: int, form: str) -> str:
             "out-of-range",
         ),
         ("run: x\ndata: {root: x, image_size: [640000, 640]}", "out-of-range"),
-        ("run: x\nlosses: {kl: 0, mse: 0}\nseed: " + "9" * 4000, "wrong-type"),
+        ("run: x\nlosses: {kl: 0, mse: 0}\nseed: " + "9" * 4000, "out-of-range"),
     ],
 )
 def test_a_configuration_does_no_harm(tmp_path: Path, text: str, code: str) -> None:

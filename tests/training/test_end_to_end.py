@@ -187,7 +187,7 @@ def test_a_finished_run_is_not_trained_further_or_overwritten(
         (["data.root=nowhere"], "missing-images"),
         (["--batch_size", "9"], "split-too-small"),
         (["--epochs", "0"], "out-of-range"),
-        (["--data.image_size=[60, 64]"], "invalid-image-size"),
+        (["--data.image_size=[60, 64]"], "image-size"),
         (["--losses.kl", "-1"], "out-of-range"),
         (["--losses.kll", "1"], "unknown-loss"),
     ],
