@@ -24,8 +24,10 @@ class Command(NamedTuple):
 
     @property
     def program(self) -> list[str] | None:
-        """`-m MODULE` or the script, for what is Python's; then the arguments follow."""
+        """Arguments of Python that run the command; None for another program."""
         first, *rest = self.words
+        if Path(first).name == "jaxdistill":
+            return ["-m", "jaxdistill", *rest]
         return rest if Path(first).name in ("python", "python3") else None
 
     def __str__(self) -> str:
@@ -39,11 +41,14 @@ def blocks(document: Path, language: str) -> list[str]:
 def commands(document: Path) -> Iterator[Command]:
     """Lines of shell blocks, and whole commands within the text, in the document's order."""
     shell = r"^```sh\n(?P<block>.*?)^```$"
-    inline = r"(?<!`)`(?P<inline>(?:python (?:-m jaxdistill|tools/)|make )[^`]*)`(?!`)"
+    inline = (
+        r"(?<!`)`(?P<inline>(?:python (?:-m jaxdistill|tools/)|jaxdistill [a-z]|make )[^`]*)`(?!`)"
+    )
     for found in re.finditer(f"{shell}|{inline}", document.read_text(), re.M | re.S):
         if found["inline"]:
             line = " ".join(found["inline"].split())
-            if line.startswith("make ") or len(line.split()) > 3:  # else it is but a name
+            names_only = len(line.split()) <= (2 if line.startswith("jaxdistill ") else 3)
+            if line.startswith("make ") or not (names_only or "..." in line):
                 yield Command(document, line)
             continue
         for line in found["block"].replace("\\\n", " ").splitlines():

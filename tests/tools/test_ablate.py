@@ -82,7 +82,7 @@ def test_a_mistake_does_not_become_the_folder_s(place: Path) -> None:
 
     with pytest.raises(UserError, match=r"no file .*coc/annotations"):
         run("mended", "coc", "inner")
-    with pytest.raises(UserError, match="no tensor is named 'iner'"):
+    with pytest.raises(UserError, match="there is no tensor 'iner'"):
         run("mended", "coco", "iner")
     with pytest.raises(UserError, match="did you mean 'epochs'"):
         run("mended", "coco", "inner", "training.epoch=1")

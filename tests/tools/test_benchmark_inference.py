@@ -47,7 +47,7 @@ def best(settings: config.Config) -> Best:
 def inference(
     monkeypatch: pytest.MonkeyPatch, best: Best, tmp_path: Path
 ) -> Callable[..., tuple[int, dict]]:
-    monkeypatch.setattr(benchmark_inference.checkpoints, "best", lambda run: best)
+    monkeypatch.setattr(benchmark_inference, "best_of", lambda run: best)
 
     def run(*arguments: object) -> tuple[int, dict]:
         output = tmp_path / "found.json"
