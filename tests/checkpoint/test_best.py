@@ -164,7 +164,7 @@ def test_frozen_variables_are_written_once(finished: Place, tmp_path: Path) -> N
     partition = unfreezing.partition_in_phase(student, settings, 0)
     save_frozen(tmp_path, partition, student)
     first = (tmp_path / FROZEN).stat()
-    assert (tmp_path / FROZEN).read_bytes() == (finished.run / FROZEN).read_bytes()
+    assert weights.load(tmp_path / FROZEN)[1] == weights.load(finished.run / FROZEN)[1]
     save_frozen(tmp_path, partition, student)
     assert (tmp_path / FROZEN).stat().st_mtime_ns == first.st_mtime_ns
     assert (tmp_path / FROZEN).stat().st_ino == first.st_ino
