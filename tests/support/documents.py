@@ -41,9 +41,8 @@ def blocks(document: Path, language: str) -> list[str]:
 def commands(document: Path) -> Iterator[Command]:
     """Lines of shell blocks, and whole commands within the text, in the document's order."""
     shell = r"^```sh\n(?P<block>.*?)^```$"
-    inline = (
-        r"(?<!`)`(?P<inline>(?:python (?:-m jaxdistill|tools/)|jaxdistill [a-z]|make )[^`]*)`(?!`)"
-    )
+    program = r"(?:python (?:-m jaxdistill|tools/)|jaxdistill [a-z]|make )"
+    inline = rf"(?<!`)`(?P<inline>{program}[^`]*)`(?!`)"
     for found in re.finditer(f"{shell}|{inline}", document.read_text(), re.M | re.S):
         if found["inline"]:
             line = " ".join(found["inline"].split())
