@@ -37,8 +37,6 @@ from jaxdistill.training import Trainer
 
 pytestmark = pytest.mark.slow
 
-KILLS = 30
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,13 +50,14 @@ def runs(place: Path) -> Runs:
     return Runs(place)
 
 
-def test_a_run_killed_at_thirty_moments_is_the_untouched_one(runs: Runs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.campaign)])
+def test_a_killed_run_is_the_untouched_one(runs: Runs, tmp_path: Path, kills: int) -> None:
     """Half of the kills fall anywhere in a process' life, half into its steps and checkpoints."""
     moments, run = random.Random(0), tmp_path / "run"
-    kills = survived = 0
-    while kills < KILLS:
+    killed = survived = 0
+    while killed < kills:
         process = runs.start(run, "--resume")
-        if kills % 2:
+        if killed % 2:
             time.sleep(moments.uniform(0, 6))
         else:
             wait_for_line(process, "in epoch", "nothing to resume")
@@ -71,7 +70,7 @@ def test_a_run_killed_at_thirty_moments_is_the_untouched_one(runs: Runs, tmp_pat
             continue
         process.kill()
         process.wait()
-        kills += 1
+        killed += 1
     runs.finish(run)
     runs.assert_untouched(run)
     assert not list((run / "checkpoints").glob("*tmp*"))
