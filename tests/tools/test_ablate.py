@@ -1,4 +1,4 @@
-"""The ablation: its regimes, its table, and that it goes on where it was stopped."""
+"""The ablation: its regimes, its table, and that it continues where it was stopped."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import tiny_run
 
 from jaxdistill import config
 from jaxdistill.data import Dataset, splits
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError, DataError, NetworkError
 
 
 @pytest.fixture
@@ -21,11 +21,11 @@ def place(tmp_path: Path) -> Path:
 
 
 def dataset(place: Path, settings: list[str]) -> Dataset:
-    given = config.load(tiny_run.SPECIFIED, [*tiny_run.overrides(place), *settings])
-    return splits.open_split(given.data, "train")
+    loaded = config.load(tiny_run.SPECIFIED, [*tiny_run.overrides(place), *settings])
+    return splits.open_split(loaded.data, "train")
 
 
-def test_a_regime_has_all_pictures_and_the_masks_that_it_says(place: Path) -> None:
+def test_each_regime_has_all_images_and_its_own_masks(place: Path) -> None:
     regimes = ablation_data.prepare(place / "data", place / "coco", few=2)
     masks = {name: dataset(place, settings).labelled for name, settings in regimes.items()}
     assert {name: (len(has), int(has.sum())) for name, has in masks.items()} == {
@@ -63,61 +63,72 @@ def test_every_row_is_a_configuration(place: Path) -> None:
         assert (settings.losses.feature > 0) == bool(settings.features), name
 
 
-def test_another_design_wants_another_folder(place: Path) -> None:
-    given = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
-    given += ["--feature", "inner", "--deep", "inner", "--seeds", "0"]
-    ablate.main([*given, "--few", "2"])
-    ablate.main([*given, "--few", "2", "--rows", "masks"])
-    with pytest.raises(UserError, match=r"--few was 2 and is 3; .* take another folder"):
-        ablate.main([*given, "--few", "3"])
-    with pytest.raises(UserError, match="overrides was"):
-        ablate.main([*given, "--few", "2", "training.epochs=3"])
+def test_another_design_needs_another_folder(place: Path) -> None:
+    args = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
+    args += ["--feature", "inner", "--deep", "inner", "--seeds", "0"]
+    ablate.main([*args, "--few", "2"])
+    ablate.main([*args, "--few", "2", "--rows", "masks"])
+    for other in (["--few", "3"], ["--few", "2", "training.epochs=3"]):
+        with pytest.raises(ConfigError) as caught:
+            ablate.main([*args, *other])
+        assert caught.value.code == "design-differs"
 
 
-def test_a_mistake_does_not_become_the_folder_s(place: Path) -> None:
+def test_a_mistake_does_not_bind_the_folder(place: Path) -> None:
     def run(folder: str, data: str, feature: str, *more: str) -> None:
-        given = [f"{place}/{folder}", "--data", f"{place}/{data}", "--few", "2", "--rows", "logits"]
+        args = [f"{place}/{folder}", "--data", f"{place}/{data}", "--few", "2", "--rows", "logits"]
         networks = ["--teacher", f"{place}/network.onnx", "--feature", feature, "--deep", "inner"]
-        ablate.main([*given, *networks, *more])
+        ablate.main([*args, *networks, *more])
 
-    with pytest.raises(UserError, match=r"no file .*coc/annotations"):
-        run("mended", "coc", "inner")
-    with pytest.raises(UserError, match="there is no tensor 'iner'"):
-        run("mended", "coco", "iner")
-    with pytest.raises(UserError, match="did you mean 'epochs'"):
-        run("mended", "coco", "inner", "training.epoch=1")
-    run("mended", "coco", "inner", "--seeds", "0")
+    for error, code, mistake in (
+        (DataError, "missing-annotations", ("coc", "inner")),
+        (NetworkError, "onnx-unknown-tensor", ("coco", "iner")),
+        (ConfigError, "unknown-key", ("coco", "inner", "training.epoch=1")),
+    ):
+        with pytest.raises(error) as caught:
+            run("corrected", *mistake)
+        assert caught.value.code == code
+    run("corrected", "coco", "inner", "--seeds", "0")
 
 
-def test_a_row_that_is_not_there_is_named(place: Path) -> None:
-    given = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
-    with pytest.raises(UserError, match="no row 'logit'; there are masks, logits"):
-        ablate.main([*given, "--feature", "inner", "--deep", "inner", "--rows", "logit"])
+def test_an_unknown_row_is_refused_with_the_known_ones(place: Path) -> None:
+    args = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
+    with pytest.raises(ConfigError, match="masks, logits") as caught:
+        ablate.main([*args, "--feature", "inner", "--deep", "inner", "--rows", "logit"])
+    assert caught.value.code == "unknown-row"
 
 
 @pytest.mark.parametrize("few", [0, 8])
 def test_a_regime_of_few_masks_needs_some_with_and_some_without(place: Path, few: int) -> None:
-    with pytest.raises(UserError, match=rf"--few {few}: .* has masks for 8 pictures"):
+    with pytest.raises(ConfigError, match="masks for 8 images") as caught:
         ablation_data.prepare(place / "data", place / "coco", few)
+    assert caught.value.code == "few-masks"
 
 
 @pytest.mark.slow
 def test_it_trains_what_is_missing_and_nothing_twice(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [
+    args = [
         *(f"{place}/runs", "data.image_size=[64, 64]", "training.epochs=1"),
         *("student.encoder_weights=null", "teacher.normalization=unit"),
-        *("--data", f"{place}/coco", "--teacher", f"{place}/network.onnx", "--gives", "logits"),
+        *(
+            "--data",
+            f"{place}/coco",
+            "--teacher",
+            f"{place}/network.onnx",
+            "--output-kind",
+            "logits",
+        ),
         *("--feature", "inner", "--deep", "inner", "--few", "2", "--seeds", "1"),
     ]
-    ablate.main([*given, "--rows", "masks", "tap", "free"])
+    ablate.main([*args, "--rows", "masks", "tap", "free"])
     runs = sorted(str(path.parent.relative_to(place / "runs")) for path in done(place))
     assert runs == ["all/masks/0", "all/tap/0", "few/masks/0", "few/tap/0", "none/free/0"]
     before = {path: path.stat().st_mtime_ns for path in done(place)}
     (place / "runs" / ablation_table.TABLE).unlink()
     done(place)[0].unlink()
-    ablate.main([*given, "--rows", "masks", "tap", "free"])
+    ablate.main([*args, "--rows", "masks", "tap", "free"])
     assert list(before) == done(place)
     assert sum(path.stat().st_mtime_ns != then for path, then in before.items()) == 1
     assert "has all of its 1 epochs already" in capsys.readouterr().out

@@ -1,10 +1,9 @@
-"""The step's benchmark: it computes what it says that it does, and tells faults in one line."""
+"""The benchmark of the step: the original's arithmetic, its contestants, and errors in one line."""
 
 # ruff: noqa: E402
 
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +34,7 @@ SIZE = (64, 96)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a detector, which gives masks too, and a teacher's checkpoint."""
+    """Returns a folder with a detector, which is a teacher too, and a teacher's checkpoint."""
     folder = tmp_path_factory.mktemp("networks")
     tiny_run.network(folder / "network.onnx")
     teacher = smp_networks.unet("timm-efficientnet-b0", CHANNELS)
@@ -56,8 +55,8 @@ def test_a_step_of_the_original_freezes_the_encoder_s_weights_and_nothing_else(
     torch.manual_seed(0)
     original = torch_original.Original(settings, place / "t.safetensors")
     before = {name: t.clone() for name, t in original.student.state_dict().items()}
-    pictures = torch.rand(2, 3, *SIZE, device=original.device)
-    original.step(pictures, (pictures[:, :1] > 0.5).float())
+    images = torch.rand(2, 3, *SIZE, device=original.device)
+    original.train_step(images, (images[:, :1] > 0.5).float())
     after = original.student.state_dict()
     counters = {name for name in before if name.endswith("num_batches_tracked")}
     still = {n for n in before if torch.equal(before[n], after[n])} - counters
@@ -68,7 +67,7 @@ def test_a_step_of_the_original_freezes_the_encoder_s_weights_and_nothing_else(
     assert torch.cat([g.flatten() for g in gradients]).norm() <= 0.5 * (1 + 1e-5)
 
 
-def test_the_original_s_losses_by_hand(settings: config.Config) -> None:
+def test_the_losses_of_the_original_equal_values_by_hand(settings: config.Config) -> None:
     random = np.random.default_rng(0)
     s, t = random.normal(0, 3, (2, 2, 1, 4, 4))
     mask = random.integers(0, 2, s.shape).astype(float)
@@ -91,14 +90,14 @@ def test_the_original_s_losses_by_hand(settings: config.Config) -> None:
     assert float(found) == pytest.approx(by_hand, rel=1e-9)
 
 
-def test_a_large_feature_loss_teaches_the_original_nothing(settings: config.Config) -> None:
+def test_a_large_feature_loss_of_the_original_has_no_gradient(settings: config.Config) -> None:
     zero, far = torch.zeros(1, 1, 4, 4), torch.full((1, 5, 2, 2), 4.0, requires_grad=True)
 
     def loss(limit: float) -> torch.Tensor:
         features = [torch.zeros_like(far)]
         return torch_original.total(zero, [far], zero, zero, features, settings, 1.0, limit)
 
-    clamped, free = loss(torch_original.LARGEST_FEATURE_LOSS), loss(float("inf"))
+    clamped, free = loss(torch_original.MAX_FEATURE_LOSS), loss(float("inf"))
     assert float((free - clamped).detach()) == pytest.approx(settings.losses.feature * (16 - 10))
     assert torch.autograd.grad(clamped, far)[0].abs().max() == 0
     assert torch.autograd.grad(free, far)[0].abs().min() > 0
@@ -129,13 +128,13 @@ def test_the_arithmetic_of_a_step(place: Path, settings: config.Config) -> None:
 def test_the_specified_student_s_arithmetic_is_the_known_one() -> None:
     with torch.device("meta"):
         network = smp_networks.unet("timm-efficientnet-b0", (256, 128, 64, 32, 16))
-        pictures = torch.empty(1, 3, 640, 640)
+        images = torch.empty(1, 3, 640, 640)
     with torch.no_grad():
-        flops = benchmark_arithmetic.counted(lambda: network(pictures))
+        flops = benchmark_arithmetic.counted(lambda: network(images))
     assert flops / 2 == pytest.approx(18.7e9, rel=0.02)
 
 
-def test_drawn_pictures_are_a_data_set(tmp_path: Path, settings: config.Config) -> None:
+def test_drawn_images_are_a_dataset(tmp_path: Path, settings: config.Config) -> None:
     data = settings.data.model_copy(
         update={"root": tmp_path / "data", "prepared": tmp_path / "prepared"}
     )
@@ -143,12 +142,12 @@ def test_drawn_pictures_are_a_data_set(tmp_path: Path, settings: config.Config) 
     examples = splits.open_split(data, "train")
     assert len(examples) == 3
     assert len(splits.open_split(data, "validation")) == 1
-    for photograph in map(examples.__getitem__, range(3)):
-        assert photograph.image.shape == (*SIZE, 3)
-        assert 0 < (photograph.mask > 0).mean() < 1
+    for example in map(examples.__getitem__, range(3)):
+        assert example.image.shape == (*SIZE, 3)
+        assert 0 < (example.mask > 0).mean() < 1
 
 
-def test_tables_say_what_was_measured() -> None:
+def test_tables_show_the_measurements() -> None:
     memory = {"host": 2e9, "device": None}
     measured = {
         "setting": {"size": SIZE, "batch": 4, "precision": "float32", "threads": 2},
@@ -163,7 +162,7 @@ def test_tables_say_what_was_measured() -> None:
                 "median": {"whole step": seconds},
                 "seconds": {"whole step": [seconds, 1.5 * seconds]},
             }
-            for name, seconds in (("original", 12.0), ("ours", 4.0), ("stored", 2.0))
+            for name, seconds in (("original", 12.0), ("ours", 4.0), ("cached", 2.0))
         },
     }
     console = Console(record=True, width=120, file=io.StringIO())
@@ -174,8 +173,8 @@ def test_tables_say_what_was_measured() -> None:
         if len(cells := [cell.strip() for cell in line.strip().strip("│").split("│")]) == 4
     }
     assert rows["whole step"] == ["3.0000", "3.00 x  1.0000", "6.00 x  0.5000"]
-    assert rows["GFLOP per picture"] == ["100.0", "100.0", "20.0"]
-    assert rows["floor, s per picture"] == ["1.0000", "1.0000", "0.2000"]
+    assert rows["GFLOP per image"] == ["100.0", "100.0", "20.0"]
+    assert rows["floor, s per image"] == ["1.0000", "1.0000", "0.2000"]
     assert rows["whole step / floor"] == ["3.00", "1.00", "2.50"]
     assert rows["slowest / fastest step"] == ["1.50"] * 3
     assert rows["peak memory, GB"] == ["2.00"] * 3
@@ -189,9 +188,9 @@ import benchmark_child
 from jaxdistill.runtime import errors
 
 class Stub:
-    def __init__(self, given):
-        print("libraries print what they like")
-        self.found = {"threads": given.threads, "seed": given.settings.seed}
+    def __init__(self, setting):
+        print("a library prints something")
+        self.found = {"threads": setting.threads, "seed": setting.settings.seed}
     def whole(self, steps):
         BEFORE
         return {"whole step": [0.5] * steps}
@@ -204,21 +203,21 @@ sys.exit(errors.command(lambda: benchmark_child.serve(Stub)))
 
 @pytest.fixture
 def start(tmp_path: Path, settings: config.Config) -> Callable[[str], benchmark_step.Child]:
-    """Starts a contestant that does this before it answers."""
+    """Starts a contestant that runs some code before it answers."""
 
     def child(does: str) -> benchmark_step.Child:
         script = tmp_path / "contestant.py"
         script.write_text(CONTESTANT.replace("BEFORE", does))
         path = tmp_path / "stub.yaml"
         path.write_text(config.dump(settings))
-        given = benchmark_step.argparse.Namespace(threads=3, teacher_checkpoint="none")
-        return benchmark_step.Child(str(script), path, given)
+        args = benchmark_step.argparse.Namespace(threads=3, teacher_checkpoint="none")
+        return benchmark_step.Child(str(script), path, args)
 
     return child
 
 
 def test_a_contestant_answers_whatever_else_is_printed(start: Callable) -> None:
-    with start("print('more of it')") as child:
+    with start("print('something else')") as child:
         assert child.found == {"threads": 3, "seed": 0}
         for steps in (1, 2):
             answer = child.ask(measure="whole", steps=steps)
@@ -229,12 +228,16 @@ def test_a_contestant_answers_whatever_else_is_printed(start: Callable) -> None:
 @pytest.mark.parametrize(
     ("does", "error", "message"),
     [
-        ("raise errors.UserError('the teacher is ill')", UserError, "^the teacher is ill"),
+        (
+            "raise errors.NetworkError('the teacher is damaged', code='onnx-damaged')",
+            UserError,
+            "^the teacher is damaged$",
+        ),
         ("os.kill(os.getpid(), 9)", UserError, "signal 9; was there enough memory"),
         ("{}['key']", RuntimeError, "Traceback(.|\n)*KeyError: 'key'"),
     ],
 )
-def test_a_contestant_that_stops_says_why(
+def test_the_error_of_a_contestant_is_passed_on(
     start: Callable, does: str, error: type[Exception], message: str
 ) -> None:
     with start(does) as child, pytest.raises(error, match=message):
@@ -245,28 +248,27 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def step(monkeypatch: pytest.MonkeyPatch, place: Path) -> Run:
+def step(place: Path) -> Run:
     def run(*arguments: object, teacher: Path | None = None) -> int:
         network = place / "network.onnx"
         files = {"--config": tiny_run.SPECIFIED, "--detector": network}
         files |= {"--teacher": teacher or network, "--teacher-checkpoint": place / "t.safetensors"}
-        given = [str(text) for pair in files.items() for text in pair]
+        options = [str(text) for pair in files.items() for text in pair]
         shrunk = [
             text for text in tiny_run.overrides(place) if text.startswith(("student.", "features."))
         ]
         small = ["--size", "64", "64", "--batch", "1", "--steps", "1", "--rounds", "1"]
-        command = ["benchmark_step.py", *given, *small, *map(str, arguments), *shrunk]
-        monkeypatch.setattr(sys, "argv", command)
-        return errors.command(benchmark_step.main)
+        args = [*options, *small, *map(str, arguments), *shrunk]
+        return errors.command(lambda: benchmark_step.main(args))
 
     return run
 
 
 def test_missing_files_are_named(step: Run, capsys: pytest.CaptureFixture) -> None:
     assert step(teacher=Path("nowhere.onnx")) == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    assert f"there is no file {Path('nowhere.onnx').absolute()}" in message
+    [message] = capsys.readouterr().err.splitlines()
+    assert message.endswith("[no-such-file]")
+    assert str(Path("nowhere.onnx").absolute()) in message
 
 
 @pytest.mark.slow
@@ -274,9 +276,8 @@ def test_features_that_do_not_fit_are_refused_before_anything_is_measured(
     step: Run, capsys: pytest.CaptureFixture
 ) -> None:
     assert step("features.0.tap=encoder.4") == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    assert "the student's 'encoder.4' is 4x4" in message
+    [message] = capsys.readouterr().err.splitlines()
+    assert message.endswith("[feature-size]")
 
 
 @pytest.mark.slow
@@ -286,7 +287,7 @@ def test_all_contestants_are_measured(
     assert step("--json", tmp_path / "found.json") == 0
     found = json.loads((tmp_path / "found.json").read_text())
     contestants = found["contestants"]
-    assert set(contestants) == {"original", "ours", "stored"}
+    assert set(contestants) == {"original", "ours", "cached"}
     assert set(contestants["original"]["median"]) == {
         "teacher",
         "detector",
@@ -297,8 +298,8 @@ def test_all_contestants_are_measured(
         "whole step",
     }
     assert {"teacher", "detector", "augmentation"} < set(contestants["ours"]["median"])
-    assert "stored targets" in contestants["stored"]["median"]
-    for name in ("ours", "stored"):
+    assert "cached targets" in contestants["cached"]["median"]
+    for name in ("ours", "cached"):
         median = contestants[name]["median"]
         assert contestants[name]["first step"] > 3 * median["student step"]  # it compiles
     for contestant in contestants.values():

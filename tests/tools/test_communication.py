@@ -1,4 +1,4 @@
-"""What devices send each other, as `tools/communication.py` reads and reckons it."""
+"""Collective operations of a step, as `communication.py` counts them."""
 
 import json
 import os
@@ -31,14 +31,14 @@ def test_a_ring_sends_almost_everything_twice_and_takes_its_turns() -> None:
 
 MEASURE = """
 import json, sys, communication, tiny_run
-from jaxdistill import config, unfreezing
-from jaxdistill.models import student
-from jaxdistill.models.pairs import Pair
+from jaxdistill import config
+from jaxdistill.models import Pair, student, unfreezing
 settings = config.load(tiny_run.SPECIFIED, json.loads(sys.argv[1]))
 sent = communication.measure(settings, 8, 4, plain=json.loads(sys.argv[2]))
 pairs = [Pair(f.tap, 4, f.hidden_channels) for f in settings.features]
-split = unfreezing.freeze(student.build(settings.student, pairs), settings.student, 0)
-trained = sum(value.size for value in split.parameters.values())
+network = student.build(settings.student, pairs)
+partition = unfreezing.partition_in_phase(network, settings.student, 0)
+trained = sum(value.size for value in partition.params.values())
 print(json.dumps({"calls": sent.calls, "bytes": sent.bytes, "trained": trained}))
 """
 
@@ -46,7 +46,7 @@ print(json.dumps({"calls": sent.calls, "bytes": sent.bytes, "trained": trained})
 @pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_step_sends_gradients_and_sums_and_no_maps(plain: bool) -> None:
-    given = [
+    overrides = [
         "student.encoder_weights=null",
         "student.encoder=tf_efficientnet_lite0",
         "student.decoder_channels=[16, 8, 8, 4, 4]",
@@ -58,7 +58,7 @@ def test_a_step_sends_gradients_and_sums_and_no_maps(plain: bool) -> None:
         "PYTHONPATH": os.pathsep.join([*sys.path, str(tiny_run.ROOT / "tests")]),
     }
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, json.dumps(given), json.dumps(plain)],
+        [sys.executable, "-c", MEASURE, json.dumps(overrides), json.dumps(plain)],
         env=environment,
         capture_output=True,
         text=True,

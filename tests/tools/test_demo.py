@@ -1,4 +1,4 @@
-"""The demo: what its pictures promise, and that a student learns from them."""
+"""The demo: its images, and that a student learns from them."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 ROOT = Path(__file__).parents[2]
 
 
-def test_what_is_measured_on_was_never_shown() -> None:
+def test_the_splits_share_no_background_and_no_pose() -> None:
     train, validation = demo_images.TRAIN, demo_images.VALIDATION
     assert not set(train.backgrounds) & set(validation.backgrounds)
     for low, high in train.turns:
@@ -23,11 +23,11 @@ def test_what_is_measured_on_was_never_shown() -> None:
 
 
 @pytest.mark.parametrize("split", [demo_images.TRAIN, demo_images.VALIDATION])
-def test_pictures_are_the_same_every_time_and_have_their_people(
+def test_images_are_reproducible_and_show_people(
     split: demo_images.Split,
 ) -> None:
     few = split._replace(count=6)
-    first, again = (list(demo_images.pictures(few)) for _ in range(2))
+    first, again = (list(demo_images.images(few)) for _ in range(2))
     assert len(first) == 6
     for one, other in zip(first, again, strict=True):
         assert one.image.tobytes() == other.image.tobytes()
@@ -42,7 +42,7 @@ def test_pictures_are_the_same_every_time_and_have_their_people(
 
 
 @pytest.mark.parametrize("name", demo_images.PEOPLE)
-def test_masks_are_one_person_of_full_size(name: str) -> None:
+def test_a_mask_is_binary_and_of_full_size(name: str) -> None:
     mask = np.asarray(Image.open(demo_images.MASKS / f"{name}.png").convert("L"))
     assert mask.shape == (512, 512)
     assert set(np.unique(mask)) == {0, 255}
@@ -59,7 +59,7 @@ def test_a_student_learns_to_find_people(tmp_path: Path) -> None:
 
     run("tools/demo/prepare_demo.py", tmp_path)
     printed = run(
-        *("-m", "jaxdistill.train", "--config", "configs/demo.yaml", f"run={tmp_path}/run"),
+        *("-m", "jaxdistill", "train", "--config", "demo", f"run={tmp_path}/run"),
         *(f"data.root={tmp_path}/coco", f"data.prepared={tmp_path}/prepared"),
         f"student.encoder_weights={tmp_path}/tf_efficientnet_lite0.safetensors",
         *(f"teacher.onnx={tmp_path}/teacher.onnx", f"detector.onnx={tmp_path}/teacher.onnx"),
@@ -68,5 +68,5 @@ def test_a_student_learns_to_find_people(tmp_path: Path) -> None:
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["validation"]["student_miou"] > 0.85
     assert last["validation"]["agreement"] > 0.95
-    assert "feature teaches decoder, projectors" in printed
+    assert "loss feature trains decoder, projectors" in printed
     assert str(tmp_path / "run" / "report.html") in printed.replace("\n", "")

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What each part of distillation brings: equal runs that differ in one thing, as a table.
+"""Measures what each part of distillation contributes, with runs that differ in one setting.
 
-    python tools/ablate.py runs/ablation --data PATH/TO/COCO --teacher teacher.onnx \
+    python tools/ablation/ablate.py runs/ablation --data PATH/TO/COCO --teacher teacher.onnx \
         --feature NAME --deep NAME
 
-Every row is trained with several seeds, in up to three regimes: with all masks, with the masks of a
-few pictures only, the others going without, and without any. `table.md` and `table.json` are
-written anew after every run; a gain is over the first row, paired by seed. It goes on where it was
-stopped, also from a `table.json` alone.
+Every row is trained with several seeds, in up to three regimes: with all masks, with masks for a
+few images only, and without masks. `table.md` and `table.json` are written after every run; gains
+are relative to the first row, paired by seed. The command continues where it was stopped, also from
+`table.json` alone.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import ablation_table
 from jaxdistill import config
 from jaxdistill.commands import train
 from jaxdistill.reporting import run_files
-from jaxdistill.runtime.errors import UserError, command
+from jaxdistill.runtime.errors import ConfigError, command
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 
 DESIGN = "design.json"
@@ -32,7 +32,7 @@ LOGITS = ("losses.kl=1.0",)
 COLD = (*LOGITS, "losses.temperature={initial: 1, final: 1}")
 HINTON = (*LOGITS, "losses.kl_scale=t2")
 ORIGINAL = (*LOGITS, "losses.mse=0.5")
-SPECIFIED = (
+SPECIFICATION = (
     *ORIGINAL,
     "losses.temperature={initial: 3, final: 1, schedule: cosine}",
     "training.clip={norm: 0.5, per: all}",
@@ -40,15 +40,21 @@ SPECIFIED = (
 
 
 class Row(NamedTuple):
-    """What a row changes."""
+    """A row of the table."""
 
     title: str
     settings: tuple[str, ...]
+    """Overrides of the configuration."""
     regimes: tuple[str, ...] = ("all", "few")
 
 
 def rows(near: str, deep: str) -> dict[str, Row]:
-    """By name; `near` is the teacher's tensor at stride 8, `deep` the one at stride 16."""
+    """Returns the rows by name.
+
+    Args:
+      near: The teacher's tensor at stride 8.
+      deep: The teacher's tensor at stride 16.
+    """
 
     def pair(tensor: str, tap: str, more: str = "") -> str:
         return f"{{tensor: '{tensor}', tap: {tap}, hidden_channels: null, resize: true{more}}}"
@@ -62,24 +68,24 @@ def rows(near: str, deep: str) -> dict[str, Row]:
     standard = ", standardize: true"
     near_and_deep = (pair(near, "decoder.1", standard), pair(deep, "decoder.0", standard))
     two = (*LOGITS, *aligned(*near_and_deep))
-    specified = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
+    reference = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
     cropped = "data.crop=0.4"
-    freed = "student.unfreeze={from_epoch: 3, every: 1, stages: 3}"
+    unfreezing = "student.unfreeze={from_epoch: 3, every: 1, stages: 3}"
     return {
         "masks": Row("no distillation (BCE + Dice)", ()),
         "logits": Row("logits (+ KL)", LOGITS),
         "cold": Row("logits, temperature 1", COLD),
         "hinton": Row("logits, KL times T squared", HINTON),
         "mse": Row("logits, as the original (+ KL + MSE)", ORIGINAL),
-        "specified": Row("the specification as written", (*SPECIFIED, *aligned(specified))),
-        "featureless": Row("... without its features", SPECIFIED),
+        "specified": Row("the specification as written", (*SPECIFICATION, *aligned(reference))),
+        "featureless": Row("... without its features", SPECIFICATION),
         "rewired": Row(
             "... with a decoder tap, standardised, instead",
-            (*SPECIFIED, *aligned(pair(near, "decoder.1", standard))),
+            (*SPECIFICATION, *aligned(pair(near, "decoder.1", standard))),
         ),
         "tap": Row("logits + a decoder tap", tapped()),
-        # U²-Net-p's tensor at stride 8 has a variance of 0.23, which standardising divides by.
-        "weighed": Row("... weighed 4.4 times", tapped(", weight: 4.4")),
+        # The variance of U²-Net-p's tensor at stride 8 is 0.23; standardisation divides by it.
+        "weighed": Row("... weighted 4.4 times", tapped(", weight: 4.4")),
         "cosine": Row("... by cosine", tapped(", loss: cosine")),
         "cwd": Row("... by CWD", tapped(", loss: cwd")),
         "mgd": Row("... by MGD", tapped(", loss: mgd")),
@@ -89,104 +95,114 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         ),
         "scales": Row("... standardised, two scales", two),
         "learned": Row("... and with learned weights", (*two, "losses.feature_weights=learned")),
-        "masks-unfrozen": Row("no distillation + unfreezing", (freed,)),
-        "unfrozen": Row("logits + unfreezing", (*LOGITS, freed)),
-        "best": Row("... and a decoder tap, standardised", (*tapped(standard), freed)),
-        "masks-cropped": Row("no distillation + unfreezing + crops", (freed, cropped)),
-        "logits-cropped": Row("logits + unfreezing + crops", (*LOGITS, freed, cropped)),
-        "cropped": Row("... and a decoder tap, standardised", (*tapped(standard), freed, cropped)),
+        "masks-unfrozen": Row("no distillation + unfreezing", (unfreezing,)),
+        "unfrozen": Row("logits + unfreezing", (*LOGITS, unfreezing)),
+        "best": Row("... and a decoder tap, standardised", (*tapped(standard), unfreezing)),
+        "masks-cropped": Row("no distillation + unfreezing + crops", (unfreezing, cropped)),
+        "logits-cropped": Row("logits + unfreezing + crops", (*LOGITS, unfreezing, cropped)),
+        "cropped": Row(
+            "... and a decoder tap, standardised", (*tapped(standard), unfreezing, cropped)
+        ),
         "free": Row("label-free: logits", LOGITS, ("none",)),
         "free-cold": Row("label-free: logits, temperature 1", COLD, ("none",)),
-        "free-unfrozen": Row("label-free: logits + unfreezing", (*LOGITS, freed), ("none",)),
-        "free-cropped": Row("... and crops", (*LOGITS, freed, cropped), ("none",)),
+        "free-unfrozen": Row("label-free: logits + unfreezing", (*LOGITS, unfreezing), ("none",)),
+        "free-cropped": Row("... and crops", (*LOGITS, unfreezing, cropped), ("none",)),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Parses arguments, trains what is missing, and writes the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="of runs and tables")
+    parser.add_argument("folder", type=Path, help="folder of the runs and tables")
     parser.add_argument("--data", type=Path, required=True, help="a folder in COCO's layout")
     parser.add_argument("--teacher", type=Path, required=True, help="an ONNX file")
-    parser.add_argument("--gives", default="probabilities", help="teacher.output")
+    parser.add_argument("--output-kind", default="probabilities", help="teacher.output")
     parser.add_argument("--feature", required=True, help="the teacher's tensor at stride 8")
     parser.add_argument("--deep", required=True, help="the teacher's tensor at stride 16")
-    parser.add_argument("--few", type=int, default=16, help="pictures with masks, of few")
+    parser.add_argument("--few", type=int, default=16, help="images with masks in the regime `few`")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="*", help="names of rows; all of them if left out")
+    parser.add_argument("--rows", nargs="*", help="names of rows (default: all)")
     regimes = list(ablation_table.REGIMES)
     parser.add_argument("--regimes", nargs="*", default=regimes, choices=regimes)
-    parser.add_argument("--table", action="store_true", help="the table of what is there already")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every run")
-    given = parser.parse_intermixed_args(arguments)
-    known = rows(given.feature, given.deep)
-    chosen = given.rows or list(known)
+    parser.add_argument(
+        "--table", action="store_true", help="only write the table of finished runs"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any key, for every run")
+    args = parser.parse_intermixed_args(arguments)
+    known = rows(args.feature, args.deep)
+    chosen = args.rows or list(known)
     if unknown := set(chosen) - known.keys():
-        raise UserError(f"no row {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+        raise ConfigError(
+            f"--rows: there is no row {sorted(unknown)[0]!r}; available: {', '.join(known)}",
+            code="unknown-row",
+        )
     table = {name: row for name, row in known.items() if name in chosen}
-    if given.table and not given.folder.is_dir():
-        raise UserError(f"there is no folder {given.folder.absolute()}")
-    if not given.table:
-        asked = _checked(given)
-        found = ablation_table.read(given.folder, known)
-        runs = list(_missing(given, table, found))
+    if args.table and not args.folder.is_dir():
+        raise ConfigError(f"there is no folder {args.folder.absolute()}", code="no-such-folder")
+    if not args.table:
+        design = _check_design(args)
+        found = ablation_table.read(args.folder, known)
+        runs = list(_missing(args, table, found))
         for _, settings in runs:
             config.load(CONFIG, settings)
-        # What was mistaken did not come so far: it would be the folder's for good.
-        (given.folder / DESIGN).write_text(json.dumps(asked, indent=1), encoding="utf-8")
+        # Written only now, so that a mistake in the arguments does not bind the folder.
+        (args.folder / DESIGN).write_text(json.dumps(design, indent=1), encoding="utf-8")
         for run, settings in runs:
             _train(run, settings)
-            ablation_table.write(given.folder, known)
-    ablation_table.write(given.folder, known)
+            ablation_table.write(args.folder, known)
+    ablation_table.write(args.folder, known)
 
 
-def _checked(given: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for; the same for all runs of a folder, or their numbers do not compare.
+def _check_design(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments that all runs of a folder must share for their numbers to compare.
 
     Raises:
-      UserError: names what differs, or a tensor that is not there.
+      ConfigError: They differ from those of earlier runs (`design-differs`).
+      NetworkError: The teacher has no such tensor.
     """
-    teacher = OnnxGraph(given.teacher)
-    teacher.cut([given.feature, given.deep])
-    asked = {
-        "--data": str(given.data.absolute()),
+    teacher = OnnxGraph(args.teacher)
+    teacher.cut([args.feature, args.deep])
+    design = {
+        "--data": str(args.data.absolute()),
         "--teacher": teacher.fingerprint,
-        **{f"--{name}": getattr(given, name) for name in ("gives", "feature", "deep", "few")},
-        "overrides": sorted(given.overrides),
+        "--output-kind": args.output_kind,
+        **{f"--{name}": getattr(args, name) for name in ("feature", "deep", "few")},
+        "overrides": sorted(args.overrides),
     }
-    file = given.folder / DESIGN
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
-    for name, value in asked.items():
+    file = args.folder / DESIGN
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else design
+    for name, value in design.items():
         if before.get(name) != value:
-            raise UserError(
-                f"{given.folder}: {name} was {before.get(name)!r} and is {value!r}; runs that "
-                f"differ in it do not compare: take another folder"
+            raise ConfigError(
+                f"{args.folder}: {name} was {before.get(name)!r} in earlier runs and is {value!r} "
+                f"now, so the runs would not be comparable; choose another folder",
+                code="design-differs",
             )
-    return asked
+    return design
 
 
 def _missing(
-    given: argparse.Namespace, table: Mapping[str, Row], found: ablation_table.Found
+    args: argparse.Namespace, table: Mapping[str, Row], found: ablation_table.Found
 ) -> Iterator[tuple[Path, list[str]]]:
-    """Runs that are not finished, seed by seed, so that every row is there early."""
-    regimes = ablation_data.prepare(given.folder / "data", given.data.absolute(), given.few)
+    """Yields the unfinished runs, seed by seed, so that every row has a result early."""
+    regimes = ablation_data.prepare(args.folder / "data", args.data.absolute(), args.few)
     common = [
-        f"teacher.onnx={given.teacher}",
-        f"teacher.output={given.gives}",
-        f"detector.onnx={given.teacher}",
+        f"teacher.onnx={args.teacher}",
+        f"teacher.output={args.output_kind}",
+        f"detector.onnx={args.teacher}",
         "detector.normalization=imagenet",
-        f"targets.cache={given.folder / 'targets'}",
-        f"data.prepared={given.folder / 'prepared'}",
-        *given.overrides,
+        f"targets.cache={args.folder / 'targets'}",
+        f"data.prepared={args.folder / 'prepared'}",
+        *args.overrides,
     ]
-    for seed in range(given.seeds):
+    for seed in range(args.seeds):
         for name, row in table.items():
-            for regime in (known for known in row.regimes if known in given.regimes):
-                run = given.folder / regime / name / str(seed)
-                distils = any(setting.startswith("losses.kl") for setting in row.settings)
-                data = regimes[regime if distils or regime != "few" else "few-repeated"]
+            for regime in (known for known in row.regimes if known in args.regimes):
+                run = args.folder / regime / name / str(seed)
+                distills = any(setting.startswith("losses.kl") for setting in row.settings)
+                data = regimes[regime if distills or regime != "few" else "few-repeated"]
                 settings = [*common, *data, *row.settings, f"seed={seed}", f"run={run}"]
                 if str(seed) not in found[regime].get(name, {}):
                     yield run, settings

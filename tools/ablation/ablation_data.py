@@ -1,35 +1,45 @@
-"""The regimes of `ablate.py`: the same pictures, with all, with few, and without masks."""
+"""The data of `ablate.py`'s regimes: the same images with all masks, with few, and without."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from jaxdistill.config import Data
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError, DataError
 
 
 def prepare(folder: Path, root: Path, few: int) -> dict[str, list[str]]:
-    """By regime the settings that name its pictures; what they need is written into the folder.
+    """Writes the files that the regimes need, and returns the settings of each regime.
 
-    `few`: every so many-th picture with a mask, the others without; `few-repeated`: those with a
-    mask alone, so often that an epoch is as long, for what learns from masks only; `none`: all
-    without. The pictures themselves stay where they are.
+    In `few`, evenly spaced images have masks and the others have none. In `few-repeated`, which is
+    for runs that learn from masks alone, only the images with masks are used, repeated so that an
+    epoch is as long. In `none`, no image has a mask. The images themselves are not copied.
+
+    Args:
+      folder: Where files are written.
+      root: A folder in COCO's layout.
+      few: Number of images with masks.
 
     Raises:
-      UserError: there are no annotations, or so few are not fewer than there are.
+      DataError: There are no annotations (`missing-annotations`).
+      ConfigError: `few` is not below the number of images with masks (`few-masks`).
     """
     split = Data(root=root).train
     assert split.annotations is not None
     file = root / split.annotations
     if not file.is_file():
-        raise UserError(f"no file {file}; --data expects a folder in COCO's layout")
+        raise DataError(
+            f"--data {root}: there is no file {file}; expected a folder in COCO's layout",
+            code="missing-annotations",
+        )
     content = json.loads(file.read_text(encoding="utf-8"))
     shown = {annotation["image_id"] for annotation in content["annotations"]}
     images = [image for image in content["images"] if image["id"] in shown]
     if not 0 < few < len(images):
-        raise UserError(
-            f"--few {few}: {root / split.annotations} has masks for {len(images)} pictures; some "
-            f"must keep theirs, and some go without"
+        raise ConfigError(
+            f"--few {few}: expected a number between 1 and {len(images) - 1}, since {file} has "
+            f"masks for {len(images)} images",
+            code="few-masks",
         )
     kept = images[:: max(len(images) // few, 1)][:few]
     others = [image for image in images if image not in kept]
@@ -53,7 +63,7 @@ def prepare(folder: Path, root: Path, few: int) -> dict[str, list[str]]:
 
 
 def _write(path: Path, content: dict[str, Any], images: list[dict[str, Any]], times: int) -> None:
-    """An instances file of these images alone, each as often under another id."""
+    """Writes an instances file of some images, each repeated under different ids."""
     numbered = [(image, turn) for turn in range(times) for image in images]
     highest = 1 + max(image["id"] for image in images)
     part = {
@@ -69,9 +79,9 @@ def _write(path: Path, content: dict[str, Any], images: list[dict[str, Any]], ti
     path.write_text(json.dumps(part), encoding="utf-8")
 
 
-def _link(folder: Path, pictures: Path, images: list[dict[str, Any]]) -> None:
+def _link(folder: Path, source: Path, images: list[dict[str, Any]]) -> None:
     folder.mkdir(exist_ok=True)
     for image in images:
         link = folder / Path(image["file_name"]).name
         if not link.is_symlink():
-            link.symlink_to((pictures / image["file_name"]).resolve())
+            link.symlink_to((source / image["file_name"]).resolve())

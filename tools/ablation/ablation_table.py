@@ -1,4 +1,4 @@
-"""What the runs of `ablate.py` came to: means, spreads, and differences paired by seed."""
+"""The results of `ablate.py`'s runs: means, spreads, and differences paired by seed."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ MEASURES = {
 REGIMES = {"all": "all masks", "few": "few masks", "none": "no masks"}
 
 Found = dict[str, dict[str, dict[str, dict[str, float]]]]
-"""By regime, row and seed."""
+"""Scores by regime, row and seed."""
 
 
 def write(folder: Path, rows: Mapping[str, Any]) -> None:
-    """`table.json` and `table.md`, from the runs that are finished."""
+    """Writes `table.json` and `table.md` from the finished runs."""
     found = read(folder, rows)
     (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
     parts = [_table(regime, found[regime], rows) for regime in REGIMES if found[regime]]
@@ -29,8 +29,7 @@ def write(folder: Path, rows: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path, rows: Mapping[str, Any]) -> Found:
-    """What was measured after the last epoch: by the runs in the folder, and by those of which
-    `table.json` alone is left."""
+    """Returns the scores after the last epoch, of the runs in the folder and in `table.json`."""
     table = folder / TABLE
     kept = json.loads(table.read_text(encoding="utf-8")) if table.exists() else {}
     found: Found = {}

@@ -1,8 +1,8 @@
-"""The arithmetic of a step and the machine's best rate: the floor of `benchmark_step.py`.
+"""The floor of `benchmark_step.py`: the arithmetic of a step, and the machine's best rate.
 
-Counted are the convolutions of all three networks in their plain form, forward and, of what is
-trained, backward. A form that needs less arithmetic, such as that of our upsampling convolution,
-may therefore come to lie below the floor.
+It counts the convolutions of all three networks in their plain form: forward, and backward for what
+is trained. A form that needs less arithmetic, such as that of our upsampling convolution, may
+therefore be faster than the floor.
 """
 
 import json
@@ -30,21 +30,23 @@ from jaxdistill.torch_interop import export_teacher
 from jaxdistill.torch_interop.onnx_sessions import open_network
 
 _TRIES = 10
-_SIDES = {"cpu": 2048, "gpu": 8192}  # of square matrices: large enough for the best rate
+_SIDES = {"cpu": 2048, "gpu": 8192}  # rows of square matrices, enough for the best rate
 
 
 class Arithmetic:
-    def __init__(self, given: benchmark_child.Given) -> None:
+    """Answers nothing; everything is in `found`."""
+
+    def __init__(self, setting: benchmark_child.Setting) -> None:
         self.found = {
-            "flops": flops(given.settings, given.teacher_checkpoint),
-            "rates": rates(given.settings.precision),
+            "flops": flops(setting.settings, setting.teacher_checkpoint),
+            "rates": rates(setting.settings.precision),
         }
 
 
 def flops(settings: config.Config, teacher_checkpoint: Path) -> dict[str, float]:
-    """Floating-point operations for one picture: `teacher`, `detector`, `encoder`, `rest`.
+    """Returns floating-point operations per image: `teacher`, `detector`, `encoder`, `rest`.
 
-    `encoder` is the student's, forward; `rest` is all else that the student's step computes.
+    `encoder` is the student's, forward; `rest` is everything else that the student's step computes.
     """
     size = settings.data.image_size
     tensors = [feature.tensor for feature in settings.features]
@@ -54,25 +56,25 @@ def flops(settings: config.Config, teacher_checkpoint: Path) -> dict[str, float]
         student = torch_original.Student(settings.student, pairs).train()
     student.unet.encoder.requires_grad_(False)
     teacher, _ = export_teacher.load(teacher_checkpoint)
-    pictures = torch.empty(1, 3, *size, device="meta")
+    images = torch.empty(1, 3, *size, device="meta")
 
-    def learn() -> None:
-        logits, projected = student(pictures)
+    def forward_and_backward() -> None:
+        logits, projected = student(images)
         sum([logits.sum(), *(maps.sum() for maps in projected)]).backward()
 
     with torch.no_grad():
-        encoder = counted(lambda: student.unet.encoder(pictures))
-        teacher_flops = counted(lambda: teacher.to("meta")(pictures))
+        encoder = counted(lambda: student.unet.encoder(images))
+        teacher_flops = counted(lambda: teacher.to("meta")(images))
     return {
         "teacher": teacher_flops,
         "detector": detector,
         "encoder": encoder,
-        "rest": counted(learn) - encoder,
+        "rest": counted(forward_and_backward) - encoder,
     }
 
 
 def counted(work: Callable[[], object]) -> float:
-    """Floating-point operations of what torch does there."""
+    """Returns the floating-point operations of a call of PyTorch."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
@@ -81,9 +83,9 @@ def counted(work: Callable[[], object]) -> float:
 def onnx_flops(
     path: Path, tensors: Sequence[str], size: Size
 ) -> tuple[float, list[tuple[int, int, int]]]:
-    """Operations of the convolutions that these tensors of a picture need; their (h, w, C).
+    """Returns the operations of the convolutions that some tensors need, and their (h, w, C).
 
-    From a run with onnxruntime's profiler: what ONNX's own shape inference finds is incomplete.
+    They come from onnxruntime's profiler, since ONNX's own shape inference is incomplete.
     """
     options = SessionOptions()
     options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -91,7 +93,7 @@ def onnx_flops(
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = f"{folder}/profile"
         network = open_network(path, tensors, options=options)
-        black = np.zeros((network.picture.batch or 1, 3, *size), network.picture.dtype)
+        black = np.zeros((network.image.batch or 1, 3, *size), network.image.dtype)
         outputs = network(black)
         events = json.loads(Path(network.session.end_profiling()).read_text())
     total = 0.0
@@ -111,7 +113,7 @@ def _shapes(typed: Sequence[dict[str, list[int]]]) -> list[list[int]]:
 
 
 def rates(precision: str) -> dict[str, float]:
-    """The best rate of a product of two square matrices, operations per second, by library."""
+    """Returns the best rate of a matrix product, in operations per second, by library."""
     side = _SIDES["cpu" if jax.default_backend() == "cpu" else "gpu"]
     one = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
     on_jax = jnp.asarray(one, precision)

@@ -1,8 +1,8 @@
-"""What the contestants of `benchmark_step.py` have in common, each being a process of its own.
+"""The protocol of the contestants of `benchmark_step.py`, each of which is a process of its own.
 
-A contestant builds everything, warms up, and says on stdout in a line of JSON what it found. Then
-it reads lines of JSON from stdin, `{"measure": "whole" or "parts", "steps": N}`, and answers each
-with the seconds that every step took, by part, and with the most memory that it has held so far.
+A contestant builds everything, warms up, and prints a line of JSON with its attributes `found`.
+Then it reads lines of JSON from stdin, `{"measure": "whole" or "parts", "steps": N}`, and answers
+each with the seconds of every step, by part, and with its peak memory so far.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from typing import Any, NamedTuple, Protocol, TextIO
 from jaxdistill import config
 
 Seconds = dict[str, list[float]]
+"""Seconds of every step, by part."""
 
 
-class Given(NamedTuple):
-    """What a contestant is told."""
+class Setting(NamedTuple):
+    """What a contestant is built from."""
 
     settings: config.Config
     teacher_checkpoint: Path
@@ -31,27 +32,30 @@ class Given(NamedTuple):
 
 
 class Contestant(Protocol):
+    """One implementation of the training step."""
+
     found: dict[str, Any]
+    """Facts about it, such as its device."""
 
     def whole(self, steps: int) -> Seconds:
-        """Of whole steps, one after the other."""
+        """Measures whole steps, one after the other."""
 
     def parts(self, steps: int) -> Seconds:
-        """Of the same parts again and again, each with what it needs at hand."""
+        """Measures each part alone and repeatedly, with its inputs at hand."""
 
     def device_memory(self) -> int | None:
-        """The most bytes held on a GPU, without onnxruntime's; None on a CPU."""
+        """Returns the peak number of bytes on a GPU, without onnxruntime's; None on a CPU."""
 
 
-def serve(make: Callable[[Given], Contestant]) -> None:
-    """The command line of a contestant: builds it, then answers until nothing more is asked."""
+def serve(make: Callable[[Setting], Contestant]) -> None:
+    """Runs the command line of a contestant: builds it, then answers until stdin ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("teacher_checkpoint", type=Path)
     parser.add_argument("--threads", type=int)
-    given = parser.parse_args()
+    args = parser.parse_args()
     answers = _answers()
-    contestant = make(Given(config.load(given.config), given.teacher_checkpoint, given.threads))
+    contestant = make(Setting(config.load(args.config), args.teacher_checkpoint, args.threads))
     print(json.dumps(contestant.found), file=answers, flush=True)
     for line in sys.stdin:
         question = json.loads(line)
@@ -63,7 +67,7 @@ def serve(make: Callable[[Given], Contestant]) -> None:
 def timed(
     work: Callable[[], object], steps: int, now: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Seconds of each call; one before them, which finds the caches cold, does not count."""
+    """Returns the seconds of each call, without a first one, which finds the caches cold."""
     work()
     marks = [now()]
     for _ in range(steps):
@@ -73,18 +77,19 @@ def timed(
 
 
 def between(marks: Sequence[float]) -> list[float]:
+    """Returns the differences of successive times."""
     return [after - before for before, after in pairwise(marks)]
 
 
 def _host_memory() -> int:
-    """The most bytes that this process has held."""
+    """Returns the peak number of bytes of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _answers() -> TextIO:
-    """Where answers go: stdout, whose place stderr takes for whatever libraries print."""
+    """Returns stdout for the answers; what libraries print to stdout goes to stderr from now on."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    sys.stdout.reconfigure(line_buffering=True)  # else it would come behind the last words
+    sys.stdout.reconfigure(line_buffering=True)  # else it would follow the error message
     return answers

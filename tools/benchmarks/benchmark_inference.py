@@ -1,16 +1,17 @@
-"""How fast the student of a run is: against its teacher, and as PyTorch would have exported it.
+"""Measures the speed of a run's student, of its teacher, and of PyTorch's export of the student.
 
-    python tools/benchmark_inference.py runs/my_run [--teacher teacher.onnx] [--size 640 640]
+    python tools/benchmarks/benchmark_inference.py runs/my_run [--teacher teacher.onnx] \\
+        [--size 640 640]
 
-All of them run in onnxruntime and take turns; given are medians. Our graph and PyTorch's hold the
-same weights, which is checked on the pictures that they are timed with. Other files, such as the
-student in eight bits, can join with `--also`.
+All of them run in onnxruntime and take turns; the results are medians. Our graph and PyTorch's hold
+the same weights, and their outputs are compared. `--also` adds other files, such as the student
+in int8.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,110 +23,116 @@ from rich.table import Table
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.config import Size
-from jaxdistill.exporters import verify
+from jaxdistill.exporters.latency import latencies
 from jaxdistill.exporters.onnx_graph import OPSET, Form, student_graph
 from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime import errors
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError, ExportError
 from jaxdistill.torch_interop import checkpoints, export_teacher, parameter_names, smp_networks
 from jaxdistill.torch_interop.onnx_sessions import open_network
 
 OURS, PYTORCHS, TEACHER = "student", "student, PyTorch's export", "teacher"
-TOLERANCE = 1e-4  # of the largest absolute logit
+TOLERANCE = 1e-4  # share of the largest absolute logit
 
 
 class Contestant(NamedTuple):
+    """A network to measure."""
+
     bytes: int
     run: Callable[[], list[np.ndarray]]
 
 
-def main() -> None:
-    given = _arguments()
-    best = best_of(given.run)
-    size = tuple(given.size or best.settings.data.image_size)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses arguments, measures, and prints a table."""
+    args = _parser().parse_args(arguments)
+    best = best_of(args.run)
+    size = tuple(args.size or best.settings.data.image_size)
     with tempfile.TemporaryDirectory() as folder:
-        files = _files(best, given, Path(folder))
+        files = _files(best, args, Path(folder))
         contestants = {
-            name: _contestant(path, given.batch, size, given.threads)
-            for name, path in files.items()
+            name: _contestant(path, args.batch, size, args.threads) for name, path in files.items()
         }
     difference = _difference(contestants)
-    seconds = verify.latencies({name: contestant.run for name, contestant in contestants.items()})
+    seconds = latencies({name: contestant.run for name, contestant in contestants.items()})
     measured = {
         "size": size,
-        "batch": given.batch,
+        "batch": args.batch,
         "difference": difference,
-        "seconds per picture": {name: value / given.batch for name, value in seconds.items()},
+        "seconds per image": {name: value / args.batch for name, value in seconds.items()},
         "bytes": {name: contestant.bytes for name, contestant in contestants.items()},
     }
     Console(soft_wrap=True, highlight=False).print(_table(measured))
-    if given.json:
-        given.json.write_text(json.dumps(measured, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(measured, indent=2))
 
 
-def _files(best: Best, given: argparse.Namespace, folder: Path) -> dict[str, Path]:
-    """Of all contestants; the student is exported into the folder."""
+def _files(best: Best, args: argparse.Namespace, folder: Path) -> dict[str, Path]:
+    """Returns the files of all contestants; the student is exported into the folder."""
     graphs = {
         OURS: student_graph(best.student, Form()).SerializeToString(),
-        PYTORCHS: _torchs(best),
+        PYTORCHS: _export_by_torch(best),
     }
     files = {}
     for index, (name, graph) in enumerate(graphs.items()):
         files[name] = folder / f"{index}.onnx"
         files[name].write_bytes(graph)
     own = best.settings.teacher and best.settings.teacher.onnx
-    if teacher := given.teacher or own:
+    if teacher := args.teacher or own:
         files[TEACHER] = teacher
-    return files | {path.name: path for path in given.also}
+    return files | {path.name: path for path in args.also}
 
 
-def _torchs(best: Best) -> bytes:
-    """The same student as SMP's UNet, exported by torch."""
+def _export_by_torch(best: Best) -> bytes:
+    """Exports the student as SMP's UNet by PyTorch."""
     settings = best.settings.student
-    network = smp_networks.unet(settings.encoder, settings.decoder_channels)
+    channels = [feature.channels for feature in best.student.decoder.feature_info]
+    network = smp_networks.unet(settings.encoder, channels)
     arrays = {name: np.asarray(array) for name, array in flat_variables(best.student).items()}
     tensors = checkpoints.tensors_of(parameter_names.to_torch(arrays))
     smp_networks.load(network, tensors, "the run's student")
-    return export_teacher.export(network, None, OPSET)
+    return export_teacher.to_onnx(network, None, OPSET)
 
 
 def _contestant(path: Path, batch: int, size: Size, threads: int | None) -> Contestant:
-    """A network, with normalised noise to run on.
+    """Opens a network, with normalised noise as its input.
 
     Raises:
-      UserError: the file is damaged, or its input is fixed to another batch or size.
+      NetworkError: The file is damaged.
+      ConfigError: Its input is fixed to another batch or size (`input-size`).
     """
     network = open_network(path, threads=threads)
-    _, dtype, *fixed = network.picture
+    _, dtype, *fixed = network.image
     wanted = (batch, *size)
     if any(own not in (None, side) for own, side in zip(fixed, wanted, strict=True)):
         shown = " x ".join(str(side or "any") for side in fixed)
-        raise UserError(
-            f"{path}: takes batches x heights x widths of {shown}, not {batch} x {size[0]} x "
-            f"{size[1]}; choose --batch and --size accordingly, or export it again"
+        raise ConfigError(
+            f"{path}: the input is {shown} (batch x height x width), not {batch} x {size[0]} x "
+            f"{size[1]}; change --batch and --size, or export the file again",
+            code="input-size",
         )
     noise = np.random.default_rng(0).normal(size=(batch, 3, *size)).astype(dtype)
     return Contestant(path.stat().st_size, partial(network, noise))
 
 
 def _difference(contestants: Mapping[str, Contestant]) -> float:
-    """Between the logits of our graph and of PyTorch's, as a share of the largest.
+    """Returns the largest difference of our logits from PyTorch's, as a share of the largest.
 
     Raises:
-      UserError: they are not those of one student.
+      ExportError: It exceeds the tolerance (`conversion-differs`).
     """
     [ours], [wanted] = contestants[OURS].run(), contestants[PYTORCHS].run()
     worst = float(np.abs(ours - wanted).max() / np.abs(wanted).max())
     if not worst <= TOLERANCE:
-        raise UserError(
+        raise ExportError(
             f"our graph and PyTorch's differ by {worst:.1e} of the largest logit, more than "
-            f"{TOLERANCE:.0e}: they cannot be compared"
+            f"{TOLERANCE:.0e}: their speeds cannot be compared",
+            code="conversion-differs",
         )
     return worst
 
 
 def _table(measured: Mapping[str, Any]) -> Table:
-    seconds, (height, width) = measured["seconds per picture"], measured["size"]
+    seconds, (height, width) = measured["seconds per image"], measured["size"]
     against = TEACHER if TEACHER in seconds else PYTORCHS
     table = Table(
         title=f"{height} x {width}, batch {measured['batch']}",
@@ -134,7 +141,7 @@ def _table(measured: Mapping[str, Any]) -> Table:
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for heading in ("MB", "ms per picture", f"{against} / it"):
+    for heading in ("MB", "ms per image", f"{against} / it"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, value in seconds.items():
         table.add_row(
@@ -146,18 +153,18 @@ def _table(measured: Mapping[str, Any]) -> Table:
     return table
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("--teacher", type=Path, help=".onnx; the run's own if left out")
+    parser.add_argument("--teacher", type=Path, help="an .onnx file (default: the run's own)")
     parser.add_argument("--also", type=Path, nargs="+", default=[], help="other .onnx files")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the run's")
-    parser.add_argument("--batch", type=int, default=1, help="pictures per call (default: 1)")
-    parser.add_argument("--threads", type=int, help="of onnxruntime on a CPU")
-    parser.add_argument("--json", type=Path, help="all numbers, into this file")
-    return parser.parse_args()
+    parser.add_argument("--batch", type=int, default=1, help="images per call (default: 1)")
+    parser.add_argument("--threads", type=int, help="onnxruntime's threads on a CPU")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,41 +1,41 @@
 """The PyTorch original as a contestant of `benchmark_step.py`.
 
-Its pictures lie ready in memory: reading and augmenting them costs it nothing.
+Its images are in memory already: reading and augmenting them is not measured.
 """
 
 import time
 
 import torch
-from benchmark_child import Given, Seconds, between, serve, timed
+from benchmark_child import Seconds, Setting, between, serve, timed
 from torch_original import Original
 
 from jaxdistill.runtime import errors
 
 
 class OriginalStep:
-    def __init__(self, given: Given) -> None:
-        settings = given.settings
-        if given.threads:
-            torch.set_num_threads(given.threads)
+    def __init__(self, setting: Setting) -> None:
+        settings = setting.settings
+        if setting.threads:
+            torch.set_num_threads(setting.threads)
         torch.manual_seed(settings.seed)
-        self._step = Original(settings, given.teacher_checkpoint, given.threads)
-        device = self._step.device
+        self._original = Original(settings, setting.teacher_checkpoint, setting.threads)
+        device = self._original.device
         self._on_gpu = device.type == "cuda"
         self.found = {"device": torch.cuda.get_device_name() if self._on_gpu else "cpu"}
         batch, size = settings.training.batch_size, settings.data.image_size
-        self._pictures = torch.rand(batch, 3, *size, device=device)
-        self._mask = torch.randint(2, (batch, 1, *size), device=device).float()
+        self._images = torch.rand(batch, 3, *size, device=device)
+        self._masks = torch.randint(2, (batch, 1, *size), device=device).float()
         self.whole(1)
 
     def whole(self, steps: int) -> Seconds:
-        step = self._step.step
-        return {"whole step": timed(lambda: step(self._pictures, self._mask), steps, self._now)}
+        step = self._original.train_step
+        return {"whole step": timed(lambda: step(self._images, self._masks), steps, self._now)}
 
     def parts(self, steps: int) -> Seconds:
-        teach, detect = self._step.teach, self._step.detect
+        teacher, detector = self._original.teacher, self._original.detector
         return {
-            "teacher": timed(lambda: teach(self._pictures), steps, self._now),
-            "detector": timed(lambda: detect(self._pictures), steps, self._now),
+            "teacher": timed(lambda: teacher(self._images), steps, self._now),
+            "detector": timed(lambda: detector(self._images), steps, self._now),
             **self._student(steps),
         }
 
@@ -43,17 +43,17 @@ class OriginalStep:
         return torch.cuda.max_memory_allocated() if self._on_gpu else None
 
     def _student(self, steps: int) -> Seconds:
-        """The student's step as a whole, and in its own three parts."""
-        step = self._step
-        logits, features = step.teach(self._pictures), step.detect(self._pictures)
+        """Measures the student's step as a whole, and its three parts."""
+        original = self._original
+        logits, features = original.teacher(self._images), original.detector(self._images)
         taken: Seconds = {name: [] for name in ("student step", "forward", "backward", "update")}
         for turn in range(steps + 1):
             marks = [self._now()]
-            loss = step.loss(self._pictures, self._mask, logits, features)
+            loss = original.loss(self._images, self._masks, logits, features)
             marks.append(self._now())
-            step.backward(loss)
+            original.backward(loss)
             marks.append(self._now())
-            step.learn()
+            original.update()
             marks.append(self._now())
             if turn > 0:  # the caches are cold at first
                 for name, seconds in zip(

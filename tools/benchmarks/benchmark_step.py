@@ -1,26 +1,28 @@
-"""How long a training step takes: the PyTorch original's, ours, and ours with stored targets.
+"""Measures a training step: the PyTorch original's, ours, and ours with cached teacher outputs.
 
-    python tools/benchmark_step.py --config configs/yolo_feature_distillation_b0_from_b3.yaml \\
+    python tools/benchmarks/benchmark_step.py \\
+        --config configs/yolo_feature_distillation_b0_from_b3.yaml \\
         --detector yolo.onnx --teacher teacher.onnx --teacher-checkpoint teacher.pth
 
-Every contestant is a process of its own; all are built before the first is measured, and then they
-take turns, so that only one computes at a time and all have the same luck with the machine. Given
-are medians. Pictures are drawn, and the student starts from random weights, unless overrides such
-as `student.encoder_weights=FILE` say otherwise: neither changes what there is to compute.
+Every contestant is a process of its own. All are built before the first is measured, and then they
+take turns, so that only one computes at a time and a disturbance affects all. The results are
+medians. The images are drawn, and the student starts from random weights unless overrides such as
+`student.encoder_weights=FILE` change that; neither affects the amount of computation.
 
-Ours augments as configured, and with stored targets flips only, so that everything can be stored.
-The original's pictures lie ready in memory. The floor is the arithmetic of the step over the best
-rate that a matrix product reaches here.
+Ours augments as configured; with cached outputs it only flips, so that everything can be cached.
+The original's images are in memory already. The floor is the arithmetic of the step divided by the
+best rate of a matrix product on this machine.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,36 +34,37 @@ from rich.progress import track
 
 from jaxdistill import config
 from jaxdistill.runtime import errors
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import ConfigError, UserError
 
 TOOLS = Path(__file__).parent
 SCRIPTS = {
     "original": "benchmark_original.py",
     "ours": "benchmark_ours.py",
-    "stored": "benchmark_ours.py",
+    "cached": "benchmark_ours.py",
 }
 
 
-def main() -> None:
-    given = _arguments()
-    for path in (given.detector, given.teacher, given.teacher_checkpoint):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses arguments, measures, and prints tables."""
+    args = _parser().parse_intermixed_args(arguments)
+    for path in (args.detector, args.teacher, args.teacher_checkpoint):
         if not path.is_file():
-            raise UserError(f"there is no file {path.absolute()}")
-    if given.threads:
-        _bind(given.threads)
+            raise ConfigError(f"there is no file {path.absolute()}", code="no-such-file")
+    if args.threads:
+        _restrict_cores(args.threads)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, ExitStack() as running:
-        place, console = Path(folder), Console(soft_wrap=True, highlight=False)
-        configs = _configs(given, place)
-        arithmetic = Child("benchmark_arithmetic.py", configs["ours"], given)
+        console = Console(soft_wrap=True, highlight=False)
+        configs = _write_configs(args, Path(folder))
+        arithmetic = Child("benchmark_arithmetic.py", configs["ours"], args)
         arithmetic.close()
-        if "stored" in given.contestants:
-            console.print("filling the target store")
-            _run("-m", "jaxdistill", "cache-targets", "--config", configs["stored"])
+        if "cached" in args.contestants:
+            console.print("filling the target cache")
+            _run("-m", "jaxdistill", "cache-targets", "--config", configs["cached"])
         children = {}
-        for name in given.contestants:
+        for name in args.contestants:
             console.print(f"building {name}")
-            children[name] = running.enter_context(Child(SCRIPTS[name], configs[name], given))
-        measured = _measure(children, given.rounds, given.steps, console)
+            children[name] = running.enter_context(Child(SCRIPTS[name], configs[name], args))
+        measured = _measure(children, args.rounds, args.steps, console)
         settings = config.load(configs["ours"])
     measured["arithmetic"] = arithmetic.found
     measured["setting"] = {
@@ -71,19 +74,19 @@ def main() -> None:
         "threads": len(os.sched_getaffinity(0)),
     }
     benchmark_table.show(measured, console)
-    if given.json:
-        given.json.write_text(json.dumps(measured, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(measured, indent=2))
 
 
 class Child:
-    """A contestant's process."""
+    """The process of a contestant; see `benchmark_child`."""
 
-    def __init__(self, script: str, settings: Path, given: argparse.Namespace) -> None:
+    def __init__(self, script: str, settings: Path, args: argparse.Namespace) -> None:
         self._script, self._log = script, settings.with_suffix(f".{Path(script).stem}.log")
-        bound = ["--threads", str(given.threads)] if given.threads else []
+        threads = ["--threads", str(args.threads)] if args.threads else []
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, TOOLS / script, settings, given.teacher_checkpoint, *bound],
+                [sys.executable, TOOLS / script, settings, args.teacher_checkpoint, *threads],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -93,10 +96,12 @@ class Child:
         self.found = self._answer()
 
     def ask(self, **question: object) -> dict[str, Any]:
+        """Sends a question and returns the answer."""
         print(json.dumps(question), file=self._process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
+        """Ends the process."""
         self._process.communicate()
 
     def __enter__(self) -> "Child":
@@ -116,7 +121,7 @@ class Child:
 def _measure(
     children: Mapping[str, Child], rounds: int, steps: int, console: Console
 ) -> dict[str, Any]:
-    """By contestant: what it found, seconds of its steps by part, its memory after whole steps."""
+    """Returns for each contestant its facts, seconds by part, and memory after whole steps."""
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in children}
     memory = {}
     for measure in ("whole", "parts"):
@@ -125,7 +130,7 @@ def _measure(
                 answer = child.ask(measure=measure, steps=steps)
                 for part, values in answer["seconds"].items():
                     seconds[name].setdefault(part, []).extend(values)
-                if measure == "whole":  # the parts hold more at a time than a step does
+                if measure == "whole":  # measuring the parts needs more memory than a step does
                     memory[name] = answer["memory"]
     return {
         "contestants": {
@@ -140,48 +145,53 @@ def _measure(
     }
 
 
-def _configs(given: argparse.Namespace, place: Path) -> dict[str, Path]:
-    """The configuration of each contestant, in a file, and the pictures that it names."""
+def _write_configs(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
+    """Writes the configuration of each contestant and the images that it names."""
     overrides = [
-        f"run={place / 'run'}",
-        f"data.root={place / 'data'}",
-        f"data.prepared={place / 'prepared'}",
-        f"data.image_size={list(given.size)}",
-        f"training.batch_size={given.batch}",
-        f"teacher.onnx={given.teacher}",
-        f"detector.onnx={given.detector}",
+        f"run={folder / 'run'}",
+        f"data.root={folder / 'data'}",
+        f"data.prepared={folder / 'prepared'}",
+        f"data.image_size={list(args.size)}",
+        f"training.batch_size={args.batch}",
+        f"teacher.onnx={args.teacher}",
+        f"detector.onnx={args.detector}",
         "student.encoder_weights=null",
         "targets.cache=null",
-        *given.overrides,
+        *args.overrides,
     ]
-    settings = config.load(given.config, overrides)
+    settings = config.load(args.config, overrides)
     if not settings.features:
-        raise UserError(f"{given.config}: features is empty, but the original always aligns some")
+        raise ConfigError(
+            f"{args.config}: features is empty, but the original always distils features",
+            code="no-features",
+        )
     data = settings.data
     if not (data.train.labelled and data.validation.labelled) or data.unlabelled:
-        raise UserError(f"{given.config}: the original needs pictures with masks")
-    drawn_images.draw(place / "data", settings.data, 2 * given.batch)
-    stored = [f"targets.cache={place / 'store'}"]
+        raise ConfigError(
+            f"{args.config}: data: the original needs masks for all images", code="no-masks"
+        )
+    drawn_images.draw(folder / "data", settings.data, 2 * args.batch)
+    cached = [f"targets.cache={folder / 'targets'}"]
     if settings.data.augment != "none" and not settings.targets.clean_images:
-        stored.append("data.augment=flip")
+        cached.append("data.augment=flip")
     files = {}
-    for name, more in (("original", []), ("ours", []), ("stored", stored)):
-        files[name] = place / f"{name}.yaml"
-        own = config.load(given.config, [*overrides, *more])
+    for name, more in (("original", []), ("ours", []), ("cached", cached)):
+        files[name] = folder / f"{name}.yaml"
+        own = config.load(args.config, [*overrides, *more])
         files[name].write_text(config.dump(own), encoding="utf-8")
     return files
 
 
-def _bind(threads: int) -> None:
-    """Leaves so many cores to this process and its children; XLA takes as many threads as cores."""
+def _restrict_cores(threads: int) -> None:
+    """Restricts this process and its children to some cores; XLA has one thread per core."""
     cores = sorted(os.sched_getaffinity(0))
     if threads > len(cores):
-        raise UserError(f"--threads {threads}: there are {len(cores)} cores")
+        raise ConfigError(f"--threads {threads}: there are {len(cores)} cores", code="threads")
     os.sched_setaffinity(0, cores[:threads])
 
 
 def _environment() -> dict[str, str]:
-    """A compiled program of an earlier run would hide what compiling costs."""
+    """Returns an environment without compilation cache, so that compilation is measured."""
     return {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
@@ -194,19 +204,24 @@ def _run(*arguments: object) -> None:
 
 
 def _failure(what: str, code: int, log: str) -> Exception:
-    """What a process had to say in the end, or how it came to it."""
+    """Returns the error of a process that ended: its own, if a user can correct it."""
     if code < 0:
-        return UserError(f"{what}: killed by signal {-code}; was there enough memory?")
-    if code == 2:  # a user's error, in its last line
-        return UserError(log.strip().rpartition("\n")[2].removeprefix("error: "))
+        return UserError(
+            f"{what}: killed by signal {-code}; was there enough memory?", code="process-killed"
+        )
+    last = log.strip().rpartition("\n")[2]
+    if code == 2 and (found := re.fullmatch(r"error: (.*) \[([a-z0-9-]+)\]", last)):
+        return UserError(found[1], code=found[2])
     return RuntimeError(f"{what} failed:\n{log}")
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, required=True, help="a YAML file, as in configs/")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="a YAML file, or a shipped configuration's name"
+    )
     for option, what in (
         ("--detector", "the feature network, .onnx"),
         ("--teacher", "the teacher, .onnx, for ours"),
@@ -214,16 +229,16 @@ def _arguments() -> argparse.Namespace:
     ):
         parser.add_argument(option, type=Path, required=True, help=what)
     parser.add_argument("--size", type=int, nargs=2, default=(640, 640), metavar=("H", "W"))
-    parser.add_argument("--batch", type=int, default=4, help="pictures per step (default: 4)")
-    parser.add_argument("--threads", type=int, help="cores, and threads of every library")
-    parser.add_argument("--steps", type=int, default=5, help="per turn (default: 5)")
+    parser.add_argument("--batch", type=int, default=4, help="images per step (default: 4)")
+    parser.add_argument("--threads", type=int, help="number of cores, and threads per library")
+    parser.add_argument("--steps", type=int, default=5, help="steps per turn (default: 5)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
     parser.add_argument(
         "--contestants", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), help="default: all"
     )
-    parser.add_argument("--json", type=Path, help="all numbers, into this file")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any key of --config")
-    return parser.parse_intermixed_args()
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What devices tell each other in a step, read from the compiled program; and what that costs.
+"""Lists the collective operations of a compiled training step, and estimates their cost.
 
     python tools/benchmarks/communication.py --config configs/recommended.yaml
 
-Compiles the training step for so many virtual devices of the CPU, at 64x64: what is sent depends on
-the parameters, not on the pictures. The CPU's forms of the operations and the GPU's are both
-looked at, since what can be divided may differ.
+It compiles the step for virtual devices of the CPU and images of 64x64: the number of bytes that
+devices send depends on the parameters, not on the images. It does so for the CPU's forms of the
+operations and for the GPU's.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.training.step import compile_train_step, initial_state, step_spec
 from jaxdistill.types import Batch, TeacherOutputs
 
-SIDE = 64  # of a picture
+SIDE = 64  # height and width of an image, in pixels
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _CALL = re.compile(rf"= (\(?[^=]*?\)?) ({'|'.join(_KINDS)})(?:-start)?\(")
 _COMMENT = re.compile(r"/\*.*?\*/")  # such as the number of every fifth result
@@ -37,12 +37,14 @@ _ARRAY = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
 
 
 class Link(NamedTuple):
-    """What connects devices: bytes per second that one sends, and seconds until they arrive."""
+    """A connection between devices."""
 
     name: str
     devices: int
     rate: float
+    """Bytes per second that a device sends."""
     latency: float
+    """Seconds until they arrive."""
 
 
 LINKS = (
@@ -52,48 +54,56 @@ LINKS = (
 
 
 class Sent(NamedTuple):
-    """By kind of collective operation: how many there are, and the bytes of their results."""
+    """The collective operations of a step, by kind."""
 
     calls: dict[str, int]
+    """Their numbers."""
     bytes: dict[str, int]
+    """The bytes of their results."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Parses arguments, compiles, and prints tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--devices", type=int, default=8, help="in the compiled program; 8")
-    parser.add_argument("--channels", type=int, default=1024, help="of each detector tensor; 1024")
+    parser.add_argument("--devices", type=int, default=8, help="number of devices (default: 8)")
     parser.add_argument(
-        "--seconds", type=float, default=0.1, help="that a device computes in a step; 0.1"
+        "--channels", type=int, default=1024, help="channels of a detector tensor (default: 1024)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.1, help="computation of a step (default: 0.1 s)"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    given = parser.parse_intermixed_args(arguments)
-    settings = config.load(given.config, given.overrides)
-    if len(jax.devices()) < given.devices:
-        _again_with(given.devices)
+    args = parser.parse_intermixed_args(arguments)
+    settings = config.load(args.config, args.overrides)
+    if len(jax.devices()) < args.devices:
+        _restart_with(args.devices)
     found = {
-        name: measure(settings, given.devices, given.channels, plain=plain)
+        name: measure(settings, args.devices, args.channels, plain=plain)
         for name, plain in (("as on a GPU", True), ("as on a CPU", False))
     }
-    _print(found, given.seconds)
+    _print(found, args.seconds)
 
 
-def _again_with(devices: int) -> None:
-    """A process has as many virtual devices as its environment said at its start."""
+def _restart_with(devices: int) -> None:
+    """Restarts this process: the environment sets the number of devices when JAX is imported."""
     flag = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
     if os.environ.get("XLA_FLAGS") == flag:
-        raise errors.UserError(f"there are {len(jax.devices())} devices and not {devices}")
+        raise errors.ConfigError(
+            f"--devices {devices}: there are {len(jax.devices())} devices", code="mesh-size"
+        )
     os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 def measure(settings: config.Config, devices: int, channels: int, *, plain: bool) -> Sent:
-    """What the compiled training step sends.
+    """Compiles the training step and returns its collective operations.
 
     Args:
-      channels: of each detector tensor.
-      plain: compiles the forms that a GPU has.
+      settings: The configuration; no file that it names is read.
+      devices: Number of devices.
+      channels: Channels of each detector tensor.
+      plain: Whether to compile the forms of the operations that a GPU uses.
     """
     own = jax.lax.platform_dependent
     jax.lax.platform_dependent = _default if plain else own
@@ -127,14 +137,14 @@ def _compile(settings: config.Config, mesh: Mesh, channels: int) -> str:
     taps = feature_info(without_files)
     sizes = [find_tap(pair.tap, taps).size((SIDE, SIDE)) for pair in pairs]
     features = tuple(jnp.zeros((rows, *size, channels)) for size in sizes)
-    targets = TeacherOutputs(jnp.zeros((*shape, 1)) if settings.teacher else None, features)
+    teacher = TeacherOutputs(jnp.zeros((*shape, 1)) if settings.teacher else None, features)
     state = mesh.replicate(initial_state(spec, parts))
     frozen = mesh.replicate(parts.frozen)
-    return step.lower(state, frozen, *mesh.shard((batch, targets))).compile().as_text()
+    return step.lower(state, frozen, *mesh.shard((batch, teacher))).compile().as_text()
 
 
 def parse(program: str) -> Sent:
-    """The collective operations of a compiled program, as XLA writes it."""
+    """Returns the collective operations in the text of a compiled program."""
     calls, total = dict.fromkeys(_KINDS, 0), dict.fromkeys(_KINDS, 0)
     for result, kind in _CALL.findall(_COMMENT.sub("", program)):
         calls[kind] += 1
@@ -154,21 +164,24 @@ def _bytes(kind: str, dims: str) -> int:
 
 
 def seconds(link: Link, calls: int, size: int) -> float:
-    """Of all-reduces in a ring of n: each device sends 2 (n-1)/n of the bytes, in 2 (n-1) turns."""
+    """Returns the duration of all-reduces in a ring of n devices.
+
+    Each device sends 2 (n-1)/n of the bytes, in 2 (n-1) turns per call.
+    """
     turns = 2 * (link.devices - 1)
     return turns / link.devices * size / link.rate + calls * turns * link.latency
 
 
 def _print(found: dict[str, Sent], computing: float) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    table = Table("", "operation", "calls", "MB per step", title="Sent in a step")
+    table = Table("", "operation", "calls", "MB per step", title="Collective operations of a step")
     for name, sent in found.items():
         for kind, calls in sent.calls.items():
             table.add_row(name, kind, str(calls), f"{sent.bytes[kind] / 1e6:.3f}")
     console.print(table)
     sent = found["as on a GPU"]
     calls, size = sum(sent.calls.values()), sum(sent.bytes.values())
-    table = Table("", "sending, ms", "efficiency", title=f"Of steps that compute for {computing} s")
+    table = Table("", "sending, ms", "efficiency", title=f"Steps of {computing} s computation")
     for link in LINKS:
         sending = seconds(link, calls, size)
         efficiency = computing / (computing + sending)

@@ -1,8 +1,8 @@
-"""The PyTorch original's training step, in our own words: what a step of ours is measured against.
+"""The training step of the PyTorch original, written anew, as the baseline of the benchmark.
 
-Here things are done as the original does them, also where we do them otherwise: frozen means that
-the encoder gets no gradient, while its BatchNorms go on measuring and its drop path stays on; the
-feature loss is clamped; teacher and student run in torch's eager mode, the detector in onnxruntime.
+It follows the original also where jaxdistill differs: the frozen encoder gets no gradient, but its
+BatchNorms keep updating their statistics and its drop path stays on; the feature loss is clamped;
+teacher and student run in eager mode, and the detector in onnxruntime.
 """
 
 import math
@@ -20,47 +20,47 @@ from jaxdistill.models.feature_pairs import Pair, pair_up
 from jaxdistill.torch_interop import export_teacher, smp_networks
 from jaxdistill.torch_interop.onnx_sessions import open_network
 
-LARGEST_FEATURE_LOSS = 10.0
+MAX_FEATURE_LOSS = 10.0
 _PROBABILITY_MARGIN = 1e-7
 
 
 class Student(nn.Module):
-    """SMP's UNet and the projectors; pictures (N, 3, H, W) in [0, 1] to logits and projections."""
+    """SMP's UNet and the projectors: images (N, 3, H, W) in [0, 1] to logits and projections."""
 
     def __init__(self, settings: config.Student, pairs: Sequence[Pair]) -> None:
         super().__init__()
         self.normalization = image_ops.resolve(settings.normalization or "imagenet")
-        self.unet = smp_networks.unet(settings.encoder, settings.decoder_channels)
-        encoder = self.unet.encoder.out_channels[1:]
-        channels = {f"encoder.{i}": c for i, c in enumerate(encoder, start=1)}
-        channels |= {f"decoder.{i}": c for i, c in enumerate(settings.decoder_channels)}
+        channels = {info.name: info.channels for info in feature_info(settings)}
+        decoder = [count for name, count in channels.items() if name.startswith("decoder.")]
+        self.unet = smp_networks.unet(settings.encoder, decoder)
         self.pairs = pairs
         self.projectors = nn.ModuleList(
             projector(channels[pair.tap], pair.channels, pair.hidden) for pair in pairs
         )
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
-        logits, taps = self.taps(pictures)
-        projected = [p(taps[pair.tap]) for p, pair in zip(self.projectors, self.pairs, strict=True)]
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits, maps = self.feature_maps(images)
+        projected = [p(maps[pair.tap]) for p, pair in zip(self.projectors, self.pairs, strict=True)]
         return logits, projected
 
-    def taps(self, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, and the feature maps by the names that our student gives them."""
-        features = self.unet.encoder(normalize(pictures, self.normalization))
-        taps = {f"encoder.{i}": tap for i, tap in enumerate(features) if i > 0}
+    def feature_maps(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes the logits, and the feature maps by the names that our student uses."""
+        features = self.unet.encoder(normalize(images, self.normalization))
+        maps = {f"encoder.{i}": each for i, each in enumerate(features) if i > 0}
         hooks = [
             block.register_forward_hook(
-                lambda _, __, output, i=i: taps.__setitem__(f"decoder.{i}", output)
+                lambda _, __, output, i=i: maps.__setitem__(f"decoder.{i}", output)
             )
             for i, block in enumerate(self.unet.decoder.blocks)
         ]
         logits = self.unet.segmentation_head(self.unet.decoder(features))
         for hook in hooks:
             hook.remove()
-        return logits, taps
+        return logits, maps
 
 
 def projector(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
+    """Builds a projector from a feature map's channels to those of its target."""
     if hidden is None:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 1))
     return nn.Sequential(
@@ -71,12 +71,14 @@ def projector(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
     )
 
 
-def normalize(pictures: Tensor, normalization: image_ops.Normalization) -> Tensor:
-    mean, std = (torch.tensor(values).view(3, 1, 1).to(pictures) for values in normalization)
-    return (pictures - mean) / std
+def normalize(images: Tensor, normalization: image_ops.Normalization) -> Tensor:
+    """Normalises images (N, 3, H, W) in [0, 1]."""
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(images) for values in normalization)
+    return (images - mean) / std
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Computes the KL divergence of the softened probabilities, times the temperature."""
     p, q = (
         torch.sigmoid(logits / temperature).clamp(_PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
         for logits in (teacher, student)
@@ -86,19 +88,23 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def mse(one: Tensor, other: Tensor) -> Tensor:
+    """Computes the mean squared difference."""
     return F.mse_loss(one, other)
 
 
 def bce(student: Tensor, mask: Tensor) -> Tensor:
+    """Computes the binary cross entropy of logits."""
     return F.binary_cross_entropy_with_logits(student, mask)
 
 
 def dice(student: Tensor, mask: Tensor) -> Tensor:
+    """Computes the Dice loss of logits, averaged over the images."""
     p, y = torch.sigmoid(student).flatten(1), mask.flatten(1)
     return (1 - (2 * (p * y).sum(1) + 1e-5) / (p.sum(1) + y.sum(1) + 1e-5)).mean()
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Computes one minus the cosine similarity over channels."""
     return 1 - F.cosine_similarity(one, other, dim=1).mean()
 
 
@@ -110,15 +116,22 @@ def total(
     features: Sequence[Tensor],
     settings: config.Config,
     temperature: float,
-    largest_feature: float = math.inf,
+    max_feature_loss: float = math.inf,
 ) -> Tensor:
-    """The weighted sum of the losses.
+    """Computes the weighted sum of the losses.
 
     Args:
-      largest_feature: what an MSE between features is clamped to; beyond, it has no gradient.
+      logits: The student's.
+      projected: The student's projected feature maps.
+      mask: Ground truth.
+      teacher: The teacher's logits.
+      features: The detector's feature maps.
+      settings: The weights.
+      temperature: That of the KL loss.
+      max_feature_loss: Value at which an MSE of features is clamped, without gradient beyond it.
     """
     weights = settings.losses
-    compared = {"mse": lambda *maps: mse(*maps).clamp(max=largest_feature), "cosine": cosine}
+    compared = {"mse": lambda *maps: mse(*maps).clamp(max=max_feature_loss), "cosine": cosine}
     feature = sum(
         entry.weight * compared[entry.loss](own, target)
         for entry, own, target in zip(settings.features, projected, features, strict=True)
@@ -136,10 +149,12 @@ class Detector:
     """The feature network in onnxruntime; arrays pass through NumPy.
 
     Args:
-      threads: of onnxruntime on a CPU; None leaves the number to it.
+      settings: The file and its normalisation.
+      tensors: Names of its tensors.
+      threads: Number of onnxruntime's threads on a CPU; None leaves it to onnxruntime.
 
     Raises:
-      UserError: see `OnnxGraph`.
+      NetworkError: See `OnnxGraph`.
     """
 
     def __init__(
@@ -148,24 +163,24 @@ class Detector:
         self._normalization = image_ops.resolve(settings.normalization)
         self._network = open_network(settings.onnx, tensors, threads)
 
-    def __call__(self, pictures: Tensor) -> list[Tensor]:
-        """The tensors (N, C, h, w) of pictures (N, 3, H, W) in [0, 1]."""
-        fed = normalize(pictures, self._normalization).cpu()
-        chunks = fed.split(self._network.picture.batch or len(fed))
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Computes the tensors (N, C, h, w) of images (N, 3, H, W) in [0, 1]."""
+        normalized = normalize(images, self._normalization).cpu()
+        chunks = normalized.split(self._network.image.batch or len(normalized))
         results = [self._network(chunk.numpy()) for chunk in chunks]
         return [
-            torch.cat([torch.from_numpy(part) for part in parts]).to(pictures.device)
+            torch.cat([torch.from_numpy(part) for part in parts]).to(images.device)
             for parts in zip(*results, strict=True)
         ]
 
 
 class Original:
-    """Everything that a step of the original needs, and the step in its parts.
+    """All networks of the original, and its training step in parts.
 
     Args:
-      settings: with a teacher, a detector and features.
-      checkpoint: the teacher's.
-      threads: of onnxruntime; torch's are the process's.
+      settings: A configuration with a teacher, a detector and features.
+      checkpoint: The teacher's checkpoint.
+      threads: Number of onnxruntime's threads; torch's are a setting of the process.
     """
 
     def __init__(
@@ -175,11 +190,10 @@ class Original:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network, _ = export_teacher.load(checkpoint)
         self._teacher = network.to(self.device)
-        self._teachers_normalization = image_ops.resolve(settings.teacher.normalization)
-        self.detect = Detector(settings.detector, [f.tensor for f in settings.features], threads)
-        """Pictures to features."""
+        self._teacher_normalization = image_ops.resolve(settings.teacher.normalization)
+        self.detector = Detector(settings.detector, [f.tensor for f in settings.features], threads)
         size = settings.data.image_size
-        black = self.detect(torch.zeros(1, 3, *size))
+        black = self.detector(torch.zeros(1, 3, *size))
         shapes = [(height, width, c) for _, c, height, width in (f.shape for f in black)]
         pairs = pair_up(settings.features, shapes, size, feature_info(settings.student))
         self.student = Student(settings.student, pairs).to(self.device).train()
@@ -191,41 +205,43 @@ class Original:
             weight_decay=settings.training.weight_decay,
         )
 
-    def step(self, pictures: Tensor, mask: Tensor) -> None:
-        """One whole step on pictures (N, 3, H, W) in [0, 1] and masks (N, 1, H, W) in {0, 1}."""
-        logits, features = self.teach(pictures), self.detect(pictures)
-        self.backward(self.loss(pictures, mask, logits, features))
-        self.learn()
+    def train_step(self, images: Tensor, masks: Tensor) -> None:
+        """Takes a step on images (N, 3, H, W) in [0, 1] and masks (N, 1, H, W) in {0, 1}."""
+        logits, features = self.teacher(images), self.detector(images)
+        self.backward(self.loss(images, masks, logits, features))
+        self.update()
 
     @torch.no_grad()
-    def teach(self, pictures: Tensor) -> Tensor:
+    def teacher(self, images: Tensor) -> Tensor:
+        """Computes the teacher's logits."""
         with self._precision():
-            return self._teacher(normalize(pictures, self._teachers_normalization)).float()
+            return self._teacher(normalize(images, self._teacher_normalization)).float()
 
     def loss(
-        self, pictures: Tensor, mask: Tensor, logits: Tensor, features: Sequence[Tensor]
+        self, images: Tensor, masks: Tensor, logits: Tensor, features: Sequence[Tensor]
     ) -> Tensor:
-        """Student, projectors and losses, forward."""
+        """Runs student, projectors and losses."""
         with self._precision():
-            own, projected = self.student(pictures)
+            own, projected = self.student(images)
         losses = self.settings.losses
         return total(
             own.float(),
             [p.float() for p in projected],
-            mask,
+            masks,
             logits,
             features,
             self.settings,
             losses.temperature.initial,
-            LARGEST_FEATURE_LOSS,
+            MAX_FEATURE_LOSS,
         )
 
     def backward(self, loss: Tensor) -> None:
+        """Computes the gradients."""
         self._optimizer.zero_grad()
         loss.backward()
 
-    def learn(self) -> None:
-        """The clip, then AdamW."""
+    def update(self) -> None:
+        """Clips the gradients and takes AdamW's step."""
         if (norm := self.settings.training.clip.norm) is not None:
             nn.utils.clip_grad_norm_(self._trained, norm)
         self._optimizer.step()

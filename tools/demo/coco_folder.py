@@ -11,15 +11,15 @@ from jaxdistill import config
 
 
 class Drawn(NamedTuple):
-    """A picture and the people in it."""
+    """An image and the people in it."""
 
     image: Image.Image
     people: Sequence[Any]
-    """A COCO segmentation each: a list of polygons, or an RLE with its size."""
+    """One COCO segmentation each: a list of polygons, or an RLE with its size."""
 
 
-def write(root: Path, split: config.Split, pictures: Iterable[Drawn]) -> None:
-    """The pictures as JPEG files, and their annotations, where the split expects them."""
+def write(root: Path, split: config.Split, images: Iterable[Drawn]) -> None:
+    """Writes images as JPEG files, and their annotations, where the split expects them."""
     (root / split.images).mkdir(parents=True, exist_ok=True)
     (root / split.annotations).parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, list[dict[str, Any]]] = {
@@ -27,14 +27,14 @@ def write(root: Path, split: config.Split, pictures: Iterable[Drawn]) -> None:
         "annotations": [],
         "categories": [{"id": 1, "name": "person"}],
     }
-    for number, picture in enumerate(pictures, start=1):
+    for number, drawn in enumerate(images, start=1):
         name = f"{number:012}.jpg"
-        picture.image.save(root / split.images / name, quality=92)
-        width, height = picture.image.size
+        drawn.image.save(root / split.images / name, quality=92)
+        width, height = drawn.image.size
         content["images"].append(
             {"id": number, "file_name": name, "height": height, "width": width}
         )
-        for segmentation in picture.people:
+        for segmentation in drawn.people:
             content["annotations"].append(
                 {
                     "id": 1 + len(content["annotations"]),

@@ -1,4 +1,4 @@
-"""Pictures that are drawn: for whoever needs pictures, whichever."""
+"""Random images with masks, for benchmarks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +11,17 @@ from PIL import Image
 from jaxdistill import config
 from jaxdistill.config import Size
 
-_PATCHES = 20  # along either side; noise in every pixel would be slow to decode
+_PATCHES = 20  # per side; noise in every pixel would be slow to decode
 
 
 def draw(root: Path, data: config.Data, count: int) -> None:
-    """Draws so many pictures of `data.image_size` to learn from, and one to measure on."""
+    """Draws training images of `data.image_size`, and one validation image."""
     random = np.random.default_rng(0)
-    coco_folder.write(root, data.train, _pictures(random, data.image_size, count))
-    coco_folder.write(root, data.validation, _pictures(random, data.image_size, 1))
+    coco_folder.write(root, data.train, _images(random, data.image_size, count))
+    coco_folder.write(root, data.validation, _images(random, data.image_size, 1))
 
 
-def _pictures(random: np.random.Generator, size: Size, count: int) -> Iterator[Drawn]:
+def _images(random: np.random.Generator, size: Size, count: int) -> Iterator[Drawn]:
     height, width = size
     for _ in range(count):
         patches = random.integers(0, 256, (_PATCHES, _PATCHES, 3), np.uint8)

