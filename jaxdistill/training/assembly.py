@@ -67,7 +67,11 @@ def trainer_from_config(
         settings=settings,
         console=console,
     )
-    for line in (*describe_student(built), *describe_losses(built)):
+    for line in (
+        *describe_student(built),
+        *describe_unused(terms, built.losses),
+        *describe_losses(built),
+    ):
         console.print(line)
     return built
 
@@ -224,6 +228,24 @@ def describe_student(trainer: "Trainer") -> list[str]:
     if trainer.teacher is not None and not asks_for_logits(trainer.losses):
         lines += ["no loss uses the teacher's mask: it serves for comparison only"]
     return lines
+
+
+def describe_unused(given: Mapping[str, Loss], used: Mapping[str, Loss]) -> list[str]:
+    """Returns a line for each loss that is left out because an input is missing.
+
+    Args:
+      given: The losses of the configuration.
+      used: Those that the training uses; see `usable_losses`.
+    """
+    reasons: dict[Input, str] = {
+        "mask": "the training images have no masks",
+        "teacher_logits": "there is no teacher",
+    }
+    lines = []
+    for name in given.keys() - used.keys():
+        missing = [reasons[need] for need in sorted(given[name].requires & reasons.keys())]
+        lines.append(f"loss {name} is not used: {' and '.join(missing)}")
+    return sorted(lines)
 
 
 def describe_losses(trainer: "Trainer") -> list[str]:

@@ -1,5 +1,6 @@
 """A run folder is self-contained: moved, and without the student's weights file, it still works."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,8 @@ import tiny_run
 from jaxdistill import config, models
 from jaxdistill.checkpoint.best import FROZEN, best, save_frozen, with_frozen_of
 from jaxdistill.checkpoint.integrity import fingerprint
-from jaxdistill.commands import train
+from jaxdistill.commands import evaluate, export, predict, train
+from jaxdistill.evaluation import load
 from jaxdistill.models import Student, unfreezing, weights
 from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime.errors import RunError, UserError, WeightsError
@@ -115,6 +117,27 @@ def test_a_moved_run_is_resumed_where_it_is(finished: Place, moved: Path, tmp_pa
     for run in (stayed, moved):
         keep_only(run, "4")
     assert values(best(stayed).student) == values(best(moved).student)
+
+
+@pytest.mark.slow
+def test_a_moved_run_is_evaluated_predicted_with_and_exported(
+    finished: Place, moved: Path, tmp_path: Path
+) -> None:
+    evaluate.main([str(moved)])
+    found = json.loads((moved / "evaluation" / "evaluation.json").read_text())
+    recorded = best(moved).metadata["validation"]
+    assert found["network"]["miou"] == pytest.approx(recorded["student_miou"], abs=1e-6)
+    assert found["teacher"]["miou"] == pytest.approx(recorded["teacher_miou"], abs=1e-6)
+    images = finished.folder / "coco" / "images" / "val2017"
+    assert predict.main([str(moved), str(images), "--output", str(tmp_path / "masks")]) == 0
+    assert len(list((tmp_path / "masks").rglob("*.png"))) == 5
+    export.main([str(moved), str(tmp_path / "student.onnx")])
+    image = np.zeros((64, 64, 3), np.uint8)
+    one, other = (
+        load(model).predict(image, soft=True) for model in (moved, tmp_path / "student.onnx")
+    )
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    assert not list(Path.cwd().iterdir())
 
 
 def keep_only(run: Path, step: str) -> None:

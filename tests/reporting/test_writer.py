@@ -140,6 +140,31 @@ def test_a_report_that_fails_raises_one_class_of_error_and_the_next_one_succeeds
         written.epoch(4, {"train": {"total": 0.5}}, GRID)  # it was closed
 
 
+def test_a_part_that_fails_leaves_the_others(run: Path) -> None:
+    for grid in (run / "samples").iterdir():
+        grid.unlink()
+    (run / "samples").rmdir()
+    (run / "samples").write_text("a file")
+    written = MetricWriter(run, epochs=1)
+    with pytest.raises(OutputError, match="samples"):
+        written.epoch(2, {"train": {"total": 0.5}}, GRID)
+    written.close()
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert any(event.summary.value for event in events(run))
+    assert (run / "report.html").exists()
+
+
+def test_curves_that_could_not_be_opened_are_tried_again(run: Path) -> None:
+    (run / run_files.TENSORBOARD).write_text("a file")
+    written = MetricWriter(run, epochs=1)
+    with pytest.raises(OutputError, match=run_files.TENSORBOARD):
+        written.epoch(2, {"train": {"total": 0.5}}, GRID)
+    (run / run_files.TENSORBOARD).unlink()
+    written.epoch(3, {"train": {"total": 0.4}}, GRID)
+    written.close()
+    assert {event.step for event in events(run) if event.summary.value} == {3}
+
+
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError) as caught:

@@ -1,4 +1,4 @@
-"""A whole run with everything that feature pairs can train: it resumes, and leaves all behind."""
+"""A run with every kind of feature pair: it resumes, and its student is exported and used."""
 
 import json
 import shutil
@@ -33,12 +33,12 @@ def arguments(place: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_with_all_that_pairs_can_train(tmp_path: Path, capsys) -> None:
+def test_a_run_with_every_kind_of_feature_pair_resumes_and_is_used(tmp_path: Path, capsys) -> None:
     tiny_run.make(tmp_path)
     run, other = tmp_path / "run", tmp_path / "other"
     main(arguments(tmp_path))
     printed = capsys.readouterr().out
-    assert "features.1: decoder.3 is brought from 32 x 32 to 8 x 8" in printed
+    assert "features.1: decoder.3 is resized from 32 x 32 to 8 x 8" in printed
     assert "features.0: standardised; 0 of 4 channels never change" in printed
     assert "warning" not in printed
 

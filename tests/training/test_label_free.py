@@ -1,4 +1,4 @@
-"""Whole runs on pictures without masks, alone and mixed with labelled ones."""
+"""Runs on images without masks, alone and mixed with labelled ones."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import tiny_run
 from PIL import Image
+from refused import refused
 
 from jaxdistill import config
 from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import cache_targets, evaluate, export
 from jaxdistill.commands.train import main
+from jaxdistill.exporters.verify import MAX_CHANGED
 from jaxdistill.reporting.html.run_folder import read
-from jaxdistill.runtime.errors import UserError
+from jaxdistill.runtime.errors import DataError
 from jaxdistill.training.aggregation import OF_MASKS
 
 SHIPPED = tiny_run.ROOT / "configs/label_free.yaml"
@@ -27,12 +29,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(place: Path, *more: str) -> list[str]:
-    """Of a run with masks, a teacher and a detector."""
+    """Returns arguments of a run with masks, a teacher and a detector."""
     return ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(place), *more]
 
 
 def shipped(place: Path, *more: str) -> list[str]:
-    """Of the label-free configuration that ships, shrunk."""
+    """Returns arguments of the shipped label-free configuration, shrunk."""
     needless = ("detector", "features", "data.root")
     shrunk = [o for o in tiny_run.overrides(place) if not o.startswith(needless)]
     folders = ["data.train.images=train2017", "data.validation.images=val2017"]
@@ -61,25 +63,25 @@ def test_a_student_learns_from_the_teacher_alone(label_free: Path) -> None:
     assert last["validation"]["agreement"] > first["validation"]["agreement"]
 
 
-def test_what_it_leaves_is_complete(label_free: Path) -> None:
+def test_a_label_free_run_leaves_everything(label_free: Path) -> None:
     best_agreement = max(line["validation"]["agreement"] for line in lines(label_free))
-    assert best(label_free).record["validation"]["agreement"] == best_agreement
-    facts = json.loads((label_free / "provenance.json").read_text())["Data"]
-    assert (facts["pictures to learn from"], facts["without masks, training"]) == (8, 8)
-    assert (facts["pictures to measure on"], facts["without masks, validation"]) == (5, 5)
+    assert best(label_free).metadata["validation"]["agreement"] == best_agreement
+    data = json.loads((label_free / "provenance.json").read_text())["Data"]
+    assert (data["training images"], data["training images without masks"]) == (8, 8)
+    assert (data["validation images"], data["validation images without masks"]) == (5, 5)
     assert read(label_free).score.name == "agreement"
     assert f"{best_agreement:.4f}" in (label_free / "report.html").read_text()
     sheet = Image.open(label_free / "samples/epoch_001.png")
-    assert 4 * 64 < sheet.width < 5 * 64  # picture, teacher, student, difference
+    assert 4 * 64 < sheet.width < 5 * 64  # image, teacher, student, difference
     assert sheet.height > 4 * 64
 
 
-def test_it_is_measured_by_its_agreement(
+def test_a_label_free_run_is_evaluated_by_agreement(
     label_free: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate.main([str(label_free), "--output", str(tmp_path)])
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    recorded = best(label_free).record["validation"]["agreement"]
+    recorded = best(label_free).metadata["validation"]["agreement"]
     assert found["network"] == {"agreement": pytest.approx(recorded, abs=1e-6)}
     assert (found["images"], found["without_masks"], found["teacher"]) == (5, 5, {})
     each = [one["network"]["agreement"] for one in found["per_image"]]
@@ -88,11 +90,11 @@ def test_it_is_measured_by_its_agreement(
     printed = capsys.readouterr().out
     assert "agreement with the teacher" in printed
     assert "mIoU" not in printed
-    with pytest.raises(UserError, match="no teacher to agree with: give teacher"):
+    with refused(DataError, "nothing-to-compare"):
         evaluate.main([str(label_free), "teacher.onnx=gone.onnx"])
 
 
-def test_it_is_measured_on_masks_where_there_are_some(
+def test_a_label_free_run_is_evaluated_on_masks_where_there_are_some(
     place: Path, label_free: Path, tmp_path: Path
 ) -> None:
     annotations = config.Data.model_fields["validation"].default.annotations
@@ -100,44 +102,45 @@ def test_it_is_measured_on_masks_where_there_are_some(
     given = [there, "--output", str(tmp_path)]
     evaluate.main([str(label_free), *given])
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert found["network"]["miou"] > 0.8  # of masks that it never saw
+    assert found["network"]["miou"] > 0.8  # it was trained without masks
     assert found["teacher"]["miou"] > 0.95
 
 
-def test_it_can_be_taken_home_in_eight_bits(label_free: Path, tmp_path: Path) -> None:
+def test_a_label_free_run_is_exported_to_int8(label_free: Path, tmp_path: Path) -> None:
     precisions = ["float32", "int8"]
     export.main([str(label_free), str(tmp_path / "s.onnx"), "--precision", *precisions])
     card = json.loads((tmp_path / "s.int8.json").read_text())
     assert card["measured"]["mean_iou"] is None
-    assert card["measured"]["changed"] <= export.LARGEST_CHANGE
+    assert card["measured"]["changed"] <= MAX_CHANGED
 
 
-def test_a_rehearsal_says_what_has_nothing_to_act_on(
+def test_a_dry_run_names_the_losses_that_are_not_used(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(shipped(place, f"run={tmp_path}/run", "losses.bce=1", "losses.dice=1", "--dry-run"))
     printed = capsys.readouterr().out
-    assert "8 pictures to learn from (8 without masks), 5 to measure on (5 without" in printed
-    assert "without masks to learn from, bce and dice teach nothing" in printed
-    assert "kl teaches decoder, head" in printed
-    assert "bce teaches" not in printed
+    assert "8 training images (8 without masks), 5 validation images (5 without" in printed
+    for name in ("bce", "dice"):
+        assert f"loss {name} is not used: the training images have no masks" in printed
+    assert "loss kl trains decoder, head" in printed
+    assert "loss bce trains" not in printed
     assert " masks 4 x" not in printed
 
 
-def test_labelled_and_unlabelled_pictures_are_learnt_from_together(
+def test_labelled_and_unlabelled_images_are_trained_on_together(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With all targets kept beforehand: 13 pictures to learn from, each with its mirror image."""
-    run, store = tmp_path / "run", tmp_path / "store"
-    mixed = ["data.unlabelled=images/val2017", "data.augment=flip", f"targets.cache={store}"]
+    """All teacher outputs are precomputed: 13 training images, each with its mirror image."""
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    mixed = ["data.unlabelled=images/val2017", "data.augment=flip", f"targets.cache={cache}"]
     cache_targets.main(arguments(place, *mixed, f"run={run}"))
-    assert "train: 26 pictures, counting flipped ones; 26 to compute" in capsys.readouterr().out
+    assert "train: 26 images, counting flipped ones; 26 to compute" in capsys.readouterr().out
     main(arguments(place, *mixed, f"run={run}"))
     printed = capsys.readouterr().out
-    assert "data: 13 pictures to learn from (5 without masks), 5 to measure on\n" in printed
-    assert "bce teaches decoder, head" in printed
+    assert "data: 13 training images (5 without masks), 5 validation images\n" in printed
+    assert "loss bce trains decoder, head" in printed
     first, *_, last = lines(run)
-    assert last["store"]["computed"] == 0
+    assert last["cache"]["computed"] == 0
     for part in ("train", "validation"):
         assert {"bce", "dice"} < last[part].keys()
     assert last["train"]["bce"] < first["train"]["bce"]
