@@ -133,9 +133,8 @@ def test_a_moved_run_is_evaluated_predicted_with_and_exported(
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 5
     export.main([str(moved), str(tmp_path / "student.onnx")])
     image = np.zeros((64, 64, 3), np.uint8)
-    one, other = (
-        load(model).predict(image, soft=True) for model in (moved, tmp_path / "student.onnx")
-    )
+    models_of_run = (moved, tmp_path / "student.onnx")
+    one, other = (load(model).predict(image, soft=True) for model in models_of_run)
     np.testing.assert_allclose(one, other, atol=1e-4)
     assert not list(Path.cwd().iterdir())
 
