@@ -227,7 +227,7 @@ def test_bad_input_is_refused_in_one_line(
 
 
 def test_an_unknown_precision_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="2"):
+    with refused(ConfigError, "command-line", "int4"):
         command_line.main([str(trained), str(tmp_path / "a.onnx"), "--precision", "int4"])
     with refused(ConfigError, "invalid-argument", "int4"):
         exporters.export(trained, tmp_path / "a.onnx", precision="int4")
