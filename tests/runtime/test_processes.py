@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from process_runs import joining
+from process_runs import process_options
 
 PROGRAM = """
 import argparse, json, sys, time
@@ -50,7 +50,7 @@ print(json.dumps({
 
 def start(count: int, *bodies: str) -> list[subprocess.Popen[str]]:
     """Starts processes of a run; each executes the body of its index, or the last one."""
-    options = joining(count)
+    options = process_options(count)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return [
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Ways in which a file can be wrong, as hypothesis draws them: of bytes, and of JSON."""
+"""Hypothesis strategies for damaged files: changed bytes, and changed JSON values."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 LENGTHS = (0, 1, 2**15, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)
-DEEP = "\N{PILCROW SIGN}deep"  # stands for a nest of lists, which Python cannot write
+DEEP = "\N{PILCROW SIGN}deep"  # stands for nested lists, too deep for json.dumps
 VALUES = (
     *(None, True, False, -1, 0, 1, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63), 10**400, 0.5, -1.5),
     *(1e308, -1e308, 5e-324, float("inf"), float("nan")),
@@ -24,7 +24,7 @@ _POSITIONS = st.integers(0, 2**20)
 
 @st.composite
 def bytes_of(draw: st.DrawFn, contents: Sequence[bytes]) -> bytes:
-    """One of the contents with a few bits, bytes, lengths or ranges changed; rarely just noise."""
+    """Draws one of the contents with a few changed bits, bytes, lengths or ranges; rarely noise."""
     content = bytearray(draw(st.sampled_from(contents)))
     if draw(st.integers(0, 50)) == 0:
         return draw(st.binary(max_size=200))
@@ -61,11 +61,11 @@ def _edit(content: bytearray, kind: str, first: int, second: int) -> None:
 
 @st.composite
 def json_of(draw: st.DrawFn, trees: Sequence[Any]) -> str:
-    """JSON text of one of the trees, of which a few values became others, or went."""
+    """Draws the JSON text of one of the trees, with a few values replaced or removed."""
     tree = json.loads(json.dumps(draw(st.sampled_from(trees))))
     for _ in range(draw(st.integers(1, 3))):
-        places = list(_places(tree))
-        holder, key = places[draw(_POSITIONS) % len(places)] if places else ([tree], 0)
+        entries = list(_entries(tree))
+        holder, key = entries[draw(_POSITIONS) % len(entries)] if entries else ([tree], 0)
         action = draw(st.integers(0, 9))
         if action == 0 and isinstance(holder, dict):
             holder.pop(key)
@@ -79,10 +79,10 @@ def json_of(draw: st.DrawFn, trees: Sequence[Any]) -> str:
     return json.dumps(tree).replace(json.dumps(DEEP), "[" * depth + "]" * depth)
 
 
-def _places(tree: Any) -> Any:
-    """Every list and dictionary with each of its keys."""
+def _entries(tree: Any) -> Any:
+    """Yields every list and dictionary with each of its keys."""
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in list(pairs):
         yield tree, key
         if isinstance(value, dict | list):
-            yield from _places(value)
+            yield from _entries(value)

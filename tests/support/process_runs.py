@@ -17,8 +17,8 @@ CHILD = Path(__file__).with_name("process_child.py")
 EPOCHS, STEPS = 3, 2
 HEARTBEAT_TIMEOUT = 10
 ENCODER = "encoder.safetensors"
-PICTURES = {1, 2, 3, 4, 5, 6, 7, 8}
-GIVEN = [
+IMAGES = {1, 2, 3, 4, 5, 6, 7, 8}
+SETTINGS = [
     f"training.epochs={EPOCHS}",
     "training.learning_rate=1e-4",
     "data.augment=light",
@@ -28,33 +28,33 @@ GIVEN = [
 ]
 
 
-def make(place: Path, encoder: Path) -> Path:
-    """With real weights, as users have them: random ones enlarge rounding."""
-    tiny_run.make(place)
-    (place / ENCODER).symlink_to(encoder)
-    return place
+def make(folder: Path, encoder: Path) -> Path:
+    """Makes a tiny run's files, with ImageNet weights: random weights amplify rounding."""
+    tiny_run.make(folder)
+    (folder / ENCODER).symlink_to(encoder)
+    return folder
 
 
-def arguments(place: Path, run: Path, *more: str) -> list[str]:
-    shrunk = ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(place)]
-    given = [*GIVEN, f"student.encoder_weights={place / ENCODER}"]
-    return [*shrunk, *given, f"run={run}", *more]
+def arguments(folder: Path, run: Path, *more: str) -> list[str]:
+    shrunk = ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(folder)]
+    args = [*SETTINGS, f"student.encoder_weights={folder / ENCODER}"]
+    return [*shrunk, *args, f"run={run}", *more]
 
 
 def launch(
     count: int,
     seen: Path,
     program: Sequence[str],
-    given: Sequence[str],
+    args: Sequence[str],
     each: Sequence[str] = (),
 ) -> list[subprocess.Popen[str]]:
-    """Starts that many processes of a program; in `each`, `{}` is the process's number."""
+    """Starts processes of a program; `{}` in `each` becomes the index of the process."""
     seen.mkdir(parents=True, exist_ok=True)
-    meeting = joining(count)
+    options = process_options(count)
     return [
         subprocess.Popen(
             [
-                *(sys.executable, *program, *given, *meeting, "--process", str(index)),
+                *(sys.executable, *program, *args, *options, "--process", str(index)),
                 *(one.format(index) for one in each),
             ],
             env={**os.environ, "SEEN": str(seen)},
@@ -66,26 +66,25 @@ def launch(
     ]
 
 
-def joining(count: int) -> list[str]:
-    """The options with which so many processes find each other."""
+def process_options(count: int) -> list[str]:
+    """Returns the options with which processes find each other, without the index."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    meeting = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
-    return [*meeting, "--heartbeat-timeout", str(HEARTBEAT_TIMEOUT)]
+    options = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count)]
+    return [*options, "--heartbeat-timeout", str(HEARTBEAT_TIMEOUT)]
 
 
-def train_alone(place: Path, run: Path, *more: str) -> None:
-    """A run in this process."""
+def train_one(folder: Path, run: Path, *more: str) -> None:
+    """Trains in this process."""
     with smooth_activations():
-        main(arguments(place, run, *more))
+        main(arguments(folder, run, *more))
 
 
-def train(count: int, place: Path, run: Path, *more: str) -> str:
-    """A run in so many processes; what process 0 printed."""
-    child = Path(__file__).with_name("process_child.py")
-    given = arguments(place, run, *more)
-    processes = launch(count, run.parent / f"{run.name}-seen", [str(child)], given)
+def train(count: int, folder: Path, run: Path, *more: str) -> str:
+    """Trains in `count` processes; returns what process 0 printed."""
+    args = arguments(folder, run, *more)
+    processes = launch(count, run.parent / f"{run.name}-seen", [str(CHILD)], args)
     printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * count, "\n".join(printed)
     for others in printed[1:]:
@@ -94,7 +93,7 @@ def train(count: int, place: Path, run: Path, *more: str) -> str:
 
 
 def cut(run: Path, other: Path) -> Path:
-    """A copy as it stood within its second epoch."""
+    """Copies a run without its checkpoints after step 3, which is in the second epoch."""
     shutil.copytree(run, other)
     for folder in (other / "checkpoints").iterdir():
         if int(folder.name) > 3:
