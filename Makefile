@@ -15,7 +15,7 @@ setup: .venv/ready-$(EXTRA)
 
 demo: setup
 	$(BIN)/python tools/demo/prepare_demo.py build/demo
-	$(BIN)/python -m jaxdistill.train --config configs/demo.yaml
+	$(BIN)/jaxdistill train --config demo
 
 test: setup
 	$(BIN)/pytest -m "not slow and not campaign" -n 2 --dist loadfile
