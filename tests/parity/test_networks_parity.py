@@ -102,7 +102,7 @@ def test_whole_student(
     if frozen:
         theirs.unet.encoder.eval()
     with torch.no_grad():
-        their_logits, their_taps = theirs.taps(cases.nchw(pictures))
+        their_logits, their_taps = theirs.feature_maps(cases.nchw(pictures))
     parity.check(
         f"student, {mode}: logits and taps",
         {"logits": logits, **taps},

@@ -16,11 +16,11 @@ from benchmark_child import Seconds, Setting, between, serve, timed
 from rich.console import Console
 
 from jaxdistill.data import augment
+from jaxdistill.losses.base import Scalars
 from jaxdistill.runtime import errors
 from jaxdistill.teachers.base import restrict
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.training.trainer import Trainer
-from jaxdistill.types import Scalars
 
 LEAD = 3  # steps until the prefetched batches are as many as they ever will be
 
