@@ -28,8 +28,8 @@ class Runs:
 
     def __init__(self, place: Path, *settings: str) -> None:
         self.place, self.settings = place, settings
-        self.untouched = place / f"untouched-{len(list(place.glob('untouched-*')))}"
-        assert self.start(self.untouched).wait() == 0
+        self.undisturbed = place / f"undisturbed-{len(list(place.glob('undisturbed-*')))}"
+        assert self.start(self.undisturbed).wait() == 0
 
     def start(self, run: Path, *more: str) -> Any:
         """A training process."""
@@ -38,12 +38,13 @@ class Runs:
         )
 
     def command(self, run: Path, *more: str) -> list[str]:
-        config = ["--config", str(tiny_run.SPECIFIED)]
-        return [sys.executable, "-m", "jaxdistill.train", *config, *self.given(run), *more]
+        return [sys.executable, "-m", "jaxdistill.train", *self.arguments(run), *more]
 
-    def given(self, run: Path) -> list[str]:
+    def arguments(self, run: Path) -> list[str]:
         return [
+            *("--config", str(tiny_run.SPECIFIED)),
             *tiny_run.overrides(self.place),
+            "student.encoder=tf_efficientnet_lite0",
             f"training.epochs={EPOCHS}",
             "checkpoints.every_steps=1",
             *self.settings,
@@ -66,9 +67,9 @@ class Runs:
         assert process.returncode == signals.EXIT_CODE, printed
         assert len(metrics(run)) < EPOCHS
 
-    def assert_untouched(self, run: Path) -> None:
-        assert numbers(run) == numbers(self.untouched)
-        one, two = arrays(run), arrays(self.untouched)
+    def assert_equals_undisturbed(self, run: Path) -> None:
+        assert numbers(run) == numbers(self.undisturbed)
+        one, two = arrays(run), arrays(self.undisturbed)
         assert one.keys() == two.keys()
         for name, array in one.items():
             assert array.tobytes() == two[name].tobytes(), name

@@ -51,7 +51,7 @@ def runs(place: Path) -> Runs:
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.campaign)])
-def test_a_killed_run_is_the_untouched_one(runs: Runs, tmp_path: Path, kills: int) -> None:
+def test_a_killed_run_equals_the_undisturbed_one(runs: Runs, tmp_path: Path, kills: int) -> None:
     """Half of the kills fall anywhere in a process' life, half into its steps and checkpoints."""
     moments, run = random.Random(0), tmp_path / "run"
     killed = survived = 0
@@ -72,12 +72,12 @@ def test_a_killed_run_is_the_untouched_one(runs: Runs, tmp_path: Path, kills: in
         process.wait()
         killed += 1
     runs.finish(run)
-    runs.assert_untouched(run)
+    runs.assert_equals_undisturbed(run)
     assert not list((run / "checkpoints").glob("*tmp*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_step_finish_and_keeps_it(
+def test_a_signal_stops_the_run_after_its_step_with_a_checkpoint(
     runs: Runs, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
@@ -89,10 +89,10 @@ def test_a_signal_lets_the_step_finish_and_keeps_it(
     assert f"{number.name}: stopped after step" in printed
     assert "Traceback" not in printed
     runs.finish(run)
-    runs.assert_untouched(run)
+    runs.assert_equals_undisturbed(run)
 
 
-def test_a_second_signal_ends_it_at_once_and_harms_nothing(runs: Runs, tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_process_at_once(runs: Runs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = runs.start(run)
     wait_for_epoch(run, 2)
@@ -103,10 +103,10 @@ def test_a_second_signal_ends_it_at_once_and_harms_nothing(runs: Runs, tmp_path:
         time.sleep(0.01)
     assert process.wait(timeout=60) in (-signal.SIGINT, signals.EXIT_CODE)
     runs.finish(run)
-    runs.assert_untouched(run)
+    runs.assert_equals_undisturbed(run)
 
 
-def test_a_signal_while_measuring_keeps_the_epoch_s_last_step(
+def test_a_signal_in_the_validation_keeps_the_last_step_of_the_epoch(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation is done again, learning is not."""
@@ -120,24 +120,21 @@ def test_a_signal_while_measuring_keeps_the_epoch_s_last_step(
 
     run = tmp_path / "run"
     monkeypatch.setattr(Trainer, "validate", interrupted)
-    given = ["--config", str(tiny_run.SPECIFIED), *runs.given(run)]
-    assert train.main(given) == signals.EXIT_CODE
+    assert train.main(runs.arguments(run)) == signals.EXIT_CODE
     progress = manager.newest_metadata(run)["progress"]
     assert (progress["epoch"], progress["step"], progress["counted"]) == (3, 8, 2)
     runs.finish(run)
-    runs.assert_untouched(run)
+    runs.assert_equals_undisturbed(run)
 
 
-def test_a_full_disk_ends_it_with_a_line_and_what_was_kept_goes_on(
-    runs: Runs, tmp_path: Path
-) -> None:
+def test_a_full_disk_ends_the_run_and_its_checkpoints_go_on(runs: Runs, tmp_path: Path) -> None:
     disk, run = tmp_path / "disk", tmp_path / "run"
-    size = 3 * _bytes(runs.untouched / "checkpoints")
+    size = 3 * _bytes(runs.undisturbed / "checkpoints")
     command = runs.command(disk / "run", "checkpoints.keep=1000")
     end_on_a_full_disk(disk, size, run, '"$@"', command)
     assert 0 < len(metrics(run)) < EPOCHS
     runs.finish(run)
-    runs.assert_untouched(run)
+    runs.assert_equals_undisturbed(run)
 
 
 def _flip(path: Path) -> None:
@@ -152,19 +149,20 @@ def _cut(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_flip, _cut, Path.unlink])
 @pytest.mark.parametrize("what", ["state/**/d/*", "state/manifest.ocdbt", "metadata/metadata"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    runs: Runs, tmp_path: Path, damage: Callable[[Path], None], what: str
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    runs: Runs, tmp_path: Path, what: str, damage: Callable[[Path], None]
 ) -> None:
     run = tmp_path / "run"
     _halfway_copy(runs, run)
     newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
     damage(max(newest.glob(what), key=lambda path: path.stat().st_size))
     printed = runs.finish(run)
-    assert f"damaged, removed, and the one before is used: {newest}" in printed
-    runs.assert_untouched(run)
+    assert f"damaged and set aside, and the checkpoint before is used: {newest}" in printed
+    assert newest.with_name(f"{newest.name}.damaged").is_dir()
+    runs.assert_equals_undisturbed(run)
 
 
-def test_where_every_checkpoint_is_damaged_nothing_is_removed(runs: Runs, tmp_path: Path) -> None:
+def test_where_every_checkpoint_is_damaged_nothing_is_renamed(runs: Runs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     _halfway_copy(runs, run)
     for record in run.glob("checkpoints/*/metadata/metadata"):
@@ -173,22 +171,22 @@ def test_where_every_checkpoint_is_damaged_nothing_is_removed(runs: Runs, tmp_pa
     process = runs.start(run, "--resume")
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "no checkpoint can be used" in printed
+    assert "[no-intact-checkpoint]" in printed
     assert sorted(run.glob("checkpoints/*")) == before
 
 
-def test_a_damaged_entry_of_the_store_is_computed_again(place: Path, tmp_path: Path) -> None:
+def test_a_damaged_entry_of_the_cache_is_computed_again(place: Path, tmp_path: Path) -> None:
     runs = Runs(place, f"targets.cache={place}/store", "data.augment=flip")
     run = tmp_path / "run"
     runs.halfway(run)
     entries = sorted((place / "store").glob("*/*/*.safetensors"))
     for entry, damage in zip(entries, [_flip, _cut, Path.unlink] * len(entries), strict=False):
         damage(entry)
-    assert "damaged, and computed again" in runs.finish(run)
-    runs.assert_untouched(run)
+    assert "damaged, set aside and computed again" in runs.finish(run)
+    runs.assert_equals_undisturbed(run)
 
 
-def test_two_runs_share_a_store_while_it_is_filled(place: Path, tmp_path: Path) -> None:
+def test_two_runs_share_a_cache_while_they_fill_it(place: Path, tmp_path: Path) -> None:
     runs = Runs(place, f"targets.cache={tmp_path}/store", "data.augment=flip")
     shutil.rmtree(tmp_path / "store")
     both = [runs.start(tmp_path / name) for name in ("one", "two")]
@@ -196,10 +194,10 @@ def test_two_runs_share_a_store_while_it_is_filled(place: Path, tmp_path: Path) 
         printed, _ = process.communicate(timeout=300)
         assert process.returncode == 0, printed
     for name in ("one", "two"):
-        runs.assert_untouched(tmp_path / name)
+        runs.assert_equals_undisturbed(tmp_path / name)
 
 
-def test_a_truncated_data_set_is_named_and_built_anew(runs: Runs, tmp_path: Path) -> None:
+def test_a_truncated_prepared_data_set_is_named_and_built_again(runs: Runs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     _halfway_copy(runs, run)
     settings = tiny_run.load(runs.place)
@@ -209,11 +207,11 @@ def test_a_truncated_data_set_is_named_and_built_anew(runs: Runs, tmp_path: Path
     process = runs.start(run, "--resume")
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 2, printed
-    assert "delete that folder, and it is built anew" in printed
+    assert "[prepared-data-damaged]" in printed
     assert "Traceback" not in printed
     shutil.rmtree(folder)
     runs.finish(run)
-    runs.assert_untouched(run)
+    runs.assert_equals_undisturbed(run)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +224,7 @@ def test_a_truncated_data_set_is_named_and_built_anew(runs: Runs, tmp_path: Path
         ("data.root={data}", "data.train had the fingerprint"),
     ],
 )
-def test_another_configuration_or_file_is_named_and_refused(
+def test_changed_settings_and_files_are_named_and_refused(
     runs: Runs, tmp_path: Path, change: str, named: str
 ) -> None:
     run = tmp_path / "run"
@@ -242,7 +240,7 @@ def test_another_configuration_or_file_is_named_and_refused(
     assert (run / "config.yaml").read_text() == before
 
 
-def test_changes_are_accepted_when_told_and_harmless_ones_anyway(
+def test_changes_are_accepted_on_request_and_harmless_ones_always(
     runs: Runs, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -267,13 +265,11 @@ def test_a_run_in_use_is_refused_and_a_dead_one_s_lock_is_taken_over(
     assert f"process {first.pid} on" in printed
     first.kill()
     first.wait()
-    assert json.loads((run / lock.NAME).read_text())["pid"] == first.pid  # the dead one's
+    assert json.loads((run / lock.OWNER_FILE).read_text())["pid"] == first.pid  # the dead one's
     runs.finish(run, f"training.epochs={len(metrics(run)) + 1}")
 
 
-def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
-    place: Path, tmp_path: Path
-) -> None:
+def test_nonfinite_steps_are_skipped_counted_and_listed(place: Path, tmp_path: Path) -> None:
     network = tiny_run.timid_network(tmp_path / "timid.onnx", place)
     timid = [
         f"teacher.onnx={network}",
@@ -283,10 +279,10 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
         "training.epochs=4",
     ]
     runs = Runs(place, *timid)
-    faults = [json.loads(line) for line in read(runs.untouched / writer.NONFINITE)]
+    faults = [json.loads(line) for line in read(runs.undisturbed / writer.NONFINITE)]
     assert 1 <= len(faults) <= 4
-    assert metrics(runs.untouched)[-1]["skipped_steps"] == len(faults)
-    assert all(fault["term"] == "kl" and len(fault["pictures"]) == 4 for fault in faults)
+    assert metrics(runs.undisturbed)[-1]["skipped_steps"] == len(faults)
+    assert all(fault["term"] == "kl" and len(fault["images"]) == 4 for fault in faults)
     process = runs.start(tmp_path / "strict", "training.skip_nonfinite=0")
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 2
@@ -294,7 +290,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_listed(
     assert len(read(tmp_path / "strict" / writer.NONFINITE)) == 1
 
 
-def test_a_thousand_steps_leave_memory_descriptors_and_threads_as_they_were(
+def test_many_steps_leave_memory_descriptors_and_threads_as_they_were(
     runs: Runs, tmp_path: Path
 ) -> None:
     run, data = tmp_path / "run", coco_folders.discs(tmp_path / "coco", train=80)
