@@ -249,12 +249,12 @@ def furnished(place: Path) -> Path:
         unet = smp_networks.unet(f"timm-efficientnet-{encoder}", (256, 128, 64, 32, 16))
         torch.save(unet.state_dict(), place / name)
     shutil.copytree(coco, place / "OTHER/COCO")
-    for folder in ("PATH/TO/PHOTOGRAPHS", "photos", "more/of/them"):
+    for folder in ("PATH/TO/IMAGES", "photos", "more/of/them"):
         (place / folder).mkdir(parents=True)
         for picture in sorted((coco / "images/val2017").iterdir())[:2]:
             Image.open(picture).save(place / folder / f"{picture.stem}.jpg")
     for folder, split in (("train", "train2017"), ("validation", "val2017")):
-        shutil.copytree(coco / "images" / split, place / "PATH/TO/PHOTOGRAPHS" / folder)
+        shutil.copytree(coco / "images" / split, place / "PATH/TO/IMAGES" / folder)
     tiny_run.network(place / "network.onnx")
     coarse = [o for o in tiny_run.overrides(place) if "root=" not in o and "run=" not in o]
     given = [*coarse, f"run={place}/runs/NAME", f"data.root={coco}"]

@@ -66,9 +66,9 @@ class AreaLoss(Loss):
 
     requires = frozenset({"mask"})
 
-    def __call__(self, outputs, batch, teacher, *, epoch, epochs):
-        predicted = jax.nn.sigmoid(outputs.logits).mean((1, 2, 3))
-        return jnp.abs(predicted - batch.masks.mean((1, 2, 3)))
+    def __call__(self, inputs):
+        predicted = jax.nn.sigmoid(inputs.outputs.logits).mean((1, 2, 3))
+        return jnp.abs(predicted - inputs.batch.masks.mean((1, 2, 3)))
 
 
 @dataclass(frozen=True)

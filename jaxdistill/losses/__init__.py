@@ -1,10 +1,21 @@
 """Loss terms: a file and a registry line each. See `Loss` for how to write one."""
 
-from jaxdistill.losses.base import Loss
+from jaxdistill.losses.base import Loss, LossInputs
 from jaxdistill.losses.configured import from_config, select
 from jaxdistill.losses.distillation import KL, MSE
 from jaxdistill.losses.feature import Feature
 from jaxdistill.losses.registry import LOSSES
 from jaxdistill.losses.segmentation import BCE, Dice
 
-__all__ = ["BCE", "KL", "LOSSES", "MSE", "Dice", "Feature", "Loss", "from_config", "select"]
+__all__ = [
+    "BCE",
+    "KL",
+    "LOSSES",
+    "MSE",
+    "Dice",
+    "Feature",
+    "Loss",
+    "LossInputs",
+    "from_config",
+    "select",
+]

@@ -1,7 +1,7 @@
 """What a loss term is: a value per image, and the inputs that it needs."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,6 +11,21 @@ from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
 Input = Literal["mask", "teacher_logits", "features"]
 PerImage = Float[Array, " b"]
 Scalars = dict[str, Float[Array, ""]]
+
+
+class LossInputs(NamedTuple):
+    """What a loss term is computed from."""
+
+    outputs: ModelOutputs
+    """The student's outputs, in float32."""
+    batch: Batch
+    """Images in [0, 1] and masks."""
+    teacher: TeacherOutputs
+    """The frozen networks' outputs, in float32."""
+    epoch: int | Array
+    """The epoch, counted from 0; traced inside a step."""
+    epochs: int
+    """Number of epochs of the run."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Loss:
         class Focal(Loss):
             requires = frozenset({"mask"})
 
-            def __call__(self, outputs, batch, teacher, *, epoch, epochs):
+            def __call__(self, inputs):
                 ...  # one value per image
 
     Args:
@@ -39,41 +54,20 @@ class Loss:
     _: KW_ONLY
     weight: float = 1.0
 
-    def __call__(
-        self,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> PerImage:
+    def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the unweighted loss of each image, in float32.
 
         Args:
-          outputs: The student's outputs.
-          batch: Images in [0, 1] and masks.
-          teacher: The frozen networks' outputs.
-          epoch: The epoch, counted from 0; traced inside a step.
-          epochs: Number of epochs of the run.
+          inputs: What the student and the frozen networks computed, masks, and the epoch.
 
         Returns:
           The loss of each image (B,).
         """
         raise NotImplementedError
 
-    def terms(
-        self,
-        name: str,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> dict[str, PerImage]:
+    def terms(self, name: str, inputs: LossInputs) -> dict[str, PerImage]:
         """Returns the term under its name; an override may add parts that are logged beside it."""
-        return {name: self(outputs, batch, teacher, epoch=epoch, epochs=epochs)}
+        return {name: self(inputs)}
 
     def auxiliary(self, outputs: ModelOutputs, means: Scalars) -> tuple[Array | None, Scalars]:
         """Returns a further value that the total includes, and scalars to log.

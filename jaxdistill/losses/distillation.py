@@ -8,10 +8,16 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxdistill import config
-from jaxdistill.losses.base import Loss, PerImage, Scalars, log1p_exp_negative_abs, mean_over_map
+from jaxdistill.losses.base import (
+    Loss,
+    LossInputs,
+    PerImage,
+    Scalars,
+    log1p_exp_negative_abs,
+    mean_over_map,
+)
 from jaxdistill.losses.registry import LOSSES
 from jaxdistill.losses.temperature import temperature_at
-from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
 
 Map = Float[Array, "b h w 1"]
 KLScale = Literal["none", "t", "t2"]
@@ -73,19 +79,11 @@ class KL(Loss):
     temperature: float | config.Temperature = 3.0
     scale: KLScale = "t"
 
-    def __call__(
-        self,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> PerImage:
+    def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the loss of each image."""
-        assert teacher.logits is not None
-        temperature = temperature_at(self.temperature, epoch, epochs)
-        return kl(outputs.logits, teacher.logits, temperature, self.scale)
+        assert inputs.teacher.logits is not None
+        temperature = temperature_at(self.temperature, inputs.epoch, inputs.epochs)
+        return kl(inputs.outputs.logits, inputs.teacher.logits, temperature, self.scale)
 
     def logged(self, *, epoch: int | Array, epochs: int) -> Scalars:
         """Returns the temperature."""
@@ -99,15 +97,7 @@ class MSE(Loss):
 
     requires = frozenset({"teacher_logits"})
 
-    def __call__(
-        self,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> PerImage:
+    def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the loss of each image."""
-        assert teacher.logits is not None
-        return mse(outputs.logits, teacher.logits)
+        assert inputs.teacher.logits is not None
+        return mse(inputs.outputs.logits, inputs.teacher.logits)

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Key
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.losses.base import Loss, PerImage, Scalars, mean_over_map
+from jaxdistill.losses.base import Loss, LossInputs, PerImage, Scalars, mean_over_map
 from jaxdistill.losses.distillation import mse
 from jaxdistill.losses.registry import LOSSES
-from jaxdistill.types import Batch, FeatureScale, ModelOutputs, TeacherOutputs
+from jaxdistill.types import FeatureScale, ModelOutputs, TeacherOutputs
 
 Map = Float[Array, "b h w 1"]
 Features = Float[Array, "b h w c"]
@@ -42,32 +42,17 @@ class Feature(Loss):
     learned_weights: bool = False
     balance_temperature: float = 1.0
 
-    def __call__(
-        self,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> PerImage:
+    def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the loss of each image."""
-        return self._weighted_sum(pair_losses(self.pairs, outputs, teacher), outputs)
+        values = pair_losses(self.pairs, inputs.outputs, inputs.teacher)
+        return self._weighted_sum(values, inputs.outputs)
 
-    def terms(
-        self,
-        name: str,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> dict[str, PerImage]:
+    def terms(self, name: str, inputs: LossInputs) -> dict[str, PerImage]:
         """Returns the term and, for several pairs, each pair's unweighted loss as `NAME.N`."""
-        values = pair_losses(self.pairs, outputs, teacher)
+        values = pair_losses(self.pairs, inputs.outputs, inputs.teacher)
         parts = {f"{name}.{index}": value for index, value in enumerate(values)}
-        return {name: self._weighted_sum(values, outputs), **(parts if len(values) > 1 else {})}
+        total = self._weighted_sum(values, inputs.outputs)
+        return {name: total, **(parts if len(values) > 1 else {})}
 
     def auxiliary(self, outputs: ModelOutputs, means: Scalars) -> tuple[Array | None, Scalars]:
         """Returns the loss that trains the learned weights, and the weights."""

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxdistill.losses.base import Loss, PerImage, log1p_exp_negative_abs, mean_over_map
+from jaxdistill.losses.base import Loss, LossInputs, PerImage, log1p_exp_negative_abs, mean_over_map
 from jaxdistill.losses.registry import LOSSES
-from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
 
 Map = Float[Array, "b h w 1"]
 
@@ -50,17 +49,9 @@ class BCE(Loss):
 
     requires = frozenset({"mask"})
 
-    def __call__(
-        self,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> PerImage:
+    def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the loss of each image."""
-        return bce(outputs.logits, batch.masks)
+        return bce(inputs.outputs.logits, inputs.batch.masks)
 
 
 @LOSSES.register("dice")
@@ -75,14 +66,6 @@ class Dice(Loss):
     requires = frozenset({"mask"})
     smooth: float = 1e-5
 
-    def __call__(
-        self,
-        outputs: ModelOutputs,
-        batch: Batch,
-        teacher: TeacherOutputs,
-        *,
-        epoch: int | Array,
-        epochs: int,
-    ) -> PerImage:
+    def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the loss of each image."""
-        return dice(outputs.logits, batch.masks, self.smooth)
+        return dice(inputs.outputs.logits, inputs.batch.masks, self.smooth)

@@ -33,7 +33,7 @@ def batch_norm(
       rectify: Whether a ReLU follows.
 
     Returns:
-      The map, and the batch's mean and (biased) variance in float32, which carry no gradient.
+      The map, and the mean and (biased) variance of the batch in float32, without gradient.
     """
     mean, var = measure(x)
     return apply(x, scale, bias, mean, lax.rsqrt(var + eps), rectify), mean, var

@@ -146,7 +146,7 @@ def usable_losses(
       teacher: The teacher, if there is one.
 
     Raises:
-      ConfigError: No loss is left that could teach the student (`nothing-teaches`).
+      ConfigError: No loss is left that could train the student (`no-usable-loss`).
     """
     available: set[Input] = {"features"}
     if teacher is not None:
@@ -163,9 +163,9 @@ def usable_losses(
     usable = losses.select(dict(given), available)
     if not usable:
         raise ConfigError(
-            "nothing teaches the student: give a loss a weight above 0, kl or mse with a teacher, "
+            "no loss trains the student: give a loss a weight above 0, kl or mse with a teacher, "
             "bce or dice with masks, feature with features",
-            code="nothing-teaches",
+            code="no-usable-loss",
         )
     return usable
 

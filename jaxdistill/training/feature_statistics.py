@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 IMAGES = 32
 """Number of images that the statistics are measured on."""
-_DEAD = 1e-4  # a channel whose deviation is below this share of the largest one carries nothing
+_DEAD = 1e-4  # a channel whose deviation is below this share of the largest one counts as constant
 
 Maps = Sequence[Float[Array, "b _ _ _"]]
 

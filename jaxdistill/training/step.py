@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxdistill import config
-from jaxdistill.losses.base import Loss, PerImage, Scalars
+from jaxdistill.losses.base import Loss, LossInputs, PerImage, Scalars
 from jaxdistill.losses.feature import mask_key
 from jaxdistill.metrics import segmentation
 from jaxdistill.models import unfreezing
@@ -317,9 +317,10 @@ def loss_terms(
     """
     # Sums over half a million pixels need float32, whatever the maps were computed or kept in.
     outputs, teacher = jax.tree.map(lambda values: values.astype(jnp.float32), (outputs, teacher))
+    inputs = LossInputs(outputs, batch, teacher, epoch, epochs)
     terms: dict[str, PerImage] = {}
     for name, loss in losses.items():
-        terms |= loss.terms(name, outputs, batch, teacher, epoch=epoch, epochs=epochs)
+        terms |= loss.terms(name, inputs)
     return terms
 
 

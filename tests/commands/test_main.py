@@ -24,8 +24,8 @@ import jaxdistill as jd
 class PluginLoss(jd.losses.Loss):
     requires = frozenset({"mask"})
 
-    def __call__(self, outputs, batch, teacher, *, epoch, epochs):
-        return jnp.square(outputs.logits).mean((1, 2, 3))
+    def __call__(self, inputs):
+        return jnp.square(inputs.outputs.logits).mean((1, 2, 3))
 """
 
 

@@ -89,12 +89,12 @@ def pipeline(crop):
     return InputPipeline(teacher, augment.Augmentation("none", crop), seed=0)
 
 
-def fed(crop, step=0):
+def augmented(crop, step=0):
     return next(pipeline(crop)([slopes(16)], first_step=step))
 
 
 def test_image_mask_and_teacher_outputs_show_the_same_part():
-    seen, targets = fed(0.3)
+    seen, targets = augmented(0.3)
     images, masks = np.asarray(seen.images), np.asarray(seen.masks)
     assert np.ptp(images[:, 0, 0, :2], axis=0).min() > 0.2  # each example has a part of its own
     np.testing.assert_allclose(targets.logits, images[..., :1], atol=1e-5)
@@ -114,10 +114,10 @@ def test_an_image_keeps_its_id(crop):
 
 
 def test_crops_depend_on_the_step_and_are_off_by_default():
-    first, again, later = (np.asarray(fed(0.3, step)[0].images) for step in (0, 0, 1))
+    first, again, later = (np.asarray(augmented(0.3, step)[0].images) for step in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, later)
-    whole, _ = fed(None)
+    whole, _ = augmented(None)
     # Not to the bit: a GPU divides by 255 in another way where it is compiled into more.
     np.testing.assert_allclose(whole.images, image_ops.to_float(slopes(16).images), atol=1e-6)
 

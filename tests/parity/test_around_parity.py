@@ -69,19 +69,19 @@ def test_resizing_of_maps(
 
 @pytest.mark.parametrize("new", [(32, 32), (96, 128), (45, 77)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_resizing_of_photographs_and_masks(parity: Parity, new: tuple[int, int], seed: int) -> None:
-    photograph = np.random.default_rng(seed).integers(0, 256, (60, 84, 3)).astype(np.uint8)
-    tensor = torch.from_numpy(photograph.astype(np.float32)).permute(2, 0, 1)[None]
+def test_resizing_of_images_and_masks(parity: Parity, new: tuple[int, int], seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (60, 84, 3)).astype(np.uint8)
+    tensor = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
     expected = F.interpolate(tensor, size=new, mode="bilinear", align_corners=False)
-    resized = image_ops.resize_image(photograph, new)
+    resized = image_ops.resize_image(image, new)
     # cv2 computes in fixed point, and rounds to whole grey levels: one of 255 is allowed.
     parity.check(
-        "resizing of photographs, to whole grey levels",
-        {"photograph": resized / 255},
-        {"photograph": cases.nhwc(expected)[0] / 255},
+        "resizing of images, to whole grey levels",
+        {"image": resized / 255},
+        {"image": cases.nhwc(expected)[0] / 255},
         1 / 255,
     )
-    mask = (photograph[..., 0] > 127).astype(np.uint8) * 255
+    mask = (image[..., 0] > 127).astype(np.uint8) * 255
     nearest = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=new, mode="nearest")
     parity.check(
         "resizing of masks",

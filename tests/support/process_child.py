@@ -19,12 +19,12 @@ def _noted(
     pipeline: input_pipeline.InputPipeline, batches, first_step: int = 0
 ) -> Iterator[input_pipeline.TrainBatch]:
     seen = Path(os.environ["SEEN"]) / f"{os.getpid()}.jsonl"
-    for step, fed in enumerate(_attach(pipeline, batches, first_step), start=first_step):
+    for step, rows in enumerate(_attach(pipeline, batches, first_step), start=first_step):
         if pipeline.augmentation.kind != "none":  # not the validation's
             with seen.open("a") as file:
-                ids = [int(picture) for picture in fed[0].ids]
+                ids = [int(image) for image in rows[0].ids]
                 file.write(json.dumps({"step": step, "ids": ids}) + "\n")
-        yield fed
+        yield rows
 
 
 input_pipeline.InputPipeline.__call__ = _noted  # type: ignore[method-assign]

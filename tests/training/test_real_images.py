@@ -1,4 +1,4 @@
-"""A short run on real photographs, with a real teacher and real ImageNet weights."""
+"""A short run on real images, with a real teacher and real ImageNet weights."""
 
 import json
 import subprocess
