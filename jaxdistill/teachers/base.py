@@ -14,6 +14,8 @@ this module give an answer for every teacher, with or without them:
   the SHA-256 of each weights file. It names the target cache's folders and is kept with a run.
   Where it has the keys `logits` and `features`, each holds what that output alone depends on.
 - `describe() -> list[str]`: lines for people, printed when a run starts.
+- `set_batch_size(batch_size)`: called before the teacher is first used with the number of images
+  that each device will be given at once; smaller batches may follow.
 - `restrict(*, logits, features) -> Teacher | None`: the same teacher, asked for fewer outputs; None
   where no output is left.
 """
@@ -78,6 +80,18 @@ def output_shapes(teacher: Teacher | None, image_size: Size) -> OutputShapes:
         None if outputs.logits is None else _shape(outputs.logits),
         tuple(_shape(features) for features in outputs.features),
     )
+
+
+def set_batch_size(teacher: Teacher | None, batch_size: int) -> None:
+    """Tells a teacher how many images each device will be given at once.
+
+    Args:
+      teacher: Any teacher; one without `set_batch_size` is left alone, and None as well.
+      batch_size: Number of images.
+    """
+    method: Callable[[int], None] | None = getattr(teacher, "set_batch_size", None)
+    if method is not None:
+        method(batch_size)
 
 
 def feature_shapes(teacher: Teacher | None, image_size: Size) -> tuple[Shape, ...]:

@@ -57,6 +57,11 @@ class Combined:
             return self._merged(images)
         return TeacherOutputs(self._teacher(images).logits, self._detector(images).features)
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Says how many images each device computes at once; see `base.set_batch_size`."""
+        for part in (self._merged,) if self._merged else (self._teacher, self._detector):
+            base.set_batch_size(part, batch_size)
+
     def output_shapes(self, image_size: Size) -> OutputShapes:
         """Returns the shapes of the outputs for images of a size."""
         if self._merged:
@@ -100,7 +105,9 @@ class Combined:
         return base.describe_teacher(self._teacher) + base.describe_teacher(self._detector)
 
 
-def from_config(config: Config, threads: int | None = None) -> Teacher | None:
+def from_config(
+    config: Config, threads: int | None = None, batch_size: int | None = None
+) -> Teacher | None:
     """Builds the teacher that `teacher`, `detector` and `features` of a configuration describe.
 
     The networks are opened and tried on a black image, so that errors appear here. Features with
@@ -109,6 +116,7 @@ def from_config(config: Config, threads: int | None = None) -> Teacher | None:
     Args:
       config: The configuration.
       threads: Upper bound of onnxruntime's threads on the CPU; None uses every core.
+      batch_size: Number of images that a GPU computes at once; None: that of the first batch.
 
     Returns:
       The teacher; None where neither a mask nor features are asked for.
@@ -137,5 +145,7 @@ def from_config(config: Config, threads: int | None = None) -> Teacher | None:
             threads=threads,
         )
         teacher = Combined(teacher, detector) if teacher else detector
+    if batch_size is not None:
+        base.set_batch_size(teacher, batch_size)
     base.output_shapes(teacher, config.data.image_size)
     return teacher

@@ -62,6 +62,10 @@ class MemoizedTeacher:
         """All that the outputs depend on, as the teacher declares it."""
         return base.provenance_of(self.teacher)
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Tells the teacher how many images each device will be given at once."""
+        base.set_batch_size(self.teacher, batch_size)
+
     def output_shapes(self, image_size: Size) -> OutputShapes:
         """Returns the shapes of the teacher's outputs for images of that height and width."""
         return base.output_shapes(self.teacher, image_size)

@@ -6,6 +6,7 @@ arrays' memory, so nothing is copied between them, on the CPU and on a GPU alike
 
 import functools
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,8 +68,11 @@ class OnnxSession:
         self._on_gpu = self.provider == "CUDAExecutionProvider"
         self._device = "cuda" if self._on_gpu and jax.default_backend() == "gpu" else "cpu"
         self._ordinal = first_gpu() if self._device == "cuda" else 0
-        # One image at a time is faster on a CPU: its working set stays in the cache.
-        self._chunk = self._input.batch or 1
+        # One image at a time is faster on a CPU: its working set stays in the cache. On a GPU every
+        # call has the same batch size, since onnxruntime searches cuDNN's algorithms, and JAX
+        # compiles, for each size anew.
+        self._chunk = self._input.batch or (None if self._on_gpu else 1)
+        self._lock = threading.Lock()
         self.known_shapes: dict[Size, tuple[Shape, ...]] = {}
         """(h, w, C) of each tensor, for the input sizes that were tried."""
         log.info("%s: %s on %s", self.path.name, ", ".join(self.tensors), self.provider)
@@ -81,11 +85,24 @@ class OnnxSession:
         """
         return input_size(self.path, self._input, self._size, image_size)
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Says how many images a GPU is to compute at once; without it the first batch decides.
+
+        Does nothing on a CPU, where the file fixes the number, or where it is known already.
+
+        Args:
+          batch_size: Number of images; smaller batches are padded.
+        """
+        if self._chunk is None:
+            self._chunk = batch_size
+            self.known_shapes.clear()  # the network is to be tried at that batch size
+
     def shapes(self, size: Size) -> tuple[Shape, ...]:
         """Returns (h, w, C) of each tensor for an input of a size.
 
         Runs the network on black images the first time: shapes in files are often incomplete, or
-        wrong.
+        wrong. They are a whole batch where its size is known, so that this run is onnxruntime's
+        warm-up as well.
 
         Args:
           size: Height and width of the network's input.
@@ -95,9 +112,15 @@ class OnnxSession:
             (N, C, h, w) (`onnx-tensor-shape`).
         """
         if size not in self.known_shapes:
-            if self._on_gpu and self._input.batch is None and not self.known_shapes:
-                self._chunk = 0 if self._takes_several(size) else 1
-            self.known_shapes[size] = self._try(size)
+            try:
+                self.known_shapes[size] = self._try(size, self._chunk or 1)
+            except NetworkError as error:
+                # A file may declare N free, and have a batch of 1 in its inner shapes.
+                if self._input.batch is not None or self._chunk in (None, 1):
+                    raise
+                self.known_shapes[size] = self._try(size, 1)
+                log.warning("%s; it gets one image at a time, which is slower", error)
+                self._chunk = 1
         return self.known_shapes[size]
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
@@ -109,13 +132,22 @@ class OnnxSession:
         Returns:
           One map (B, h, w, C) in float32 per tensor, on the device of the images.
         """
-        _, height, width, _ = images.shape
+        batch, height, width, _ = images.shape
+        self.set_batch_size(batch)
         self.shapes((height, width))
-        home = images.sharding
-        chunks = _split(images, self._chunk or len(images), self._input.dtype)
-        results = [self._run(chunk) for chunk in chunks]
-        joined = tuple(_join(parts, len(images)) for parts in zip(*results, strict=True))
-        return jax.device_put(joined, home)
+        assert self._chunk is not None
+        chunks = _split(images, self._chunk, self._input.dtype)
+        # While the producer of the training makes its next batch, another thread may validate. Two
+        # runs at once would hold memory twice, and onnxruntime's arena would serve both streams.
+        with self._lock:
+            results = [self._run(chunk) for chunk in chunks]
+            joined = tuple(_join(parts, batch) for parts in zip(*results, strict=True))
+            # JAX has only enqueued `_join`, but drops its hold on the results with the last
+            # reference to them. They lie in onnxruntime's arena, which the next run on its own
+            # stream would overwrite while JAX still reads.
+            jax.block_until_ready(joined)
+            del results
+        return jax.device_put(joined, images.sharding)
 
     def _open(self, model: bytes, threads: int | None) -> onnxruntime.InferenceSession:
         session = open_session(self.path, model, threads)
@@ -133,25 +165,12 @@ class OnnxSession:
             )
         return session
 
-    def _takes_several(self, size: Size) -> bool:
-        """Returns whether two images give two results.
-
-        A file may declare N free, and have a batch of 1 in its inner shapes.
-        """
-        try:
-            with within(PATIENCE) as options:
-                results = self._run(self._black(2, size), options)
-        except Exception:  # `_try` reports what is wrong, if one image fails as well
-            return False
-        return all(result.ndim == 4 and result.shape[0] == 2 for result in results)
-
     def _black(self, count: int, size: Size) -> Float[Array, "n 3 h w"]:
         return jnp.zeros((count, 3, *size), self._input.dtype)
 
-    def _try(self, size: Size) -> tuple[Shape, ...]:
-        batch = self._chunk or 1
+    def _try(self, size: Size, batch: int) -> tuple[Shape, ...]:
         try:
-            with within(PATIENCE) as options:
+            with self._lock, within(PATIENCE) as options:
                 results = self._run(self._black(batch, size), options)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_run(self.path, size, error) from None
@@ -173,7 +192,8 @@ class OnnxSession:
         support, takes no DLPack in its public interface.
         """
         images = jax.device_put(images, jax.local_devices(backend=self._device)[0])
-        images.block_until_ready()  # onnxruntime works on a stream of its own
+        # onnxruntime works on a stream of its own, which does not wait for JAX's.
+        images.block_until_ready()
         binding = self._session.io_binding()
         binding.bind_input(
             self._input.name,
@@ -185,8 +205,9 @@ class OnnxSession:
         )
         for tensor in self.tensors:
             binding.bind_output(tensor, self._device, self._ordinal)
+        # Returns when its own stream is done. `binding.synchronize_outputs()` would wait for all
+        # work on the device, the training step included.
         self._session.run_with_iobinding(binding, options)
-        binding.synchronize_outputs()
         outputs = binding.get_outputs_as_ortvaluevector()
         return tuple(jax.dlpack.from_dlpack(output) for output in outputs)
 

@@ -95,6 +95,14 @@ class Onnx:
             logits = to_logits(maps[self.tensor], self.output, (height, width))
         return TeacherOutputs(logits, tuple(maps[tensor] for tensor in self.features))
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Says how many images a GPU is to compute at once; see `OnnxSession.set_batch_size`.
+
+        Args:
+          batch_size: Number of images on each device.
+        """
+        self._open().set_batch_size(batch_size)
+
     def output_shapes(self, image_size: Size) -> OutputShapes:
         """Returns the shapes of the outputs for images of a size.
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Num
@@ -35,8 +36,8 @@ class Encoder(NamedTuple):
     """All that its values depend on, such as a fingerprint of its weights; plain values."""
     shapes: Sequence[Shape]
     """(h, w, C) of each feature map."""
-    encode: Callable[[Float[Array, "1 h w 3"]], Sequence[Float[Array, "1 _ _ _"]]]
-    """Computes the feature maps of one image in [0, 1]."""
+    encode: Callable[[Float[Array, "b h w 3"]], Sequence[Float[Array, "b _ _ _"]]]
+    """Computes the feature maps of images in [0, 1]: a batch on a GPU, one image on a CPU."""
 
 
 class CachedTeacher:
@@ -143,6 +144,10 @@ class CachedTeacher:
         """All that the outputs depend on, as the teacher declares it."""
         return base.provenance_of(self.teacher)
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Tells the teacher how many images each device will be given at once."""
+        base.set_batch_size(self.teacher, batch_size)
+
     def output_shapes(self, image_size: Size) -> OutputShapes:
         """Returns the shapes of the teacher's outputs for images of a size."""
         return base.output_shapes(self.teacher, image_size)
@@ -232,21 +237,31 @@ class CachedTeacher:
             together[tuple(kind for kind in found if row not in found[kind])].append(row)
         for kinds, rows in together.items():
             for kind, arrays in self._compute(images, rows, kinds).items():
-                for row, *entry in zip(rows, *map(np.asarray, arrays), strict=True):
+                values = [np.asarray(array)[: len(rows)] for array in arrays]
+                for row, *entry in zip(rows, *values, strict=True):
                     found[kind][row] = folders[kind].write(*names[row], entry)
                 self.computed += len(rows)
 
     def _compute(
         self, images: Float[Array, "b h w 3"], rows: Sequence[int], kinds: Sequence[str]
     ) -> dict[str, Sequence[Float[Any, "r _ _ _"]]]:
+        """Returns the outputs of some rows, on a GPU followed by those of others."""
+        images = jnp.asarray(images)
+        on_cpu = all(device.platform == "cpu" for device in images.devices())
+        # A GPU is always given whole batches: another program, and another search for cuDNN's
+        # algorithms, for every number of rows would cost more than computing some rows twice.
+        count, encoded_at_once = (len(rows), 1) if on_cpu else (len(images), len(images))
+        chosen = jax.device_put(images[np.resize(rows, count)], images.sharding)
         computed: dict[str, Sequence[Any]] = {}
         needed = base.restrict(self.teacher, logits="logits" in kinds, features="features" in kinds)
         if needed is not None:
-            outputs = needed(images[np.asarray(rows)])
+            outputs = needed(chosen)
             computed = {"logits": [outputs.logits], "features": outputs.features}
         if self.encoder and "encoder" in kinds:
-            # One by one: a program compiled for every number of rows would cost more.
-            each = [self.encoder.encode(images[row : row + 1]) for row in rows]
+            each = [
+                self.encoder.encode(chosen[start : start + encoded_at_once])
+                for start in range(0, count, encoded_at_once)
+            ]
             computed["encoder"] = [np.concatenate(maps) for maps in zip(*each, strict=True)]
         return {kind: computed[kind] for kind in kinds}
 

@@ -16,6 +16,7 @@ from jaxdistill.models import Student, unfreezing
 from jaxdistill.models.feature_pairs import Pair, describe_sizes, pair_up
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, describe_teacher, feature_shapes
 from jaxdistill.training import preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
@@ -48,7 +49,8 @@ def trainer_from_config(
     preflight.check(settings)
     model = _student(settings)
     models.check_image_size(model, settings.data.image_size)
-    teacher = teachers.from_config(settings, threads=threads)
+    batch_size = settings.training.batch_size // Mesh(settings.mesh.data).size
+    teacher = teachers.from_config(settings, threads=threads, batch_size=max(1, batch_size))
     terms = losses.from_config(settings)
     feature_pairs(model, terms, teacher, settings.data.image_size)
     with distributed.main_process_first("data"):

@@ -31,7 +31,7 @@ from jaxdistill.reporting.writer import MetricWriter, NullWriter
 from jaxdistill.runtime import distributed, memory
 from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.teachers.base import Teacher
+from jaxdistill.teachers.base import Teacher, set_batch_size
 from jaxdistill.training import assembly, feature_statistics, provenance, run_folder
 from jaxdistill.training.aggregation import (
     averaged_over_masks,
@@ -103,6 +103,7 @@ class Trainer:
         self.mesh.check_batch_size(
             self.settings.training.batch_size, self.settings.training.accumulate
         )
+        set_batch_size(teacher, self.settings.training.batch_size // self.mesh.size)
         check_image_size(model, self.data.image_size)
         self.pairs = assembly.feature_pairs(model, self.losses, teacher, self.data.image_size)
         self.model = with_projectors(model, self.pairs)

@@ -1,3 +1,8 @@
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +14,7 @@ from hypothesis import strategies as st
 from onnx_models import expected, noise_images, parse, save, segmenter
 
 from jaxdistill.runtime.errors import NetworkError
+from jaxdistill.teachers import onnx_session
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import OnnxSession
 
@@ -84,15 +90,57 @@ def test_on_a_cpu_images_go_one_by_one(batch_mean):
     np.testing.assert_array_equal(mask, 0)
 
 
+def as_on_a_gpu(session):
+    """Takes whole batches, whose size is not known yet."""
+    session._chunk = None
+    session.known_shapes.clear()
+    return session
+
+
+@pytest.fixture
+def batches_run(monkeypatch):
+    """Returns the batch sizes that onnxruntime is given, probes included."""
+    sizes = []
+
+    def spy(self, images, *args, run=OnnxSession._run):
+        sizes.append(len(images))
+        return run(self, images, *args)
+
+    monkeypatch.setattr(OnnxSession, "_run", spy)
+    return sizes
+
+
 def test_as_on_a_gpu_a_batch_goes_at_once(batch_mean):
-    batch_mean._chunk = None
     images = noise_images(3, 8, 12)
-    [mask] = batch_mean(jnp.asarray(images))
+    [mask] = as_on_a_gpu(batch_mean)(jnp.asarray(images))
     np.testing.assert_allclose(mask, images - images.mean(0), atol=1e-6)
 
 
+def test_as_on_a_gpu_there_is_one_batch_size_and_one_probe(tmp_path, batches_run):
+    """Each batch size costs a search for cuDNN's algorithms, a probe at another size as well."""
+    session = as_on_a_gpu(OnnxSession(OnnxGraph(save(segmenter(), tmp_path)), ["mask"]))
+    session.set_batch_size(4)
+    session.shapes((8, 12))
+    images = noise_images(6, 8, 12)
+    wanted = expected(segmenter(), images.transpose(0, 3, 1, 2), ["mask"])[0]
+    for count in (4, 1, 6):  # a whole batch, what a cache lacks, and more than a batch
+        [mask] = session(jnp.asarray(images[:count]))
+        np.testing.assert_allclose(mask, wanted[:count].transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+    session.set_batch_size(8)
+    session(jnp.asarray(images))
+    assert batches_run == [4, 4, 4, 4, 4, 4, 4]  # the first one is the probe
+
+
+def test_as_on_a_gpu_the_first_batch_decides_on_the_batch_size(tmp_path, batches_run):
+    session = as_on_a_gpu(OnnxSession(OnnxGraph(save(segmenter(), tmp_path)), ["mask"]))
+    session.shapes((8, 12))
+    for count in (3, 2):
+        session(jnp.asarray(noise_images(count, 8, 12)))
+    assert batches_run == [1, 3, 3, 3]
+
+
 @pytest.mark.parametrize("shape", ["1, 3, -1, 12", "1, 3, 8, 12"])
-def test_a_batch_that_is_fixed_within_is_found_out(tmp_path, batch_mean, shape):
+def test_a_batch_that_is_fixed_within_is_found_out(tmp_path, batches_run, shape):
     model = parse(
         f"""
         net (float[N, 3, H, W] image) => (float[N, 3, H, W] mask)
@@ -100,11 +148,86 @@ def test_a_batch_that_is_fixed_within_is_found_out(tmp_path, batch_mean, shape):
         {{ mask = Reshape (image, shape) }}"""
     )
     images = noise_images(3, 8, 12)
-    fixed = opened(save(model, tmp_path))
-    assert not fixed._takes_several((8, 12))
-    assert batch_mean._takes_several((8, 12))
+    fixed = as_on_a_gpu(OnnxSession(OnnxGraph(save(model, tmp_path)), ["mask"]))
     [mask] = fixed(jnp.asarray(images))
     np.testing.assert_array_equal(mask, images)
+    assert batches_run == [3, 1, 1, 1, 1]
+
+
+class FakeOrt:
+    """Stands for an `InferenceSession` and its binding; records what happens to its outputs."""
+
+    def __init__(self):
+        self.events = []
+        self._running = threading.Lock()
+
+    def io_binding(self):
+        return self
+
+    def bind_input(self, *args):
+        self._batch = args[4][0]
+
+    def bind_output(self, *args):
+        pass
+
+    def run_with_iobinding(self, binding, options=None):
+        assert self._running.acquire(blocking=False), "two threads run one session"
+        time.sleep(0.01)  # time in which another thread would come in
+        self.events.append("run")
+        self._running.release()
+
+    def synchronize_outputs(self):
+        raise AssertionError("waits for everything on the device")
+
+    def get_outputs_as_ortvaluevector(self):
+        output = np.zeros((self._batch, 1, 8, 12), np.float32).view(_Tracked)
+        weakref.finalize(output, self.events.append, "released")
+        return [output]
+
+
+class _Tracked(np.ndarray):
+    """An array that can tell when nothing refers to it any more."""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Returns a session on a fake onnxruntime, which was tried, and the events."""
+    session = as_on_a_gpu(OnnxSession(OnnxGraph(save(segmenter(), tmp_path)), ["mask"]))
+    session._session = FakeOrt()
+    session.set_batch_size(2)
+    session.shapes((8, 12))
+    events = session._session.events
+    events.clear()
+
+    def join(parts, batch):
+        events.append("gather enqueued")
+        return jnp.array(np.array(parts[0])).transpose(0, 2, 3, 1)
+
+    def block(arrays, block_until_ready=jax.block_until_ready):
+        events.append("gather done")
+        return block_until_ready(arrays)
+
+    # JAX would copy an array that is not aligned to 64 bytes.
+    monkeypatch.setattr(jax.dlpack, "from_dlpack", lambda value: value)
+    monkeypatch.setattr(onnx_session, "_join", join)
+    monkeypatch.setattr(jax, "block_until_ready", block)
+    return session, events
+
+
+def test_outputs_are_held_until_jax_has_read_them(fake):
+    session, events = fake
+    session(jnp.zeros((2, 8, 12, 3)))
+    assert events == ["run", "gather enqueued", "gather done", "released"]
+
+
+def test_one_thread_at_a_time_runs_a_session(fake):
+    """Training's producer and validation; the second run waits for the first one's gather."""
+    session, events = fake
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(session, jnp.zeros((2, 8, 12, 3))) for _ in range(8)]:
+            done.result()
+    in_order = [event for event in events if event != "released"]
+    assert in_order == ["run", "gather enqueued", "gather done"] * 8
 
 
 def test_results_stay_when_the_network_runs_again(tmp_path):

@@ -104,6 +104,34 @@ def test_called_like_a_plain_teacher_it_hashes_the_images(
     assert not np.array_equal(first.logits[1], second.logits[1])
 
 
+def test_a_gpu_completes_an_entry_with_a_whole_batch(
+    tmp_path: Path, teacher: Combined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another batch size would cost it another program and another search for algorithms."""
+    encoded = []
+
+    def encode(images):
+        encoded.append(len(images))
+        return [images[:, ::2, ::2]]
+
+    encoder = Encoder({"weights": "none"}, [(SIZE[0] // 2, SIZE[1] // 2, 3)], encode)
+    images, *rest = batch()
+    wanted = CachedTeacher(Counting(teacher), tmp_path / "cpu", encoder=encoder)(images, *rest)
+    assert encoded == [1, 1]
+
+    class Gpu:
+        platform = "cuda"
+
+    monkeypatch.setattr(type(images), "devices", lambda self: {Gpu()})
+    counting = Counting(teacher)
+    cached = CachedTeacher(counting, tmp_path / "gpu", encoder=encoder)
+    got = cached(images, *rest)
+    assert counting.images == COUNT
+    assert encoded[2:] == [COUNT]
+    assert cached.counts["computed"] == 6  # three kinds of two images
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
 def test_content_keys_tell_images_apart() -> None:
     pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     keys = {
