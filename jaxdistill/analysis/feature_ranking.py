@@ -56,7 +56,7 @@ class MaskedImages:
     def __init__(self, dataset: Dataset, settings: config.Config, count: int) -> None:
         self.fingerprint = dataset.fingerprint
         """Fingerprint of the whole split."""
-        self._dataset, self._size = dataset, settings.data.image_size
+        self._dataset, self._data = dataset, settings.data
         labelled = np.flatnonzero(dataset.labelled)
         if not len(labelled):
             raise DataError(
@@ -77,8 +77,8 @@ class MaskedImages:
             image, mask = self._dataset[index]
             assert mask is not None
             yield (
-                image_ops.resize_image(image, self._size),
-                image_ops.resize_mask(mask, self._size),
+                image_ops.resize_image(image, self._data.image_size),
+                image_ops.resize_mask(mask, self._data.image_size, self._data.mask_resize),
             )
 
 

@@ -55,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     predictor, settings = _open(args.model, model_options(args), args.config, args.overrides)
     console = common.console()
     console.print(predictor.description)
+    if settings.data.mask_resize == "nearest":
+        console.print(
+            "data.mask_resize: nearest: masks are up to half a pixel off their images; "
+            "data.mask_resize=area measures on aligned masks"
+        )
     teacher = _teacher(settings, console)
     data = Data(settings.data)
     dataset = getattr(data, args.split)

@@ -15,7 +15,7 @@ from jaxdistill.config.base import (
     Section,
     Size,
 )
-from jaxdistill.config.data import Data, Split
+from jaxdistill.config.data import Data, MaskResize, Split
 from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_paths
 from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
@@ -33,6 +33,7 @@ __all__ = [
     "Feature",
     "FrozenNetwork",
     "Losses",
+    "MaskResize",
     "MeanStd",
     "Mesh",
     "Normalization",

@@ -50,7 +50,7 @@ def train_batches(
 
     Args:
       dataset: The training split.
-      data: Settings; `image_size` and `workers` are used.
+      data: Settings; `image_size`, `mask_resize` and `workers` are used.
       batch_size: Examples per step, over all processes.
       seed: Seed of the order.
       start_step: First step whose batch is returned.
@@ -86,7 +86,7 @@ def validation_batches(
 
     Args:
       dataset: The validation split.
-      data: Settings; `image_size` and `workers` are used.
+      data: Settings; `image_size`, `mask_resize` and `workers` are used.
       batch_size: Examples per step, over all processes.
       process_index: Index of this process; it gets its own rows of each batch.
       process_count: Number of processes that share a batch.
@@ -130,7 +130,7 @@ def _local(
 ) -> "grain.MapDataset[Batch]":
     """Returns one pass over `indices` in batches: the rows of this process of each of them."""
     check_divisible(batch_size, process_count)
-    loaded = indices.map(lambda index: _example(dataset, index, data.image_size))
+    loaded = indices.map(lambda index: _example(dataset, index, data))
     # Every global batch is `process_count` local ones in a row.
     return loaded.batch(batch_size // process_count)[process_index::process_count]
 
@@ -141,8 +141,9 @@ def _read(local: "grain.MapDataset[Batch]", workers: int) -> "grain.DatasetItera
     return iter(local.to_iter_dataset(grain.ReadOptions(workers, prefetch_buffer_size=2 * workers)))
 
 
-def _example(dataset: Dataset, index: int, size: tuple[int, int]) -> Batch:
+def _example(dataset: Dataset, index: int, data: config.Data) -> Batch:
     """Returns one example, or padding for an index past the end."""
+    size = data.image_size
     if index >= len(dataset):
         blank, none = np.zeros((*size, 4), np.uint8), np.zeros((), np.float32)
         return Batch(blank[..., :3], blank[..., 3:], none, none, np.zeros((), np.int64))
@@ -150,7 +151,7 @@ def _example(dataset: Dataset, index: int, size: tuple[int, int]) -> Batch:
     blank = np.zeros(size, np.uint8)
     return Batch(
         image_ops.resize_image(image, size),
-        (blank if mask is None else image_ops.resize_mask(mask, size))[..., None],
+        (blank if mask is None else image_ops.resize_mask(mask, size, data.mask_resize))[..., None],
         np.ones((), np.float32),
         np.asarray(mask is not None, np.float32),
         dataset.ids[index],

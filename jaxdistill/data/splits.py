@@ -132,6 +132,7 @@ def coco(
     unlabelled: str | Path | None = None,
     augment: str = "light",
     crop: float | None = None,
+    mask_resize: config.MaskResize = "area",
     prepared: str | Path | None = None,
     workers: int = 2,
 ) -> Data:
@@ -147,6 +148,7 @@ def coco(
       unlabelled: Folder of more training images, without masks, relative to `root`.
       augment: `none`, `flip`, `light` or `heavy`.
       crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
+      mask_resize: `area`, or `nearest`, which moves masks by up to half an output pixel.
       prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
       workers: Threads that decode images.
 
@@ -162,6 +164,7 @@ def coco(
         unlabelled=unlabelled,
         augment=augment,
         crop=crop,
+        mask_resize=mask_resize,
         prepared=prepared,
         workers=workers,
     )

@@ -92,8 +92,9 @@ def _validation_images(source: Source, options: Options, size: Size, console: Co
     reason = "a student without a run has no validation images"
     if source.best:
         try:
-            dataset = open_split(source.best.settings.data, "validation")
-            return sampling.sample(dataset, options.images, size)
+            data = source.best.settings.data
+            dataset = open_split(data, "validation")
+            return sampling.sample(dataset, options.images, size, data.mask_resize)
         except UserError as error:
             if "int8" in options.precisions:
                 raise

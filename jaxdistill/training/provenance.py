@@ -227,6 +227,8 @@ def environment(precision: str) -> dict[str, Any]:
 
 def _with_defaults(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """Completes settings with today's defaults, where they are still valid."""
+    if "mask_resize" not in (data := tree.get("data") or {}) and data.get("root"):
+        tree = {**tree, "data": {**data, "mask_resize": "nearest"}}  # before there was this key
     try:
         return config.check(dict(tree), source="").model_dump(mode="json")
     except UserError:

@@ -11,6 +11,7 @@ from jaxdistill import config
 from jaxdistill.data import image_ops
 
 SIZES = [((37, 53), (64, 96)), ((64, 96), (37, 53)), ((32, 32), (64, 32)), ((5, 7), (1, 1))]
+METHODS = ("area", "nearest")
 sides = st.integers(1, 40)
 
 
@@ -71,20 +72,57 @@ def test_images_are_resized_as_torch_does_within_a_grey_level(old, new):
 def test_a_mask_grows_by_repeating_its_pixels_and_shrinks_back_to_itself(h, w, down, across, seed):
     mask = np.random.default_rng(seed).integers(0, 256, (h, w), np.uint8)
     binary = (mask >= 128).astype(np.uint8)
-    grown = image_ops.resize_mask(mask, (h * down, w * across))
-    np.testing.assert_array_equal(grown, np.kron(binary, np.ones((down, across), np.uint8)))
-    np.testing.assert_array_equal(image_ops.resize_mask(grown * 255, (h, w)), binary)
-    assert grown.dtype == np.uint8
+    for method in METHODS:
+        grown = image_ops.resize_mask(mask, (h * down, w * across), method)
+        np.testing.assert_array_equal(grown, np.kron(binary, np.ones((down, across), np.uint8)))
+        np.testing.assert_array_equal(image_ops.resize_mask(grown * 255, (h, w), method), binary)
+        assert grown.dtype == np.uint8
 
 
 @pytest.mark.parametrize(("old", "new"), SIZES)
-def test_masks_are_resized_as_torch_does(old, new):
+def test_nearest_is_that_of_torch(old, new):
     torch = pytest.importorskip("torch")
     mask = np.random.default_rng(3).integers(0, 256, old, np.uint8)
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(mask).float()[None, None], new, mode="nearest"
     )[0, 0]
-    np.testing.assert_array_equal(image_ops.resize_mask(mask, new), expected.numpy() > 127.5)
+    resized = image_ops.resize_mask(mask, new, "nearest")
+    np.testing.assert_array_equal(resized, expected.numpy() > 127.5)
+
+
+@given(sides, sides, sides, sides, st.integers(0, 2**32 - 1))
+def test_area_is_the_share_of_an_output_pixel(h, w, new_h, new_w, seed):
+    mask = np.random.default_rng(seed).integers(0, 2, (h, w), np.uint8) * 255
+    fine = np.kron(mask // 255, np.ones((new_h, new_w), np.int64))
+    covered = fine.reshape(new_h, h, new_w, w).sum((1, 3))
+    np.testing.assert_array_equal(image_ops.resize_mask(mask, (new_h, new_w)), covered > h * w / 2)
+
+
+@given(sides, sides, st.integers(0, 2**32 - 1))
+def test_mirrored_masks_stay_mirrored(h, w, seed):
+    mask = np.random.default_rng(seed).integers(0, 256, (h, w), np.uint8)
+    resized = image_ops.resize_mask(mask, (16, 24))
+    np.testing.assert_array_equal(
+        image_ops.resize_mask(mask[::-1, ::-1], (16, 24)), resized[::-1, ::-1]
+    )
+
+
+def test_a_resized_mask_lies_on_its_image():
+    """The images of a disc and of its mask have one centre; `nearest` moves the mask."""
+    y, x = np.mgrid[:128, :192]
+    mask = (((y - 63.5) ** 2 + (x - 95.5) ** 2 < 40**2) * 255).astype(np.uint8)
+    for size in [(64, 96), (48, 72), (51, 77)]:
+        picture = image_ops.resize_image(np.repeat(mask[..., None], 3, 2), size)[..., 0]
+        aligned, moved = (centre(image_ops.resize_mask(mask, size, m)) for m in METHODS)
+        assert np.abs(aligned - centre(picture)).max() < 0.01
+        assert np.abs(moved - centre(picture)).min() > 0.2
+
+
+def centre(image):
+    """The centre of mass, in pixels."""
+    return np.array(
+        [(image * axis).sum() / image.sum() for axis in np.mgrid[: len(image), : image.shape[1]]]
+    )
 
 
 @given(sides, sides, st.sampled_from([0, 255]))

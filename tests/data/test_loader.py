@@ -9,7 +9,7 @@ import pytest
 from coco_folders import Folder, box, encode
 from refused import refused
 
-from jaxdistill.data import loader, splits
+from jaxdistill.data import image_ops, loader, splits
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime.errors import DataError
 
@@ -60,6 +60,17 @@ def test_a_batch_holds_resized_images_and_their_masks(data, dataset):
         assert (image == number).all()
         assert mask[:, :30].all()
         assert not mask[:, 35:].any()
+
+
+def test_masks_are_resized_as_configured_from_one_prepared_data_set(data, dataset):
+    moved = data.model_copy(update={"mask_resize": "nearest"})
+    assert splits.open_split(moved, "train").folders == dataset.folders
+    size = data.image_size
+    for settings in (data, moved):
+        (batch,) = take(1, loader.validation_batches(dataset, settings, COUNT))
+        for mask, index in zip(batch.masks, range(COUNT), strict=True):
+            expected = image_ops.resize_mask(dataset[index].mask, size, settings.mask_resize)
+            np.testing.assert_array_equal(mask[..., 0], expected)
 
 
 def test_an_epoch_shows_no_example_twice_and_each_has_its_own_order(data, dataset):

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import cases
+import tiny_run
 import torch_student
 from comparison import Parity
 from torch.nn import functional as F
@@ -81,11 +82,12 @@ def test_resizing_of_images_and_masks(parity: Parity, new: tuple[int, int], seed
         {"image": cases.nhwc(expected)[0] / 255},
         1 / 255,
     )
+    specified = config.load(tiny_run.SPECIFIED)
     mask = (image[..., 0] > 127).astype(np.uint8) * 255
     nearest = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=new, mode="nearest")
     parity.check(
         "resizing of masks",
-        {"mask": image_ops.resize_mask(mask, new)},
+        {"mask": image_ops.resize_mask(mask, new, specified.data.mask_resize)},
         {"mask": (nearest[0, 0] > 127.5).numpy()},
         0.0,
     )

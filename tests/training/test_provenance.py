@@ -28,6 +28,14 @@ def test_what_changes_a_number_is_a_difference(before, now, found):
     assert provenance.differences(provenance_with(*before), provenance_with(*now)) == found
 
 
+def test_a_run_before_masks_were_aligned_differs_from_one_of_today():
+    old, today = (provenance_with("data.mask_resize=area") for _ in range(2))
+    del old["settings"]["data"]["mask_resize"]
+    [difference] = provenance.differences(old, today)
+    assert difference.startswith("data.mask_resize was 'nearest'")
+    assert provenance.differences(old, provenance_with("data.mask_resize=nearest")) == []
+
+
 def test_processes_may_differ_in_paths_only():
     def compared(*overrides):
         return dict(

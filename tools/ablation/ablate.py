@@ -169,6 +169,7 @@ def _check_design(args: argparse.Namespace) -> dict[str, Any]:
         "--teacher": teacher.fingerprint,
         "--output-kind": args.output_kind,
         **{f"--{name}": getattr(args, name) for name in ("feature", "deep", "few")},
+        "data.mask_resize": config.load(CONFIG, args.overrides).data.mask_resize,
         "overrides": sorted(args.overrides),
     }
     file = args.folder / DESIGN
