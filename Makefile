@@ -6,11 +6,19 @@ BIN := .venv/bin
 
 .PHONY: setup demo test test-slow campaign lint
 
-setup: .venv/ready-$(EXTRA)
+setup: .venv/ready-$(EXTRA) $(if $(filter Linux,$(shell uname)),.venv/gpu-check)
 
 .venv/ready-$(EXTRA): pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --editable ".[$(EXTRA),torch,dev]"
+	touch $@
+
+# JAX's CUDA plugin, which compiles for a GPU where there is none. It lies outside the environment's
+# packages, where JAX would load it into every program and report that CUDA's libraries are missing.
+.venv/gpu-check: .venv/ready-$(EXTRA)
+	version=$$($(BIN)/python -c "import jax; print(jax.__version__)") && \
+	$(BIN)/pip install --quiet --no-deps --target $@ "nvidia-cuda-nvcc>=13,<14" \
+	  jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
 	touch $@
 
 demo: setup

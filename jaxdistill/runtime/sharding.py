@@ -6,7 +6,7 @@ over a batch are sums over all devices.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -27,14 +27,18 @@ class Mesh:
 
     Args:
       size: The number of devices to use; `auto` uses all there are.
+      devices: The devices to choose from; None: those of this machine. Programs can be compiled for
+        devices that are described only, as `jax.experimental.topologies` does.
 
     Raises:
       ConfigError: There are fewer devices, or several processes would leave some of them unused
         (`mesh-size`).
     """
 
-    def __init__(self, size: int | Literal["auto"] = 1) -> None:
-        devices = jax.devices()
+    def __init__(
+        self, size: int | Literal["auto"] = 1, devices: Sequence[jax.Device] | None = None
+    ) -> None:
+        devices = jax.devices() if devices is None else devices
         count = len(devices) if size == "auto" else size
         if count > len(devices) or (jax.process_count() > 1 and count != len(devices)):
             raise ConfigError(
@@ -53,6 +57,11 @@ class Mesh:
     def size(self) -> int:
         """The number of devices."""
         return self._mesh.size
+
+    @property
+    def platform(self) -> str:
+        """The platform of the devices, such as `cpu` or `gpu`."""
+        return self._mesh.devices.flat[0].platform
 
     def check_batch_size(self, batch_size: int, accumulate: int = 1) -> None:
         """Checks that a batch can be divided among the devices.
@@ -95,7 +104,7 @@ class Mesh:
 
     def describe(self) -> str:
         """Returns a description such as `cpu` or `8 x NVIDIA H100 in 2 processes`."""
-        kind = jax.devices()[0].device_kind
+        kind = self._mesh.devices.flat[0].device_kind
         processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
         return kind if self.size == 1 else f"{self.size} x {kind}{processes}"
 

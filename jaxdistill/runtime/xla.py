@@ -42,13 +42,16 @@ def enable_compilation_cache() -> None:
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
+def compiler_options(platform: str) -> dict[str, str]:
     """Returns `compiler_options` of `jax.jit` for a training step.
+
+    Args:
+      platform: The platform that the step is compiled for, such as `cpu` or `gpu`.
 
     Returns:
       Options by name; empty on a platform that needs none, or if this XLA has no such option.
     """
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS).lower(0.0).compile()

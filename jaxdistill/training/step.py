@@ -272,9 +272,8 @@ def compile_train_step(
     """
     mesh = mesh or Mesh()
     step = partial(train_step, spec)
-    return mesh.jit(
-        step, mesh.replicated, donate_argnums=0, compiler_options=xla.compiler_options()
-    )
+    options = xla.compiler_options(mesh.platform)
+    return mesh.jit(step, mesh.replicated, donate_argnums=0, compiler_options=options)
 
 
 def compile_eval_step(
@@ -291,7 +290,8 @@ def compile_eval_step(
     """
     mesh = mesh or Mesh()
     step = partial(eval_step, spec)
-    return mesh.jit(step, (mesh.replicated, mesh.sharded), compiler_options=xla.compiler_options())
+    options = xla.compiler_options(mesh.platform)
+    return mesh.jit(step, (mesh.replicated, mesh.sharded), compiler_options=options)
 
 
 def loss_terms(

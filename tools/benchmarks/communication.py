@@ -15,19 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import abstract_step
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxdistill import config, losses
-from jaxdistill.models import feature_info, student, unfreezing
-from jaxdistill.models.feature_info import find_tap
-from jaxdistill.models.feature_pairs import Pair
+from jaxdistill import config
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.training.step import compile_train_step, initial_state, step_spec
-from jaxdistill.types import Batch, TeacherOutputs
 
 SIDE = 64  # height and width of an image, in pixels
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -119,28 +114,14 @@ def _default(*operands: Any, default: Callable[..., Any], **_: Any) -> Any:
 
 def _compile(settings: config.Config, mesh: Mesh, channels: int) -> str:
     jax.clear_caches()
-    pairs = [Pair(f.tap, channels, f.hidden_channels) for f in settings.features]
-    without_files = settings.student.model_copy(update={"encoder_weights": None, "weights": None})
-    network = student.build(without_files, pairs, seed=0, dtype=settings.precision)
-    parts = unfreezing.partition_in_phase(network, without_files, phase=0)
-    terms = losses.from_config(settings)
-    spec = step_spec(settings, network, parts.graphdef, terms, steps_per_epoch=1)
-    step = compile_train_step(spec, mesh)
     rows = mesh.size * settings.training.accumulate
-    shape = (rows, SIDE, SIDE)
-    batch = Batch(
-        **{
-            name: jnp.zeros({"images": (*shape, 3), "masks": (*shape, 1)}.get(name, (rows,)))
-            for name in Batch._fields
+    small = settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"image_size": (SIDE, SIDE)}),
+            "training": settings.training.model_copy(update={"batch_size": rows}),
         }
     )
-    taps = feature_info(without_files)
-    sizes = [find_tap(pair.tap, taps).size((SIDE, SIDE)) for pair in pairs]
-    features = tuple(jnp.zeros((rows, *size, channels)) for size in sizes)
-    teacher = TeacherOutputs(jnp.zeros((*shape, 1)) if settings.teacher else None, features)
-    state = mesh.replicate(initial_state(spec, parts))
-    frozen = mesh.replicate(parts.frozen)
-    return step.lower(state, frozen, *mesh.shard((batch, teacher))).compile().as_text()
+    return abstract_step.lower(small, mesh, channels).train.compile().as_text()
 
 
 def parse(program: str) -> Sent:
