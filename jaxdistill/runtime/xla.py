@@ -15,6 +15,7 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0}
 # On a CPU, XLA can hand sums, matrix products and convolutions to the library YNNPACK. For sums
 # that is much faster; for the others, above all convolutions without padding, XLA itself is faster.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+_SHORTEST = "jax_persistent_cache_min_compile_time_secs"
 _LONG_COMPILATION = 1.0  # seconds; a longer one leaves much freed memory behind
 
 
@@ -35,10 +36,16 @@ def configure_for_training() -> None:
 
 
 def enable_compilation_cache() -> None:
-    """Caches compiled programs in `~/.cache/jaxdistill/xla`, unless JAX already has a cache."""
+    """Caches compiled programs in `~/.cache/jaxdistill/xla`, unless JAX already has a cache.
+
+    On a GPU programs that compile in less than a second are kept too, which JAX leaves out unless
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` is set: there are many, and each tries kernels out.
+    """
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         folder = Path("~/.cache/jaxdistill/xla").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    if jax.default_backend() != "cpu" and _SHORTEST.upper() not in os.environ:
+        jax.config.update(_SHORTEST, 0.0)
 
 
 @functools.cache

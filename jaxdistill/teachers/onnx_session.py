@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import onnxruntime
 from jaxtyping import Array, Float
 
@@ -166,7 +167,7 @@ class OnnxSession:
         return session
 
     def _black(self, count: int, size: Size) -> Float[Array, "n 3 h w"]:
-        return jnp.zeros((count, 3, *size), self._input.dtype)
+        return jax.device_put(np.zeros((count, 3, *size), self._input.dtype))
 
     def _try(self, size: Size, batch: int) -> tuple[Shape, ...]:
         try:

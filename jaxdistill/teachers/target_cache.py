@@ -114,7 +114,7 @@ class CachedTeacher:
         found = {kind: self._read(folder, names) for kind, folder in folders.items()}
         self._complete(images, names, found)
         outputs = {
-            kind: tuple(map(jnp.asarray, _stack(found[kind], folder.shapes, batch)))
+            kind: tuple(map(jax.device_put, _stack(found[kind], folder.shapes, batch)))
             for kind, folder in folders.items()
         }
         [logits] = outputs.get("logits", [None])

@@ -75,8 +75,8 @@ def measure(pairs: Sequence[Pair], batches: Iterable[Maps]) -> Variables:
             )
         factor = np.where(live, 1 / np.where(live, deviation, 1), 0)
         place = f"projectors.{index}.statistics"
-        measured[f"{place}.mean"] = jnp.asarray(means.mean(0), jnp.float32)
-        measured[f"{place}.factor"] = jnp.asarray(factor, jnp.float32)
+        measured[f"{place}.mean"] = jax.device_put(means.mean(0).astype(np.float32))
+        measured[f"{place}.factor"] = jax.device_put(factor.astype(np.float32))
     return measured
 
 

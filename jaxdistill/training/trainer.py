@@ -213,7 +213,7 @@ class Trainer:
         Returns:
           The means over all images; None if a stop was requested meanwhile.
         """
-        epoch = jnp.asarray(self.progress.epoch)
+        epoch = np.int32(self.progress.epoch)
         measured = []
         with closing(self.validation_batches()) as batches:
             for batch, teacher in batches:
@@ -394,7 +394,7 @@ class Trainer:
         """Returns partition and state of a phase; parameters that join have fresh moments."""
         student = merge(self.partition.graphdef, self.variables())
         partition = unfreezing.partition_in_phase(student, self.settings.student, phase)
-        opt_state = self.spec.optimizer.init(partition.params)
+        opt_state = jax.jit(self.spec.optimizer.init)(partition.params)
         state = TrainState(
             self.state.step,
             partition.params,

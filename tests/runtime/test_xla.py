@@ -5,6 +5,11 @@ import os
 import subprocess
 import sys
 
+import jax
+import pytest
+
+from jaxdistill.runtime import xla
+
 PROGRAM = """
 import json, os, sys
 from jaxdistill.runtime import xla
@@ -42,3 +47,19 @@ def test_configure_for_training_keeps_the_environment_s_settings() -> None:
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "JAX_COMPILATION_CACHE_DIR": "/cache"}
     before, after, _ = settings(**environment)
     assert before == after == ["true", "/cache"]
+
+
+def test_a_gpu_keeps_programs_that_compile_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    shortest = jax.config.jax_persistent_cache_min_compile_time_secs
+    folder = jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    kept = []
+    try:
+        for backend in ("cpu", "gpu"):
+            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+            xla.enable_compilation_cache()
+            kept.append(jax.config.jax_persistent_cache_min_compile_time_secs)
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
+        jax.config.update("jax_compilation_cache_dir", folder)
+    assert kept == [shortest, 0]
