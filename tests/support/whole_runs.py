@@ -1,5 +1,11 @@
-"""Training as a process of its own, started, stopped, resumed, and compared with one left alone."""
+"""Training runs that are started, stopped, resumed, and compared with one that was left alone.
 
+A run that is to be killed or to receive signals is a process of its own. It is resumed, and refused,
+within the test's process, which has JAX imported already.
+"""
+
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -9,18 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny_run
 
-from jaxdistill import config
-from jaxdistill.checkpoint import manager
+from jaxdistill.commands import train
 from jaxdistill.reporting import writer
 from jaxdistill.runtime import signals
-from jaxdistill.training import Trainer
+from jaxdistill.runtime.errors import UserError
 
 EPOCHS = 24
+PATIENCE = 900  # seconds; guards against a hang on a machine that may be very busy
 
 
 class Runs:
@@ -53,17 +59,23 @@ class Runs:
 
     def finish(self, run: Path, *more: str) -> str:
         """Resumes to the end; what was printed."""
-        process = self.start(run, "--resume", *more)
-        printed, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, printed
-        return printed
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            assert train.main([*self.arguments(run), "--resume", *more]) is None
+        return printed.getvalue()
+
+    def refused(self, run: Path, *more: str) -> UserError:
+        """The error that resuming ends with, at once."""
+        with pytest.raises(UserError) as error:
+            train.main([*self.arguments(run), "--resume", *more])
+        return error.value
 
     def halfway(self, run: Path) -> None:
         """Trains until it is stopped in the middle, by SIGTERM."""
         process = self.start(run)
         wait_for_epoch(run, EPOCHS // 3)
         process.send_signal(signal.SIGTERM)
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == signals.EXIT_CODE, printed
         assert len(metrics(run)) < EPOCHS
 
@@ -90,7 +102,7 @@ def end_on_a_full_disk(
         ["unshare", "--map-root-user", "--mount", "sh", "-c", around, "sh", *command],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     if done.returncode in (1, 99):
@@ -101,7 +113,7 @@ def end_on_a_full_disk(
 
 
 def wait_for_epoch(run: Path, epoch: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while len(read(run / writer.METRICS)) < epoch:
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.01)
@@ -127,12 +139,6 @@ def numbers(run: Path) -> list[tuple[int, dict[str, float], dict[str, float]]]:
 
 def arrays(run: Path) -> dict[str, np.ndarray]:
     """All arrays of the newest checkpoint."""
-    settings = config.load(run / "config.yaml")
-    trainer = Trainer.from_config(settings)
-    trainer.setup()
-    found = manager.restore_latest(run, trainer.state_in_phase)
-    assert found is not None
-    assert not found.damaged
-    state = found.state._asdict()
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    newest = max((run / "checkpoints").glob("[0-9]*[0-9]"), key=lambda path: int(path.name))
+    state = ocp.PyTreeCheckpointer().restore((newest / "state").absolute())
+    return {f"{part}.{name}": np.asarray(a) for part, all in state.items() for name, a in all.items()}

@@ -118,8 +118,9 @@ def test_an_encoder_that_is_not_frozen_cannot_be_unfrozen() -> None:
 
 
 def arguments(place: Path, run: Path, *more: str) -> list[str]:
-    given = [*tiny_run.overrides(place), "training.epochs=6", PLAN, f"run={run}", *more]
-    return ["--config", str(tiny_run.SPECIFIED), *given]
+    encoder = "student.encoder=tf_efficientnet_lite0"
+    own = [encoder, "training.epochs=6", PLAN, f"run={run}", *more]
+    return ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(place), *own]
 
 
 @pytest.mark.slow
