@@ -225,7 +225,7 @@ class BatchNorm(Layer):
             mean, deviation = self.mean[...], lax.rsqrt(self.var[...] + self.eps)
             return normalization.apply(x, self.scale[...], self.bias[...], mean, deviation, rectify)
         y, mean, var = normalization.batch_norm(
-            x, self.scale[...], self.bias[...], self.eps, rectify
+            x, self.scale[...], self.bias[...], self.mean[...], self.eps, rectify
         )
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))

@@ -21,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdistill.ops.depthwise import shifted
+from jaxdistill.ops.forms import choose
 from jaxdistill.ops.padding import Padding
 from jaxdistill.runtime.sharding import sum_over_rows
 
@@ -43,15 +44,16 @@ def convolve(x: Map, kernel: Kernel, padding: Padding) -> Float[Array, "b oh ow 
       The convolved map.
     """
     if _is_pointwise(kernel.shape[:2], padding):
-        return lax.platform_dependent(
-            x, kernel, cpu=pointwise, default=lambda x, kernel: plain(x, kernel, padding)
+        return choose(
+            "convolution", x, kernel, plain=partial(plain, padding=padding), cpu=pointwise
         )
     if kernel.shape[2] == 1:
-        return lax.platform_dependent(
+        return choose(
+            "convolution",
             x,
             kernel,
-            cpu=lambda x, kernel: shifted(x, kernel, 1, padding),
-            default=lambda x, kernel: plain(x, kernel, padding),
+            plain=partial(plain, padding=padding),
+            cpu=partial(shifted, stride=1, padding=padding),
         )
     return plain(x, kernel, padding)
 
@@ -96,11 +98,12 @@ def _backward(padding: Padding, saved: tuple[Map, Kernel], dy: Gradient) -> tupl
     dx = convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), around)
     by_rows = partial(gradient_by_rows, padding=padding)
     fast = pointwise_gradient if _is_pointwise(kernel.shape[:2], padding) else by_rows
-    dkernel = lax.platform_dependent(
+    dkernel = choose(
+        "convolution",
         x,
         dy,
+        plain=partial(plain_gradient, padding=padding),
         cpu=sum_over_rows(fast),
-        default=lambda x, dy: plain_gradient(x, dy, padding),
     )
     return dx, dkernel
 

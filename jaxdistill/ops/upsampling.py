@@ -5,15 +5,20 @@ the small map only. So four 2x2 convolutions, whose kernels are sums of weights 
 give the same result with 2.25 times fewer operations, and the upsampled map is never computed. The
 four are computed as one convolution with four times as many output channels; it is padded by one
 position on every side, of which each phase uses two. The skip connection is convolved separately.
+
+On a GPU the same is one transposed convolution of stride 2, whose 4x4 kernel holds all four 2x2
+kernels. It is the gradient of a strided convolution, which cuDNN has as one operation.
 """
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdistill.ops.convolution import convolve
+from jaxdistill.ops.forms import choose
 
 Small = Float[Array, "b h w c"]
 Skip = Float[Array, "b 2*h 2*w s"]
@@ -34,7 +39,7 @@ def upsampled_convolve(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
     Returns:
       The convolved map, by the form that is fast on the platform.
     """
-    return lax.platform_dependent(x, skip, kernel, cpu=by_phases, default=plain)
+    return choose("upsampling", x, skip, kernel, plain=plain, cpu=by_phases, gpu=transposed)
 
 
 def plain(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
@@ -68,3 +73,49 @@ def _merge(kernel: Array, phase: int, axis: int) -> Array:
     first, second, third = jnp.split(kernel, 3, axis)
     pair = (first, second + third) if phase == 0 else (first + second, third)
     return jnp.concatenate(pair, axis)
+
+
+def transposed(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
+    """Computes the result as a transposed convolution; see `upsampled_convolve`."""
+    channels = x.shape[-1]
+    own, joined = kernel[:, :, :channels], kernel[:, :, channels:]
+    y = _transposed(x, _stretch(_stretch(own, 0), 1).swapaxes(2, 3))
+    return y if skip is None else y + convolve(skip, joined, _SAME)
+
+
+def _stretch(kernel: Array, axis: int) -> Array:
+    """Returns the weights by which a position of the small map enters four of the result.
+
+    It covers two of the upsampled map. The result before them sees the first of the two by its last
+    weight; the next one sees both by its middle and last weight; and so on.
+    """
+    first, second, third = jnp.split(kernel, 3, axis)
+    return jnp.concatenate([third, second + third, first + second, first], axis)
+
+
+def _strided(y: Output, kernel: Float[Array, "4 4 o c"]) -> Small:
+    return lax.conv_general_dilated(
+        y, kernel, (2, 2), _SAME, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@jax.custom_vjp
+def _transposed(x: Small, kernel: Float[Array, "4 4 o c"]) -> Output:
+    """Computes the gradient of `_strided`, whose own gradients are convolutions of cuDNN too."""
+    batch, height, width, _ = x.shape
+    like = jax.ShapeDtypeStruct((batch, 2 * height, 2 * width, kernel.shape[2]), x.dtype)
+    [y] = jax.linear_transpose(lambda y: _strided(y, kernel), like)(x)
+    return y
+
+
+def _forward(x: Small, kernel: Array) -> tuple[Output, tuple[Small, Array]]:
+    return _transposed(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Small, Array], dy: Output) -> tuple[Small, Array]:
+    x, kernel = saved
+    [dkernel] = jax.linear_transpose(lambda kernel: _strided(dy, kernel), kernel)(x)
+    return _strided(dy, kernel), dkernel
+
+
+_transposed.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""The convolution over an upsampled map, by phases, against the plain one."""
+"""The convolution over an upsampled map, by phases and transposed, against the plain one."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from jaxdistill.ops import upsampling
 
 @pytest.mark.parametrize("skip_channels", [0, 3])
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (3, 5), (1, 1)])
-def test_phases_equal_the_plain_form(height: int, width: int, skip_channels: int) -> None:
+def test_the_forms_equal_the_plain_one(height: int, width: int, skip_channels: int) -> None:
     keys = jax.random.split(jax.random.key(height), 4)
     x = jax.random.normal(keys[0], (2, height, width, 4))
     skip = jax.random.normal(keys[1], (2, 2 * height, 2 * width, skip_channels))
@@ -20,10 +20,11 @@ def test_phases_equal_the_plain_form(height: int, width: int, skip_channels: int
         y, pull = jax.vjp(form, *arguments)
         return jax.tree.leaves((y, pull(jax.random.normal(keys[3], y.shape))))
 
-    forms = (upsampling.by_phases, upsampling.plain, upsampling.upsampled_convolve)
-    found, expected, chosen = (
-        jax.jit(both_ways, static_argnums=0)(form, x, skip, kernel) for form in forms
+    forms = (upsampling.by_phases, upsampling.transposed, upsampling.upsampled_convolve)
+    expected, *found = (
+        jax.jit(both_ways, static_argnums=0)(form, x, skip, kernel)
+        for form in (upsampling.plain, *forms)
     )
-    for one, other, third in zip(found, expected, chosen, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(third, other, rtol=1e-4, atol=1e-4)
+    for values in found:
+        for one, other in zip(values, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -27,7 +27,7 @@ def smooth_activations() -> Iterator[None]:
         yield
 
 
-def _smooth_batch_norm(x, scale, bias, eps, rectify):
+def _smooth_batch_norm(x, scale, bias, about, eps, rectify):
     """Applies softplus outside of BatchNorm, whose custom gradient supports ReLU only."""
-    y, mean, var = _batch_norm(x, scale, bias, eps, False)
+    y, mean, var = _batch_norm(x, scale, bias, about, eps, False)
     return (jax.nn.softplus(y) if rectify else y), mean, var

@@ -126,11 +126,11 @@ def test_a_small_student_s_step() -> None:
 @pytest.mark.parametrize(
     ("bound", "arguments"),
     [
-        (3504, ["--batch", "32"]),
-        (1794, ["--batch", "32", "precision=bfloat16"]),
+        (2778, ["--batch", "32"]),
+        (1417, ["--batch", "32", "precision=bfloat16"]),
         (4032, ["--batch", "32", "training.accumulate=8", "--steps", "train"]),
         (6350, ["--batch", "32", "student.frozen=[]", "--steps", "train"]),
-        (3530, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
+        (2800, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
     ],
     ids=["float32", "bfloat16", "accumulated", "unfrozen", "8-gpus"],
 )

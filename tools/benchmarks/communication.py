@@ -101,15 +101,15 @@ def measure(settings: config.Config, devices: int, channels: int, *, plain: bool
       plain: Whether to compile the forms of the operations that a GPU uses.
     """
     own = jax.lax.platform_dependent
-    jax.lax.platform_dependent = _default if plain else own
+    jax.lax.platform_dependent = _as_on_gpu if plain else own
     try:
         return parse(_compile(settings, Mesh(devices), channels))
     finally:
         jax.lax.platform_dependent = own
 
 
-def _default(*operands: Any, default: Callable[..., Any], **_: Any) -> Any:
-    return default(*operands)
+def _as_on_gpu(*operands: Any, cuda: Callable[..., Any], **_: Any) -> Any:
+    return cuda(*operands)
 
 
 def _compile(settings: config.Config, mesh: Mesh, channels: int) -> str:
