@@ -23,7 +23,7 @@ from jaxdistill.checkpoint.integrity import (
 )
 from jaxdistill.checkpoint.manager import CHECKPOINTS, by_score
 from jaxdistill.models import Student, unfreezing, weights
-from jaxdistill.models.parameters import Partition, flat_variables, merge
+from jaxdistill.models.parameters import Partition, flat_variables, merge, partition
 from jaxdistill.runtime.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -129,9 +129,13 @@ def best(run: Path) -> Best:
             code="no-checkpoint",
         )
     student = with_frozen_of(run, settings.student, settings.seed, settings.precision)
-    initial = fingerprint(unfreezing.partition_in_phase(student, settings.student, 0).frozen)
+    initial = {
+        fingerprint(unfreezing.partition_in_phase(student, settings.student, 0).frozen),
+        # Version 0.1 trained the encoder's unused layers too.
+        fingerprint(partition(student, settings.student.frozen).frozen),
+    }
     for folder, metadata in candidates:
-        if metadata["frozen"] != initial:
+        if metadata["frozen"] not in initial:
             problems.append(
                 f"{folder}: the frozen variables are not those that it was trained with; restore "
                 f"{run / FROZEN}, or the student's weights file"
@@ -155,7 +159,7 @@ def _restored(
     trained_on = weights.parse_normalization(normalization, folder)
     student.normalization = trained_on or student.normalization
     phase = metadata["progress"]["phase"]
-    partition = unfreezing.partition_in_phase(student, settings.student, phase)
-    like = {"params": partition.params, "batch_stats": partition.batch_stats}
+    split = unfreezing.partition_in_phase(student, settings.student, phase)
+    like = {"params": split.params, "batch_stats": split.batch_stats}
     parts = read_parts(folder, like, metadata, partly=True)
-    return partition.with_values({**parts["params"], **parts["batch_stats"]}).merge()
+    return split.with_values({**parts["params"], **parts["batch_stats"]}).merge()

@@ -35,6 +35,9 @@ class Training(Section):
     """Learning rate at the end of the cosine schedule over the epochs."""
     weight_decay: Weight = 1e-4
     """AdamW's weight decay."""
+    decay: Literal["all", "kernels"] = "all"
+    """What the weight decay applies to. `all`: every trained parameter, as in PyTorch. `kernels`:
+    kernels of convolutions alone; biases and BatchNorm's scales are left out."""
     clip: Clip = Clip()
     """Gradient clipping."""
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0

@@ -34,7 +34,8 @@ class FlaxBackend:
         height, width = size
         self.size = size
         self.description = (
-            f"{name}, on {jax.devices()[0].device_kind}, at image size {height} x {width}"
+            f"{name}, in {model.dtype} on {jax.devices()[0].device_kind}, at image size "
+            f"{height} x {width}"
         )
         self.fingerprint = fingerprint(flat_variables(model))
         self._model = model

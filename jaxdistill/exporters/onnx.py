@@ -60,6 +60,13 @@ def export(source: Source, output: Path, options: Options) -> Report:
     teacher = _teacher(source, console)
     rows, cost = verify.compare(source.student, form, graphs, images, teacher)
     console.print(_table(rows, cost, images))
+    trained_in, share = source.student.dtype, 0.0
+    if trained_in != "float32":
+        share = verify.changed_by_precision(source.student, images.images)
+        console.print(
+            f"the run computes in {trained_in}; the graphs are compared with its student in "
+            f"float32, which has another class at {share:.2%} of the pixels"
+        )
     for precision in options.precisions:
         verify.check(precision, rows[precision], rows["float32"])
     measured: dict[str, Any] = {
@@ -68,6 +75,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
             "size": size,
             **rows[precision]._asdict(),
             "teacher": cost and cost._asdict(),
+            "student": {"precision": trained_in, "changed_in_float32": share},
         }
         for precision in options.precisions
     }

@@ -79,7 +79,7 @@ def compare(
     teachers = None if teacher is None else teacher_probe(teacher, size)
     seconds = latencies(probes if teachers is None else {**probes, "teacher": teachers.run})
     few = sample.images[:COMPARED]
-    expected = flax_outputs(student, few, form)
+    expected = flax_outputs(in_float32(student), few, form)
     rows = {}
     for name, own in students.items():
         output = own(few if sample.masks is None else sample.images)
@@ -93,6 +93,29 @@ def compare(
     if teacher is None or teachers is None:
         return rows, None
     return rows, teachers.cost(teacher, seconds["teacher"])
+
+
+def in_float32(student: Student) -> Student:
+    """Returns a student with the same variables that computes in float32, as graphs do.
+
+    Args:
+      student: A student of any precision.
+    """
+    copy: Student = nnx.merge(*nnx.split(student))
+    copy.dtype = "float32"
+    return copy
+
+
+def changed_by_precision(student: Student, images: UInt8[np.ndarray, "n h w 3"]) -> float:
+    """Returns the share of pixels whose class a student changes when it computes in float32.
+
+    Args:
+      student: A student of another precision.
+      images: RGB; a few of them are measured.
+    """
+    form, few = Form(), images[:COMPARED]
+    own, other = (flax_outputs(each, few, form) for each in (student, in_float32(student)))
+    return changed(other, own, form)
 
 
 def check(precision: Precision, row: Row, reference: Row) -> None:

@@ -45,7 +45,7 @@ def phase(settings: config.Student, epoch: int, stages: Stages) -> int:
 
 
 def partition_in_phase(student: Any, settings: config.Student, phase: int) -> Partition:
-    """Splits a student by what is trained in a phase.
+    """Splits a student by what is trained in a phase; the encoder's unused layers never are.
 
     Args:
       student: The student. Its BatchNorms' `frozen` attributes are changed.
@@ -58,13 +58,13 @@ def partition_in_phase(student: Any, settings: config.Student, phase: int) -> Pa
     Raises:
       ConfigError: See `parameters.partition`.
     """
+    unused = _below_encoder(student.encoder.unused)
     if not phase:
-        return partition(student, settings.frozen)
+        return partition(student, [*settings.frozen, *unused])
     others = [path for path in settings.frozen if path != "encoder"]
     waiting = [path for stage in encoder_stages(student)[phase:] for path in stage]
     plan = settings.unfreeze
     fixed = [] if plan is None or plan.batch_norm else ["encoder"]
-    unused = _below_encoder(student.encoder.unused)
     return partition(student, [*others, *unused, *waiting], fixed)
 
 

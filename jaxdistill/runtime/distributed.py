@@ -232,7 +232,8 @@ def broadcast(tree: Tree) -> Tree:
     """
     if jax.process_count() == 1:
         return tree
-    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+    sent = multihost_utils.broadcast_one_to_all(jax.tree.map(_in_32_bits, tree))
+    return jax.tree.map(_in_dtype_of, sent, tree)
 
 
 def all_gather(values: Any) -> np.ndarray:
@@ -246,7 +247,24 @@ def all_gather(values: Any) -> np.ndarray:
     """
     if jax.process_count() == 1:
         return np.asarray(values)
-    return np.concatenate(multihost_utils.process_allgather(np.asarray(values)))
+    gathered = multihost_utils.process_allgather(_in_32_bits(values))
+    return np.concatenate(_in_dtype_of(gathered, values))
+
+
+def _in_32_bits(values: Any) -> np.ndarray:
+    """Returns arrays of 64 bits as twice as many numbers of 32 bits: JAX would round the former."""
+    array = np.asarray(values)
+    if array.dtype.itemsize != 8:
+        return array
+    return np.ascontiguousarray(array[..., None]).view(np.uint32)
+
+
+def _in_dtype_of(sent: Any, like: Any) -> np.ndarray:
+    """Undoes `_in_32_bits` on arrays with any axes in front."""
+    array, dtype = np.asarray(sent), np.asarray(like).dtype
+    if dtype.itemsize != 8:
+        return array
+    return np.ascontiguousarray(array).view(dtype)[..., 0]
 
 
 class AnyProcess:

@@ -132,4 +132,6 @@ def _crop(
     """Crops images, masks and teacher outputs alike, and resizes each to its own size."""
     crop = partial(augment.crop, rows.of(augment.crop_boxes(key, rows.whole, smallest)))
     cropped_masks = (crop(masks) >= 0.5).astype(jnp.float32)
+    # A cache keeps float16, in which the weights of an interpolation would be rounded too.
+    outputs = jax.tree.map(lambda maps: maps.astype(jnp.float32), outputs)
     return crop(images), cropped_masks, jax.tree.map(crop, outputs)

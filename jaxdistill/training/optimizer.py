@@ -45,7 +45,7 @@ def build_optimizer(
     """Builds the optimizer: clipping, AdamW, and the learning-rate schedule.
 
     Args:
-      settings: `clip` and `weight_decay`.
+      settings: `clip`, `weight_decay` and `decay`.
       schedule: The learning rate by step.
       unfreeze: How the encoder joins the training; scales the encoder's learning rate.
       stage_of: Labels every parameter with the stage that it joined the training with. Each stage
@@ -65,7 +65,9 @@ def build_optimizer(
     return optax.chain(
         _clip(settings.clip),
         adam,
-        optax.add_decayed_weights(settings.weight_decay),
+        optax.add_decayed_weights(
+            settings.weight_decay, None if settings.decay == "all" else _are_kernels
+        ),
         encoder_scale,
         optax.scale_by_learning_rate(schedule),
     )
@@ -104,6 +106,10 @@ def _by_label(
         lambda params: partitioned(params).init(params),
         lambda updates, state, params: partitioned(updates).update(updates, state, params),
     )
+
+
+def _are_kernels(params: Variables) -> dict[str, bool]:
+    return {path: path.endswith(".kernel") for path in params}
 
 
 def _clip(clip: config.Clip) -> optax.GradientTransformation:

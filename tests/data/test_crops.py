@@ -106,6 +106,23 @@ def test_image_mask_and_teacher_outputs_show_the_same_part():
     assert set(np.unique(masks)) == {0, 1}
 
 
+def test_cached_outputs_are_cropped_in_float32():
+    def cached(images):
+        outputs = teacher(images)
+        far = 67 * outputs.logits  # where neighbours in float16 are 1/16 apart
+        return TeacherOutputs(far.astype(jnp.float16), outputs.features)
+
+    def exact(images):
+        outputs = cached(images)
+        return outputs._replace(logits=outputs.logits.astype(jnp.float32))
+
+    [own], [expected] = (
+        list(InputPipeline(each, augment.Augmentation("none", 0.3), seed=0)([slopes(4)]))
+        for each in (cached, exact)
+    )
+    np.testing.assert_array_equal(own[1].logits, expected[1].logits)
+
+
 @pytest.mark.parametrize("crop", [0.3, None])
 def test_an_image_keeps_its_id(crop):
     batch = slopes(16)._replace(ids=np.arange(16) + 2**33)

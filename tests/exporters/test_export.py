@@ -21,6 +21,7 @@ from jaxdistill.checkpoint.best import best, save_frozen
 from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.commands import export as command_line
+from jaxdistill.evaluation.predictor import from_model
 from jaxdistill.exporters import orbax
 from jaxdistill.exporters.latency import teacher_probe
 from jaxdistill.exporters.onnx_graph import Form, student_graph
@@ -130,6 +131,20 @@ def test_a_student_without_a_run_is_exported_without_its_projectors(
     with refused(ExportError, "int8-needs-images"):
         exporters.export(training, tmp_path / "b.onnx", size=(64, 64), precision="int8")
     assert not (tmp_path / "b.onnx").exists()
+
+
+def test_a_student_of_another_precision_is_measured_and_exported_in_float32(
+    trained: Path, tmp_path: Path
+) -> None:
+    student = best(trained).student
+    student.dtype = "bfloat16"
+    report = exporters.export(student, tmp_path / "a.onnx", size=(64, 64))
+    assert report.measured["float32"]["difference"] < 1e-4
+    measured = report.measured["float32"]["student"]
+    assert measured["precision"] == "bfloat16"
+    assert 0 < measured["changed_in_float32"] < 0.1
+    assert student.dtype == "bfloat16"
+    assert "bfloat16" in from_model(student, (64, 64)).description
 
 
 def test_a_graph_that_differs_from_the_student_is_refused_and_nothing_is_written(

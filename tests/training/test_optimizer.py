@@ -25,6 +25,17 @@ def optimizer(per: str = "all", learning_rate: float = 1.0) -> object:
     return build_optimizer(settings, learning_rate_schedule(settings, 1))
 
 
+def test_weight_decay_can_leave_out_biases_and_batch_norm() -> None:
+    params = {f"head.{leaf}": jnp.ones((2, 2)) for leaf in ("kernel", "bias", "scale")}
+    still = {path: jnp.zeros_like(value) for path, value in params.items()}
+    for decay, decayed in (("all", {*params}), ("kernels", {"head.kernel"})):
+        settings = config.Training(weight_decay=0.1, decay=decay, learning_rate=1.0)
+        built = build_optimizer(settings, learning_rate_schedule(settings, 1))
+        updates, _ = built.update(still, built.init(params), params)
+        assert {path for path, update in updates.items() if np.asarray(update).any()} == decayed
+        np.testing.assert_allclose(updates["head.kernel"], -0.1, rtol=1e-6)
+
+
 def test_the_clip_bounds_the_gradient_by_group_or_altogether() -> None:
     rng = np.random.default_rng(0)
     gradients = {

@@ -72,6 +72,19 @@ def test_the_deepest_stages_are_trained_and_the_others_are_not(network, phase, b
             assert path in split.batch_stats, path
 
 
+@pytest.mark.parametrize("frozen", [(), ("encoder.conv_stem",), ("decoder",)])
+def test_layers_that_segmentation_does_not_use_are_never_trained(network, frozen) -> None:
+    split = unfreezing.partition_in_phase(network, config.Student(frozen=frozen), 0)
+    unused = [path for path in flat_variables(network) if ".conv_head." in path or "r.bn2." in path]
+    assert len(unused) == 5
+    assert set(unused) <= split.frozen.keys()
+    used = flat_variables(network).keys() - set(unused)
+    assert {path for path in used if not path.startswith(tuple(frozen) or "-")} == {
+        *split.params,
+        *split.batch_stats,
+    }
+
+
 @pytest.mark.slow
 def test_what_joins_starts_afresh_and_what_was_there_stays(network) -> None:
     """Adam's first step is the gradient's sign, whenever it is taken."""
