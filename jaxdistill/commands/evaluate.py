@@ -22,6 +22,7 @@ from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, model_options
 from jaxdistill.config import overrides as overrides_lib
+from jaxdistill.data import accounting
 from jaxdistill.data.splits import Data
 from jaxdistill.evaluation.backend import ModelOptions
 from jaxdistill.evaluation.evaluator import Evaluation, evaluate
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     teacher = _teacher(settings, console)
     data = Data(settings.data)
     dataset = getattr(data, args.split)
+    console.print(f"data: {len(dataset)} images of data.{args.split}")
+    for line in accounting.describe(dataset):
+        console.print(line)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluating", total=len(dataset))
         result = evaluate(

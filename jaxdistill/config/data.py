@@ -49,6 +49,9 @@ class Data(Section):
     teacher's masks."""
     unlabelled: Path | None = None
     """Folder of additional training images without masks, relative to `data.root`. null: none."""
+    include_crowds: bool = False
+    """Whether annotations with `iscrowd: 1` are people, too. COCO marks crowds so, and some
+    labelling tools mark every mask that was painted. false: they are background, and counted."""
     prepared: Path = Path(os.path.expanduser("~/.cache/jaxdistill"))  # noqa: PTH111 (never raises)
     """Folder for the datasets that are built from images and annotations; each is built once."""
     image_size: Size = (640, 640)

@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -20,6 +20,7 @@ import rich.console
 import rich.progress
 import tensorflow_datasets as tfds
 
+from jaxdistill.data import accounting, decode
 from jaxdistill.data.sources.base import Entry, Source, SourceExample
 from jaxdistill.runtime.errors import DataError, first_line
 from jaxdistill.runtime.text import printable
@@ -37,6 +38,12 @@ class _Info(tfds.core.DatasetInfo):
         """Does nothing: TFDS would ask its server about the data set, and leave a folder behind."""
 
 
+class _Loaded(NamedTuple):
+    example: SourceExample
+    is_empty: bool
+    """Whether the example has a mask that shows nobody."""
+
+
 class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of the images of a source, and of their masks if it has any.
 
@@ -45,8 +52,9 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     person).
 
     The metadata holds lists in the order of the examples (`ids`, `names`, `content_keys`), the
-    names of images that could not be decoded (`skipped`), a `fingerprint` of all examples, and the
-    names of the TFDS splits that the data set is written as, in order (`parts`).
+    names of images that could not be decoded (`skipped`), what is left out (`omissions`) or
+    doubtful (`doubts`, see `accounting`), a `fingerprint` of all examples, and the names of the
+    TFDS splits that the data set is written as, in order (`parts`).
 
     Args:
       source: The images.
@@ -54,7 +62,7 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     """
 
     # Raise it when the same files give other examples or other metadata.
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     # Nothing is downloaded. TFDS would look for checksums beside this module, with a package
     # (importlib_resources) that it does not require.
     code_path = None
@@ -67,6 +75,11 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def has_masks(self) -> bool:
         """Whether the examples have masks."""
         return self._source.HAS_MASKS
+
+    @property
+    def split(self) -> str:
+        """The key of the split below `data`."""
+        return self._source.split
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {
@@ -102,6 +115,8 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         parts = [f"part{index:05}" for index in range(len(lengths))]
         self.info.metadata.update(parts=parts, ids=[], names=[], content_keys=[], skipped=[])
         self._digest = hashlib.sha256()
+        self._omissions, self._doubts, self._empty = accounting.Tally(), accounting.Tally(), 0
+        self._omissions.add_all(source.omissions())
         bar = rich.progress.Progress(console=rich.console.Console(stderr=True))
         task = self._resources.enter_context(bar).add_task(
             f"preparing data.{source.split}: {len(entries)} images", total=len(entries)
@@ -116,12 +131,13 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(
-        self, loaded: Iterator[SourceExample], total: int, advance: Callable[[], None]
+        self, loaded: Iterator[_Loaded], total: int, advance: Callable[[], None]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         metadata, is_empty = self.info.metadata, True
-        for one in loaded:
+        for one, shows_nobody in loaded:
             advance()
             if one.problem:
+                self._omissions.add(accounting.UNDECODABLE, one.name)
                 metadata["skipped"].append(f"{one.name} ({one.problem})")
                 if len(metadata["skipped"]) > _MAX_SKIPPED_SHARE * total:
                     raise self._too_many_skipped()
@@ -133,12 +149,31 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             metadata["names"].append(one.name)
             metadata["content_keys"].append(one.content_key)
             is_empty = False
+            if one.empty_people:
+                self._omissions.add(accounting.EMPTY_PEOPLE, one.name, one.empty_people)
+            if one.doubt:
+                self._doubts.add(one.doubt, one.name)
+            self._empty += shows_nobody
             example = {"id": one.id, "image": io.BytesIO(one.image), "upright": one.upright}
             if self.has_masks:
                 example["mask"] = io.BytesIO(one.mask)
             yield len(metadata["ids"]) - 1, example
+        if len(metadata["ids"]) + len(metadata["skipped"]) == total:
+            self._refuse_empty_masks(len(metadata["ids"]))
+            metadata["omissions"] = self._omissions.as_lists()
+            metadata["doubts"] = self._doubts.as_lists()
         if is_empty:  # a part of large damaged files only, in a data set of very many images
             raise self._too_many_skipped()
+
+    def _refuse_empty_masks(self, images: int) -> None:
+        """Refuses a data set that shows nobody: training would learn to see nobody."""
+        if images and self._empty == images:
+            causes = "; ".join(dict.fromkeys(reason for reason, *_ in self._doubts.as_lists()))
+            raise DataError(
+                f"data.{self._source.split}: {self._source.annotations}: the masks of all {images} "
+                f"images are empty: {causes}; check the outlines and what the values of masks mean",
+                code="all-masks-empty",
+            )
 
     def _too_many_skipped(self) -> DataError:
         names = "; ".join(self.info.metadata["skipped"][:3])
@@ -218,10 +253,18 @@ def _open(source: Source[Any], folder: Path) -> ImageDatasetBuilder | None:
 
 def _load_all(
     source: Source[Entry], entries: Sequence[Entry], workers: int
-) -> grain.DatasetIterator[SourceExample]:
+) -> grain.DatasetIterator[_Loaded]:
     """Loads images in threads, in order, a few of them ahead."""
-    loading = grain.MapDataset.source(entries).map(source.load)
+    loading = grain.MapDataset.source(entries).map(lambda entry: _looked_at(source.load(entry)))
     return iter(loading.to_iter_dataset(grain.ReadOptions(workers, 4 * workers)))
+
+
+def _looked_at(example: SourceExample) -> _Loaded:
+    """Looks whether the mask of an example shows anybody, and says what is doubtful if not."""
+    if not example.mask or ((mask := decode.decode_mask(example.mask)) > 127).any():
+        return _Loaded(example, is_empty=False)
+    doubt = accounting.DIM_MASK if mask.max(initial=0) == 1 else accounting.EMPTY_MASK
+    return _Loaded(example._replace(doubt=example.doubt or doubt), is_empty=True)
 
 
 def _size(path: Path) -> int:

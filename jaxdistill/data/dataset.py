@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from jaxdistill.data import decode
+from jaxdistill.data import accounting, decode
 
 if TYPE_CHECKING:  # slow to import, and not needed to describe a data set
     from jaxdistill.data.builder import ImageDatasetBuilder
@@ -21,6 +21,17 @@ class Example(NamedTuple):
     """RGB."""
     mask: UInt8[np.ndarray, "h w"] | None
     """Grey levels; 255 is a person. None where the image has no mask."""
+
+
+class Account(NamedTuple):
+    """What a prepared data set leaves out, and what is doubtful about it."""
+
+    split: str
+    """The key below `data`."""
+    size: int
+    """Number of images that are used."""
+    omissions: Sequence[accounting.Count]
+    doubts: Sequence[accounting.Count]
 
 
 class Dataset:
@@ -49,6 +60,8 @@ class Dataset:
         """Whether each image has a mask."""
         self.fingerprint: str = _joined([part.fingerprint for part in self._parts])
         """Digest of all images and masks, wherever they are stored: equal data, equal digest."""
+        self.accounts: Sequence[Account] = [part.account for part in self._parts]
+        """What each prepared data set leaves out, and what is doubtful about it."""
         self.folders = [part.folder for part in self._parts]
         """Folders of the prepared data sets."""
 
@@ -95,6 +108,8 @@ class _Part:
             self.names = [str(name) for name in metadata["names"]]
             self.keys = [str(key) for key in metadata["content_keys"]]
             self.fingerprint = str(metadata["fingerprint"])
+            counts = (accounting.from_lists(metadata[kind]) for kind in ("omissions", "doubts"))
+            self.account = Account(builder.split, len(self.names), *counts)
             self.records = builder.as_data_source(
                 "+".join(metadata["parts"]),
                 decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},

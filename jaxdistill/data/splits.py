@@ -1,5 +1,6 @@
 """The data of a run: a training and a validation split, as batches."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from jaxdistill import config
 from jaxdistill.config.messages import explain
-from jaxdistill.data import loader
+from jaxdistill.data import accounting, loader
 from jaxdistill.data.augment import Augmentation
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.sources.selection import SplitName, root_of, sources_of
@@ -133,6 +134,7 @@ def coco(
     augment: str = "light",
     crop: float | None = None,
     mask_resize: config.MaskResize = "area",
+    include_crowds: bool = False,
     prepared: str | Path | None = None,
     workers: int = 2,
 ) -> Data:
@@ -148,6 +150,7 @@ def coco(
       unlabelled: Folder of more training images, without masks, relative to `root`.
       augment: `none`, `flip`, `light` or `heavy`.
       crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
+      include_crowds: Whether annotations with `iscrowd: 1` are people, too.
       mask_resize: `area`, or `nearest`, which moves masks by up to half an output pixel.
       prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
       workers: Threads that decode images.
@@ -165,6 +168,7 @@ def coco(
         augment=augment,
         crop=crop,
         mask_resize=mask_resize,
+        include_crowds=include_crowds,
         prepared=prepared,
         workers=workers,
     )
@@ -244,7 +248,8 @@ def describe(data: "Data | IterableData") -> list[str]:
         f"data: {len(train)} training images{_without_masks(train.labelled)}, "
         f"{len(validation)} validation images{_without_masks(validation.labelled)}"
     )
-    return [counts, *warn_of_overlap(data.settings)]
+    accounts = (accounting.describe(split) for split in (train, validation))
+    return [counts, *itertools.chain(*accounts), *warn_of_overlap(data.settings)]
 
 
 def warn_of_overlap(settings: config.Data) -> Iterator[str]:

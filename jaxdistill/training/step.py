@@ -97,7 +97,9 @@ def initial_state(spec: StepSpec, partition: Partition) -> TrainState:
       partition: The student, taken apart.
     """
     opt_state = jax.jit(spec.optimizer.init)(partition.params)
-    state = TrainState(jax.device_put(np.int32(0)), partition.params, partition.batch_stats, opt_state)
+    state = TrainState(
+        jax.device_put(np.int32(0)), partition.params, partition.batch_stats, opt_state
+    )
     copied: TrainState = jax.tree.map(np.array, state)
     return copied
 

@@ -53,14 +53,16 @@ def test_run_lengths_are_read_as_pycocotools_reads_them(height, width, seed, com
     mask = (rng.random((height, width)) < rng.random()).astype(np.uint8)
     encoded = coco_json.Rle(**rle(mask, compressed))
     image = coco_json.CocoImage(1, "a.png", height, width, (encoded,))
-    np.testing.assert_array_equal(coco_json.draw(image), mask)
+    drawn, empty = coco_json.draw(image)
+    np.testing.assert_array_equal(drawn, mask)
+    assert empty == (not mask.any())
 
 
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30))
 def test_no_run_length_string_does_harm(text):
     image = coco_json.CocoImage(1, "a.png", 4, 5, (coco_json.Rle((4, 5), text),))
     with contextlib.suppress(UserError):
-        assert coco_json.draw(image).shape == (4, 5)
+        assert coco_json.draw(image).mask.shape == (4, 5)
 
 
 json_values = st.recursive(
@@ -91,9 +93,9 @@ def test_no_annotation_file_does_harm(tmp_path_factory, section, key, value):
     else:
         tree[section][0][key] = value
     with contextlib.suppress(UserError):
-        for image in coco_json.images_with_people(path, json.dumps(tree).encode()):
+        for image in coco_json.images_with_people(path, json.dumps(tree).encode()).images:
             if image.height * image.width < 1000:
-                assert coco_json.draw(image).max() <= 1
+                assert coco_json.draw(image).mask.max() <= 1
 
 
 def test_degenerate_polygons_are_ignored(folder):
@@ -105,7 +107,7 @@ def test_degenerate_polygons_are_ignored(folder):
 def test_a_person_whose_outline_encloses_nothing_is_none(folder):
     boxes_alone = folder.image("a.png")
     folder.person(boxes_alone, [[1.0, 1.0, 6.0, 6.0]])
-    with refused(DataError, "empty-segmentations", "annotations[0]"):
+    with refused(DataError, "no-segmentation", "a.png"):
         folder.open()
     both = folder.image("b.png")
     folder.person(both, [])
@@ -238,7 +240,11 @@ def test_the_folders_bytes_are_kept(folder):
             "cat",
         ),
         (lambda f: f.person(99), "unknown-image-id", "annotations[1]"),
-        (lambda f: f.person(1, None), "no-segmentation", "annotations[1]"),
+        (
+            lambda f: f.instances["annotations"][0].update(segmentation=None),
+            "no-segmentation",
+            "a.png",
+        ),
         (lambda f: f.person(1, 5), "not-coco", "annotations[1].segmentation"),
         (lambda f: f.person(1, [[1e300, 0, 5, 0, 5, 5]]), "damaged-segmentation", "a.png"),
         (

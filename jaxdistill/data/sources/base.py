@@ -3,8 +3,8 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
@@ -30,6 +30,10 @@ class SourceExample(NamedTuple):
     """PNG in which white is a person; empty where the source has no masks."""
     problem: str = ""
     """Why the image cannot be decoded; empty if it can."""
+    empty_people: int = 0
+    """Number of people in the annotations who cover no pixel of the mask."""
+    doubt: str = ""
+    """Why the mask is probably wrong, with the remedy; empty if there is no doubt."""
 
     @property
     def content_key(self) -> str:
@@ -55,6 +59,8 @@ class Source(ABC, Generic[Entry]):
     """File or folder of the annotations; None for a source without masks."""
     excluded: tuple[Path, ...] = ()
     """Folders whose images do not belong to the source, such as that of prepared data sets."""
+    include_crowds: bool = field(default=False, kw_only=True)
+    """Whether annotations of crowds are people, where the format knows crowds."""
 
     NAME: ClassVar[str]
     """Name in lower case with underscores, by which prepared data sets are filed."""
@@ -70,6 +76,13 @@ class Source(ABC, Generic[Entry]):
         Raises:
           DataError: There is no image, or one is missing.
         """
+
+    def omissions(self) -> Mapping[str, Sequence[str]]:
+        """Returns what `list_images` leaves out: for each reason, the names of the images.
+
+        A reason is a plural, such as `images without a person`.
+        """
+        return {}
 
     @abstractmethod
     def file(self, entry: Entry) -> Path:

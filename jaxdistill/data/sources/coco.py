@@ -1,13 +1,15 @@
 """Images with a COCO instances file; the mask of an image is the union of its people."""
 
 import contextlib
-from collections.abc import Sequence
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from jaxdistill.data import decode
-from jaxdistill.data.sources import coco_json
+from jaxdistill.data.sources import coco_json, outlines
 from jaxdistill.data.sources.base import Source, SourceExample, read
 from jaxdistill.runtime.errors import DataError
 
@@ -16,7 +18,9 @@ _FIRST_TRANSPOSED = 5  # EXIF orientations 5 to 8 swap height and width
 
 @dataclass(frozen=True)
 class Coco(Source[coco_json.CocoImage]):
-    """The images of a COCO instances file that show a person outside of a crowd.
+    """The images of a COCO instances file that show a person with an outline.
+
+    Crowds (`iscrowd: 1`) are people if `include_crowds` is set.
 
     Ids are COCO's, and the order is that of the file.
     """
@@ -30,11 +34,7 @@ class Coco(Source[coco_json.CocoImage]):
 
     def list_images(self) -> Sequence[coco_json.CocoImage]:
         """Returns the images with people; see the base class."""
-        images = coco_json.images_with_people(self._file, self._content())
-        if not images:
-            raise DataError(
-                f"{self._file}: no image has a person outside of a crowd", code="no-people"
-            )
+        images = self._listing.images
         missing = [image.name for image in images if not self.file(image).is_file()]
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -44,9 +44,25 @@ class Coco(Source[coco_json.CocoImage]):
             )
         return images
 
+    def omissions(self) -> Mapping[str, Sequence[str]]:
+        """Returns crowds, people without an outline, and images without people."""
+        return self._listing.omissions
+
+    def fingerprint(self) -> str:
+        """Returns a fingerprint of the files, and of whether crowds are people."""
+        own = super().fingerprint()
+        if not self.include_crowds:
+            return own
+        return hashlib.sha256(f"{own} with crowds".encode()).hexdigest()[:32]
+
     def file(self, entry: coco_json.CocoImage) -> Path:
-        """Returns the image file; see the base class."""
-        return self.images / entry.name
+        """Returns the image file, also where Windows or macOS wrote its name differently."""
+        path = self.images / entry.name
+        if path.is_file():
+            return path
+        name = entry.name.replace("\\", "/")
+        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        return next((p for form in forms if (p := self.images / form).is_file()), path)
 
     def load(self, entry: coco_json.CocoImage) -> SourceExample:
         """Reads an image and draws its mask; see the base class."""
@@ -66,8 +82,16 @@ class Coco(Source[coco_json.CocoImage]):
                 f"there, but {path} is {shape[0]} x {shape[1]}; mask and image must have one size",
                 code="image-size-differs",
             )
-        mask = decode.encode_mask(coco_json.draw(entry))
-        return SourceExample(entry.id, entry.name, data, upright, mask)
+        drawing = coco_json.draw(entry)
+        return SourceExample(
+            entry.id,
+            entry.name,
+            data,
+            upright,
+            decode.encode_mask(drawing.mask),
+            empty_people=drawing.empty,
+            doubt=_doubt(entry),
+        )
 
     def _is_ambiguous(self, entry: coco_json.CocoImage) -> bool:
         """Whether the size in the annotations leaves open how the image is to be oriented.
@@ -98,6 +122,10 @@ class Coco(Source[coco_json.CocoImage]):
                     return upright
         return False
 
+    @cached_property
+    def _listing(self) -> coco_json.Listing:
+        return coco_json.images_with_people(self._file, self._content(), self.include_crowds)
+
     @property
     def _file(self) -> Path:
         assert self.annotations is not None
@@ -105,3 +133,19 @@ class Coco(Source[coco_json.CocoImage]):
 
     def _content(self) -> bytes:
         return read(self._file, self.MAX_ANNOTATION_BYTES)
+
+
+def _doubt(image: coco_json.CocoImage) -> str:
+    """Returns why the outlines of an image are probably wrong; empty if they are not."""
+    if all(map(outlines.is_share, image.people)):
+        return (
+            "all corners lie in [0, 1], as shares of the image; expected pixels: multiply x by the "
+            "width and y by the height"
+        )
+    if any(outlines.fits_turned_only(one, image.height, image.width) for one in image.people):
+        return (
+            "an outline leaves the image, and would fit if the image were turned by 90 degrees: "
+            "height and width are those of the pixels as stored, the outline was drawn on the "
+            "upright image; write the upright height and width, and the EXIF orientation is applied"
+        )
+    return ""

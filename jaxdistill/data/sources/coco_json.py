@@ -1,5 +1,7 @@
 """Reading of COCO instances files, which are untrusted JSON, and drawing of their masks."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, NamedTuple
@@ -9,6 +11,8 @@ from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
 from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
+from jaxdistill.data.sources import outlines
+from jaxdistill.data.sources.outlines import Outline, Polygons, Rle, Segmentation, Side
 from jaxdistill.runtime.errors import DataError
 
 _MAX_OUTLINE = 1e6
@@ -16,22 +20,6 @@ _MAX_OUTLINE = 1e6
 check whether it got the memory."""
 
 _Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-_Side = Annotated[int, Field(gt=0, lt=2**31)]
-_Coordinate = Annotated[float, Field(allow_inf_nan=False)]
-
-
-@dataclass(frozen=True, slots=True)
-class Rle:
-    """Run lengths of a mask, column by column, beginning with the background."""
-
-    size: tuple[_Side, _Side]
-    """Height and width."""
-    counts: str | list[Annotated[int, Field(ge=0, lt=2**32)]]
-    """Run lengths; a string is COCO's compression of them."""
-
-
-Polygons = list[list[float]]
-"""Polygons as x, y, x, y, ... in pixels; together they outline one person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +32,8 @@ class _Category:
 class _Image:
     id: _Id
     file_name: str
-    height: _Side
-    width: _Side
+    height: Side
+    width: Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +41,7 @@ class _Annotation:
     image_id: _Id
     category_id: _Id
     iscrowd: int = 0
-    segmentation: list[list[_Coordinate]] | Rle | None = None
+    segmentation: Segmentation = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +65,36 @@ class CocoImage(NamedTuple):
     """Height in pixels."""
     width: int
     """Width in pixels."""
-    people: tuple[Polygons | Rle, ...]
-    """Segmentation of each person."""
+    people: tuple[Outline, ...]
+    """Outline of each person."""
 
 
-def images_with_people(annotations: Path, data: bytes) -> list[CocoImage]:
-    """Returns the images that show a person who is not part of a crowd, in the file's order.
+CROWD = "people of a crowd (iscrowd: 1), whom data.include_crowds=true takes"
+NO_OUTLINE = "people without an outline (segmentation null or [], a box, a line)"
+NOBODY = "images without a person"
 
-    Segmentations that enclose no area are ignored.
+
+class Listing(NamedTuple):
+    """The images of a file that show people, and what is left out."""
+
+    images: Sequence[CocoImage]
+    """Images with people, in the file's order."""
+    omissions: Mapping[str, Sequence[str]]
+    """Names of images by what of them is left out: `CROWD`, `NO_OUTLINE`, `NOBODY`."""
+
+
+def images_with_people(annotations: Path, data: bytes, include_crowds: bool = False) -> Listing:
+    """Returns the images that show a person who has an outline.
 
     Args:
       annotations: Name of the file, for messages.
       data: Content of the file: COCO instances.
+      include_crowds: Whether annotations with `iscrowd: 1` are people, too.
 
     Raises:
       DataError: The content is not valid COCO instances (`not-json`, `not-coco`, `bad-file-name`,
         `duplicate-image-id`, `unknown-image-id`), has no category `person` (`no-person-category`),
-        or has no usable segmentation (`no-segmentation`, `empty-segmentations`).
+        or shows nobody (`no-people`), or nobody with an outline (`no-segmentation`).
     """
     instances = _parse(annotations, data)
     person = {category.id for category in instances.categories if _is_person(category)}
@@ -103,40 +104,34 @@ def images_with_people(annotations: Path, data: bytes) -> list[CocoImage]:
             f"{annotations}: categories: none is named 'person'; there are: {names or '-'}",
             code="no-person-category",
         )
-
-    people: dict[int, list[Polygons | Rle]] = {}
+    people: dict[int, list[Outline]] = {}
+    names_by_id = {image.id: image.file_name for image in instances.images}
     for image in instances.images:
         if image.id in people:
             raise DataError(
                 f"{annotations}: images: two have the id {image.id}", code="duplicate-image-id"
             )
         people[image.id] = []
-    empty: list[str] = []
+    omissions: dict[str, list[str]] = {CROWD: [], NO_OUTLINE: [], NOBODY: []}
     for index, annotation in enumerate(instances.annotations):
-        if annotation.category_id not in person or annotation.iscrowd:
+        if annotation.category_id not in person:
             continue
-        where = f"{annotations}: annotations[{index}]"
         if annotation.image_id not in people:
             raise DataError(
-                f"{where}: there is no image with the id {annotation.image_id}",
+                f"{annotations}: annotations[{index}]: there is no image with the id "
+                f"{annotation.image_id}",
                 code="unknown-image-id",
             )
-        if annotation.segmentation is None:
-            raise DataError(
-                f"{where}: a person has no 'segmentation'; masks cannot be made without it",
-                code="no-segmentation",
-            )
-        if _encloses(annotation.segmentation):
-            people[annotation.image_id].append(annotation.segmentation)
+        if annotation.iscrowd and not include_crowds:
+            omissions[CROWD].append(names_by_id[annotation.image_id])
+        elif (outline := outlines.read(annotation.segmentation)) is None:
+            omissions[NO_OUTLINE].append(names_by_id[annotation.image_id])
         else:
-            empty.append(where)
-    if empty and not any(people.values()):
-        raise DataError(
-            f"{empty[0]}: its 'segmentation' encloses no area, and neither does any other; masks "
-            f"cannot be made from boxes",
-            code="empty-segmentations",
-        )
-    return [
+            people[annotation.image_id].append(outline)
+    omissions[NOBODY] = [image.file_name for image in instances.images if not people[image.id]]
+    if not any(people.values()):
+        raise _nobody(annotations, omissions)
+    images = [
         CocoImage(
             image.id,
             _inside(annotations, image.file_name),
@@ -147,33 +142,66 @@ def images_with_people(annotations: Path, data: bytes) -> list[CocoImage]:
         for image in instances.images
         if people[image.id]
     ]
+    return Listing(images, {reason: names for reason, names in omissions.items() if names})
 
 
-def draw(image: CocoImage) -> UInt8[np.ndarray, "h w"]:
+def _nobody(annotations: Path, omissions: Mapping[str, Sequence[str]]) -> DataError:
+    if boxes := omissions[NO_OUTLINE]:
+        return DataError(
+            f"{annotations}: no person has an outline, and masks cannot be made from boxes; "
+            f"{len(boxes)} people, the first one in {boxes[0]}, have a 'segmentation' that is null "
+            f"or [], a box, or a line",
+            code="no-segmentation",
+        )
+    crowds = len(omissions[CROWD])
+    hint = f"; {crowds} are {CROWD.removeprefix('people ')}" if crowds else ""
+    return DataError(
+        f"{annotations}: no image has a person outside of a crowd{hint}", code="no-people"
+    )
+
+
+class Drawing(NamedTuple):
+    """The people of an image."""
+
+    mask: UInt8[np.ndarray, "h w"]
+    """1 inside of a person and 0 outside."""
+    empty: int
+    """Number of people whose outline covers no pixel."""
+
+
+def draw(image: CocoImage) -> Drawing:
     """Draws the union of the people in an image.
 
     Args:
       image: An image with its segmentations.
 
     Returns:
-      A mask, 1 inside of a person and 0 outside.
+      The mask, and how many people are not in it.
 
     Raises:
       DataError: A segmentation is wrong (`damaged-segmentation`), has another size than the image
         (`segmentation-size-differs`), or would take too much memory (`segmentation-too-large`).
     """
-    mask = np.zeros((image.height, image.width), np.uint8)
-    for segmentation in image.people:
-        if isinstance(segmentation, Rle):
-            mask |= _decode_rle(image, segmentation)
+    mask, empty = np.zeros((image.height, image.width), np.uint8), 0
+    for outline in image.people:
+        if isinstance(outline, Rle):
+            one = _decode_rle(image, outline)
+        elif outlines.is_share(outline) and mask.size > 1:
+            one = np.zeros_like(mask)  # a pixel at most, by rounding
         else:
-            mask |= _fill_polygons(image, segmentation)
-    return mask
+            one = _fill_polygons(image, outline)
+        empty += not one.any()
+        mask |= one
+    return Drawing(mask, empty)
 
 
 def _parse(annotations: Path, data: bytes) -> _Instances:
     try:
-        return _INSTANCES.validate_json(data)
+        # Windows programs write a byte-order mark, or UTF-16.
+        encoding = json.detect_encoding(data)
+        return _INSTANCES.validate_json(data if encoding == "utf-8" else data.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{annotations}: not a JSON file: {error}", code="not-json") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
@@ -193,15 +221,6 @@ def _parse(annotations: Path, data: bytes) -> _Instances:
 
 def _is_person(category: _Category) -> bool:
     return category.name.strip().lower() == "person"
-
-
-def _encloses(segmentation: Polygons | Rle) -> bool:
-    return isinstance(segmentation, Rle) or any(map(_has_area, segmentation))
-
-
-def _has_area(polygon: list[float]) -> bool:
-    """Whether a polygon has three corners or more."""
-    return len(polygon) >= 6
 
 
 def _inside(annotations: Path, name: str) -> str:
@@ -264,24 +283,20 @@ def _decompress(image: CocoImage, text: str) -> list[int]:
 
 def _fill_polygons(image: CocoImage, polygons: Polygons) -> UInt8[np.ndarray, "h w"]:
     height, width = image.height, image.width
-    # pycocotools reads a list of four numbers as a box.
-    drawable = [polygon[: len(polygon) // 2 * 2] for polygon in polygons if _has_area(polygon)]
-    for polygon in drawable:
+    for polygon in polygons:
         x, y = np.asarray(polygon).reshape(-1, 2).T
         # pycocotools walks along every edge pixel by pixel: a far corner takes time and memory.
         if x.min() < -width or x.max() > 2 * width or y.min() < -height or y.max() > 2 * height:
             raise _damaged(
                 image, f"it has corners far outside of the image, which is {height} x {width}"
             )
-    if sum(map(_perimeter, drawable)) > _MAX_OUTLINE:
+    if sum(map(_perimeter, polygons)) > _MAX_OUTLINE:
         raise DataError(
             f"a segmentation of {image.name} has an outline of more than "
             f"{_MAX_OUTLINE / 1e6:.0f} million pixels",
             code="segmentation-too-large",
         )
-    if not drawable:
-        return np.zeros((height, width), np.uint8)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(drawable, height, width)))
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
 
 
 def _perimeter(polygon: list[float]) -> float:

@@ -56,7 +56,13 @@ def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]
     root = root_of(settings).absolute()
     annotations = None if split.annotations is None else root / split.annotations
     kind = _source_class(settings.source, split, key)
-    return kind(key, root / split.images, annotations, (settings.prepared.absolute(),))
+    return kind(
+        key,
+        root / split.images,
+        annotations,
+        (settings.prepared.absolute(),),
+        include_crowds=settings.include_crowds,
+    )
 
 
 def _source_class(name: str | None, split: config.Split, key: str) -> type[Source[Any]]:
