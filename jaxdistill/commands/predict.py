@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, model_options
-from jaxdistill.data.image_files import find_images
+from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
 from jaxdistill.evaluation.masks import DRAWINGS
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
 from jaxdistill.evaluation.predictor import check_options, load
@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_options(args.threshold, args.batch_size)
     kinds = list(dict.fromkeys(args.kinds))
     earlier = [args.output / kind for kind in DRAWINGS]
-    found = find_images(args.images, [args.output / kind for kind in kinds], earlier)
+    outputs = [args.output / kind for kind in kinds]
+    found = find_images(args.images, outputs, earlier)
+    unsupported = unsupported_images(args.images, outputs, earlier)
     predictor = load(args.model, **model_options(args)._asdict())
 
     console = common.console(stderr=True)
@@ -55,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             batch_size=args.batch_size,
             progress=progress,
         )
-    done = f"{len(found) - skipped} images: {', '.join(kinds)} in {args.output}"
+    for source in unsupported:
+        console.print(printable(f"skipped {source}: {UNSUPPORTED}"))
+    skipped += len(unsupported)
+    done = f"{len(found) + len(unsupported) - skipped} images: {', '.join(kinds)} in {args.output}"
     console.print(f"{done}; {skipped} skipped" if skipped else done)
     return 1 if skipped else 0
 

@@ -1,21 +1,31 @@
 """Decoding of image files from untrusted folders into pixels."""
 
 import contextlib
+import functools
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin, features
 
 from jaxdistill.runtime.text import printable
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Formats that are decoded. Without this list Pillow would try every format that it knows, some of
-them by starting other programs."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # an MPO is opened as a JPEG
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, how an image is turned upright."""
 MAX_PIXELS = 2**27
 """Largest number of pixels of an image: 134 million, enough for a phone's 108 million. Decoding
 takes 14 to 22 bytes per pixel in each thread that decodes."""
@@ -26,6 +36,22 @@ _TILE_TAGS = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
 _pillow_limit = threading.Lock()
 
 
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Returns Pillow's names of the formats that are decoded.
+
+    Without such a list Pillow would try every format that it knows, some of them by starting other
+    programs. HEIC needs the package pillow-heif, and AVIF a Pillow that was built with it.
+    """
+    found = [*_FORMATS, *(["AVIF"] if features.check("avif") else [])]
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        found.append("HEIF")
+    return tuple(found)
+
+
 class ImageError(Exception):
     """Bytes are not a usable image. The message gives the reason; the caller knows the file."""
 
@@ -33,7 +59,8 @@ class ImageError(Exception):
 def decode(data: bytes, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file to RGB.
 
-    Grey, transparent, CMYK and 16-bit images are converted.
+    Grey, transparent, CMYK and 16-bit images are converted. Of several images in a file, such as
+    the frames of a GIF, the first one is taken.
 
     Args:
       data: The content of the file.
@@ -50,7 +77,7 @@ def decode(data: bytes, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
 def orientation(file: Path) -> tuple[int, tuple[int, int]]:
     """Returns the EXIF orientation of an image file, and its height and width as stored.
 
-    Only the header is read.
+    Only the header is read, except of a PNG.
 
     Returns:
       The orientation, 1 to 8 (1 is upright), and (height, width).
@@ -60,10 +87,29 @@ def orientation(file: Path) -> tuple[int, tuple[int, int]]:
     """
     try:
         with _opened(file) as image:
-            tag = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return tag if tag in range(1, 9) else 1, (image.height, image.width)
+            _refuse_large(image)
+            if image.format == "PNG":  # may have it behind the pixels
+                image.load()
+            return _orientation(image), (image.height, image.width)
+    except ImageError:
+        raise
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
         raise ImageError(_reason(error)) from None
+
+
+def is_image(file: Path) -> bool:
+    """Returns whether a file begins as an image in one of `formats`, whatever its name.
+
+    Args:
+      file: The file.
+    """
+    try:
+        if not file.is_file():  # a pipe would have to be waited for
+            return False
+        with _opened(file):
+            return True
+    except Exception:  # Pillow raises nearly anything on damaged bytes
+        return False
 
 
 def encode_mask(mask: UInt8[np.ndarray, "h w"]) -> bytes:
@@ -93,8 +139,9 @@ def _decode(data: bytes, mode: str, upright: bool) -> np.ndarray:
     try:
         with _opened(io.BytesIO(data)) as image:
             _refuse_bombs(image, data)
-            turned = ImageOps.exif_transpose(image) if upright else image
-            converted = _eight_bits(turned)
+            image.load()
+            turn = _TURNS.get(_orientation(image)) if upright else None
+            converted = _eight_bits(image if turn is None else image.transpose(turn))
             # Converting an image to its own mode would copy it.
             return np.asarray(converted if converted.mode == mode else converted.convert(mode))
     except ImageError:
@@ -110,29 +157,51 @@ def _opened(file: Path | IO[bytes]) -> Iterator[Image.Image]:
     The limit is a global variable of Pillow, so it is changed only while a header is read, by one
     thread at a time. `_refuse_bombs` applies the limit of this module.
     """
+    supported = formats()
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(file, formats=FORMATS)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = Image.open(file, formats=supported)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
 
 
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 to 8; 1 where there is none or the EXIF is damaged.
+
+    Pillow warns of damaged EXIF. The filters of warnings are global, so they are changed only while
+    EXIF is read, by one thread at a time.
+    """
+    with _pillow_limit, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # Pillow raises nearly anything on damaged bytes
+            return 1
+    return int(tag) if tag in _TURNS else 1
+
+
 def _refuse_bombs(image: Image.Image, data: bytes) -> None:
     """Refuses a few bytes that stand for much memory or time, before anything is decoded."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"{image.width} x {image.height} pixels are more than {MAX_PIXELS / 1e6:.0f} million"
-        )
+    _refuse_large(image)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         width, height = (int(image.tag_v2.get(tag, 1)) for tag in _TILE_TAGS)
         if width * height > MAX_PIXELS:
             raise ImageError(f"it has tiles of {width} x {height} pixels")
     # Each scan of a progressive JPEG goes over all pixels again, and may be a few bytes.
-    if image.format == "JPEG" and data.count(b"\xff\xda") > _MAX_SCANS:
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
         raise ImageError(f"it is a JPEG of more than {_MAX_SCANS} scans")
+
+
+def _refuse_large(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{image.width} x {image.height} pixels are more than {MAX_PIXELS / 1e6:.0f} million"
+        )
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -146,5 +215,5 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not an image in one of the formats {', '.join(FORMATS)}"
+        return f"not an image in one of the formats {', '.join(formats())}"
     return printable(str(error) or type(error).__name__)

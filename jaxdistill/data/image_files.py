@@ -10,8 +10,23 @@ from jaxdistill.data import decode
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    *(".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+)
 """Suffixes by which images are found in folders. A file that is named itself needs none of them."""
+OTHER_SUFFIXES = (
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".jxr"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),
+    *(".exr", ".hdr", ".ico", ".pbm", ".pcx", ".pgm", ".ppm", ".psd", ".svg", ".tga"),
+)
+"""Suffixes of images that are found where they can be decoded, whatever they hold."""
+
+
+UNSUPPORTED = "images of a format that cannot be decoded here (HEIC needs pip install pillow-heif)"
+"""What `unsupported_images` are."""
+_ARCHIVE = "__MACOSX"
+"""Folder that macOS adds to archives."""
 
 
 class ImageFile(NamedTuple):
@@ -75,6 +90,22 @@ def find_images(
     return [ImageFile(source, name) for source, name in zip(sources, short, strict=True)]
 
 
+def unsupported_images(
+    arguments: Sequence[str], outputs: Sequence[Path], excluded: Sequence[Path] = ()
+) -> list[Path]:
+    """Returns the images that `find_images` passes over because they cannot be decoded here.
+
+    Args:
+      arguments: As for `find_images`.
+      outputs: As for `find_images`.
+      excluded: As for `find_images`.
+    """
+    starts = [_anchored(Path(argument).expanduser()) for argument in arguments]
+    skipped = [folder.resolve() for folder in (*outputs, *excluded)]
+    folders = [folder for start in starts for folder in _folders(start, skipped)]
+    return list(dict.fromkeys(path for folder in folders for path in _others(folder, skipped)))
+
+
 def _anchored(path: Path) -> Path:
     """Returns an absolute path that keeps the name of a link."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
@@ -95,6 +126,11 @@ def _images(start: Path, skipped: Sequence[Path]) -> Iterator[Path]:
             yield match
 
 
+def _folders(start: Path, skipped: Sequence[Path]) -> list[Path]:
+    matches = [start] if start.exists() else _matches(start, skipped)
+    return [match for match in matches if match.is_dir()]
+
+
 def _matches(pattern: Path, skipped: Sequence[Path]) -> list[Path]:
     folder = _folder_of(pattern)
     try:
@@ -109,12 +145,36 @@ def _matches(pattern: Path, skipped: Sequence[Path]) -> list[Path]:
             f"{pattern}: there is no such file or folder, and no file matches it as a glob",
             code="no-such-image",
         )
-    return [path for path in found if not any(path.is_relative_to(place) for place in skipped)]
+    return [
+        path
+        for path in found
+        if not any(path.is_relative_to(place) for place in skipped) and not _is_of_macos(path)
+    ]
 
 
 def _below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
+    for path in _files(folder, skipped):
+        name = path.name.lower()
+        if name.endswith(SUFFIXES) or (name.endswith(OTHER_SUFFIXES) and decode.is_image(path)):
+            yield path
+
+
+def _others(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
+    for path in _files(folder, skipped):
+        if path.name.lower().endswith(OTHER_SUFFIXES) and not decode.is_image(path):
+            yield path
+
+
+def _files(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
     for place, folders, names in files.walk(folder):
-        folders[:] = sorted(name for name in folders if place / name not in skipped)
+        folders[:] = sorted(
+            name for name in folders if place / name not in skipped and name != _ARCHIVE
+        )
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES):
-                yield place / name
+            if not _is_of_macos(path := place / name):
+                yield path
+
+
+def _is_of_macos(path: Path) -> bool:
+    """Whether a file holds what macOS keeps beside another file of that name."""
+    return path.name.startswith("._") or _ARCHIVE in path.parts

@@ -1,6 +1,7 @@
 """Encoded images, sound and damaged, to pixels; masks to bytes and back."""
 
 import contextlib
+import io
 import warnings
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from coco_folders import encode, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from jaxdistill.data import decode
 
@@ -47,6 +48,58 @@ def test_no_damaged_image_does_harm(kind, draw):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
     with contextlib.suppress(decode.ImageError):
         assert decode.decode(bytes(data[: draw.draw(st.integers(0, len(data)))])).ndim == 3
+
+
+def test_the_first_frame_of_a_file_is_taken():
+    frames = [Image.fromarray(pixels(8, 8)).quantize(4) for _ in range(2)]
+    frames[1] = frames[1].rotate(180)
+    gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode.decode(gif), np.asarray(frames[0].convert("RGB")))
+
+
+def stereo(count=2):
+    """An MPO of several images, as phones write it."""
+    frames = [Image.fromarray(pixels(16, 8)) for _ in range(count)]
+    return encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+
+
+def test_the_limit_of_scans_holds_for_mpo():
+    assert decode.decode(stereo()).shape == (16, 8, 3)
+    with pytest.raises(decode.ImageError, match="scans"):
+        decode.decode(stereo() + b"\xff\xda" * 100)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_pillow_turns_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF"):
+        data = encode(pixels(6, 9), kind, exif=exif)
+        with Image.open(io.BytesIO(data)) as image:
+            turned = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        np.testing.assert_array_equal(decode.decode(data, upright=True), turned)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"II", b"II*\0\xff\xff\0\0", b"MM\0*\0\0\0\x08\0\x09\1\x12"]
+)
+def test_a_damaged_exif_is_no_warning(damage, tmp_path):
+    data = encode(pixels(6, 9), "JPEG", exif=b"Exif\0\0" + damage)
+    (tmp_path / "a.jpg").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode.decode(data, upright=True).shape == (6, 9, 3)
+        assert decode.orientation(tmp_path / "a.jpg") == (1, (6, 9))
+
+
+@pytest.mark.parametrize(("module", "kind"), [("PIL", "AVIF"), ("pillow_heif", "HEIF")])
+def test_formats_of_phones_are_read_where_the_library_is_there(module, kind):
+    pytest.importorskip(module)
+    if kind not in decode.formats():
+        pytest.skip(f"Pillow was built without {kind}")
+    smooth = np.full((16, 24, 3), 90, np.uint8)
+    decoded = decode.decode(encode(smooth, kind))
+    np.testing.assert_allclose(decoded, smooth, atol=3)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))

@@ -5,11 +5,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from coco_folders import encode, pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from refused import refused
 
-from jaxdistill.data.image_files import find_images
+from jaxdistill.data.image_files import find_images, unsupported_images
 from jaxdistill.runtime.errors import DataError
 
 
@@ -77,6 +78,28 @@ def test_images_in_excluded_folders_are_not_found(place: Path) -> None:
     assert len(find_images(["a"], outputs)) == 2
     [image] = find_images(["a"], outputs, [place / "a/found/overlays"])
     assert image.name == Path("1.png")
+
+
+def test_images_of_other_endings_are_found_where_they_can_be_decoded(place: Path) -> None:
+    touch(place, "a/1.jfif", "a/2.JPE", "a/3.mpo", "a/4.gif", "a/6.jp2", "a/7.psd", "a/8.txt")
+    (place / "a/5.HEIC").write_bytes(encode(pixels(4, 4), "JPEG"))
+    assert list(found(["a"]).values()) == ["1.png", "2.png", "3.png", "4.png", "5.png"]
+    assert [path.name for path in unsupported_images(["a"], [])] == ["6.jp2", "7.psd"]
+    assert unsupported_images(["a/1.jfif"], []) == []
+
+
+def test_files_of_macos_are_passed_over(place: Path) -> None:
+    touch(place, "a/1.jpg", "a/._1.jpg", "a/__MACOSX/a/2.jpg", "a/__MACOSX/._3.heic", "a/._4.jp2")
+    for argument in ("a", "a/*.jpg", "a/**/*.jpg"):
+        assert list(found([argument]).values()) == ["1.png"]
+    assert unsupported_images(["a"], []) == []
+    assert len(found(["a/._1.jpg"])) == 1  # its own name is taken at its word
+
+
+def test_a_pipe_is_not_waited_for(place: Path) -> None:
+    touch(place, "a/1.jpg")
+    os.mkfifo(place / "a/pipe.heic")
+    assert list(found(["a"]).values()) == ["1.png"]
 
 
 def test_linked_folders_are_searched_once_and_circles_end(place: Path) -> None:

@@ -54,8 +54,10 @@ def test_all_images_below_are_found_in_order_whatever_their_names(tmp_path: Path
             tmp_path / "photos" / name, pixels(seed), **{"lossless": True} if "webp" in name else {}
         )
     (tmp_path / "photos/notes.txt").write_text("not an image")
-    put(tmp_path / "photos/hidden.gif", pixels(9))
+    (tmp_path / "photos/raw.nef").write_bytes(b"not decoded here")
     dataset = opened(tmp_path)
+    [account] = dataset.accounts
+    assert [(count.number, list(count.names)) for count in account.omissions] == [(1, ["raw.nef"])]
     assert list(dataset.names) == ["b.PNG", "ä ö [1].png", "z/1.bmp", *names[2:4]]
     assert dataset.ids.tolist() == [1, 2, 3, 4, 5]
     assert not dataset.labelled.any()

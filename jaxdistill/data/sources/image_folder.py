@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +45,13 @@ class ImageFolder(Source[Entry]):
             Entry(number, _printable(image.source.relative_to(root)), image)
             for number, image in enumerate(found, start=1)
         ]
+
+    def omissions(self) -> Mapping[str, Sequence[str]]:
+        """Returns the images of formats that cannot be decoded."""
+        found = image_files.unsupported_images([str(self.images)], [], self.excluded)
+        root = self.images.resolve()
+        names = [_printable(path.relative_to(root)) for path in found]
+        return {image_files.UNSUPPORTED: names} if names else {}
 
     def file(self, entry: Entry) -> Path:
         """Returns the image file; see the base class."""
