@@ -1,6 +1,7 @@
 """An ONNX file as a graph: find a tensor, and cut the graph there. Nothing is executed."""
 
 import difflib
+import graphlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,10 @@ INPUT_DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT1
 
 
 class ImageInput(NamedTuple):
-    """The image input (N, 3, H, W) of a network; None where the file leaves a dimension free."""
+    """The image input (N, 3, H, W) of a network; None where the file leaves a dimension free.
+
+    A free channel axis is 3: some exporters leave every axis free, or write no shape at all.
+    """
 
     name: str
     dtype: str
@@ -49,6 +53,7 @@ class OnnxGraph:
         self.path = path.expanduser()
         self._model, self.fingerprint = read_model(self.path)
         """SHA-256, in hexadecimal, of the file and of its external weights."""
+        _sort_nodes(self._model.graph)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -66,7 +71,7 @@ class OnnxGraph:
         weights = {tensor.name for tensor in graph.initializer}
         weights |= {sparse.values.name for sparse in graph.sparse_initializer}
         inputs = [value for value in graph.input if value.name not in weights]
-        images = [value for value in inputs if _as_image(value)]
+        images = [value for value in inputs if _as_image(value, declared=True)]
         reached = {self._image_input(images if len(images) == 1 else inputs).name}
         foreign = {value.name for value in inputs} - reached
         nodes = []
@@ -124,7 +129,7 @@ class OnnxGraph:
             helper.make_graph(
                 nodes,
                 "cut",
-                inputs,
+                [_with_channels(value) if value.name == image.name else value for value in inputs],
                 # Without types: onnxruntime infers them.
                 [helper.make_empty_tensor_value_info(name) for name in tensors],
                 initializer=initializers,
@@ -206,15 +211,59 @@ def _reads(node: NodeProto) -> Iterator[str]:
             yield from _reads(inner)
 
 
-def _as_image(value: ValueInfoProto) -> ImageInput | None:
-    """Returns None unless the input is float32 or float16 of shape (N, 3, H, W)."""
+def _sort_nodes(graph: GraphProto) -> None:
+    """Puts nodes behind those that they read from, as ONNX demands and converters forget.
+
+    onnxruntime sorts them too. A graph that is in order, or that has a circle, stays as it is.
+    """
+    maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    sources = {
+        index: {maker[name] for name in _reads(node) if name in maker} - {index}
+        for index, node in enumerate(graph.node)
+    }
+    if all(source < index for index, found in sources.items() for source in found):
+        return
+    try:
+        order = list(graphlib.TopologicalSorter(sources).static_order())
+    except graphlib.CycleError:
+        return  # which the checker reports
+    nodes = [NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _as_image(value: ValueInfoProto, *, declared: bool = False) -> ImageInput | None:
+    """Returns None unless the input is float32 or float16, and its shape allows (N, 3, H, W).
+
+    Args:
+      value: An input.
+      declared: Whether the file has to say that there are 3 channels.
+    """
     tensor = value.type.tensor_type
     sides = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
+    if not tensor.HasField("shape"):
+        sides = [None] * 4
     dtype = INPUT_DTYPES.get(tensor.elem_type)
-    if dtype is None or len(sides) != 4 or sides[1] != 3:
+    if dtype is None or len(sides) != 4:
+        return None
+    is_free = sides[1] is None and sides[3] != 3  # which would be (N, H, W, 3)
+    if sides[1] != 3 and (declared or not is_free):
         return None
     batch, _, height, width = sides
     return ImageInput(value.name, dtype, batch, height, width)
+
+
+def _with_channels(value: ValueInfoProto) -> ValueInfoProto:
+    """Returns an image input whose channel axis is 3, where the file leaves it free."""
+    if _as_image(value, declared=True):
+        return value
+    image = ValueInfoProto()
+    image.CopyFrom(value)
+    shape = image.type.tensor_type.shape
+    while len(shape.dim) < 4:
+        shape.dim.add()
+    shape.dim[1].dim_value = 3
+    return image
 
 
 def _quote(names: Iterable[str]) -> str:

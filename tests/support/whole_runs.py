@@ -141,4 +141,6 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
     """All arrays of the newest checkpoint."""
     newest = max((run / "checkpoints").glob("[0-9]*[0-9]"), key=lambda path: int(path.name))
     state = ocp.PyTreeCheckpointer().restore((newest / "state").absolute())
-    return {f"{part}.{name}": np.asarray(a) for part, all in state.items() for name, a in all.items()}
+    return {
+        f"{part}.{name}": np.asarray(a) for part, all in state.items() for name, a in all.items()
+    }

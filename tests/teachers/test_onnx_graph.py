@@ -168,14 +168,6 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
     assert "'mask'" in message
 
 
-def test_nodes_in_the_wrong_order_are_refused(tmp_path):
-    model = segmenter()
-    nodes = list(model.graph.node)[::-1]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    refuse(save(model, tmp_path), "onnx-input")
-
-
 def test_missing_files_and_folders_are_named(tmp_path):
     refuse(tmp_path / "none.onnx", "onnx-unreadable")
     refuse(tmp_path, "onnx-unreadable")
@@ -300,3 +292,38 @@ def test_a_real_network_of_an_old_format_is_cut(shared):
     with pytest.raises(NetworkError) as caught:
         graph.cut(["14299"])
     assert caught.value.code == "onnx-unknown-tensor"
+
+
+def test_nodes_in_any_order_are_sorted(tmp_path):
+    """Converters to float16 append the cast of the input to the end."""
+    model = segmenter()
+    nodes = [*model.graph.node][::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    [mask] = run_cut(save(model, tmp_path), ["mask"])
+    np.testing.assert_array_equal(mask, expected(segmenter(), NCHW, ["mask"])[0])
+
+
+def test_a_circle_of_nodes_is_refused(tmp_path):
+    model = segmenter()
+    model.graph.node[1].input[0] = "score"
+    refuse(save(model, tmp_path), "onnx-input")  # which does not reach the circle
+
+
+@pytest.mark.parametrize("axes", [("N", "C", "H", "W"), (None,) * 4, None])
+def test_a_free_channel_axis_is_3(tmp_path, axes):
+    model = segmenter()
+    image = model.graph.input[0]
+    image.CopyFrom(helper.make_tensor_value_info("image", TensorProto.FLOAT, axes))
+    path = save(model, tmp_path)
+    assert OnnxGraph(path).cut(["mask"]).input == ImageInput("image", "float32", None, None, None)
+    [mask] = run_cut(path, ["mask"])
+    np.testing.assert_array_equal(mask, expected(segmenter(), NCHW, ["mask"])[0])
+    assert OnnxGraph(path).image_nodes()
+
+
+def test_other_channels_are_refused(tmp_path):
+    model = segmenter()
+    shape = ["N", 4, "H", "W"]
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.FLOAT, shape))
+    refuse(save(model, tmp_path), "onnx-input")
