@@ -30,7 +30,7 @@ from jaxdistill.evaluation.flax_backend import of_best
 from jaxdistill.evaluation.predictor import Predictor, load
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, OutputError
-from jaxdistill.teachers import combined
+from jaxdistill.teachers import combined, plausibility
 from jaxdistill.teachers.base import Teacher, file_fingerprints
 
 TITLES = {
@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = Data(settings.data)
     dataset = getattr(data, args.split)
     console.print(f"data: {len(dataset)} images of data.{args.split}")
-    for line in accounting.describe(dataset):
+    images = plausibility.first_images(dataset, settings.data.image_size)
+    for line in (*accounting.describe(dataset), *plausibility.doubts(teacher, images)):
         console.print(line)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluating", total=len(dataset))

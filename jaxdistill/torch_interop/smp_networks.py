@@ -101,6 +101,18 @@ def decoder_channels(tensors: Mapping[str, Tensor], source: Path) -> tuple[int, 
             f"'decoder.blocks.0.conv1.0.weight'; the first ones are {', '.join(list(tensors)[:3])}",
             code="not-an-smp-unet",
         )
+    if scse := [name for name in tensors if ".attention1.attention." in name]:
+        raise WeightsError(
+            f"{source}: a UNet with SCSE attention (decoder_attention_type='scse'), of which "
+            f"{scse[0]!r} is a part; only UNets without it can be used",
+            code="not-an-smp-unet",
+        )
+    head = tensors.get("segmentation_head.0.weight")
+    if head is not None and len(head) != 1:
+        raise WeightsError(
+            f"{source}: a UNet of {len(head)} classes; expected one, a person, as with classes=1",
+            code="not-an-smp-unet",
+        )
     return tuple(len(tensors[name]) for name in first)
 
 

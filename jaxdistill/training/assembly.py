@@ -17,6 +17,7 @@ from jaxdistill.models.feature_pairs import Pair, describe_sizes, pair_up
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.sharding import Mesh
+from jaxdistill.teachers import plausibility
 from jaxdistill.teachers.base import Teacher, describe_teacher, feature_shapes
 from jaxdistill.training import preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
@@ -58,7 +59,8 @@ def trainer_from_config(
     for line in data_package.describe(data):
         console.print(line)
     if teacher is not None:
-        for line in describe_teacher(teacher):
+        images = plausibility.first_images(data.train, settings.data.image_size)
+        for line in (*describe_teacher(teacher), *plausibility.doubts(teacher, images)):
             console.print(line)
     built = trainer(
         model,

@@ -1,0 +1,75 @@
+"""Whether a teacher's masks look as they are described, judged by a few images."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from jaxdistill.data import image_ops
+from jaxdistill.data.dataset import Dataset
+from jaxdistill.teachers import base
+from jaxdistill.teachers.base import Teacher
+from jaxdistill.teachers.onnx_teacher import Onnx
+
+IMAGES = 8
+"""Number of images that are looked at."""
+_MARGIN = 0.01  # by which float16 and resizing may leave [0, 1]
+_FEW = 1e-3  # of the pixels: a mask with fewer is empty
+_NEARLY_ALL = 0.85  # of the images
+
+
+def first_images(
+    dataset: Dataset, size: tuple[int, int], count: int = IMAGES
+) -> UInt8[np.ndarray, "n {*size} 3"]:
+    """Returns the first images of a split, those with masks first: they show people.
+
+    Args:
+      dataset: The split.
+      size: Height and width that they are resized to.
+      count: The largest number of images.
+    """
+    chosen = np.argsort(~dataset.labelled, kind="stable")[:count]
+    return np.stack([image_ops.resize_image(dataset[int(i)].image, size) for i in chosen])
+
+
+def doubts(teacher: Teacher | None, images: UInt8[np.ndarray, "n h w 3"]) -> Iterator[str]:
+    """Yields a warning for everything about a teacher's masks that is probably a mistake.
+
+    Args:
+      teacher: Any teacher; one without a mask is not doubted.
+      images: A few images, most of which show people.
+    """
+    masks = base.restrict(teacher, features=False)
+    if masks is None or not len(images):
+        return
+    batch = image_ops.to_float(images)
+    logits = masks(batch).logits
+    if logits is None:
+        return
+    values = np.asarray(masks.as_stored()(batch).logits if isinstance(masks, Onnx) else logits)
+    described = masks.output if isinstance(masks, Onnx) else "logits"
+    low, high = float(values.min()), float(values.max())
+    if described == "logits" and low >= 0 and high <= 1:
+        yield (
+            f"warning: teacher.output: logits, but all values of the mask lie in [0, 1] on "
+            f"{len(images)} images: set teacher.output=probabilities if they are probabilities"
+        )
+        return
+    if described == "probabilities" and (low < -_MARGIN or high > 1 + _MARGIN):
+        yield (
+            f"warning: teacher.output: probabilities, but the mask has values from {low:.3g} to "
+            f"{high:.3g}: set teacher.output=logits if they are logits"
+        )
+        return
+    yield from _one_sided(logits)
+
+
+def _one_sided(logits: Float[Array, "n h w 1"]) -> Iterator[str]:
+    shares = np.asarray((logits > 0).mean((1, 2, 3)))
+    for what, found in (("empty", shares < _FEW), ("full", shares > 1 - _FEW)):
+        if found.mean() > _NEARLY_ALL and len(shares) > 1:
+            yield (
+                f"warning: the teacher's masks are {what} on {int(found.sum())} of {len(shares)} "
+                f"images: check teacher.normalization, teacher.output and teacher.tensor, and that "
+                f"the images show people"
+            )
