@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fingerprints = {"data": dataset.fingerprint, "network": predictor.fingerprint}
     about = {
         "measured": str(args.model),
+        "model": predictor.description,
         "split": args.split,
         "data": settings.data.model_dump(mode="json"),
         "fingerprints": fingerprints | file_fingerprints(teacher),

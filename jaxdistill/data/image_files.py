@@ -69,9 +69,11 @@ def find_images(
     skipped = [*written, *(folder.resolve() for folder in excluded)]
     sources = list(dict.fromkeys(path for start in starts for path in _images(start, skipped)))
     if not sources:
+        others = unsupported_images(arguments, outputs, excluded)
+        hint = f"; {others[0]} and {len(others) - 1} others are {UNSUPPORTED}" if others else ""
         raise DataError(
             f"{', '.join(arguments)}: no image is there; expected files that end in "
-            f"{', '.join(SUFFIXES)}",
+            f"{', '.join(SUFFIXES)}{hint}",
             code="no-images",
         )
     root = os.path.commonpath([_folder_of(start) for start in starts])

@@ -134,6 +134,12 @@ def test_a_folder_without_an_image_is_named(place: Path) -> None:
         find_images(["a"], [])
 
 
+def test_images_that_cannot_be_decoded_alone_are_named(place: Path) -> None:
+    touch(place, "a/1.jp2", "a/2.heic")
+    with refused(DataError, "no-images", "1.jp2 and 1 others"):
+        find_images(["a"], [])
+
+
 NAMES = st.builds(
     "{}{}{}".format,
     st.sampled_from(["", "a/", "b/", "a/b/"]),

@@ -212,6 +212,18 @@ def test_files_that_cannot_be_read_are_named_and_skipped(
     assert mask(tmp_path / "out/masks/dot.png").shape == (1, 1)
 
 
+def test_images_of_other_formats_are_named_and_counted(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample_image().save(tmp_path / "1.jfif", "JPEG")
+    (tmp_path / "2.jp2").write_bytes(b"not decoded here")
+    assert run(network, tmp_path, "--output", tmp_path / "out") == 1
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["1.png"]
+    printed = capsys.readouterr().err
+    assert "2.jp2" in printed
+    assert "1 skipped" in printed
+
+
 def test_a_decompression_bomb_is_refused_by_the_size_that_it_declares(
     network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
