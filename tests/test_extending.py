@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from refused import refused
 
 import jaxdistill as jd
 from jaxdistill.data.sources import SOURCES, Source, SourceExample
@@ -18,6 +20,7 @@ from jaxdistill.losses import LOSSES, Loss
 from jaxdistill.models import DECODERS, ENCODERS, Decoder, Encoder, FeatureInfo
 from jaxdistill.models.functional import concatenate, relu, upsample_nearest
 from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
+from jaxdistill.runtime.errors import RunError
 
 SIZE = 32
 
@@ -204,3 +207,47 @@ def test_an_iterable_of_batches_is_data(tmp_path) -> None:
     assert set(trainer.losses) == {"bce", "dice"}
     again = jd.Trainer(model, batches, validation=batches, run=tmp_path / "run")
     assert again.fit(epochs=3, resume=True).progress.step == 6
+
+
+def test_without_validation_images_the_newest_checkpoint_is_the_best(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 2, SIZE, SIZE, 3), np.uint8)
+    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    model = jd.models.create("toy-decoder", encoder="toy-encoder", frozen=())
+    trainer = jd.Trainer(model, batches, run=tmp_path / "run").fit(epochs=2)
+    assert trainer.best().metadata["progress"]["step"] == trainer.progress.step == 4
+
+
+def test_a_feature_loss_of_any_name_has_learned_weights(data, tmp_path) -> None:
+    pairs = tuple(
+        jd.config.Feature(tensor=name, tap=tap, hidden_channels=None)
+        for name, tap in (("a", "encoder.1"), ("b", "decoder.0"))
+    )
+
+    def teacher(images):
+        half = images[:, ::2, ::2]
+        return jd.TeacherOutputs(logits=None, features=(half, half[..., :2]))
+
+    model = jd.models.create("toy-decoder", encoder="toy-encoder", frozen=())
+    hint = jd.losses.Feature(pairs=pairs, learned_weights=True)
+    run = {"teacher": teacher, "run": tmp_path / "run", "batch_size": 2}
+    trainer = jd.Trainer(model, data, losses={"hint": hint, "kl": jd.losses.KL()}, **run)
+    assert list(trainer.losses) == ["hint"]  # this teacher has no mask to compare with
+    assert set(jd.Trainer(model, data, **run).losses) == {"bce", "dice"}
+    trainer.fit(epochs=1)
+    [line] = (trainer.run / "metrics.jsonl").read_text().splitlines()
+    weights = [json.loads(line)["train"][f"hint_weight.{number}"] for number in range(2)]
+    assert sum(weights) == pytest.approx(2)
+
+
+def test_a_run_is_not_resumed_with_another_python_teacher(trainer, data) -> None:
+    class Other:
+        provenance: ClassVar = {"weights": "a digest"}
+
+        def __call__(self, images):
+            return toy_teacher(images)
+
+    run = {"run": trainer.run, "batch_size": 2, "learning_rate": 1e-2, "losses": trainer.losses}
+    other = jd.Trainer(trainer.model, data, teacher=Other(), **run)
+    with refused(RunError, "changed-settings"):
+        other.fit(epochs=2, resume=True)

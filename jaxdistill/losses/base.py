@@ -69,16 +69,19 @@ class Loss:
         """Returns the term under its name; an override may add parts that are logged beside it."""
         return {name: self(inputs)}
 
-    def auxiliary(self, outputs: ModelOutputs, means: Scalars) -> tuple[Array | None, Scalars]:
+    def auxiliary(
+        self, name: str, outputs: ModelOutputs, means: Scalars
+    ) -> tuple[Array | None, Scalars]:
         """Returns a further value that the total includes, and scalars to log.
 
         A term overrides it to train parameters of its own, such as learned weights.
 
         Args:
+          name: The name of this term.
           outputs: The student's outputs.
           means: The mean of every term over the batch.
         """
-        del outputs, means
+        del name, outputs, means
         return None, {}
 
     def logged(self, *, epoch: int | Array, epochs: int) -> Scalars:

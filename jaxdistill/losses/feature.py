@@ -54,15 +54,17 @@ class Feature(Loss):
         total = self._weighted_sum(values, inputs.outputs)
         return {name: total, **(parts if len(values) > 1 else {})}
 
-    def auxiliary(self, outputs: ModelOutputs, means: Scalars) -> tuple[Array | None, Scalars]:
+    def auxiliary(
+        self, name: str, outputs: ModelOutputs, means: Scalars
+    ) -> tuple[Array | None, Scalars]:
         """Returns the loss that trains the learned weights, and the weights."""
         if outputs.balance is None:
             return None, {}
-        values = jnp.stack([means[f"feature.{index}"] for index in range(len(outputs.balance))])
+        values = jnp.stack([means[f"{name}.{index}"] for index in range(len(outputs.balance))])
         weights = jax.lax.stop_gradient(
             learned_pair_weights(outputs.balance, self.balance_temperature)
         )
-        named = {f"feature_weight.{index}": weight for index, weight in enumerate(weights)}
+        named = {f"{name}_weight.{index}": weight for index, weight in enumerate(weights)}
         return balance_loss(outputs.balance, values, self.balance_temperature), named
 
     def _weighted_sum(self, values: Sequence[PerImage], outputs: ModelOutputs) -> PerImage:

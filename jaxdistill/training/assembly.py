@@ -18,7 +18,7 @@ from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import plausibility
-from jaxdistill.teachers.base import Teacher, describe_teacher, feature_shapes
+from jaxdistill.teachers.base import Teacher, describe_teacher, feature_shapes, output_shapes
 from jaxdistill.training import preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.inputs import asks_for_logits
@@ -62,7 +62,7 @@ def trainer_from_config(
         images = plausibility.first_images(data.train, settings.data.image_size)
         for line in (*describe_teacher(teacher), *plausibility.doubts(teacher, images)):
             console.print(line)
-    built = trainer(
+    return trainer(
         model,
         data,
         teacher=teacher,
@@ -71,13 +71,6 @@ def trainer_from_config(
         settings=settings,
         console=console,
     )
-    for line in (
-        *describe_student(built),
-        *describe_unused(terms, built.losses),
-        *describe_losses(built),
-    ):
-        console.print(line)
-    return built
 
 
 def _student(settings: config.Config) -> Student:
@@ -141,8 +134,8 @@ def settings_of(
 
 def usable_losses(
     given: Mapping[str, Loss] | None, data: Data | IterableData, teacher: Teacher | None
-) -> dict[str, Loss]:
-    """Returns the losses that training will use.
+) -> tuple[dict[str, Loss], dict[str, Loss]]:
+    """Returns the losses that training will use, and those that lack an input.
 
     Args:
       given: The losses by name; None stands for the defaults that data and teacher allow.
@@ -153,25 +146,26 @@ def usable_losses(
       ConfigError: No loss is left that could train the student (`no-usable-loss`).
     """
     available: set[Input] = {"features"}
-    if teacher is not None:
+    if output_shapes(teacher, data.image_size).logits is not None:
         available.add("teacher_logits")
     if is_labelled(data, "train"):
         available.add("mask")
+    wanted = dict(given or {})
     if given is None:
-        given = {
+        wanted = {
             "kl": losses.KL(),
             "mse": losses.MSE(weight=0.5),
             "bce": losses.BCE(weight=0.5),
             "dice": losses.Dice(),
         }
-    usable = losses.select(dict(given), available)
+    usable = losses.select(wanted, available)
     if not usable:
         raise ConfigError(
             "no loss trains the student: give a loss a weight above 0, kl or mse with a teacher, "
             "bce or dice with masks, feature with features",
             code="no-usable-loss",
         )
-    return usable
+    return usable, {name: loss for name, loss in (given or {}).items() if name not in usable}
 
 
 def feature_pairs(
@@ -223,41 +217,47 @@ def is_labelled(data: Data | IterableData, split: str) -> bool:
     return getattr(data.settings, split).labelled
 
 
-def describe_student(trainer: "Trainer") -> list[str]:
-    """Returns lines about the student and its feature pairs, for the start of a run."""
+def describe(trainer: "Trainer") -> list[str]:
+    """Returns lines about the student and the losses, for the start of a run.
+
+    Args:
+      trainer: The trainer.
+    """
+    return [
+        *_describe_student(trainer),
+        *_describe_unused(trainer.unused_losses),
+        *_describe_losses(trainer),
+    ]
+
+
+def _describe_student(trainer: "Trainer") -> list[str]:
     size = trainer.data.image_size
     lines = describe_sizes(trainer.pairs, size, trainer.model.feature_info)
-    student = trainer.settings.student
+    student = trainer.model.settings
     lines += [f"student: {student.encoder} on {trainer.mesh.describe()}"]
+    if student.weights is None and student.encoder_weights is None and "encoder" in student.frozen:
+        lines += [
+            "warning: the encoder is frozen and was given no weights file: name one in "
+            "student.encoder_weights, or train the encoder too, with student.frozen=[]"
+        ]
     if trainer.teacher is not None and not asks_for_logits(trainer.losses):
         lines += ["no loss uses the teacher's mask: it serves for comparison only"]
     return lines
 
 
-def describe_unused(given: Mapping[str, Loss], used: Mapping[str, Loss]) -> list[str]:
-    """Returns a line for each loss that is left out because an input is missing.
-
-    Args:
-      given: The losses of the configuration.
-      used: Those that the training uses; see `usable_losses`.
-    """
+def _describe_unused(unused: Mapping[str, Loss]) -> list[str]:
     reasons: dict[Input, str] = {
         "mask": "the training images have no masks",
-        "teacher_logits": "there is no teacher",
+        "teacher_logits": "there is no teacher's mask",
     }
     lines = []
-    for name in given.keys() - used.keys():
-        missing = [reasons[need] for need in sorted(given[name].requires & reasons.keys())]
+    for name, loss in unused.items():
+        missing = [reasons[need] for need in sorted(loss.requires & reasons.keys())]
         lines.append(f"loss {name} is not used: {' and '.join(missing)}")
     return sorted(lines)
 
 
-def describe_losses(trainer: "Trainer") -> list[str]:
-    """Returns lines about what each loss trains, and warnings, for the start of a run.
-
-    Args:
-      trainer: The trainer.
-    """
+def _describe_losses(trainer: "Trainer") -> list[str]:
     student, settings = trainer.model, trainer.settings
     last = unfreezing.partition_in_phase(
         student, settings.student, trainer.phase_of(trainer.epochs - 1)

@@ -22,7 +22,7 @@ from jaxdistill.data.dataset import Dataset
 from jaxdistill.reporting.console import parameter_sizes
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import DistributedError, RunError, UserError
-from jaxdistill.teachers.base import file_fingerprints
+from jaxdistill.teachers.base import file_fingerprints, provenance_of
 from jaxdistill.version import __version__
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ def provenance_of_run(trainer: "Trainer") -> Provenance:
     # A weights file may have set the normalisation; its arrays have a fingerprint, this has not.
     settings["student"]["normalization"] = trainer.model.normalization._asdict()
     files = {f"{role}.onnx": digest for role, digest in file_fingerprints(trainer.teacher).items()}
+    if trainer.teacher is not None and not files:  # a Python function
+        declared = json.dumps(provenance_of(trainer.teacher), sort_keys=True)
+        files["teacher"] = hashlib.sha256(declared.encode()).hexdigest()
     return {
         "settings": settings,
         "losses": {name: repr(loss) for name, loss in trainer.losses.items()},

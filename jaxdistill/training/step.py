@@ -148,8 +148,8 @@ def loss_fn(
     }
     total = weighted_total(spec.losses, means)
     logged = {**means, "total": total}
-    for loss in spec.losses.values():
-        auxiliary, scalars = loss.auxiliary(outputs, means)
+    for name, loss in spec.losses.items():
+        auxiliary, scalars = loss.auxiliary(name, outputs, means)
         total = total if auxiliary is None else total + auxiliary
         logged |= scalars
     variables = flat_variables(student)
@@ -211,7 +211,8 @@ def train_step(
         "labelled": batch.labelled.sum(),
         "gradient_norm": gradient_norm,
         **_norms_by_group(gradients),
-        "learning_rate": spec.learning_rate(state.step),
+        # The schedule's own count: a step that was not finite does not advance it.
+        "learning_rate": spec.learning_rate(state.opt_state[-1].count),
     }
     return TrainState(state.step + 1, *updated), logged
 

@@ -27,6 +27,7 @@ from jaxdistill.losses import Loss
 from jaxdistill.models import Student, check_image_size, unfreezing, with_projectors
 from jaxdistill.models.parameters import Partition, merge
 from jaxdistill.models.weights import format_normalization
+from jaxdistill.reporting.run_files import BEST_BY
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
 from jaxdistill.runtime import distributed, memory
 from jaxdistill.runtime.prefetch import prefetch
@@ -52,9 +53,6 @@ from jaxdistill.training.step import (
     weighted_total,
 )
 from jaxdistill.types import Batch, TrainState, Variables
-
-SCORES = ("student_miou", "agreement")
-"""What the best checkpoint is chosen by: the first of these that the validation has."""
 
 
 class Trainer:
@@ -98,7 +96,7 @@ class Trainer:
         self.settings = settings or assembly.settings_of(
             self.run, model, self.data, losses, training
         )
-        self.losses = assembly.usable_losses(losses, self.data, teacher)
+        self.losses, self.unused_losses = assembly.usable_losses(losses, self.data, teacher)
         self.mesh = Mesh(self.settings.mesh.data)
         self.mesh.check_batch_size(
             self.settings.training.batch_size, self.settings.training.accumulate
@@ -181,7 +179,7 @@ class Trainer:
                 seconds = {"train": trained - start, "validation": time.perf_counter() - trained}
                 record = self._epoch_record(validation, seconds, self.progress.step - first_step)
                 self.progress.next_epoch()
-                self.save_checkpoint(record, score=score_of(validation))
+                self.save_checkpoint(record, score=score_of(validation, self.progress.epoch))
                 self._emit("on_epoch_end", record)
         return self
 
@@ -304,6 +302,8 @@ class Trainer:
         """Builds the input pipeline and the steps, and measures feature statistics; done once."""
         if self._ready:
             return
+        for line in assembly.describe(self):
+            self.console.print(line)
         natural = self.data.steps_per_epoch(self.settings.training.batch_size)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
         self.inputs = Inputs(
@@ -466,13 +466,15 @@ def default_console() -> Console:
     return Console(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
 
 
-def score_of(validation: Mapping[str, float]) -> float:
-    """Returns the score that the best checkpoint is chosen by.
+def score_of(validation: Mapping[str, float], epoch: int) -> float:
+    """Returns the score that the best checkpoint is chosen by: mIoU, or agreement without masks.
 
     Args:
-      validation: The validation's means.
+      validation: The validation's means; empty where there is no validation data.
+      epoch: Number of finished epochs; the score where nothing was measured, so that the newest
+        checkpoint is the best one.
     """
-    return next(validation[name] for name in SCORES if name in validation)
+    return next((validation[name] for name in BEST_BY if name in validation), float(epoch))
 
 
 def _prefetch_depth() -> int:

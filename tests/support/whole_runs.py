@@ -1,7 +1,7 @@
 """Training runs that are started, stopped, resumed, and compared with one that was left alone.
 
-A run that is to be killed or to receive signals is a process of its own. It is resumed, and refused,
-within the test's process, which has JAX imported already.
+A run that is to be killed or to receive signals is a process of its own. It is resumed, and
+refused, within the test's process, which has JAX imported already.
 """
 
 import contextlib

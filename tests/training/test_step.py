@@ -86,6 +86,20 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number() -> None:
         np.testing.assert_array_equal(old, new)
 
 
+def test_the_learning_rate_that_is_logged_is_the_one_applied_after_a_skipped_step() -> None:
+    """The schedule does not count the skipped step: only the last one is of the second epoch."""
+    steps = Steps(settings_for(), steps_per_epoch=3)
+    batch, teacher = batch_of(4)
+    broken = teacher._replace(logits=teacher.logits.at[0, 0, 0, 0].set(jnp.nan))
+    state, rates, moved = steps.start(), [], []
+    for outputs in (broken, teacher, teacher, teacher, teacher):
+        state, metrics = steps(state, batch, outputs)
+        rates.append(metrics["learning_rate"])
+        moved.append(int(state.opt_state[-1].count))
+    assert moved == [0, 1, 2, 3, 4]
+    assert rates == pytest.approx([1e-2] * 4 + [(1e-2 + 1e-6) / 2])
+
+
 def test_padded_images_count_for_nothing() -> None:
     steps = Steps(settings_for())
     evaluate = compile_eval_step(steps.spec)
