@@ -23,8 +23,8 @@ OTHER_SUFFIXES = (
 """Suffixes of images that are found where they can be decoded, whatever they hold."""
 
 
-UNSUPPORTED = "images of a format that cannot be decoded here (HEIC needs pip install pillow-heif)"
-"""What `unsupported_images` are."""
+UNSUPPORTED = "a format that cannot be decoded here (HEIC needs pip install pillow-heif)"
+"""What `unsupported_images` have."""
 _ARCHIVE = "__MACOSX"
 """Folder that macOS adds to archives."""
 
@@ -70,7 +70,7 @@ def find_images(
     sources = list(dict.fromkeys(path for start in starts for path in _images(start, skipped)))
     if not sources:
         others = unsupported_images(arguments, outputs, excluded)
-        hint = f"; {others[0]} and {len(others) - 1} others are {UNSUPPORTED}" if others else ""
+        hint = f"; {others[0]} and {len(others) - 1} others have {UNSUPPORTED}" if others else ""
         raise DataError(
             f"{', '.join(arguments)}: no image is there; expected files that end in "
             f"{', '.join(SUFFIXES)}{hint}",

@@ -85,8 +85,7 @@ def test_other_endings_are_taken_where_they_can_be_decoded_and_named_otherwise(
     assert found | others == {path.name for path in root.iterdir()}
     assert {"a.jpg", "b.jfif", "c.jpe", "e.gif", "g.mpo", "i.HEIC"} <= found
     assert ("d.avif" in found) == ("AVIF" in decode.formats())
-    assert ("h.heic" in found) == ("HEIF" in decode.formats())
-    assert "f.jp2" in others
+    assert {"f.jp2", "h.heic"} <= others  # the latter is the beginning of one
     for name in found:
         assert decode.decode((root / name).read_bytes(), upright=True).shape[2] == 3
 

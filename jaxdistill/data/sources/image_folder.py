@@ -51,7 +51,7 @@ class ImageFolder(Source[Entry]):
         found = image_files.unsupported_images([str(self.images)], [], self.excluded)
         root = self.images.resolve()
         names = [_printable(path.relative_to(root)) for path in found]
-        return {image_files.UNSUPPORTED: names} if names else {}
+        return {f"images of {image_files.UNSUPPORTED}": names} if names else {}
 
     def file(self, entry: Entry) -> Path:
         """Returns the image file; see the base class."""
