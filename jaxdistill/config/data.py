@@ -58,9 +58,10 @@ class Data(Section):
     """Height and width in pixels to which images and masks are resized: multiples of the student's
     largest stride, which is 32 for an EfficientNet."""
     mask_resize: MaskResize = "area"
-    """How masks are resized. `area`: a pixel is a person if more than half of its area is one, so
-    that the mask lies on its image. `nearest`: as torch's `interpolate` and OpenCV name it, which
-    moves a mask by up to half an output pixel; the PyTorch original does that."""
+    """How masks are resized. `area`: a pixel is a person if more than half of its area is one
+    (along a side that grows: the nearest centre), so that the mask lies on its image. `nearest`: as
+    torch's `interpolate` and OpenCV name it, which moves a mask by up to half an output pixel; the
+    PyTorch original does that."""
     augment: Literal["none", "flip", "light", "heavy"] = "light"
     """Augmentation of training images. `flip`: horizontal flips. `light`: also brightness and
     colour changes and occasional blur. `heavy`: also weather, noise and compression."""

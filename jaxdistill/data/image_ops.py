@@ -10,7 +10,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int64, Num, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 
 from jaxdistill import config
 from jaxdistill.config import MaskResize, Rgb
@@ -25,6 +25,7 @@ class Normalization(NamedTuple):
     """Standard deviation of the red, green and blue channel."""
 
 
+_ROUNDING = 1e-4  # of OpenCV's areas: one half is not more than half
 _NAMED = {
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -104,36 +105,28 @@ def resize_mask(
 ) -> UInt8[np.ndarray, "{*size}"]:
     """Resizes a mask on the host, and makes it binary.
 
-    Everything is computed in integers, because libraries round differently: `nearest` is the pixel
-    that torch and OpenCV choose, except where a float decides.
-
     Args:
       mask: Grey levels; values above 127 are a person.
       size: New height and width.
-      method: `area` takes an output pixel for a person if more than half of its area is one.
-        `nearest` takes the pixel at its upper left corner, so that the mask moves by up to half an
+      method: `area` takes an output pixel for a person if more than half of its area is one; along
+        a side that grows it takes the pixel whose centre is nearest. `nearest` takes the pixel at
+        its upper left corner, as torch and OpenCV do, so that the mask moves by up to half an
         output pixel against the image of `resize_image`.
 
     Returns:
       A mask of 0 and 1.
     """
-    if method == "area":
-        height, width = mask.shape
-        return (2 * _covered(mask > 127, size) > height * width).astype(np.uint8)
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
-    return (mask[rows][:, columns] > 127).astype(np.uint8)
-
-
-def _covered(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Int64[np.ndarray, "{*size}"]:
-    """Returns the area of a mask within each output pixel, which has an area of h * w units."""
-    areas: np.ndarray = mask
-    for new in size:  # rows first, then, on the transposed array, columns
-        old, across = areas.shape
-        sums = np.zeros((old + 1, across), np.int32 if areas.dtype == bool else np.int64)
-        np.cumsum(areas, axis=0, out=sums[1:])
-        # An output pixel ends `part` of `new` units into row `place`.
-        place, part = np.divmod(np.arange(new + 1) * old, new)
-        before, after = sums[place].astype(np.int64), sums[np.minimum(place + 1, old)]
-        edges = before * (new - part)[:, None] + after * part[:, None]
-        areas = np.diff(edges, axis=0).T
-    return areas
+    # Indices are computed in integers: torch and OpenCV round differently.
+    if method == "nearest":
+        rows, columns = (
+            np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True)
+        )
+        return (mask[rows][:, columns] > 127).astype(np.uint8)
+    for axis, (new, old) in enumerate(zip(size, mask.shape, strict=True)):
+        if new > old:
+            mask = np.take(mask, (2 * np.arange(new) + 1) * old // (2 * new), axis)
+    binary = mask > 127
+    if binary.shape == tuple(size):
+        return binary.astype(np.uint8)
+    shares = cv2.resize(binary.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return (shares > 0.5 + _ROUNDING).astype(np.uint8)

@@ -92,19 +92,35 @@ def test_nearest_is_that_of_torch(old, new):
 
 @given(sides, sides, sides, sides, st.integers(0, 2**32 - 1))
 def test_area_is_the_share_of_an_output_pixel(h, w, new_h, new_w, seed):
+    new_h, new_w = min(h, new_h), min(w, new_w)
     mask = np.random.default_rng(seed).integers(0, 2, (h, w), np.uint8) * 255
     fine = np.kron(mask // 255, np.ones((new_h, new_w), np.int64))
     covered = fine.reshape(new_h, h, new_w, w).sum((1, 3))
-    np.testing.assert_array_equal(image_ops.resize_mask(mask, (new_h, new_w)), covered > h * w / 2)
+    resized = image_ops.resize_mask(mask, (new_h, new_w))
+    np.testing.assert_array_equal(resized, covered > h * w / 2)
+
+
+@given(sides, sides, sides, sides, st.integers(0, 2**32 - 1))
+def test_a_growing_side_takes_the_nearest_centre(h, w, more_h, more_w, seed):
+    torch = pytest.importorskip("torch")
+    mask = np.random.default_rng(seed).integers(0, 256, (h, w), np.uint8)
+    tensor, size = torch.from_numpy(mask)[None, None], (2 * h + more_h, 2 * w + more_w)
+    expected = torch.nn.functional.interpolate(tensor, size, mode="nearest-exact")[0, 0].numpy()
+    centres = [
+        (2 * np.arange(new) + 1) * old % (2 * new) for new, old in zip(size, (h, w), strict=True)
+    ]
+    clear = np.ix_(*(place > 0 for place in centres))  # torch rounds where a centre is on an edge
+    resized = image_ops.resize_mask(mask, size)
+    np.testing.assert_array_equal(resized[clear], expected[clear] > 127)
 
 
 @given(sides, sides, st.integers(0, 2**32 - 1))
 def test_mirrored_masks_stay_mirrored(h, w, seed):
     mask = np.random.default_rng(seed).integers(0, 256, (h, w), np.uint8)
-    resized = image_ops.resize_mask(mask, (16, 24))
-    np.testing.assert_array_equal(
-        image_ops.resize_mask(mask[::-1, ::-1], (16, 24)), resized[::-1, ::-1]
-    )
+    size = (max(1, h // 2), max(1, w // 3))
+    resized = image_ops.resize_mask(mask, size)
+    turned = image_ops.resize_mask(mask[::-1, ::-1].copy(), size)
+    np.testing.assert_array_equal(turned, resized[::-1, ::-1])
 
 
 def test_a_resized_mask_lies_on_its_image():
