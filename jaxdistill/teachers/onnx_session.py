@@ -150,6 +150,31 @@ class OnnxSession:
             del results
         return jax.device_put(joined, images.sharding)
 
+    def on_host(self, images: Float[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
+        """Computes the tensors of a few images on the host, for which JAX compiles nothing.
+
+        Args:
+          images: Normalised images of the network's input size.
+
+        Returns:
+          One map (B, h, w, C) in float32 per tensor.
+        """
+        self.shapes(images.shape[1:3])
+        count = self._chunk or 1  # a GPU has tuned its kernels for that many
+        missing = -len(images) % count
+        nchw = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))).transpose(0, 3, 1, 2)
+        chunks = np.split(nchw.astype(self._input.dtype), len(nchw) // count)
+        with self._lock:
+            results = [
+                self._session.run(self.tensors, {self._input.name: np.ascontiguousarray(chunk)})
+                for chunk in chunks
+            ]
+        joined = (np.concatenate(parts)[: len(images)] for parts in zip(*results, strict=True))
+        return {
+            tensor: maps.transpose(0, 2, 3, 1).astype(np.float32)
+            for tensor, maps in zip(self.tensors, joined, strict=True)
+        }
+
     def _open(self, model: bytes, threads: int | None) -> onnxruntime.InferenceSession:
         session = open_session(self.path, model, threads)
         for tensor, output in zip(self.tensors, session.get_outputs(), strict=True):

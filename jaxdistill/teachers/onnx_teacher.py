@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import onnxruntime
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from jaxdistill.config import Normalization, OutputKind, Size
 from jaxdistill.data import image_ops
@@ -159,11 +160,21 @@ class Onnx:
             fewer.features = ()
         return fewer if fewer.tensor is not None or fewer.features else None
 
-    def as_stored(self) -> "Onnx":
-        """Returns this teacher with the values of the mask tensor as they are, for logits."""
-        same = copy.copy(self)
-        same.output = "logits"
-        return same
+    def stored_mask(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b _ _ 1"]:
+        """Returns the mask tensor as the network gives it, for images on the host.
+
+        No program is compiled for it.
+
+        Args:
+          images: RGB.
+        """
+        assert self.tensor is not None
+        session = self._open()
+        size = session.input_size(images.shape[1:3])
+        mean, std = (np.asarray(v, np.float32) for v in image_ops.resolve(self.normalization))
+        resized = np.stack([image_ops.resize_image(image, size) for image in images])
+        inputs = (resized.astype(np.float32) / 255 - mean) / std
+        return session.on_host(inputs)[self.tensor]
 
     def cached(self, directory: Path | str) -> CachedTeacher:
         """Returns this teacher with its outputs kept in a cache directory; see `CachedTeacher`."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Bool, UInt8
 
 from jaxdistill.data import image_ops
 from jaxdistill.data.dataset import Dataset
@@ -42,12 +43,13 @@ def doubts(teacher: Teacher | None, images: UInt8[np.ndarray, "n h w 3"]) -> Ite
     masks = base.restrict(teacher, features=False)
     if masks is None or not len(images):
         return
-    batch = image_ops.to_float(images)
-    logits = masks(batch).logits
-    if logits is None:
-        return
-    values = np.asarray(masks.as_stored()(batch).logits if isinstance(masks, Onnx) else logits)
-    described = masks.output if isinstance(masks, Onnx) else "logits"
+    if isinstance(masks, Onnx):
+        values, described = masks.stored_mask(images), masks.output
+    else:
+        logits = masks(jnp.asarray(images.astype(np.float32) / 255)).logits
+        if logits is None:
+            return
+        values, described = np.asarray(logits), "logits"
     low, high = float(values.min()), float(values.max())
     if described == "logits" and low >= 0 and high <= 1:
         yield (
@@ -61,11 +63,11 @@ def doubts(teacher: Teacher | None, images: UInt8[np.ndarray, "n h w 3"]) -> Ite
             f"{high:.3g}: set teacher.output=logits if they are logits"
         )
         return
-    yield from _one_sided(logits)
+    yield from _one_sided(values > (0.5 if described == "probabilities" else 0))
 
 
-def _one_sided(logits: Float[Array, "n h w 1"]) -> Iterator[str]:
-    shares = np.asarray((logits > 0).mean((1, 2, 3)))
+def _one_sided(masks: Bool[np.ndarray, "n h w 1"]) -> Iterator[str]:
+    shares = masks.mean((1, 2, 3))
     for what, found in (("empty", shares < _FEW), ("full", shares > 1 - _FEW)):
         if found.mean() > _NEARLY_ALL and len(shares) > 1:
             yield (
