@@ -120,8 +120,9 @@ def test_a_signal_in_the_validation_keeps_the_last_step_of_the_epoch(
         return validate(trainer)
 
     run = tmp_path / "run"
-    monkeypatch.setattr(Trainer, "validate", interrupted)
-    assert train.main(runs.arguments(run)) == signals.EXIT_CODE
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", interrupted)
+        assert train.main(runs.arguments(run)) == signals.EXIT_CODE
     progress = manager.newest_metadata(run)["progress"]
     assert (progress["epoch"], progress["step"], progress["counted"]) == (3, 8, 2)
     runs.finish(run)
