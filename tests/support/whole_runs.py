@@ -7,6 +7,7 @@ refused, within the test's process, which has JAX imported already.
 import contextlib
 import io
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -60,8 +61,13 @@ class Runs:
     def finish(self, run: Path, *more: str) -> str:
         """Resumes to the end; what was printed."""
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            assert train.main([*self.arguments(run), "--resume", *more]) is None
+        warnings = logging.StreamHandler(printed)
+        logging.getLogger("jaxdistill").addHandler(warnings)
+        try:
+            with contextlib.redirect_stdout(printed):
+                assert train.main([*self.arguments(run), "--resume", *more]) is None
+        finally:
+            logging.getLogger("jaxdistill").removeHandler(warnings)
         return printed.getvalue()
 
     def refused(self, run: Path, *more: str) -> UserError:
