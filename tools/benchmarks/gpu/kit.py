@@ -1,0 +1,156 @@
+"""The kit: a folder with everything that the check on a GPU needs beside the project itself.
+
+`pack.py` makes it, `check.py` uses it. `kit.json` in it says what is measured, so that a small kit
+rehearses every stage on a CPU. This module needs the standard library alone.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+NAME = "kit.json"
+SPECIFIED = "configs/yolo_feature_distillation_b0_from_b3.yaml"
+RUN_CONFIG = "configs/demo.yaml"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to be measured in onnxruntime."""
+
+    file: str
+    """Its path in the kit."""
+    side: int
+    """Height and width of the images in pixels."""
+    batch: int
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What is measured, and how large."""
+
+    target: str
+    """What programs are compiled ahead for: `h100`, or `cpu` for a rehearsal."""
+    overrides: list[str]
+    """Settings of the training step, over those of `SPECIFIED`."""
+    channels: int
+    """Channels of the detector's tensor."""
+    programs: list[list]
+    """Precision and batch of every program that is compiled ahead."""
+    steps: list[list]
+    """Precision and batch of every step that is compiled and tuned on the card, in order."""
+    torch: list[list]
+    """Precision, batch, and `eager` or `compile`, of the original's steps, in order."""
+    compiler: str
+    """The backend of `torch.compile`."""
+    networks: list[dict]
+    """See `Network`."""
+    run: list[str]
+    """Settings of the whole run, over those of `RUN_CONFIG`; `{kit}` stands for the kit."""
+    tests: list[str]
+    """Arguments of pytest."""
+    sides: list[int]
+    """Elements of the array that is copied, and rows of the matrices, for the card's ceilings."""
+    seconds: float
+    """How long each step is measured."""
+    round: int
+    """Steps between two looks at the clock."""
+    patience: float
+    """Factor of the stages' time limits."""
+
+
+_BATCHES = [
+    [precision, batch] for precision in ("float32", "bfloat16") for batch in (4, 16, 32, 64)
+]
+_RUN = [
+    "data.root={kit}/images",
+    "data.prepared={kit}/prepared",
+    "targets.cache=null",
+]
+
+FULL = Kit(
+    target="h100",
+    overrides=[],
+    channels=1024,
+    programs=_BATCHES,
+    steps=[
+        *(["float32", 4], ["bfloat16", 32], ["float32", 32], ["bfloat16", 4]),
+        *(["bfloat16", 64], ["bfloat16", 16], ["float32", 16], ["float32", 64]),
+    ],
+    torch=[
+        *(["float32", 4, "eager"], ["float32", 32, "eager"], ["bfloat16", 32, "eager"]),
+        *(["bfloat16", 32, "compile"], ["float32", 4, "compile"], ["float32", 32, "compile"]),
+    ],
+    compiler="inductor",
+    networks=[
+        asdict(Network("networks/teacher.onnx", 640, 4)),
+        asdict(Network("networks/detector.onnx", 640, 4)),
+    ],
+    run=[
+        *_RUN,
+        "student.encoder_weights={kit}/encoder.safetensors",
+        "teacher.onnx={kit}/networks/run_teacher.onnx",
+        "detector.onnx={kit}/networks/run_teacher.onnx",
+    ],
+    tests=["-m", "not slow and not campaign", "-n", "8", "--dist", "loadfile", "--maxfail", "60"],
+    sides=[1 << 29, 8192],
+    seconds=2.0,
+    round=10,
+    patience=1.0,
+)
+
+SMALL = Kit(
+    target="cpu",
+    overrides=[
+        "student.encoder=tf_efficientnet_lite0",
+        "student.decoder_channels=[16, 8, 8, 4, 4]",
+        "features.0.hidden_channels=8",
+        "data.image_size=[32, 32]",
+    ],
+    channels=6,
+    programs=[["float32", 2]],
+    steps=[["bfloat16", 2]],
+    torch=[["bfloat16", 2, "eager"], ["float32", 2, "compile"]],
+    compiler="eager",  # traces, but generates no code, which needs a C++ compiler and a minute
+    networks=[
+        asdict(Network("networks/teacher.onnx", 64, 2)),
+        asdict(Network("networks/detector.onnx", 64, 2)),
+    ],
+    run=[
+        *_RUN,
+        "data.image_size=[64, 64]",
+        "student.encoder_weights=null",
+        "student.decoder_channels=[16, 8, 8, 4, 4]",
+        "teacher.onnx={kit}/networks/teacher.onnx",
+        "detector=null",
+        "features=[]",
+        "training.batch_size=4",
+        "training.epochs=4",
+    ],
+    tests=["tests/test_error_codes.py"],
+    sides=[1 << 16, 64],
+    seconds=0.0,
+    round=1,
+    patience=10.0,
+)
+
+
+def write(folder: Path, kit: Kit) -> None:
+    """Writes `kit.json` into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).write_text(json.dumps(asdict(kit), indent=1))
+
+
+def read(folder: Path) -> Kit:
+    """Reads the `kit.json` of a folder.
+
+    Raises:
+      FileNotFoundError: There is none.
+    """
+    return Kit(**json.loads((folder / NAME).read_text()))
+
+
+def run_settings(kit: Kit, folder: Path) -> list[str]:
+    """Returns the arguments of `jaxdistill train` for the whole run, without its folder."""
+    settings = [each.replace("{kit}", str(folder)) for each in kit.run]
+    return ["--config", str(ROOT / RUN_CONFIG), *settings]

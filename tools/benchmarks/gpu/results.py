@@ -1,0 +1,49 @@
+"""Results of the check: one JSON object per line, written as soon as it is known."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "JAXDISTILL_GPU_RESULTS"
+"""Environment variable with the path of the file; without it results are only printed."""
+
+
+def record(kind: str, **values: Any) -> None:
+    """Prints a result, and appends it to the file that `VARIABLE` names.
+
+    Args:
+      kind: What was measured, such as `step`.
+      **values: Plain values.
+    """
+    print(json.dumps({"kind": kind, **values}), flush=True)
+    if path := os.environ.get(VARIABLE):
+        append(Path(path), kind, **values)
+
+
+def record_error(kind: str, error: Exception, **values: Any) -> None:
+    """Records that something could not be measured; the others are still to be.
+
+    Args:
+      kind: What was to be measured.
+      error: Why it was not.
+      **values: Which one it was.
+    """
+    record(kind, **values, error=f"{type(error).__name__}: {error}"[:400])
+
+
+def append(path: Path, kind: str, **values: Any) -> None:
+    """Appends a result to a file; see `record`."""
+    with path.open("a") as file:
+        file.write(json.dumps({"kind": kind, **values}) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Returns the results in a file; a line that was cut off is left out."""
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
