@@ -4,7 +4,7 @@ PYTHON ?= python3
 EXTRA ?= $(or $(patsubst .venv/ready-%,%,$(firstword $(wildcard .venv/ready-*))),cpu)
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow campaign lint
+.PHONY: setup demo check-gpu test test-slow campaign lint
 
 setup: .venv/ready-$(EXTRA) $(if $(filter Linux,$(shell uname)),.venv/gpu-check)
 
@@ -24,6 +24,12 @@ setup: .venv/ready-$(EXTRA) $(if $(filter Linux,$(shell uname)),.venv/gpu-check)
 demo: setup
 	$(BIN)/python tools/demo/prepare_demo.py build/demo
 	$(BIN)/jaxdistill train --config demo
+
+# Measures the project on this machine's GPU: make check-gpu EXTRA=cuda13
+check-gpu: setup
+	$(BIN)/python tools/benchmarks/gpu/pack.py build/gpu_check --no-programs
+	$(BIN)/python tools/benchmarks/gpu/check.py --kit build/gpu_check/kit
+	$(BIN)/python tools/benchmarks/gpu/tables.py build/gpu_check/results/results.jsonl
 
 test: setup
 	$(BIN)/pytest -m "not slow and not campaign" -n 2 --dist loadfile

@@ -112,8 +112,9 @@ def _launch(
 ) -> Launch:
     written, groups = instruction.bytes, 0
     inside: Computation = {instruction.name: instruction}
+    around = computation
     if instruction.opcode == "fusion":
-        inside = program.computations[instruction.attribute(r"calls=%([^\s,]+)") or ""]
+        inside = around = program.computations[instruction.attribute(r"calls=%([^\s,]+)") or ""]
         parameters = [each for each in inside.values() if each.opcode == "parameter"]
         read = sum(_bytes_read(inside, parameter) for parameter in parameters)
         root = next(each for each in inside.values() if each.root)
@@ -131,12 +132,11 @@ def _launch(
             rate = device.matrix[dtype]
     else:
         for each in inside.values():
-            flops += _flops(inside, each)
+            flops += _flops(around, each)
         products = [each for each in inside.values() if each.opcode == "dot"]
         if products or "gemm" in instruction.target:
             operands = products[0].operands if products else instruction.operands
-            source = inside if products else computation
-            rate = device.matrix.get(source[operands[0]].results[0].dtype, device.vector)
+            rate = device.matrix.get(around[operands[0]].results[0].dtype, device.vector)
     moved = read + written
     return Launch(
         instruction.name,

@@ -49,7 +49,7 @@ STAGES = {
     "ceilings": Stage(30, (("measure_ceilings.py",),)),
     "programs": Stage(80, (("programs.py", "measure"),)),
     # Compilation is measured too, and tuning is a part of it.
-    "step": Stage(150, (("measure_step.py",),), {"JAX_ENABLE_COMPILATION_CACHE": "false"}),
+    "step": Stage(140, (("measure_step.py",),), {"JAX_ENABLE_COMPILATION_CACHE": "false"}),
     # One CUDA graph for the whole step, by a flag alone.
     "graph": Stage(40, (("measure_step.py", "--first"),), {"XLA_FLAGS": _GRAPH}, default=False),
     "torch": Stage(110, (("measure_torch.py",),)),
@@ -58,11 +58,11 @@ STAGES = {
     "resume": Stage(30, (("measure_run.py", "resume"),)),
     "export": Stage(20, (("measure_run.py", "export"),)),
     # Tuning would take most of the time, and no test asks for speed.
-    "tests": Stage(130, (("measure_tests.py",),), {"XLA_FLAGS": _UNTUNED}),
+    "tests": Stage(120, (("measure_tests.py",),), {"XLA_FLAGS": _UNTUNED}),
 }
 RECEIVE = 40
 """Seconds that the last piece takes to be unpacked and installed, about."""
-BUDGET = 700
+BUDGET = 680
 """Seconds for everything but the start of a machine."""
 
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--results", type=Path, default=Path("build/gpu_check/results"))
     parser.add_argument(
-        "--seconds", type=float, default=BUDGET, help="for all stages together (default: 700)"
+        "--seconds", type=float, default=BUDGET, help="for all stages together (default: 680)"
     )
     parser.add_argument(
         "stages", nargs="*", metavar="STAGE", help=f"default: all; {', '.join(STAGES)}"
@@ -177,7 +177,7 @@ def _environment(folder: Path, work: Path, out: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*map(str, paths), *inherited]),
         "PYTHONUNBUFFERED": "1",
-        "JAXDISTILL_GPU_KIT": str(folder),
+        kits.VARIABLE: str(folder),
         "JAXDISTILL_GPU_OUT": str(out),
         "JAXDISTILL_GPU_WORK": str(work),
         results.VARIABLE: str(out / "results.jsonl"),

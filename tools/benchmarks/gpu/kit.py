@@ -5,11 +5,14 @@ rehearses every stage on a CPU. This module needs the standard library alone.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 NAME = "kit.json"
+VARIABLE = "JAXDISTILL_GPU_KIT"
+"""Environment variable with the folder of the kit, for the stages."""
 SPECIFIED = "configs/yolo_feature_distillation_b0_from_b3.yaml"
 RUN_CONFIG = "configs/demo.yaml"
 
@@ -148,6 +151,12 @@ def read(folder: Path) -> Kit:
       FileNotFoundError: There is none.
     """
     return Kit(**json.loads((folder / NAME).read_text()))
+
+
+def opened() -> tuple[Kit, Path]:
+    """Returns the kit of this check and its folder."""
+    folder = Path(os.environ[VARIABLE])
+    return read(folder), folder
 
 
 def run_settings(kit: Kit, folder: Path) -> list[str]:

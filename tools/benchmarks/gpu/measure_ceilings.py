@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import jax
 import jax.numpy as jnp
+import kit as kits
 import results
-import step_program
 
 _CALLS = 20
 _PACKAGES = ("jaxlib", "flax", "torch", "numpy", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
@@ -17,7 +17,7 @@ _PACKAGES = ("jaxlib", "flax", "torch", "numpy", "nvidia-cudnn-cu12", "nvidia-cu
 
 def main() -> None:
     """Measures and records."""
-    kit, _ = step_program.opened_kit()
+    kit, _ = kits.opened()
     device, (elements, side) = jax.devices()[0], kit.sides
     results.record(
         "card", name=device.device_kind, platform=device.platform, driver=_driver(), **_versions()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import kit as kits
 import numpy as np
 import onnxruntime
 import results
-import step_program
 
 from jaxdistill.teachers import onnx_runtime
 from jaxdistill.teachers.onnx_graph import OnnxGraph
@@ -29,7 +29,7 @@ _CALLS = 15
 
 def main() -> None:
     """Measures every network of the kit."""
-    kit, folder = step_program.opened_kit()
+    kit, folder = kits.opened()
     on_gpu = "CUDAExecutionProvider" in onnx_runtime.providers()
     provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
     for network in kit.networks:

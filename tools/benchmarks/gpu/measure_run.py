@@ -19,7 +19,6 @@ from typing import Any
 
 import kit as kits
 import results
-import step_program
 
 from jaxdistill.reporting import run_files
 from jaxdistill.runtime import signals
@@ -106,7 +105,7 @@ def _summary(epochs: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     """Runs one of the stages."""
-    kit, folder = step_program.opened_kit()
+    kit, folder = kits.opened()
     arguments = kits.run_settings(kit, folder)
     match sys.argv[1]:
         case "train":

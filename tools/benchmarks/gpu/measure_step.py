@@ -43,7 +43,7 @@ def measure(kit: kits.Kit, precision: str, batch: int) -> None:
 def main() -> None:
     """Measures the steps of the kit in their order."""
     xla.configure_for_training()
-    kit, _ = step_program.opened_kit()
+    kit, _ = kits.opened()
     steps = kit.steps[:1] if "--first" in sys.argv else kit.steps
     for precision, batch in steps:
         try:

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import kit as kits
 import results
-import step_program
 
 _OUT = Path(os.environ.get("JAXDISTILL_GPU_OUT", "build/gpu_check/results"))
 _LINE = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
@@ -23,7 +22,7 @@ _TEST_SECONDS = 100
 
 def main() -> None:
     """Runs pytest and records the outcome, also of a run that was stopped."""
-    kit, _ = step_program.opened_kit()
+    kit, _ = kits.opened()
     report = _OUT / "tests.xml"
     report.unlink(missing_ok=True)
     program = [

@@ -112,7 +112,7 @@ def measure(kit: kits.Kit, precision: str, batch: int, mode: str, layout: str) -
 
 def main() -> None:
     """Measures the steps of the kit in their order."""
-    kit, _ = step_program.opened_kit()
+    kit, _ = kits.opened()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     for precision, batch, mode in kit.torch:

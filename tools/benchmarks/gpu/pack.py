@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="a kit that rehearses on a CPU")
     parser.add_argument("--no-programs", action="store_true", help="compile nothing ahead")
     parser.add_argument("--jax", default=version("jax"), help="version of JAX on the machine")
-    parser.add_argument("--python", default="python3.12", help="Python with the machine's version")
+    parser.add_argument(
+        "--python", default="python3.12", help="the machine's Python, such as python3.12"
+    )
     parser.add_argument(
         "--network", type=Path, action="append", default=[], help="also measure this ONNX file"
     )
@@ -183,7 +185,7 @@ def _onnxruntime(target: Path, folder: Path, args: argparse.Namespace) -> None:
 
 def _download(folder: Path, python: str, package: str) -> int:
     """Downloads a wheel for the machine and returns pip's exit code."""
-    number = python.removeprefix("python") if python.startswith("python3.") else "3.12"
+    number = Path(python).name.removeprefix("python")
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
     options += [part for platform in _PLATFORMS for part in ("--platform", platform)]
     options += ["--python-version", number, "--dest", str(folder)]
@@ -216,7 +218,12 @@ def _demo(folder: Path) -> None:
 def _run(*program: str | Path) -> None:
     paths = [kits.ROOT, TOOLS / "benchmarks", TOOLS / "demo"]
     inherited = filter(None, [os.environ.get("PYTHONPATH")])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *inherited])}
+    environment = {
+        **os.environ,
+        # A GPU that is not there is compiled for by a plugin of the CPU's process.
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([*map(str, paths), *inherited]),
+    }
     done = subprocess.run(list(map(str, program)), env=environment, check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -119,7 +119,7 @@ def main() -> None:
             gpu_program.restart_with_plugin()
         compile_all(folder)
     else:
-        _, folder = step_program.opened_kit()
+        _, folder = kits.opened()
         measure_all(folder)
 
 

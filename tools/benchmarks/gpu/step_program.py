@@ -1,10 +1,8 @@
 """The training step as a program that can be timed: lowered, with random arguments, counted."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import abstract_step
@@ -26,6 +24,7 @@ CARDS = {
     ),
 }
 """Rates of cards by JAX's name for them, from their data sheets; others get no floor."""
+_PERIOD = 1 << 20  # elements after which the noise repeats
 
 
 class Spec(NamedTuple):
@@ -44,12 +43,6 @@ class Count(NamedTuple):
     bytes: int | None = None
     floor: float | None = None
     """Seconds at the full rate of the card; None for a card that is not in `CARDS`."""
-
-
-def opened_kit() -> tuple[kits.Kit, Path]:
-    """Returns the kit of this check and its folder."""
-    folder = Path(os.environ["JAXDISTILL_GPU_KIT"])
-    return kits.read(folder), folder
 
 
 def settings_of(kit: kits.Kit, precision: str, batch: int) -> config.Config:
@@ -77,24 +70,28 @@ def state_size(step: jax.stages.Lowered) -> int:
 
 
 def random_arrays(wanted: Sequence[Spec]) -> list[jax.Array]:
-    """Returns arguments on the device: random weights, and noise for images and teacher outputs."""
-    keys = iter(jax.random.split(jax.random.key(0), len(wanted)))
+    """Returns arguments on the device: random weights, and noise for images and teacher outputs.
+
+    NumPy draws them: JAX would compile a program for every shape, which takes a GPU a minute.
+    """
+    noise = np.random.default_rng(0).uniform(-1, 1, _PERIOD).astype(np.float32)
     device = jax.devices()[0]
-    return [jax.device_put(_random(spec, next(keys)), device) for spec in wanted]
+    return [jax.device_put(_random(spec, noise), device) for spec in wanted]
 
 
-def _random(spec: Spec, key: jax.Array) -> Any:
+def _random(spec: Spec, noise: np.ndarray) -> np.ndarray:
     shape, last = spec.shape, spec.path.rpartition(".")[2].strip("']")
-    if spec.path.startswith("[0].opt_state") or np.issubdtype(spec.dtype, np.integer):
+    counts = np.issubdtype(spec.dtype, np.integer)
+    if spec.path.startswith("[0].opt_state") or counts or last in ("bias", "mean"):
         return np.zeros(shape, spec.dtype)
-    if last in ("bias", "mean"):
-        return np.zeros(shape, spec.dtype)
-    if last == "kernel":
-        fan_in = max(int(np.prod(shape[:-1])), 1)
-        return jax.random.normal(key, shape, spec.dtype) * (2 / fan_in) ** 0.5
     if len(shape) < 2:  # scales, variances, weights of images
         return np.ones(shape, spec.dtype)
-    return jax.random.uniform(key, shape, spec.dtype)
+    values = np.resize(noise, shape)
+    if last == "kernel":
+        values *= (6 / np.prod(shape[:-1])) ** 0.5  # He's uniform initialisation
+    else:
+        np.abs(values, out=values)
+    return values.astype(spec.dtype, copy=False)
 
 
 def timed(step: Callable[[Any], tuple[Any, Any]], state: Any, kit: kits.Kit) -> dict[str, float]:
