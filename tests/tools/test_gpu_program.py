@@ -128,9 +128,9 @@ def test_a_small_student_s_step() -> None:
     [
         (2582, ["--batch", "32"]),
         (1321, ["--batch", "32", "precision=bfloat16"]),
-        (4032, ["--batch", "32", "training.accumulate=8", "--steps", "train"]),
+        (3090, ["--batch", "32", "training.accumulate=8", "--steps", "train"]),
         (6096, ["--batch", "32", "student.frozen=[]", "--steps", "train"]),
-        (2800, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
+        (2585, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
     ],
     ids=["float32", "bfloat16", "accumulated", "unfrozen", "8-gpus"],
 )
