@@ -69,8 +69,9 @@ class Data(Section):
     """Smallest area of a random crop, as a share of the image in (0, 1]. The crop is resized to
     `image_size`, together with its mask and its teacher outputs, which are computed from the whole
     image. null: no crops."""
-    workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Number of threads that decode images."""
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Number of threads that decode images. null: 2 on a CPU, where training needs the cores;
+    beside a GPU two fewer than there are cores, from 2 to 32."""
 
     @field_validator("train", "validation", mode="before")
     @classmethod

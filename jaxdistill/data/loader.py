@@ -1,7 +1,9 @@
 """Batches of a dataset, decoded in threads; each batch is a function of (seed, step) alone."""
 
+import os
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from jaxdistill import config
@@ -70,7 +72,7 @@ def train_batches(
     indices = grain.MapDataset.range(len(dataset)).seed(seed).shuffle()
     indices = indices[: steps * batch_size]
     epoch = _local(dataset, data, indices, batch_size, process_index, process_count)
-    return _read(epoch.repeat()[start_step:], data.workers)
+    return _read(epoch.repeat()[start_step:], decoding_threads(data.workers))
 
 
 def validation_batches(
@@ -99,7 +101,20 @@ def validation_batches(
     steps = -(-len(dataset) // batch_size)
     indices = grain.MapDataset.range(steps * batch_size)
     local = _local(dataset, data, indices, batch_size, process_index, process_count)
-    return _read(local, data.workers)
+    return _read(local, decoding_threads(data.workers))
+
+
+def decoding_threads(workers: int | None) -> int:
+    """Returns the number of threads that decode images.
+
+    Args:
+      workers: `data.workers`; None chooses by the platform.
+    """
+    if workers is not None:
+        return workers
+    if jax.default_backend() == "cpu":
+        return 2
+    return min(max(2, len(os.sched_getaffinity(0)) - 2), 32)
 
 
 def check_divisible(batch_size: int, process_count: int) -> None:

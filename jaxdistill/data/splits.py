@@ -136,7 +136,7 @@ def coco(
     mask_resize: config.MaskResize = "area",
     include_crowds: bool = False,
     prepared: str | Path | None = None,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> Data:
     """Returns the data of a folder in COCO layout.
 
@@ -153,7 +153,7 @@ def coco(
       include_crowds: Whether annotations with `iscrowd: 1` are people, too.
       mask_resize: `area`, or `nearest`, which moves masks by up to half an output pixel.
       prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
-      workers: Threads that decode images.
+      workers: Threads that decode images; None chooses by the platform.
 
     Raises:
       ConfigError: An argument is not valid, with the code of the configuration key's error.
@@ -183,7 +183,7 @@ def image_folder(
     augment: str = "light",
     crop: float | None = None,
     prepared: str | Path | None = None,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> Data:
     """Returns the data of two folders of images without masks, for training on a teacher alone.
 
@@ -196,7 +196,7 @@ def image_folder(
       augment: `none`, `flip`, `light` or `heavy`.
       crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
       prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
-      workers: Threads that decode images.
+      workers: Threads that decode images; None chooses by the platform.
 
     Raises:
       ConfigError: An argument is not valid, with the code of the configuration key's error.
@@ -230,9 +230,8 @@ def open_split(settings: config.Data, split: SplitName) -> Dataset:
     sources = sources_of(settings, split)
     for source in sources:
         source.check()
-    return Dataset(
-        *(builder.prepare(source, settings.prepared, settings.workers) for source in sources)
-    )
+    workers = loader.decoding_threads(settings.workers)
+    return Dataset(*(builder.prepare(source, settings.prepared, workers) for source in sources))
 
 
 def describe(data: "Data | IterableData") -> list[str]:

@@ -51,7 +51,7 @@ def epoch_line(epoch: int, epochs: int, record: Mapping[str, Any], losses: Seque
       epoch: The epoch, counted from 1.
       epochs: The number of epochs of the run.
       record: The values of the epoch, as `MetricWriter.epoch` takes them; `train`, `validation` and
-        `seconds` are required.
+        `seconds` are required. `waits` are shown as shares of the training's seconds.
       losses: Names of the loss terms to show, in order; those missing from the record are left out.
     """
     train, validation = record["train"], record["validation"]
@@ -60,7 +60,12 @@ def epoch_line(epoch: int, epochs: int, record: Mapping[str, Any], losses: Seque
         f"{label} {validation[name]:.4f}" for name, label in _SCORES.items() if name in validation
     )
     seconds = sum(record["seconds"].values())
-    return f"epoch {epoch}/{epochs}: {terms} | validation: {scores} | {seconds:.1f} s"
+    waits = record.get("waits", {})
+    shares = ", ".join(
+        f"{name} {wait / record['seconds']['train']:.0%}" for name, wait in waits.items()
+    )
+    waited = f", training waited for {shares}" if shares else ""
+    return f"epoch {epoch}/{epochs}: {terms} | validation: {scores} | {seconds:.1f} s{waited}"
 
 
 def print_summary(

@@ -28,6 +28,7 @@ EPOCH_VALUES = (
     "validation",
     "seconds",
     "images_per_second",
+    "waits",
     "skipped_steps",
     "cache",
 )

@@ -126,7 +126,7 @@ def test_resuming_late_reads_no_more_than_resuming_early(data, dataset):
     next(iterator)
     time.sleep(0.2)
     iterator.close()
-    assert len(counting.read) <= 4 * (1 + 2 * data.workers)
+    assert len(counting.read) <= 4 * (1 + 2 * loader.decoding_threads(data.workers))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -174,7 +174,7 @@ def test_a_closed_iterator_leaves_no_thread_behind(data, dataset):
     iterator = loader.train_batches(dataset, data, 4, seed=0)
     next(iterator)
     started = set(threading.enumerate()) - before
-    assert len(started) == data.workers
+    assert len(started) == loader.decoding_threads(data.workers)
     iterator.close()
     for thread in started:
         thread.join(5)
@@ -191,3 +191,11 @@ def test_an_error_while_reading_reaches_the_reader(data, dataset, monkeypatch):
         next(iterator)
     assert str(raised.value) == "damaged"
     iterator.close()
+
+
+def test_a_gpu_gets_more_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loader.decoding_threads(None) == 2
+    monkeypatch.setattr(loader.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda _: set(range(26)))
+    assert loader.decoding_threads(None) == 24
+    assert loader.decoding_threads(5) == 5
