@@ -20,7 +20,7 @@ from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_p
 from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
 from jaxdistill.config.student import Student, Unfreezing
-from jaxdistill.config.teacher import Detector, FrozenNetwork, Targets, Teacher
+from jaxdistill.config.teacher import Detector, FrozenNetwork, Onnxruntime, Targets, Teacher
 from jaxdistill.config.training import Checkpoints, Clip, Mesh, Training
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "MeanStd",
     "Mesh",
     "Normalization",
+    "Onnxruntime",
     "OutputKind",
     "Precision",
     "Rgb",

@@ -9,7 +9,7 @@ from jaxdistill.config.base import Precision, Section, invalid
 from jaxdistill.config.data import Data
 from jaxdistill.config.losses import Feature, Losses
 from jaxdistill.config.student import Student
-from jaxdistill.config.teacher import Detector, Targets, Teacher
+from jaxdistill.config.teacher import Detector, Onnxruntime, Targets, Teacher
 from jaxdistill.config.training import Checkpoints, Mesh, Training
 
 _NEEDS_TEACHER = ("mask", "uncertainty")
@@ -32,6 +32,8 @@ class Config(Section):
     """Frozen network whose inner tensors the student's feature maps imitate. null: none."""
     features: tuple[Feature, ...] = ()
     """Pairs of a detector tensor and a feature map (tap) of the student."""
+    onnxruntime: Onnxruntime = Onnxruntime()
+    """How onnxruntime computes the frozen networks on a GPU."""
     targets: Targets = Targets()
     """Caching of the frozen networks' outputs."""
     losses: Losses = Losses()

@@ -1,6 +1,7 @@
 """The sections `teacher`, `detector` and `targets`: frozen networks and their cached outputs."""
 
 from pathlib import Path
+from typing import Literal
 
 from jaxdistill.config.base import Normalization, OutputKind, Section, Size
 
@@ -31,6 +32,26 @@ class Detector(FrozenNetwork):
 
     normalization: Normalization = "unit"
     """Normalisation of the network's input, for pixels in [0, 1]."""
+
+
+class Onnxruntime(Section):
+    """How onnxruntime computes the frozen networks on a GPU; a CPU ignores most of these keys."""
+
+    precision: Literal["auto", "float32", "float16"] = "auto"
+    """`float16`: compute with copies of the networks in float16, made once in
+    `~/.cache/jaxdistill/float16`; a copy that differs from float32 by more than 2 % is an error.
+    `auto`: float16 on a GPU where `precision` is `bfloat16` and the copy differs by at most 2 %."""
+    cudnn_conv_algo_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive"
+    """How a GPU's algorithm for each convolution is chosen, once for each input size: by trying all
+    of them, by a rule, or always the same one."""
+    prefer_nhwc: bool = False
+    """Whether onnxruntime computes with channels last on a GPU."""
+    arena_extend_strategy: Literal["same_as_requested", "next_power_of_two"] = "same_as_requested"
+    """By how much onnxruntime's GPU memory grows: by what is asked for, which leaves more to JAX,
+    or to the next power of two."""
+    use_tf32: bool | None = None
+    """Whether onnxruntime may round the factors of convolutions to TF32 on a GPU. null: as JAX,
+    yes unless the environment sets JAX_DEFAULT_MATMUL_PRECISION to `highest` or `float32`."""
 
 
 class Targets(Section):

@@ -48,6 +48,7 @@ class Combined:
                 size=mask.size,
                 features=features.features,
                 threads=mask.threads,
+                options=mask.options,
             )
         self._teacher, self._detector = mask, features
 
@@ -125,6 +126,9 @@ def from_config(
       NetworkError: A file cannot be used, or the mask has more than one channel.
     """
     graph = functools.cache(OnnxGraph)
+    options = config.onnxruntime
+    if options.precision == "auto" and config.precision != "bfloat16":
+        options = options.model_copy(update={"precision": "float32"})
     teacher: Teacher | None = None
     if section := config.teacher:
         teacher = Onnx(
@@ -134,6 +138,7 @@ def from_config(
             normalization=section.normalization,
             size=section.size,
             threads=threads,
+            options=options,
         )
     if config.detector and config.taught_features:
         detector = Onnx(
@@ -143,6 +148,7 @@ def from_config(
             size=config.detector.size,
             features=[feature.tensor for feature in config.taught_features],
             threads=threads,
+            options=options,
         )
         teacher = Combined(teacher, detector) if teacher else detector
     if batch_size is not None:

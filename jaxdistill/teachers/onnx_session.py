@@ -1,39 +1,30 @@
-"""Some tensors of one ONNX file, computed by onnxruntime.
+"""Some tensors of one ONNX file, computed by onnxruntime on this process's devices.
 
-Images and maps are NHWC outside and NCHW only between this module and onnxruntime. Both share the
-arrays' memory, so nothing is copied between them, on the CPU and on a GPU alike.
+Images and maps are NHWC here and NCHW only between `onnx_device` and onnxruntime.
 """
 
 import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import onnxruntime
 from jaxtyping import Array, Float
 
+from jaxdistill import config
 from jaxdistill.config import Size
 from jaxdistill.data.decode import MAX_PIXELS
 from jaxdistill.runtime.errors import NetworkError
 from jaxdistill.teachers.base import Shape
-from jaxdistill.teachers.onnx_graph import ImageInput, OnnxGraph
-from jaxdistill.teachers.onnx_runtime import (
-    PATIENCE,
-    cannot_run,
-    first_gpu,
-    open_session,
-    providers,
-    within,
-)
+from jaxdistill.teachers.onnx_device import DeviceSession
+from jaxdistill.teachers.onnx_float16 import half_copy
+from jaxdistill.teachers.onnx_graph import Cut, ImageInput, OnnxGraph
+from jaxdistill.teachers.onnx_runtime import PATIENCE, cannot_run, within
 
 log = logging.getLogger(__name__)
-
-FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
-"""onnxruntime's names of the element types that a tensor may have."""
 
 
 class OnnxSession:
@@ -45,6 +36,8 @@ class OnnxSession:
       size: Height and width of the network's input; None uses the file's own where it is fixed,
         else the size of the images that are given.
       threads: Upper bound of onnxruntime's threads on the CPU; None uses every core.
+      options: How a GPU computes it; None takes the defaults.
+      probabilities: The tensors that hold probabilities, whose error in float16 is not relative.
 
     Raises:
       NetworkError: Whatever `OnnxGraph.cut` raises; the file's fixed size is not `size`
@@ -58,25 +51,63 @@ class OnnxSession:
         tensors: Sequence[str],
         size: Size | None = None,
         threads: int | None = None,
+        options: config.Onnxruntime | None = None,
+        probabilities: Collection[str] = (),
     ) -> None:
         self.path, self.tensors, self._size = graph.path, tuple(tensors), size
+        self._graph, self._probabilities = graph, probabilities
+        self._threads, self._options = threads, options or config.Onnxruntime(precision="float32")
         cut = graph.cut(tensors)
         self._input = cut.input
         self.input_size(size or (1, 1))  # the file's own size may conflict, or be too large
-        self._session = self._open(cut.model, threads)
-        self.provider: str = self._session.get_providers()[0]
+        self.float16_error: float | None = None
+        """Error of the float16 copy that is used; None where there is none."""
+        self._use(cut)
+        self.provider = self._first.provider
         """The onnxruntime execution provider that does the work."""
-        self._on_gpu = self.provider == "CUDAExecutionProvider"
-        self._device = "cuda" if self._on_gpu and jax.default_backend() == "gpu" else "cpu"
-        self._ordinal = first_gpu() if self._device == "cuda" else 0
+        self.on_gpu = self._first.on_gpu
+        """Whether a GPU does the work."""
         # One image at a time is faster on a CPU: its working set stays in the cache. On a GPU every
         # call has the same batch size, since onnxruntime searches cuDNN's algorithms, and JAX
         # compiles, for each size anew.
-        self._chunk = self._input.batch or (None if self._on_gpu else 1)
-        self._lock = threading.Lock()
+        self._chunk = self._input.batch or (None if self.on_gpu else 1)
+        self._opening = threading.Lock()
         self.known_shapes: dict[Size, tuple[Shape, ...]] = {}
         """(h, w, C) of each tensor, for the input sizes that were tried."""
         log.info("%s: %s on %s", self.path.name, ", ".join(self.tensors), self.provider)
+
+    def _use(self, cut: Cut) -> None:
+        """Opens the network or its copy on the first device; see `_session_on` for the others."""
+        self._input = cut.input
+        self._open = functools.partial(
+            DeviceSession,
+            self.path,
+            cut.model,
+            cut.input,
+            self.tensors,
+            threads=self._threads,
+            options=self._options,
+        )
+        self._first = self._open()
+        self._of_device: dict[jax.Device, DeviceSession] = {}
+
+    def _halve(self, size: Size) -> None:
+        """Goes over to a float16 copy, where one is wanted and good enough."""
+        wanted = self._options.precision
+        if self._input.dtype == "float16" or not (
+            wanted == "float16" or (wanted == "auto" and self.on_gpu)
+        ):
+            return
+        try:
+            cut, self.float16_error = half_copy(
+                self._graph, self.tensors, self._probabilities, size
+            )
+        except NetworkError as error:
+            if wanted == "float16":
+                raise
+            log.warning("%s; it is computed in float32", error)
+            return
+        self._use(cut)
 
     def input_size(self, image_size: Size) -> Size:
         """Returns height and width of the network's input for images of a size.
@@ -109,10 +140,13 @@ class OnnxSession:
           size: Height and width of the network's input.
 
         Raises:
-          NetworkError: onnxruntime cannot run it (`onnx-run`), or a tensor is not of shape
-            (N, C, h, w) (`onnx-tensor-shape`).
+          NetworkError: onnxruntime cannot run it (`onnx-run`), a tensor is not of shape
+            (N, C, h, w) (`onnx-tensor-shape`), or its float16 copy differs too much
+            (`onnx-float16`).
         """
         if size not in self.known_shapes:
+            if not self.known_shapes and self.float16_error is None:
+                self._halve(size)
             try:
                 self.known_shapes[size] = self._try(size, self._chunk or 1)
             except NetworkError as error:
@@ -128,27 +162,38 @@ class OnnxSession:
         """Computes the tensors.
 
         Args:
-          images: Normalised images of the network's input size, (B, h, w, 3).
+          images: Normalised images of the network's input size, (B, h, w, 3). Rows that are divided
+            among several GPUs are computed where they are, all GPUs at the same time.
 
         Returns:
-          One map (B, h, w, C) in float32 per tensor, on the device of the images.
+          One map (B, h, w, C) in float32 per tensor, on the devices of the images.
         """
-        batch, height, width, _ = images.shape
-        self.set_batch_size(batch)
+        home = images.sharding
+        divided = self._first.shares_gpu and not home.is_fully_replicated
+        shards = images.addressable_shards if divided else []
+        rows = len(shards[0].data) if divided else len(images)
+        self.set_batch_size(rows)
+        _, height, width, _ = images.shape
         self.shapes((height, width))
         assert self._chunk is not None
-        chunks = _split(images, self._chunk, self._input.dtype)
-        # While the producer of the training makes its next batch, another thread may validate. Two
-        # runs at once would hold memory twice, and onnxruntime's arena would serve both streams.
-        with self._lock:
-            results = [self._run(chunk) for chunk in chunks]
-            joined = tuple(_join(parts, batch) for parts in zip(*results, strict=True))
-            # JAX has only enqueued `_join`, but drops its hold on the results with the last
-            # reference to them. They lie in onnxruntime's arena, which the next run on its own
-            # stream would overwrite while JAX still reads.
-            jax.block_until_ready(joined)
-            del results
-        return jax.device_put(joined, images.sharding)
+        if not divided:
+            return jax.device_put(self._first(images, self._chunk), home)
+        with ThreadPoolExecutor(len(shards), thread_name_prefix="onnx") as devices:
+            sessions = [self._session_on(shard.device) for shard in shards]
+            running = [
+                devices.submit(session, shard.data, self._chunk)
+                for session, shard in zip(sessions, shards, strict=True)
+            ]
+            results = [
+                jax.device_put(each.result(), shard.device)
+                for each, shard in zip(running, shards, strict=True)
+            ]
+        return tuple(
+            jax.make_array_from_single_device_arrays(
+                (len(images), *parts[0].shape[1:]), home, list(parts)
+            )
+            for parts in zip(*results, strict=True)
+        )
 
     def on_host(self, images: Float[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
         """Computes the tensors of a few images on the host, for which JAX compiles nothing.
@@ -164,78 +209,39 @@ class OnnxSession:
         missing = -len(images) % count
         nchw = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))).transpose(0, 3, 1, 2)
         chunks = np.split(nchw.astype(self._input.dtype), len(nchw) // count)
-        with self._lock:
-            results = [
-                self._session.run(self.tensors, {self._input.name: np.ascontiguousarray(chunk)})
-                for chunk in chunks
-            ]
+        results = [self._first.on_host(np.ascontiguousarray(chunk)) for chunk in chunks]
         joined = (np.concatenate(parts)[: len(images)] for parts in zip(*results, strict=True))
         return {
             tensor: maps.transpose(0, 2, 3, 1).astype(np.float32)
             for tensor, maps in zip(self.tensors, joined, strict=True)
         }
 
-    def _open(self, model: bytes, threads: int | None) -> onnxruntime.InferenceSession:
-        session = open_session(self.path, model, threads)
-        for tensor, output in zip(self.tensors, session.get_outputs(), strict=True):
-            if output.type not in FLOATS:
-                raise NetworkError(
-                    f"{self.path}: expected floats in {tensor!r}, but it is a {output.type}; "
-                    f"name another tensor",
-                    code="onnx-tensor-type",
-                )
-        if session.get_providers()[0] != providers()[0]:
-            log.warning(
-                "%s: onnxruntime fell back to the CPU; check that its CUDA version is that of JAX",
-                self.path.name,
-            )
-        return session
+    def _session_on(self, device: jax.Device) -> DeviceSession:
+        """Returns the session of a GPU, opened when it is first asked for."""
+        if device == jax.local_devices()[0]:
+            return self._first
+        with self._opening:
+            if device not in self._of_device:
+                self._of_device[device] = self._open(device)
+            return self._of_device[device]
 
     def _black(self, count: int, size: Size) -> Float[Array, "n 3 h w"]:
         return jax.device_put(np.zeros((count, 3, *size), self._input.dtype))
 
     def _try(self, size: Size, batch: int) -> tuple[Shape, ...]:
         try:
-            with self._lock, within(PATIENCE) as options:
-                results = self._run(self._black(batch, size), options)
+            with within(PATIENCE) as options:
+                shapes = self._first.probe(self._black(batch, size), options)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_run(self.path, size, error) from None
-        for tensor, result in zip(self.tensors, results, strict=True):
-            if result.ndim != 4 or result.shape[0] != batch or 0 in result.shape:
+        for tensor, shape in zip(self.tensors, shapes, strict=True):
+            if len(shape) != 4 or shape[0] != batch or 0 in shape:
                 raise NetworkError(
                     f"{self.path}: expected {tensor!r} to have the shape (N, C, h, w); for an "
-                    f"image of {size[0]} x {size[1]} it has {result.shape}; name another tensor",
+                    f"image of {size[0]} x {size[1]} it has {shape}; name another tensor",
                     code="onnx-tensor-shape",
                 )
-        return tuple((h, w, channels) for _, channels, h, w in (r.shape for r in results))
-
-    def _run(
-        self, images: Float[Array, "n 3 h w"], options: onnxruntime.RunOptions | None = None
-    ) -> tuple[Float[Array, "n c _ _"], ...]:
-        """Calls onnxruntime once, in memory shared with JAX.
-
-        Outputs are taken by DLPack, the input is passed by address: onnxruntime 1.22, which we
-        support, takes no DLPack in its public interface.
-        """
-        images = jax.device_put(images, jax.local_devices(backend=self._device)[0])
-        # onnxruntime works on a stream of its own, which does not wait for JAX's.
-        images.block_until_ready()
-        binding = self._session.io_binding()
-        binding.bind_input(
-            self._input.name,
-            self._device,
-            self._ordinal,
-            images.dtype.type,
-            images.shape,
-            images.unsafe_buffer_pointer(),
-        )
-        for tensor in self.tensors:
-            binding.bind_output(tensor, self._device, self._ordinal)
-        # Returns when its own stream is done. `binding.synchronize_outputs()` would wait for all
-        # work on the device, the training step included.
-        self._session.run_with_iobinding(binding, options)
-        outputs = binding.get_outputs_as_ortvaluevector()
-        return tuple(jax.dlpack.from_dlpack(output) for output in outputs)
+        return tuple((h, w, channels) for _, channels, h, w in shapes)
 
 
 def input_size(path: Path, image: ImageInput, size: Size | None, image_size: Size) -> Size:
@@ -267,21 +273,3 @@ def input_size(path: Path, image: ImageInput, size: Size | None, image_size: Siz
             code="onnx-input-pixels",
         )
     return height, width
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _split(
-    images: Float[Array, "b h w 3"], chunk: int, dtype: str
-) -> list[Float[Array, "n 3 h w"]]:
-    """Returns NCHW chunks of the images; the last one is filled up with black images."""
-    missing = -len(images) % chunk
-    images = jnp.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-    images = images.transpose(0, 3, 1, 2).astype(dtype)
-    return jnp.split(images, len(images) // chunk)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _join(parts: Sequence[Float[Array, "n c h w"]], batch: int) -> Float[Array, "b h w c"]:
-    # Transposed before they are joined: five times faster in XLA than the other way round.
-    joined = jnp.concatenate([part.transpose(0, 2, 3, 1) for part in parts])
-    return joined[:batch].astype(jnp.float32)

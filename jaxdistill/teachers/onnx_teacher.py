@@ -12,11 +12,13 @@ import numpy as np
 import onnxruntime
 from jaxtyping import Array, Float, UInt8
 
+from jaxdistill import config
 from jaxdistill.config import Normalization, OutputKind, Size
 from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import ConfigError, NetworkError
 from jaxdistill.teachers.base import OutputShapes
 from jaxdistill.teachers.onnx_graph import OnnxGraph
+from jaxdistill.teachers.onnx_runtime import rounds_to_tf32
 from jaxdistill.teachers.onnx_session import OnnxSession
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.types import TeacherOutputs
@@ -47,6 +49,7 @@ class Onnx:
         else the size of the images.
       features: Tensors (N, C, h, w), outputs or inner ones, one per feature pair.
       threads: Upper bound of onnxruntime's threads on the CPU; None uses every core.
+      options: How a GPU computes the network; None takes the defaults.
 
     Raises:
       ConfigError: Neither a mask nor features are asked for (`teacher-without-outputs`).
@@ -63,6 +66,7 @@ class Onnx:
         size: Size | None = None,
         features: Sequence[str] = (),
         threads: int | None = None,
+        options: config.Onnxruntime | None = None,
     ) -> None:
         graph = path if isinstance(path, OnnxGraph) else OnnxGraph(Path(path))
         if output is None and not features:
@@ -73,6 +77,7 @@ class Onnx:
             )
         self.graph, self.output, self.normalization = graph, output, normalization
         self.size, self.threads = size, threads
+        self.options = options or config.Onnxruntime(precision="float32")
         self.tensor = None if output is None else tensor or graph.outputs[0]
         """The mask tensor; None where there is no mask."""
         self.features = tuple(features)
@@ -81,7 +86,16 @@ class Onnx:
         for name in tensors:
             graph.check_tensor(name)
         # Shared with what `restrict` returns: the file is opened once.
-        self._open = functools.cache(lambda: OnnxSession(graph, tensors, size, threads))
+        self._open = functools.cache(
+            lambda: OnnxSession(
+                graph,
+                tensors,
+                size,
+                threads,
+                self.options,
+                [self.tensor] if output == "probabilities" and self.tensor else [],
+            )
+        )
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> TeacherOutputs:
         """Runs the network on images in [0, 1]; see `Teacher`."""
@@ -139,6 +153,11 @@ class Onnx:
             "onnxruntime": onnxruntime.__version__,
             "conversion": CONVERSION_VERSION,
         }
+        session = self._open()
+        if session.on_gpu and not rounds_to_tf32(self.options):
+            common["tf32"] = False
+        if session.float16_error is not None:
+            common["float16"] = True
         parts: dict[str, Any] = {}
         if self.tensor is not None:
             parts["logits"] = {**common, "tensor": self.tensor, "output": self.output}
@@ -191,6 +210,8 @@ class Onnx:
 
         images = f"images of {size[0]} x {size[1]}" if size else "images of any size"
         end = f"from {images} ({self.normalization}), on {session.provider}"
+        if session.float16_error is not None:
+            end += f", in float16 ({session.float16_error:.2g} from float32)"
         lines = []
         if self.tensor is not None:
             lines.append(f"teacher: {self.graph.path}, {show(self.tensor)} as {self.output}, {end}")
@@ -208,6 +229,7 @@ class Onnx:
                 image_ops.resolve(each.normalization),
                 each.size,
                 each.threads,
+                each.options,
             )
             for each in (self, other)
         )

@@ -10,9 +10,10 @@ import onnx
 from onnx import NodeProto, helper
 
 from jaxdistill.config import Size
+from jaxdistill.teachers.onnx_device import FLOATS
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_runtime import PATIENCE, cannot_run, open_session, within
-from jaxdistill.teachers.onnx_session import FLOATS, input_size
+from jaxdistill.teachers.onnx_session import input_size
 
 _COPIES = {"Cast", "Dropout", "Identity"}
 """Operators whose output repeats their input."""

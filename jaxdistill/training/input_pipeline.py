@@ -1,11 +1,14 @@
 """From batches as they are read to batches with teacher outputs: augmentation, teacher, crops."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 from jaxtyping import Array, Float, Key, Num
 
 from jaxdistill.data import augment, image_ops
@@ -36,6 +39,8 @@ class InputPipeline:
       keys_of: Content keys, where `teacher` is a `CachedTeacher`.
       memoize: Whether the same batches come again in every epoch, so that the teacher's outputs can
         be kept in memory.
+      rows: How the rows are divided among this process's devices, each of which then augments and
+        asks the teacher for its own; None uses the first device.
     """
 
     def __init__(
@@ -47,9 +52,12 @@ class InputPipeline:
         clean_images: bool = False,
         keys_of: KeysOf | None = None,
         memoize: bool = False,
+        rows: Sharding | None = None,
     ) -> None:
         self.teacher, self.augmentation, self.keys_of = teacher, augmentation, keys_of
-        self._seed, self._clean_images = seed, clean_images
+        self._seed, self._clean_images, self._rows = seed, clean_images, rows
+        self.seconds = {"data": 0.0, "teacher": 0.0}
+        """Time that reading batches and asking the teacher have taken so far."""
         self._memo = MemoizedTeacher(teacher) if memoize and teacher is not None else None
 
     def __call__(self, batches: Iterable[Batch], first_step: int = 0) -> Iterator[TrainBatch]:
@@ -60,16 +68,30 @@ class InputPipeline:
           first_step: The step of the first batch.
         """
         kind, smallest_crop = self.augmentation
-        for step, batch in enumerate(batches, start=first_step):
+        for step, batch in enumerate(self._timed(batches), start=first_step):
             key = augment.step_key(self._seed, step)
             rows = augment.Rows.of_process(len(batch.images))
-            augmented = _augment(key, batch.images, batch.masks, kind, rows)
+            read = self._divided((batch.images, batch.masks))
+            augmented = self._divided(_augment(key, *read, kind, rows))
             seen_by_teacher = augmented.clean if self._clean_images else augmented.images
-            outputs = self._teacher_outputs(seen_by_teacher, batch, step, rows)
+            start = time.perf_counter()
+            outputs = self._divided(self._teacher_outputs(seen_by_teacher, batch, step, rows))
+            self.seconds["teacher"] += time.perf_counter() - start
             images, masks = augmented.images, augmented.masks
             if smallest_crop is not None:
                 images, masks, outputs = _crop(key, images, masks, outputs, smallest_crop, rows)
             yield batch._replace(images=images, masks=masks), outputs
+
+    def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        start = time.perf_counter()
+        for batch in batches:
+            self.seconds["data"] += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
+
+    def _divided(self, tree: Any) -> Any:
+        """Returns arrays whose rows are where they are to be computed."""
+        return tree if self._rows is None else jax.device_put(tree, self._rows)
 
     def _teacher_outputs(
         self, images: Float[Array, "b h w 3"], batch: Batch, step: int, rows: augment.Rows

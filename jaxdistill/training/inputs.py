@@ -15,6 +15,7 @@ from jaxdistill.losses import Loss
 from jaxdistill.models import Student
 from jaxdistill.models.parameters import Partition, merge, param_group
 from jaxdistill.runtime import distributed
+from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import base
 from jaxdistill.teachers.base import Teacher
 from jaxdistill.teachers.target_cache import CachedTeacher, Encoder
@@ -39,6 +40,7 @@ class Inputs:
       losses: The losses by name; training asks the teacher only for what they need.
       student: The student.
       partition: Its variables; a frozen encoder's feature maps are cached too.
+      mesh: The devices, among which each batch is divided.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Inputs:
         losses: Mapping[str, Loss],
         student: Student,
         partition: Partition,
+        mesh: Mesh,
     ) -> None:
         asked = base.restrict(
             teacher, logits=asks_for_logits(losses), features=_trains_on_features(losses)
@@ -59,7 +62,11 @@ class Inputs:
         same_pixels = not data.augmentation.is_photometric and data.augmentation.crop is None
         cached = partial(_cached, directory=settings.targets.cache, size=data.image_size)
         pipeline = partial(
-            InputPipeline, seed=settings.seed, clean_images=settings.targets.clean_images
+            InputPipeline,
+            seed=settings.seed,
+            clean_images=settings.targets.clean_images,
+            # The devices of a CPU are one: to divide the rows there would only change roundings.
+            rows=None if mesh.platform == "cpu" else mesh.own,
         )
         train_teacher = cached(asked, encoder=encoder if same_pixels else None)
         train_keys = _keys_of(data.train)

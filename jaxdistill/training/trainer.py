@@ -52,6 +52,7 @@ from jaxdistill.training.step import (
     step_spec,
     weighted_total,
 )
+from jaxdistill.training.waits import Waits
 from jaxdistill.types import Batch, TrainState, Variables
 
 
@@ -109,6 +110,7 @@ class Trainer:
         self.initial_partition = self.partition
         self.phase = 0
         self.progress = Progress()
+        self.waits = Waits()
         self.callbacks = [*default_callbacks(), *callbacks]
         self.writer: MetricWriter | NullWriter = NullWriter()
         self.last_saved_step = -1
@@ -187,14 +189,15 @@ class Trainer:
         """Takes the remaining steps of the epoch; a stop ends them early, with a checkpoint."""
         pending = None
         for step in range(self.progress.step, (self.progress.epoch + 1) * self.steps_per_epoch):
-            batch, teacher = next(batches)
+            with self.waits.for_input():
+                batch, teacher = next(batches)
             self.state, scalars = self.train_step(
                 self.state, self.frozen, *self.mesh.shard((batch, teacher))
             )
-            self.wait_on_cpu(scalars)
-            self._read_metrics(
-                pending
-            )  # one step late, so that the device never waits for the host
+            with self.waits.for_step():
+                self.wait_on_cpu(scalars)
+                # One step late, so that the device never waits for the host.
+                self._read_metrics(pending)
             pending = (step, batch, scalars)
             self._emit("on_step_end", step)
             if self.stop_requested or self._checkpoint_requested:
@@ -307,7 +310,13 @@ class Trainer:
         natural = self.data.steps_per_epoch(self.settings.training.batch_size)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
         self.inputs = Inputs(
-            self.settings, self.data, self.teacher, self.losses, self.model, self.partition
+            self.settings,
+            self.data,
+            self.teacher,
+            self.losses,
+            self.model,
+            self.partition,
+            self.mesh,
         )
         self._compile()
         self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
@@ -451,6 +460,7 @@ class Trainer:
             "validation": dict(validation),
             "seconds": dict(seconds),
             "images_per_second": images / seconds["train"],
+            "waits": self.waits.take(self.inputs.train.seconds),
             "skipped_steps": self.progress.skipped,
             **self.inputs.cache_counts(),
         }

@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx_models import expected, noise_images, parse, save, segmenter
 
+from jaxdistill import config
 from jaxdistill.runtime.errors import NetworkError
-from jaxdistill.teachers import onnx_session
+from jaxdistill.teachers import onnx_device, onnx_runtime
+from jaxdistill.teachers.onnx_device import DeviceSession
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import OnnxSession
 
@@ -102,11 +108,11 @@ def batches_run(monkeypatch):
     """Returns the batch sizes that onnxruntime is given, probes included."""
     sizes = []
 
-    def spy(self, images, *args, run=OnnxSession._run):
+    def spy(self, images, *args, run=DeviceSession._run):
         sizes.append(len(images))
         return run(self, images, *args)
 
-    monkeypatch.setattr(OnnxSession, "_run", spy)
+    monkeypatch.setattr(DeviceSession, "_run", spy)
     return sizes
 
 
@@ -193,10 +199,10 @@ class _Tracked(np.ndarray):
 def fake(tmp_path, monkeypatch):
     """Returns a session on a fake onnxruntime, which was tried, and the events."""
     session = as_on_a_gpu(OnnxSession(OnnxGraph(save(segmenter(), tmp_path)), ["mask"]))
-    session._session = FakeOrt()
+    session._first._session = FakeOrt()
     session.set_batch_size(2)
     session.shapes((8, 12))
-    events = session._session.events
+    events = session._first._session.events
     events.clear()
 
     def join(parts, batch):
@@ -209,7 +215,7 @@ def fake(tmp_path, monkeypatch):
 
     # JAX would copy an array that is not aligned to 64 bytes.
     monkeypatch.setattr(jax.dlpack, "from_dlpack", lambda value: value)
-    monkeypatch.setattr(onnx_session, "_join", join)
+    monkeypatch.setattr(onnx_device, "_join", join)
     monkeypatch.setattr(jax, "block_until_ready", block)
     return session, events
 
@@ -258,7 +264,94 @@ def test_results_are_onnxruntimes_own_memory(tmp_path, monkeypatch):
 
 def test_threads_are_bounded(tmp_path):
     frozen = opened(save(segmenter(), tmp_path), threads=1)
-    assert frozen._session.get_session_options().intra_op_num_threads == 1
+    assert frozen._first._session.get_session_options().intra_op_num_threads == 1
+
+
+@pytest.mark.parametrize(
+    ("settings_", "precision", "wanted"),
+    [
+        ({}, None, {"use_tf32": "1", "arena_extend_strategy": "kSameAsRequested"}),
+        ({}, "highest", {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}),
+        ({"use_tf32": True}, "highest", {"use_tf32": "1", "prefer_nhwc": "0"}),
+        (
+            {"cudnn_conv_algo_search": "heuristic", "prefer_nhwc": True},
+            None,
+            {"cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "1", "device_id": "3"},
+        ),
+    ],
+)
+def test_a_gpu_gets_the_settings_as_options_of_its_provider(
+    tmp_path, monkeypatch, settings_, precision, wanted
+):
+    """onnxruntime refuses a name or a value that it does not know when it opens a file."""
+    opened_with = []
+
+    def session(model, options, *, providers, provider_options, **rest):
+        opened_with.extend(provider_options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnx_runtime, "providers", lambda: ["CUDAExecutionProvider", "CPU"])
+    with jax.default_matmul_precision(precision):
+        onnx_runtime.open_session(
+            save(segmenter(), tmp_path), b"", options=config.Onnxruntime(**settings_), gpu=3
+        )
+    cuda, cpu = opened_with
+    assert wanted.items() <= cuda.items()
+    assert cpu == {}
+
+
+SEVERAL_GPUS = """
+import sys
+sys.path.insert(0, "tests/support")
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from onnx_models import noise_images, save, segmenter
+from pathlib import Path
+from jaxdistill.teachers import onnx_device, onnx_session
+from jaxdistill.teachers.onnx_graph import OnnxGraph
+
+opened = []
+
+class OnGpu(onnx_device.DeviceSession):
+    def __init__(self, path, model, image, tensors, device=None, **rest):
+        super().__init__(path, model, image, tensors, device, **rest)
+        self.shares_gpu = self.on_gpu = True
+        self._device = device or jax.devices()[0]
+        opened.append(self._device)
+        self.images = 0
+
+    def __call__(self, images, chunk):
+        assert images.devices() == {self._device}
+        assert len(images) == chunk == 2
+        self.images += len(images)
+        return super().__call__(images, chunk)
+
+alone = onnx_session.OnnxSession(OnnxGraph(Path(sys.argv[1])), ["mask", "deep"])
+onnx_session.DeviceSession = OnGpu
+session = onnx_session.OnnxSession(OnnxGraph(Path(sys.argv[1])), ["mask", "deep"])
+mesh = Mesh(np.array(jax.devices()), ["data"])
+divided = NamedSharding(mesh, PartitionSpec("data"))
+images = noise_images(8, 8, 12)
+for _ in range(2):
+    maps = session(jax.device_put(images, divided))
+assert opened == jax.devices(), opened
+assert all(each.sharding == divided for each in maps)
+for one, two in zip(maps, alone(jax.device_put(images)), strict=True):
+    np.testing.assert_allclose(one, two, atol=1e-6)
+print("compared")
+"""
+
+
+def test_each_gpu_of_a_process_has_a_session_and_computes_its_rows(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL_GPUS, str(save(segmenter(), tmp_path))],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == "compared", done.stderr
 
 
 def test_weights_beside_the_file_are_found_from_anywhere(tmp_path, monkeypatch):

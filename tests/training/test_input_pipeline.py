@@ -1,5 +1,10 @@
 """Batches with teacher outputs."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 
@@ -28,3 +33,40 @@ def test_validation_outputs_are_kept_by_the_content_of_a_batch() -> None:
         for read, (_, outputs) in zip(batches, pipeline(batches), strict=True):
             np.testing.assert_allclose(outputs.logits, read.images[..., :1] / 255, rtol=1e-6)
     assert len(computed) == 3
+
+
+DEVICES = """
+import jax, numpy as np
+from jaxdistill.data.augment import Augmentation
+from jaxdistill.runtime.sharding import Mesh
+from jaxdistill.training.input_pipeline import InputPipeline
+from jaxdistill.types import Batch, TeacherOutputs
+
+images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+ones, mesh = np.ones(8, np.float32), Mesh()
+batch = Batch(images, images[..., :1] // 128, ones, ones, np.arange(8))
+
+def teacher(images):
+    return TeacherOutputs(images[..., :1], (images[:, ::2, ::2],))
+
+for augmentation in (Augmentation("light", 0.5), Augmentation("none", None)):
+    [one] = InputPipeline(teacher, augmentation, seed=3)([batch])
+    [four] = InputPipeline(teacher, augmentation, seed=3, rows=Mesh(4).own)([batch])
+    for own, others in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(own, others, atol=1e-6)
+    for each in (four[0].images, four[0].masks, *jax.tree.leaves(four[1])):
+        assert [len(shard.data) for shard in each.addressable_shards] == [2] * 4
+print("compared")
+"""
+
+
+def test_several_devices_augment_and_ask_the_teacher_for_their_own_rows() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == "compared", done.stderr
