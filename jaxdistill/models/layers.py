@@ -18,10 +18,11 @@ from jaxtyping import Array, Float
 from jaxdistill.models.functional import concatenate, relu, upsample_nearest
 from jaxdistill.models.seeds import draw_generator
 from jaxdistill.models.symbolic import GraphBuilder, SymbolicTensor, find_graph, join, node_name
-from jaxdistill.ops import normalization
+from jaxdistill.ops import normalization, pointwise_norm
 from jaxdistill.ops.convolution import convolve
 from jaxdistill.ops.depthwise import depthwise
 from jaxdistill.ops.padding import PaddingKind, resolve_padding
+from jaxdistill.ops.scaled_convolution import scaled_convolve
 from jaxdistill.ops.upsampling import upsampled_convolve
 
 Init = Literal["kaiming_normal", "he_uniform", "xavier_uniform"]
@@ -162,6 +163,32 @@ class Conv(Layer):
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
+class ScaledConv(Conv):
+    """A 1x1 convolution over a map whose channels are multiplied by factors of each image.
+
+    Without factors it is a `Conv`.
+    """
+
+    def __call__(
+        self, x: Float[Array, "b h w i"], factor: Float[Array, "b 1 1 i"] | None = None
+    ) -> Float[Array, "b h w o"]:
+        """Scales, convolves and adds the bias."""
+        return self._with_bias(self.convolve(self.kernel[...], x, factor))
+
+    def convolve(self, kernel: Array, x: Array, factor: Array | None = None) -> Array:
+        """Scales, and convolves with another kernel of the same shape."""
+        if factor is None:
+            return super().convolve(kernel, x)
+        return scaled_convolve(x, factor, kernel.astype(x.dtype))
+
+    def to_onnx(
+        self, graph: GraphBuilder, *inputs: Any, norm: "BatchNorm | None" = None
+    ) -> SymbolicTensor:
+        """Adds Mul and Conv nodes; see `Conv.to_onnx`."""
+        x, factor = inputs
+        return super().to_onnx(graph, x if factor is None else x * factor, norm=norm)
+
+
 class UpsampledConv(Conv):
     """A 3x3 convolution over a map that is upsampled by two and joined with a skip connection."""
 
@@ -227,12 +254,41 @@ class BatchNorm(Layer):
         y, mean, var = normalization.batch_norm(
             x, self.scale[...], self.bias[...], self.mean[...], self.eps, rectify
         )
-        count = x.size // x.shape[-1]
+        self._update(mean, var, x.size // x.shape[-1])
+        return y
+
+    def convolved(
+        self, conv: Conv, x: Float[Array, "b h w i"], *, rectify: bool = False
+    ) -> Float[Array, "b h w o"]:
+        """Convolves a map by a 1x1 kernel and normalises it by the statistics of the batch.
+
+        Args:
+          conv: The convolution, one that `pointwise_norm.is_worthwhile` approves of.
+          x: The map.
+          rectify: Whether a ReLU follows.
+
+        Returns:
+          The normalised map; as `self(conv(x), train=True, rectify=rectify)` up to rounding.
+        """
+        y, mean, var = pointwise_norm.pointwise_batch_norm(
+            x,
+            conv.kernel[...],
+            None if conv.bias is None else conv.bias[...],
+            self.scale[...],
+            self.bias[...],
+            self.mean[...],
+            self.eps,
+            rectify,
+        )
+        self._update(mean, var, x.size // x.shape[-1])
+        return y
+
+    def _update(self, mean: Float[Array, " c"], var: Float[Array, " c"], count: int) -> None:
+        """Moves the running statistics towards those of a batch of `count` positions."""
         unbiased = var * (count / max(count - 1, 1))
         for running, new in ((self.mean, mean), (self.var, unbiased)):
             old = running[...]
             running[...] = old + self.momentum * (lax.stop_gradient(new) - old)
-        return y
 
     def to_onnx(self, graph: GraphBuilder, *inputs: Any, rectify: bool = False) -> SymbolicTensor:
         """Adds a BatchNormalization node; see `conv_norm` for one behind a convolution."""
@@ -279,13 +335,30 @@ def conv_norm(conv: Conv, norm: BatchNorm, *inputs: Any, train: bool, rectify: b
         # The ReLU is named after the module that holds both layers.
         return join("Relu", "relu", [output]) if rectify else output
     if norm.uses_batch(train):
-        return norm(conv(*inputs), train=True, rectify=rectify)
+        return batch_conv_norm(conv, norm, *inputs, rectify=rectify)
     factor, shift = norm.factor_and_shift()
     if conv.bias is not None:
         shift = shift + conv.bias[...] * factor
     y = conv.convolve(conv.kernel[...] * factor, *inputs)
     y = y + shift.astype(y.dtype)
     return relu(y) if rectify else y
+
+
+def batch_conv_norm(conv: Conv, norm: BatchNorm, *inputs: Any, rectify: bool = False) -> Any:
+    """Applies a convolution and a BatchNorm that uses the statistics of the batch.
+
+    Args:
+      conv: The convolution.
+      norm: The BatchNorm.
+      *inputs: The arguments of the convolution.
+      rectify: Whether a ReLU follows.
+
+    Returns:
+      The normalised map.
+    """
+    if len(inputs) == 1 and pointwise_norm.is_worthwhile(conv.kernel.shape, conv.stride):
+        return norm.convolved(conv, *inputs, rectify=rectify)
+    return norm(conv(*inputs), train=True, rectify=rectify)
 
 
 def constant(value: float, *shape: int) -> Array:

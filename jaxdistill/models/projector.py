@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxdistill.models.functional import relu
-from jaxdistill.models.layers import BatchNorm, Conv, constant
+from jaxdistill.models.layers import BatchNorm, Conv, batch_conv_norm, constant
 
 
 class Projector(nnx.Module):
@@ -59,7 +59,10 @@ class Projector(nnx.Module):
           The projected map.
         """
         if self.hidden is not None and self.norm is not None:
-            x = self.norm(self.hidden(x), train=train, rectify=True)
+            if self.norm.uses_batch(train):
+                x = batch_conv_norm(self.hidden, self.norm, x, rectify=True)
+            else:
+                x = self.norm(self.hidden(x), train=False, rectify=True)
         x = self.output(x)
         return x if self.generator is None else self.generator(x, key)
 

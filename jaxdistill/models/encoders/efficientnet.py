@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxdistill.models.feature_info import FeatureInfo
 from jaxdistill.models.functional import Activation, global_mean, relu6, sigmoid, silu
-from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
+from jaxdistill.models.layers import BatchNorm, Conv, ScaledConv, conv_norm
 from jaxdistill.models.registry import ENCODERS, Encoder
 from jaxdistill.ops.padding import PaddingKind
 
@@ -172,7 +172,7 @@ for _name, _variant in VARIANTS.items():
 
 
 class SqueezeExcite(nnx.Module):
-    """Multiplies each channel by a factor in (0, 1) computed from all channels' means.
+    """Computes a factor in (0, 1) of each channel from all channels' means.
 
     Args:
       channels: Channels of the map.
@@ -185,8 +185,8 @@ class SqueezeExcite(nnx.Module):
         self.conv_expand = Conv(reduced, channels, 1, bias=True, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
-        """Scales the channels of a map."""
-        return x * sigmoid(self.conv_expand(silu(self.conv_reduce(global_mean(x)))))
+        """Computes the factors by which the channels of a map are to be multiplied."""
+        return sigmoid(self.conv_expand(silu(self.conv_reduce(global_mean(x)))))
 
 
 class DepthwiseSeparable(nnx.Module):
@@ -210,14 +210,14 @@ class DepthwiseSeparable(nnx.Module):
         )
         self.bn1 = BatchNorm(inputs, eps=v.eps)
         self.se = SqueezeExcite(inputs, inputs // 4, rngs=rngs) if v.squeeze else None
-        self.conv_pw = Conv(inputs, stage.channels, 1, rngs=rngs)
+        self.conv_pw = ScaledConv(inputs, stage.channels, 1, rngs=rngs)
         self.bn2 = BatchNorm(stage.channels, eps=v.eps)
 
     def __call__(self, x: Any, *, train: bool) -> Any:
         """Applies the block, with a residual connection where the shapes agree."""
         y = self.activation(conv_norm(self.conv_dw, self.bn1, x, train=train))
-        y = y if self.se is None else self.se(y)
-        y = conv_norm(self.conv_pw, self.bn2, y, train=train)
+        factor = None if self.se is None else self.se(y)
+        y = conv_norm(self.conv_pw, self.bn2, y, factor, train=train)
         return x + y if self.residual else y
 
 
@@ -240,13 +240,13 @@ class InvertedResidual(nnx.Module):
         )
         self.bn2 = BatchNorm(inner, eps=v.eps)
         self.se = SqueezeExcite(inner, inputs // 4, rngs=rngs) if v.squeeze else None
-        self.conv_pwl = Conv(inner, stage.channels, 1, rngs=rngs)
+        self.conv_pwl = ScaledConv(inner, stage.channels, 1, rngs=rngs)
         self.bn3 = BatchNorm(stage.channels, eps=v.eps)
 
     def __call__(self, x: Any, *, train: bool) -> Any:
         """Applies the block, with a residual connection where the shapes agree."""
         y = self.activation(conv_norm(self.conv_pw, self.bn1, x, train=train))
         y = self.activation(conv_norm(self.conv_dw, self.bn2, y, train=train))
-        y = y if self.se is None else self.se(y)
-        y = conv_norm(self.conv_pwl, self.bn3, y, train=train)
+        factor = None if self.se is None else self.se(y)
+        y = conv_norm(self.conv_pwl, self.bn3, y, factor, train=train)
         return x + y if self.residual else y
