@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "write masks, overlays and cutouts of images",
     "export": "export the best student of a run to ONNX or Orbax",
     "cache-targets": "compute teacher outputs before training",
+    "storage": "list and remove prepared data sets and target caches",
     "rank-features": "rank the inner tensors of a network for feature distillation",
     "report": "write the HTML report of a run again",
     "convert-weights": "convert weights from and to PyTorch (needs the extra `torch`)",

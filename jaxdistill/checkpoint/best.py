@@ -1,7 +1,9 @@
 """The best student of a run, rebuilt from the run's folder alone.
 
 The folder holds `config.yaml`, the checkpoints, and once for the whole run the variables that were
-frozen at its start, `frozen.safetensors`. So it can be moved or copied, and used from anywhere.
+frozen at its start, `frozen-FINGERPRINT.safetensors`. So it can be moved or copied, and used from
+anywhere. A run that went on with another encoder has a file for each, and each checkpoint names its
+own.
 """
 
 import logging
@@ -13,23 +15,22 @@ import numpy as np
 from flax import nnx
 
 from jaxdistill import config, models
+from jaxdistill.checkpoint.folders import step_of
 from jaxdistill.checkpoint.integrity import (
     DamagedError,
     Metadata,
     fingerprint,
-    newest_first,
     read_parts,
-    step_of,
 )
-from jaxdistill.checkpoint.manager import CHECKPOINTS, by_score
+from jaxdistill.checkpoint.restore import by_score, newest_metadata
 from jaxdistill.models import Student, unfreezing, weights
 from jaxdistill.models.parameters import Partition, flat_variables, merge, partition
 from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.files import retry_io
 
 log = logging.getLogger(__name__)
 
-FROZEN = "frozen.safetensors"
-"""File of the frozen variables in a run's folder."""
+_FROZEN = "frozen-{}.safetensors"
 
 
 class Best(NamedTuple):
@@ -44,6 +45,16 @@ class Best(NamedTuple):
     """Plain values of the checkpoint, such as the `validation` metrics of its epoch."""
 
 
+def frozen_path(run: Path, digest: str) -> Path:
+    """Returns the file of a run's frozen variables.
+
+    Args:
+      run: The run's folder.
+      digest: Their fingerprint, as a checkpoint's metadata hold it under `frozen`.
+    """
+    return run / _FROZEN.format(digest[:16])
+
+
 def save_frozen(run: Path, partition: Partition, student: Student) -> None:
     """Writes the frozen variables of a run, unless the run has the same ones already.
 
@@ -56,13 +67,15 @@ def save_frozen(run: Path, partition: Partition, student: Student) -> None:
       OSError: The file cannot be written.
     """
     arrays = {path: np.asarray(value) for path, value in partition.frozen.items()}
+    digest = fingerprint(arrays)
+    path = frozen_path(run, digest)
     metadata = {
         "encoder": student.settings.encoder,
         "normalization": weights.format_normalization(student.normalization),
-        "fingerprint": fingerprint(arrays),
+        "fingerprint": digest,
     }
-    if not (run / FROZEN).exists() or weights.load(run / FROZEN)[1] != metadata:
-        weights.save(run / FROZEN, arrays, metadata)
+    if not path.exists() or weights.load(path)[1] != metadata:
+        weights.save(path, arrays, metadata)
 
 
 def can_rebuild(run: Path) -> bool:
@@ -73,16 +86,37 @@ def can_rebuild(run: Path) -> bool:
     Args:
       run: The run's folder.
     """
-    return (run / FROZEN).is_file() and any(newest_first(run / CHECKPOINTS))
+    metadata = newest_metadata(run)
+    return metadata is not None and retry_io(frozen_path(run, metadata["frozen"]).is_file)
+
+
+def newest_student(
+    run: Path, settings: config.Student, seed: int, dtype: config.Precision
+) -> Student:
+    """Builds a run's student before training, from the frozen variables of its newest checkpoint.
+
+    Args:
+      run: The run's folder, for which `can_rebuild` is true.
+      settings: The student's section of the run's configuration.
+      seed: The run's seed, which determines the variables that were random.
+      dtype: Number format of the student's feature maps.
+
+    Raises:
+      WeightsError: The file is damaged, or does not fit the student.
+    """
+    metadata = newest_metadata(run)
+    assert metadata is not None
+    return with_frozen_of(run, metadata["frozen"], settings, seed, dtype)
 
 
 def with_frozen_of(
-    run: Path, settings: config.Student, seed: int, dtype: config.Precision
+    run: Path, digest: str, settings: config.Student, seed: int, dtype: config.Precision
 ) -> Student:
-    """Builds a run's student before training, from the run's frozen variables.
+    """Builds a run's student before training, from frozen variables of the run.
 
     Args:
       run: The run's folder.
+      digest: Fingerprint of the frozen variables.
       settings: The student's section of the run's configuration.
       seed: The run's seed, which determines the variables that were random.
       dtype: Number format of the student's feature maps.
@@ -94,8 +128,8 @@ def with_frozen_of(
     Raises:
       WeightsError: The file is damaged, or does not fit the student.
     """
-    path = run / FROZEN
-    if not path.is_file():
+    path = frozen_path(run, digest)
+    if not retry_io(path.is_file):
         return models.build(settings, seed=seed, dtype=dtype)
     arrays, normalization = weights.load_for(settings.encoder, path)
     without_files = settings.model_copy(update={"weights": None, "encoder_weights": None})
@@ -128,17 +162,23 @@ def best(run: Path) -> Best:
             f"{run.absolute()} has no checkpoint yet: train for an epoch first",
             code="no-checkpoint",
         )
-    student = with_frozen_of(run, settings.student, settings.seed, settings.precision)
-    initial = {
-        fingerprint(unfreezing.partition_in_phase(student, settings.student, 0).frozen),
-        # Version 0.1 trained the encoder's unused layers too.
-        fingerprint(partition(student, settings.student.frozen).frozen),
-    }
+    students: dict[str, Student] = {}  # by the fingerprint of their frozen variables
     for folder, metadata in candidates:
-        if metadata["frozen"] not in initial:
+        digest = metadata["frozen"]
+        if digest not in students:
+            students[digest] = with_frozen_of(
+                run, digest, settings.student, settings.seed, settings.precision
+            )
+        student = students[digest]
+        initial = {
+            fingerprint(unfreezing.partition_in_phase(student, settings.student, 0).frozen),
+            # Version 0.1 trained the encoder's unused layers too.
+            fingerprint(partition(student, settings.student.frozen).frozen),
+        }
+        if digest not in initial:
             problems.append(
                 f"{folder}: the frozen variables are not those that it was trained with; restore "
-                f"{run / FROZEN}, or the student's weights file"
+                f"{frozen_path(run, digest)}, or the student's weights file"
             )
             continue
         try:

@@ -1,17 +1,15 @@
 """The files of one checkpoint: metadata and arrays, read back and checked against their digests."""
 
-import contextlib
 import errno
 import hashlib
 import json
 import logging
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
@@ -35,19 +33,6 @@ METADATA_ITEM, STATE_ITEM = "metadata", "state"
 _DIGEST = "digest"  # the key under which the metadata keeps a digest of itself
 _MAX_UNKNOWN = 2**28  # values beyond those that are known: projectors, where the student is read
 _MAX_METADATA = 2**26  # bytes
-_REPLACED = ".replaced"
-# Errors that prove that a file is not what was written. Any other OSError proves nothing: the disk,
-# the network or a permission may be at fault.
-_STRUCTURE_ERRORS = (
-    errno.EFBIG,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-)
-_OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")  # in a message of TensorStore
 
 
 class DamagedError(Exception):
@@ -56,42 +41,6 @@ class DamagedError(Exception):
 
 class MisfitError(DamagedError):
     """A checkpoint whose arrays are those of another network."""
-
-
-def newest_first(checkpoints: Path) -> Iterator[Path]:
-    """Yields the folders of the checkpoints that were written completely, the newest first.
-
-    One that was being replaced when its process died is in a folder `STEP.replaced`.
-
-    Args:
-      checkpoints: The folder of a run's checkpoints.
-    """
-    by_step: dict[int, Path] = {}
-    for path in checkpoints.glob("*"):
-        if path.name.isdecimal():
-            by_step[int(path.name)] = path
-        elif path.name.removesuffix(_REPLACED).isdecimal():
-            by_step.setdefault(step_of(path), path)
-    for step in sorted(by_step, reverse=True):
-        yield by_step[step]
-
-
-def step_of(folder: Path) -> int:
-    """Returns the step after which a checkpoint was saved.
-
-    Args:
-      folder: One of the folders that `newest_first` yields.
-    """
-    return int(folder.name.removesuffix(_REPLACED))
-
-
-def replaced_path(folder: Path) -> Path:
-    """Returns where a checkpoint is kept until another one of the same step has been written.
-
-    Args:
-      folder: The folder of the checkpoint.
-    """
-    return folder.with_name(folder.name + _REPLACED)
 
 
 def with_digest(metadata: Metadata) -> Metadata:
@@ -115,7 +64,7 @@ def read_metadata(folder: Path) -> Metadata:
     """
     path = folder / METADATA_ITEM / "metadata"
     try:
-        metadata = dict(json.loads(_read(path, lambda: files.read(path, _MAX_METADATA))))
+        metadata = dict(json.loads(reading(path, lambda: files.read(path, _MAX_METADATA))))
         if metadata.pop(_DIGEST) != _digest(metadata):
             raise DamagedError(f"{folder}: its metadata are not what was written")
         if not isinstance(metadata["digests"], dict) or not isinstance(metadata["frozen"], str):
@@ -149,7 +98,7 @@ def read_parts(
       DamagedError: The bytes are not those that were written.
       RunError: They cannot be read at the moment (`checkpoint-io`).
     """
-    parts = _read(folder, lambda: _restore(folder, like, partly))
+    parts = reading(folder, lambda: retry_io(lambda: _restore(folder, like, partly)))
     for part, arrays in parts.items():
         if fingerprint(arrays) != metadata["digests"].get(part):
             raise DamagedError(f"{folder}: its {part} are not what was written")
@@ -174,13 +123,22 @@ def _digest(metadata: Metadata) -> str:
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
-def _read(path: Path, function: Callable[[], T]) -> T:
-    """Calls a function that reads files, with retries, and tells damage from I/O errors."""
+def reading(path: Path, function: Callable[[], T]) -> T:
+    """Calls a function that reads files, and tells damage from I/O errors.
+
+    Args:
+      path: What is read, for messages.
+      function: Retries transient errors itself.
+
+    Raises:
+      DamagedError: A file is missing, or is no file.
+      RunError: It cannot be read at the moment (`checkpoint-io`).
+    """
     try:
-        return retry_io(function)
+        return function()
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)  # Orbax raises some without an errno
-        if missing or error.errno in _STRUCTURE_ERRORS:
+        if missing or error.errno in files.STRUCTURE_ERRORS:
             raise DamagedError(f"{path}: cannot be read ({first_line(error)})") from None
         raise RunError(
             f"{path}: cannot be read at the moment ({error.strerror or first_line(error)}); "
@@ -201,18 +159,34 @@ def _restore(folder: Path, like: Parts, partly: bool) -> dict[str, Variables]:
         # The whole part is read, for its digest.
         blank = {part: dict.fromkeys(shapes[part], 0) for part in like}
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), blank)
-        with _quiet_event_loops():
-            return handler.restore(
-                path,
-                args=ocp.args.PyTreeRestore(blank, restore_args=restore_args, partial_restore=True),
-            )
+        quiet_event_loops()
+        return handler.restore(
+            path,
+            args=ocp.args.PyTreeRestore(blank, restore_args=restore_args, partial_restore=True),
+        )
+    except FileNotFoundError as error:
+        raise _confirmed(folder, error) from None
     except (DamagedError, OSError, MemoryError):
         raise
     except Exception as error:  # Orbax and TensorStore have no exceptions of their own
-        if code := _OS_ERROR_CODE.search(str(error)):
-            number = int(code[1])
-            raise OSError(number, os.strerror(number)) from None
+        if (of_system := files.os_error(error)) is not None:
+            raise of_system from None
         raise DamagedError(f"{folder}: its arrays cannot be read ({first_line(error)})") from None
+
+
+def _confirmed(folder: Path, error: FileNotFoundError) -> OSError:
+    """Returns the error, if a file is missing indeed.
+
+    Orbax takes a file for missing when the system could not look it up, whatever the reason.
+
+    Raises:
+      OSError: It cannot be looked up.
+    """
+    if error.errno is not None:
+        return error
+    for path in (folder, folder / STATE_ITEM, folder / STATE_ITEM / "_METADATA"):
+        path.stat()
+    return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # it is there: read it again
 
 
 def _check_shapes(
@@ -230,21 +204,20 @@ def _check_shapes(
         raise DamagedError(f"{folder}: it declares {declared} values, where {known} are known")
 
 
-@contextlib.contextmanager
-def _quiet_event_loops() -> Iterator[None]:
-    """Silences Orbax's pending reads after one array could not be read.
+def quiet_event_loops() -> None:
+    """Silences what Orbax leaves pending after one array could not be read or written.
 
-    Each would print a traceback when it finds its event loop closed, also a little later, so that
-    the hook stays.
+    Each of these operations prints a traceback when it finds its event loop closed, or a warning
+    when it was never started, also a little later, so that the hook stays.
     """
-    before = sys.excepthook
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+    before = sys.unraisablehook
+    if getattr(before, "quiet_event_loops", False):
+        return
 
-    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        if str(value) != "Event loop is closed":
-            before(kind, value, trace)
+    def hook(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            before(raised)
 
-    try:
-        yield
-    except Exception:
-        sys.excepthook = hook
-        raise
+    hook.quiet_event_loops = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook

@@ -6,10 +6,13 @@ TensorFlow is not needed. Import this module inside functions: tensorflow_datase
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import itertools
+import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,7 @@ import tensorflow_datasets as tfds
 
 from jaxdistill.data import accounting, decode
 from jaxdistill.data.sources.base import Entry, Source, SourceExample
+from jaxdistill.runtime import files, storage
 from jaxdistill.runtime.errors import DataError, first_line
 from jaxdistill.runtime.text import printable
 
@@ -31,6 +35,7 @@ log = logging.getLogger(__name__)
 # as several TFDS splits, each well below that size.
 _PART_BYTES = 256 * 2**20
 _MAX_SKIPPED_SHARE = 0.01
+_MAX_METADATA = 2**30  # bytes
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -199,11 +204,14 @@ def prepare(source: Source[Any], prepared: Path, workers: int = 2) -> ImageDatas
         (`prepared-data-not-writable`), or it is damaged (`prepared-data-damaged`).
     """
     folder = prepared.absolute() / source.fingerprint()
+    about = {"images": str(source.images.absolute()), "source": source.NAME}
     if (existing := _open(source, folder)) is not None:
+        storage.mark(folder, about)
         return existing
     builder = ImageDatasetBuilder(source, folder, workers)
     try:
         builder.download_and_prepare()
+        storage.mark(folder, about)
     except OSError as error:
         # Another process may have finished the same data set first; then its folder is in the way.
         if (existing := _open(source, folder)) is not None:
@@ -224,8 +232,8 @@ def prepare(source: Source[Any], prepared: Path, workers: int = 2) -> ImageDatas
     return builder
 
 
-def damaged(folder: Path, error: Exception, name: str = "") -> DataError:
-    """Returns the error for a prepared data set that cannot be read.
+def unreadable(folder: Path, error: Exception, name: str = "") -> DataError:
+    """Returns the error for a prepared data set that cannot be read: damage, or an I/O error.
 
     Args:
       folder: The data set.
@@ -233,6 +241,13 @@ def damaged(folder: Path, error: Exception, name: str = "") -> DataError:
       name: The image that cannot be read, if there is one.
     """
     where = f" at {name}" if name else ""
+    of_system = files.os_error(error)
+    if of_system is not None and of_system.errno not in files.STRUCTURE_ERRORS:
+        return DataError(
+            f"{folder}: this prepared data set cannot be read at the moment{where}: "
+            f"{of_system.strerror}; check the disk, the network and the permissions, and try again",
+            code="prepared-data-io",
+        )
     return DataError(
         f"{folder}: this prepared data set is damaged{where} ({first_line(error)}); delete the "
         f"folder, and it is built again",
@@ -244,10 +259,18 @@ def _open(source: Source[Any], folder: Path) -> ImageDatasetBuilder | None:
     if not folder.joinpath(source.NAME, str(ImageDatasetBuilder.VERSION)).exists():
         return None
     try:
-        builder = ImageDatasetBuilder(source, folder)
-        builder.info.metadata["fingerprint"]
+        return files.retry_io(lambda: _opened(source, folder))
     except Exception as error:  # TFDS raises nearly anything on its own damaged files
-        raise damaged(folder, error) from None
+        raise unreadable(folder, error) from None
+
+
+def _opened(source: Source[Any], folder: Path) -> ImageDatasetBuilder:
+    builder = ImageDatasetBuilder(source, folder)
+    if "fingerprint" not in builder.info.metadata:
+        # TFDS takes a file that it could not look up for a missing one.
+        file = Path(builder.data_path, "metadata.json")
+        _ = json.loads(files.read(file, _MAX_METADATA))["fingerprint"]
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # it is there: open it again
     return builder
 
 

@@ -3,12 +3,13 @@
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from jaxdistill.data import accounting, decode
+from jaxdistill.runtime import files
 
 if TYPE_CHECKING:  # slow to import, and not needed to describe a data set
     from jaxdistill.data.builder import ImageDatasetBuilder
@@ -85,7 +86,8 @@ class Dataset:
 
         Raises:
           IndexError: There is no such place.
-          DataError: The prepared data set is damaged (`prepared-data-damaged`).
+          DataError: The prepared data set is damaged (`prepared-data-damaged`), or cannot be read
+            at the moment (`prepared-data-io`).
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -97,42 +99,56 @@ class _Part:
     """An open prepared data set."""
 
     def __init__(self, builder: "ImageDatasetBuilder") -> None:
-        import tensorflow_datasets as tfds
-
         metadata = builder.info.metadata
         self.has_masks = builder.has_masks
         self.folder = builder.data_path
-        encoded = ("image", "mask") if self.has_masks else ("image",)
+        self._builder = builder
         try:
+            self._parts = "+".join(metadata["parts"])
             self.ids = np.asarray(metadata["ids"], np.int64)
             self.names = [str(name) for name in metadata["names"]]
             self.keys = [str(key) for key in metadata["content_keys"]]
             self.fingerprint = str(metadata["fingerprint"])
             counts = (accounting.from_lists(metadata[kind]) for kind in ("omissions", "doubts"))
             self.account = Account(builder.split, len(self.names), *counts)
-            self.records = builder.as_data_source(
-                "+".join(metadata["parts"]),
-                decoders={feature: tfds.decode.SkipDecoding() for feature in encoded},
-            )
+            self.records = self._open()
             count = len(self.records)
             if (self.ids.shape, len(self.names), len(self.keys)) != ((count,), count, count):
                 raise ValueError("its lists differ in length")
         except Exception as error:  # TFDS raises nearly anything on its own damaged files
-            raise self._damaged(error) from None
+            raise self._unreadable(error) from None
+
+    def _open(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        encoded = ("image", "mask") if self.has_masks else ("image",)
+        return self._builder.as_data_source(
+            self._parts, decoders={feature: tfds.decode.SkipDecoding() for feature in encoded}
+        )
 
     def example(self, index: int) -> Example:
         try:
-            record = self.records[index]
+            record = files.retry_io(lambda: self._record(index))
             image = decode.decode(record["image"], bool(record["upright"]))
             mask = decode.decode_mask(record["mask"]) if self.has_masks else None
         except Exception as error:  # array_record has no exceptions of its own
-            raise self._damaged(error, self.names[index]) from None
+            raise self._unreadable(error, self.names[index]) from None
         return Example(image, mask)
 
-    def _damaged(self, error: Exception, name: str = "") -> Exception:
+    def _record(self, index: int) -> Any:
+        try:
+            return self.records[index]
+        except Exception as error:
+            of_system = files.os_error(error)
+            if of_system is None:
+                raise
+            self.records = self._open()  # a reader that has failed once fails forever
+            raise of_system from None
+
+    def _unreadable(self, error: Exception, name: str = "") -> Exception:
         from jaxdistill.data import builder
 
-        return builder.damaged(self.folder, error, name)
+        return builder.unreadable(self.folder, error, name)
 
 
 def _distinct(parts: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, " n"]:

@@ -15,6 +15,7 @@ from jaxdistill.data import accounting, loader
 from jaxdistill.data.augment import Augmentation
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.sources.selection import SplitName, root_of, sources_of
+from jaxdistill.runtime import storage
 from jaxdistill.runtime.errors import ConfigError
 
 if TYPE_CHECKING:  # slow to import, and needed only where batches are read
@@ -248,7 +249,26 @@ def describe(data: "Data | IterableData") -> list[str]:
         f"{len(validation)} validation images{_without_masks(validation.labelled)}"
     )
     accounts = (accounting.describe(split) for split in (train, validation))
-    return [counts, *itertools.chain(*accounts), *warn_of_overlap(data.settings)]
+    return [
+        counts,
+        *itertools.chain(*accounts),
+        *_where_prepared(data),
+        *warn_of_overlap(data.settings),
+    ]
+
+
+def _where_prepared(data: Data) -> Iterator[str]:
+    """Yields a line: where the prepared data sets are, and how large."""
+    # A prepared data set is at PREPARED/KEY/SOURCE/VERSION; both splits may share one.
+    folders = {
+        Path(folder).parents[1] for folder in (*data.train.folders, *data.validation.folders)
+    }
+    sizes = [storage.size_of(folder) for folder in sorted(folders)]
+    yield (
+        f"prepared data: {storage.describe_size(sum(sizes))} in "
+        f"{', '.join(folder.name for folder in sorted(folders))} of {data.settings.prepared}; "
+        f"`jaxdistill storage` lists and removes such folders"
+    )
 
 
 def warn_of_overlap(settings: config.Data) -> Iterator[str]:

@@ -15,8 +15,8 @@ from safetensors.numpy import save as serialize
 
 from jaxdistill import config
 from jaxdistill.data.image_ops import Normalization
+from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import WeightsError
-from jaxdistill.runtime.files import write_atomic
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,7 +34,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, st
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomic(path, serialize(contiguous, metadata=dict(metadata)))
+    files.write_atomic(path, serialize(contiguous, metadata=dict(metadata)))
 
 
 def load(path: Path) -> tuple[Arrays, dict[str, str]]:
@@ -47,22 +47,33 @@ def load(path: Path) -> tuple[Arrays, dict[str, str]]:
       The arrays by variable path, and the metadata.
 
     Raises:
-      WeightsError: The file does not exist (`weights-missing`), or is cut off or of another format
-        (`weights-damaged`).
+      WeightsError: The file does not exist (`weights-missing`), is cut off or of another format
+        (`weights-damaged`), or cannot be read at the moment (`weights-io`).
     """
+    try:
+        return files.retry_io(lambda: _load(path))
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        of_system = files.os_error(error)
+        if of_system is not None and of_system.errno not in files.STRUCTURE_ERRORS:
+            raise WeightsError(
+                f"{path}: cannot be read at the moment: {of_system.strerror}; check the disk, the "
+                f"network and the permissions, and try again",
+                code="weights-io",
+            ) from None
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); convert the weights again",
+            code="weights-damaged",
+        ) from None
+
+
+def _load(path: Path) -> tuple[Arrays, dict[str, str]]:
     if not path.is_file():
         raise WeightsError(
             f"no weights at {path.absolute()}; `jaxdistill convert-weights` writes such a file",
             code="weights-missing",
         )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}); convert the weights again",
-            code="weights-damaged",
-        ) from None
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def load_for(encoder: str, path: Path) -> tuple[Arrays, Normalization | None]:

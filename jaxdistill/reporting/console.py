@@ -1,5 +1,6 @@
 """Console output of a run: the line after each epoch and the closing table."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,36 @@ from jaxdistill.models.parameters import param_group
 from jaxdistill.reporting.run_files import PAGE, sample_paths
 from jaxdistill.types import Variables
 
+log = logging.getLogger(__name__)
+
 _SCORES = {"student_miou": "mIoU", "teacher_miou": "teacher", "agreement": "agreement"}
+
+
+class UnfailingConsole(Console):
+    """A console whose output may be lost, such as on a full disk or in a closed pipe.
+
+    What a run prints is a report, and a failing report never ends a run. The first failure is
+    logged.
+    """
+
+    _failed = False
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as the base class does, and goes on after an `OSError`."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self._log(error)
+
+    def on_broken_pipe(self) -> None:
+        """Goes on where the base class would end the process."""
+        self.quiet = True
+        self._log(BrokenPipeError())
+
+    def _log(self, error: OSError) -> None:
+        if not self._failed:
+            log.warning("the run's messages cannot be printed, training goes on: %s", error)
+        self._failed = True
 
 
 class ParameterSize(NamedTuple):

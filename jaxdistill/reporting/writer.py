@@ -39,7 +39,8 @@ class MetricWriter:
     """Writes the report files of a run.
 
     Every method raises only `OutputError` when something cannot be written, and leaves no file
-    half-written, so that a caller can go on after a failed report.
+    half-written, so that a caller can go on after a failed report. A line of metrics that could not
+    be written is written with the next one.
 
     Args:
       run: The run folder; it is created.
@@ -53,6 +54,9 @@ class MetricWriter:
 
     def __init__(self, run: Path, epochs: int) -> None:
         self._run, self._epochs = run, epochs
+        self.unwritten: list[Mapping[str, Any]] = []
+        """Lines of `metrics.jsonl` that could not be written yet. A checkpoint keeps them."""
+        self._resumed: tuple[int, int] | None = None  # where the files have to be cut
         with _reported(run):
             run.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # `epoch` tries again, and reports it
@@ -95,6 +99,29 @@ class MetricWriter:
         if errors:
             raise errors[0]
 
+    def continue_after(self, epoch: int, step: int, metadata: Mapping[str, Any]) -> None:
+        """Brings the report files to where a resumed run goes on.
+
+        Lines of later epochs are removed. The line of an epoch whose checkpoint was saved, but not
+        its report, is written. Where that fails, it is tried again before the next line is written.
+
+        Args:
+          epoch: The number of finished epochs; see `truncate_after`.
+          step: The number of finished steps.
+          metadata: Metadata of the checkpoint that the run goes on from: the values of its epoch,
+            and under `unwritten` the lines that were not written before it; empty without one.
+
+        Raises:
+          OutputError: A file cannot be written (`report-not-written`).
+        """
+        self._resumed = epoch, step
+        self.unwritten = [*metadata.get("unwritten", [])]
+        record = {name: metadata[name] for name in EPOCH_VALUES if name in metadata}
+        if "validation" in record:  # else the checkpoint is within an epoch
+            self.unwritten.append({"epoch": epoch, **record})
+        with _reported(self._run):
+            self._write_lines()
+
     def nonfinite(self, values: Mapping[str, Any]) -> None:
         """Adds a line to `nonfinite.jsonl` about a step that was left out.
 
@@ -108,19 +135,33 @@ class MetricWriter:
             _append(self._run / NONFINITE, values)
 
     def close(self) -> None:
-        """Closes the TensorBoard file.
+        """Closes the TensorBoard file, and writes what could not be written before.
 
         Raises:
-          OutputError: Its last events cannot be written (`report-not-written`).
+          OutputError: Its last events, or the lines, cannot be written (`report-not-written`).
         """
         with _reported(self._run):
-            if self._tensorboard is not None:
-                self._tensorboard.close()
+            try:
+                self._write_lines()
+            finally:
+                if self._tensorboard is not None:
+                    self._tensorboard.close()
 
     def _write_metrics(
         self, number: int, values: Mapping[str, Any], grid: Image.Image | None
     ) -> None:
-        _append(self._run / METRICS, {"epoch": number, **values})
+        self.unwritten.append({"epoch": number, **values})
+        self._write_lines()
+
+    def _write_lines(self) -> None:
+        if self._resumed is not None:
+            truncate_after(self._run, *self._resumed)
+            written = _epochs(self._run / METRICS)
+            self.unwritten = [line for line in self.unwritten if line["epoch"] not in written]
+            self._resumed = None
+        while self.unwritten:
+            _append(self._run / METRICS, self.unwritten[0])
+            del self.unwritten[0]
 
     def _write_grid(self, number: int, values: Mapping[str, Any], grid: Image.Image | None) -> None:
         if grid is not None:
@@ -150,7 +191,7 @@ class NullWriter(MetricWriter):
     """Writes nothing; the processes of a run other than the main process use it."""
 
     def __init__(self) -> None:
-        pass
+        self.unwritten = []
 
     def provenance(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Does nothing."""
@@ -177,29 +218,8 @@ def truncate_after(run: Path, epoch: int, step: int) -> None:
       OutputError: A file cannot be written (`report-not-written`).
     """
     with _reported(run):
-        _keep_lines(run / METRICS, lambda line: line["epoch"] <= epoch)
-        _keep_lines(run / NONFINITE, lambda line: line["step"] < step)
-
-
-def restore_epoch(run: Path, epoch: int, metadata: Mapping[str, Any]) -> None:
-    """Appends the line of an epoch whose checkpoint was saved, but not its report.
-
-    Args:
-      run: The run folder.
-      epoch: The number of finished epochs.
-      metadata: Metadata of the checkpoint that the run goes on from.
-
-    Raises:
-      OutputError: The file cannot be written (`report-not-written`).
-    """
-    record = {name: metadata[name] for name in EPOCH_VALUES if name in metadata}
-    if "validation" not in record:  # a checkpoint within an epoch
-        return
-    with _reported(run):
-        path = run / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if not any(json.loads(line)["epoch"] == epoch for line in lines):
-            _append(path, {"epoch": epoch, **record})
+        files.retry_io(lambda: _keep_lines(run / METRICS, lambda line: line["epoch"] <= epoch))
+        files.retry_io(lambda: _keep_lines(run / NONFINITE, lambda line: line["step"] < step))
 
 
 @contextlib.contextmanager
@@ -216,8 +236,12 @@ def _reported(run: Path) -> Iterator[None]:
 
 
 def _append(path: Path, values: Mapping[str, Any]) -> None:
-    """Adds a line of JSON, whole or not at all."""
+    """Adds a line of JSON, whole or not at all; transient errors are retried."""
     line = json.dumps(values).encode() + b"\n"
+    files.retry_io(lambda: _append_once(path, line))
+
+
+def _append_once(path: Path, line: bytes) -> None:
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         written = 0
@@ -238,6 +262,13 @@ def _keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
             if wanted(json.loads(line)) and line.endswith("\n"):
                 kept.append(line)
     files.write_atomic(path, "".join(kept).encode())
+
+
+def _epochs(path: Path) -> set[int]:
+    """Returns the epochs that have a line; `_keep_lines` has left whole lines only."""
+    if not path.exists():
+        return set()
+    return {json.loads(line)["epoch"] for line in path.read_text(encoding="utf-8").splitlines()}
 
 
 def _png(image: Image.Image) -> bytes:

@@ -4,13 +4,14 @@ import errno
 import sys
 from collections.abc import Callable
 
+from jaxdistill.runtime.files import TRANSIENT_ERRORS
 from jaxdistill.runtime.text import printable
 
 _LONGEST = 2000  # characters of a message: names in it may come from anywhere
 _LONGEST_FOREIGN = 300  # characters taken from the message of another library
 # JAX and onnxruntime have no exception type for these.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED: Out of memory", "Failed to allocate memory")
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
+_DISK_ERRORS = {*TRANSIENT_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 class UserError(Exception):

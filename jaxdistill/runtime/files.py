@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import stat
 import time
 import uuid
@@ -39,9 +40,28 @@ server restarts. A missing file, a full disk and a refused permission are not am
 RETRY_WAITS = (0.1, 0.5, 2.0)
 """Seconds that `retry_io` waits before each further attempt."""
 
+STRUCTURE_ERRORS = frozenset(
+    {
+        errno.EFBIG,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+    }
+)
+"""Error numbers which prove that a file is not what was written. Any other one proves nothing: the
+disk, the network or a permission may be at fault."""
+
+# How a library of another language reports an error of the system: TensorStore and safetensors with
+# its number, array_record with its text alone.
+_NUMBER_IN_MESSAGE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
+_NO_DAMAGE = (errno.EACCES, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EPERM)
+
 
 def read(path: Path, most: int) -> bytes:
-    """Returns the bytes of a regular file of limited size.
+    """Returns the bytes of a regular file of limited size; transient errors are retried.
 
     Args:
       path: The file.
@@ -51,6 +71,10 @@ def read(path: Path, most: int) -> bytes:
       OSError: The file cannot be read, is not a regular file (a pipe or a device may never end), or
         is larger than `most`. The error has a `strerror`.
     """
+    return retry_io(lambda: _read(path, most))
+
+
+def _read(path: Path, most: int) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
@@ -92,19 +116,19 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> N
             partial.unlink(missing_ok=True)
         raise
     if durable:
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder have reached the disk, where the file system can do that.
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, have reached the disk, where that is possible.
 
     Args:
-      folder: The folder in which a file was created, renamed or removed.
+      path: A file, or the folder in which a file was created, renamed or removed.
 
     Raises:
       OSError: The disk reports an error.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         _sync(descriptor)
     finally:
@@ -137,6 +161,27 @@ def retry_io(function: Callable[[], T]) -> T:
                 raise
         time.sleep(wait)
     return function()
+
+
+def os_error(error: BaseException) -> OSError | None:
+    """Returns the error of the operating system that another library's exception stands for.
+
+    Args:
+      error: An exception, such as the `ValueError` of TensorStore or of array_record.
+
+    Returns:
+      An `OSError` with its number; None where the message names none.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    message = str(error)
+    if found := _NUMBER_IN_MESSAGE.search(message):
+        number = int(found[1] or found[2])
+        return OSError(number, os.strerror(number))
+    for number in (*TRANSIENT_ERRORS, *_NO_DAMAGE):
+        if os.strerror(number) in message:
+            return OSError(number, os.strerror(number))
+    return None
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:

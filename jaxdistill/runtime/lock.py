@@ -42,7 +42,8 @@ def locked(run: Path) -> Iterator[None]:
     lock = FileLock(run / LOCK_FILE, blocking=False, thread_local=False)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(lock)
+            files.retry_io(lambda: lock.acquire())
+            held.callback(_released, lock)
         except Timeout:
             raise RunError(
                 f"{run}: {_owner(run / OWNER_FILE)} is writing into this run; wait for it, stop "
@@ -60,9 +61,25 @@ def locked(run: Path) -> Iterator[None]:
         except NotImplementedError:  # filelock raises it instead of ENOSYS
             _warn(run)
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        files.write_atomic(run / OWNER_FILE, json.dumps(owner), durable=False)
-        held.callback((run / OWNER_FILE).unlink, missing_ok=True)
+        _note(run / OWNER_FILE, json.dumps(owner))
+        held.callback(_forget, run / OWNER_FILE)
         yield
+
+
+def _note(path: Path, owner: str) -> None:
+    # It only makes a message clearer.
+    with contextlib.suppress(OSError):
+        files.retry_io(lambda: files.write_atomic(path, owner, durable=False))
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _released(lock: FileLock) -> None:
+    with contextlib.suppress(OSError):  # else the end of the process releases it
+        lock.release()
 
 
 def _warn(run: Path) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float16
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from jaxdistill.runtime import files
+from jaxdistill.runtime import files, storage
 from jaxdistill.runtime.errors import CacheError
 from jaxdistill.runtime.text import printable
 from jaxdistill.teachers.base import Shape
@@ -56,14 +56,14 @@ class CacheFolder:
     def __init__(
         self, root: Path, kind: str, provenance: Mapping[str, Any], shapes: Sequence[Shape]
     ) -> None:
-        about = json.dumps({"format": FORMAT, **provenance}, sort_keys=True, indent=1)
-        digest = hashlib.sha256(about.encode()).hexdigest()[:16]
+        about = {"format": FORMAT, **provenance}
+        text = json.dumps(about, sort_keys=True, indent=1)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.path = root.absolute() / f"{kind}-{digest}"
         self.shapes = tuple(shapes)
         with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not (self.path / "about.json").exists():
-                files.write_atomic(self.path / "about.json", about)
+            files.retry_io(lambda: self.path.mkdir(parents=True, exist_ok=True))
+            storage.mark(self.path, about)
 
     @property
     def entry_bytes(self) -> int:
@@ -80,7 +80,8 @@ class CacheFolder:
         Raises:
           CacheError: The disk reports an error (`cache-io`).
         """
-        return self._retried(self.entry_path(key, flipped).exists)
+        path = self.entry_path(key, flipped)
+        return self._reading(lambda: files.retry_io(path.exists))
 
     def read(self, key: str, flipped: bool) -> Entry | None:
         """Returns an entry, or None where there is none.
@@ -96,7 +97,7 @@ class CacheFolder:
         """
         path = self.entry_path(key, flipped)
         try:
-            content = self._retried(lambda: files.read(path, self.entry_bytes + _HEADER))
+            content = self._reading(lambda: files.read(path, self.entry_bytes + _HEADER))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -144,9 +145,7 @@ class CacheFolder:
         content = save(named, {"crc32": _checksum(entry)})
         path = self.entry_path(key, flipped)
         with self._writing():
-            path.parent.mkdir(exist_ok=True)
-            # The checksum tells what a power failure leaves half written.
-            files.retry_io(lambda: files.write_atomic(path, content, durable=False))
+            files.retry_io(lambda: _write(path, content))
         return entry
 
     def set_aside(self, key: str, flipped: bool) -> None:
@@ -173,10 +172,10 @@ class CacheFolder:
         # Some file systems are slow with many files in a folder.
         return self.path / key[:2] / f"{key}{'-flipped' if flipped else ''}.safetensors"
 
-    def _retried(self, function: Callable[[], T]) -> T:
+    def _reading(self, function: Callable[[], T]) -> T:
         """Calls a function that reads, and reports what is no damage as a `CacheError`."""
         try:
-            return files.retry_io(function)
+            return function()
         except FileNotFoundError:
             raise
         except PermissionError as error:
@@ -205,6 +204,12 @@ class CacheFolder:
                 f"choose another folder as targets.cache, or set it to null",
                 code="cache-write",
             ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    # The checksum tells what a power failure leaves half written.
+    files.write_atomic(path, content, durable=False)
 
 
 def _checksum(entry: Entry) -> str:

@@ -22,7 +22,7 @@ from jaxdistill.teachers.base import Shape
 from jaxdistill.teachers.onnx_device import DeviceSession
 from jaxdistill.teachers.onnx_float16 import half_copy
 from jaxdistill.teachers.onnx_graph import Cut, ImageInput, OnnxGraph
-from jaxdistill.teachers.onnx_runtime import PATIENCE, cannot_run, within
+from jaxdistill.teachers.onnx_runtime import PATIENCE, cannot_run, rounds_to_tf32, within
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,13 @@ class OnnxSession:
         self.known_shapes: dict[Size, tuple[Shape, ...]] = {}
         """(h, w, C) of each tensor, for the input sizes that were tried."""
         log.info("%s: %s on %s", self.path.name, ", ".join(self.tensors), self.provider)
+
+    @property
+    def precision(self) -> str:
+        """Format of the factors of products: `float16`, `tf32` on a GPU, or `float32`."""
+        if self.float16_error is not None:
+            return "float16"
+        return "tf32" if self.on_gpu and rounds_to_tf32(self._options) else "float32"
 
     def _use(self, cut: Cut) -> None:
         """Opens the network or its copy on the first device; see `_session_on` for the others."""

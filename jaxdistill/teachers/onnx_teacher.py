@@ -18,7 +18,6 @@ from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import ConfigError, NetworkError
 from jaxdistill.teachers.base import OutputShapes
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_runtime import rounds_to_tf32
 from jaxdistill.teachers.onnx_session import OnnxSession
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.types import TeacherOutputs
@@ -30,8 +29,8 @@ A float32 sigmoid reaches 0 and 1 exactly, whose logits are infinite. Beyond +-9
 distance between logits would be dominated by pixels on which all networks agree.
 """
 CONVERSION_VERSION = 1
-"""Part of the provenance. Increase it when `prepare`, `to_logits` or the margin compute other
-values, so that nothing cached before is used."""
+"""Part of the provenance. Increase it when `prepare` or `to_logits` compute other values, so that
+nothing cached before is used. The margin is a part by itself."""
 
 
 class Onnx:
@@ -150,17 +149,19 @@ class Onnx:
             },
             "size": None if self.size is None else list(self.size),
             "provider": self._open().provider,
+            "precision": self._open().precision,
             "onnxruntime": onnxruntime.__version__,
             "conversion": CONVERSION_VERSION,
         }
-        session = self._open()
-        if session.on_gpu and not rounds_to_tf32(self.options):
-            common["tf32"] = False
-        if session.float16_error is not None:
-            common["float16"] = True
         parts: dict[str, Any] = {}
         if self.tensor is not None:
-            parts["logits"] = {**common, "tensor": self.tensor, "output": self.output}
+            margin = PROBABILITY_MARGIN if self.output == "probabilities" else None
+            parts["logits"] = {
+                **common,
+                "tensor": self.tensor,
+                "output": self.output,
+                "margin": margin,
+            }
         if self.features:
             parts["features"] = {**common, "tensors": list(self.features)}
         return parts

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from jaxdistill import config, losses, models, teachers
 from jaxdistill import data as data_package
-from jaxdistill.checkpoint.best import can_rebuild, with_frozen_of
+from jaxdistill.checkpoint.best import can_rebuild, newest_student
 from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
 from jaxdistill.losses.base import Input
@@ -50,13 +50,15 @@ def trainer_from_config(
     preflight.check(settings)
     model = _student(settings)
     models.check_image_size(model, settings.data.image_size)
-    batch_size = settings.training.batch_size // Mesh(settings.mesh.data).size
+    mesh = Mesh(settings.mesh.data)
+    mesh.check_batch_size(settings.training.batch_size, settings.training.accumulate)
+    batch_size = settings.training.batch_size // mesh.size
     teacher = teachers.from_config(settings, threads=threads, batch_size=max(1, batch_size))
     terms = losses.from_config(settings)
-    feature_pairs(model, terms, teacher, settings.data.image_size)
+    _check_fit(settings, model, terms, teacher)
     with distributed.main_process_first("data"):
         data = data_package.from_config(settings.data)
-    for line in data_package.describe(data):
+    for line in (*data_package.describe(data), *describe_cache(settings)):
         console.print(line)
     if teacher is not None:
         images = plausibility.first_images(data.train, settings.data.image_size)
@@ -73,12 +75,23 @@ def trainer_from_config(
     )
 
 
+def _check_fit(
+    settings: config.Config,
+    model: Student,
+    terms: Mapping[str, Loss],
+    teacher: Teacher | None,
+) -> None:
+    """Checks what else the trainer will check, before minutes are spent on preparing the data."""
+    unfreezing.partition_in_phase(model, settings.student, 0)
+    feature_pairs(model, terms, teacher, settings.data.image_size)
+
+
 def _student(settings: config.Config) -> Student:
     """Builds the student from its weights file, or from the run where that file is gone."""
     student, dtype = settings.student, settings.precision
     path = student.weights or student.encoder_weights
     if path is not None and not path.is_file() and can_rebuild(settings.run):
-        return with_frozen_of(settings.run, student, settings.seed, dtype)
+        return newest_student(settings.run, student, settings.seed, dtype)
     return models.build(student, seed=settings.seed, dtype=dtype)
 
 
@@ -215,6 +228,14 @@ def is_labelled(data: Data | IterableData, split: str) -> bool:
     if data.settings is None:
         return True
     return getattr(data.settings, split).labelled
+
+
+def describe_cache(settings: config.Config) -> list[str]:
+    """Returns a line about where the target cache is, for the start of a run."""
+    if settings.targets.cache is None:
+        return []
+    folder = settings.targets.cache.absolute()
+    return [f"target cache: {folder}; `jaxdistill storage {folder}` lists and removes its folders"]
 
 
 def describe(trainer: "Trainer") -> list[str]:

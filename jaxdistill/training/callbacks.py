@@ -298,13 +298,16 @@ class EpochLine(Callback):
             return
         if distributed.is_main_process():
             variables = trainer.variables()
-            console_report.print_summary(
-                trainer.console,
-                self._record["validation"],
-                variables,
-                self._record["images_per_second"],
-                trainer.run,
-            )
+            try:
+                console_report.print_summary(
+                    trainer.console,
+                    self._record["validation"],
+                    variables,
+                    self._record["images_per_second"],
+                    trainer.run,
+                )
+            except OSError as error:  # it looks for the report's files
+                log.warning("the summary could not be printed: %s", error)
 
 
 def to_host(metrics: Mapping[str, Array]) -> dict[str, float]:

@@ -158,5 +158,8 @@ def _frozen_encoder(
         "normalization": student.normalization,
         "weights": fingerprint(own),
         "precision": settings.precision,
+        "backend": jax.default_backend(),
+        "products": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+        "jax": jax.__version__,
     }
     return Encoder(provenance, shapes, partial(encode, variables))

@@ -1,7 +1,7 @@
 """The folder of a run: claimed by one run at a time, resumed, and opened for writing."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +10,15 @@ import jax
 
 from jaxdistill import config
 from jaxdistill.checkpoint.best import save_frozen
-from jaxdistill.checkpoint.integrity import fingerprint, newest_first
-from jaxdistill.checkpoint.manager import (
-    CHECKPOINTS,
-    Checkpoints,
-    newest_metadata,
-    restore_latest,
-)
+from jaxdistill.checkpoint.folders import CHECKPOINTS, newest_first
+from jaxdistill.checkpoint.integrity import Metadata, fingerprint
+from jaxdistill.checkpoint.manager import Checkpoints
+from jaxdistill.checkpoint.restore import newest_metadata, restore_latest
 from jaxdistill.reporting import writer
+from jaxdistill.reporting.run_files import METRICS
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import OutputError, RunError
-from jaxdistill.runtime.files import write_atomic
+from jaxdistill.runtime.files import retry_io, write_atomic
 from jaxdistill.runtime.lock import locked
 from jaxdistill.training import provenance
 from jaxdistill.training.progress import Progress
@@ -53,13 +51,13 @@ def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterato
     provenance.check_processes_agree(about["provenance"], resume)
     with ExitStack() as stack:
         stack.enter_context(_claimed(run, resume))
-        if resume:
-            _resume(trainer, accept_changes)
+        before = _resume(trainer, accept_changes) if resume else None
         _check_processes_start_alike(trainer)
         if distributed.is_main_process():
-            save_frozen(run, trainer.initial_partition, trainer.model)
-            write_atomic(run / CONFIG, config.dump(config.with_absolute_paths(trainer.settings)))
-            trainer.writer = writer.MetricWriter(run, trainer.progress.epoch)
+            settings = config.dump(config.with_absolute_paths(trainer.settings))
+            retry_io(lambda: save_frozen(run, trainer.initial_partition, trainer.model))
+            retry_io(lambda: write_atomic(run / CONFIG, settings))
+            trainer.writer = _writer(run, trainer.progress, before)
         yield stack.enter_context(Checkpoints(run, trainer.settings.checkpoints))
 
 
@@ -68,7 +66,7 @@ def _claimed(run: Path, resume: bool) -> Iterator[None]:
     with ExitStack() as claim:
         if distributed.is_main_process():
             try:
-                run.mkdir(parents=True, exist_ok=True)
+                retry_io(lambda: run.mkdir(parents=True, exist_ok=True))
             except OSError as error:
                 raise RunError(
                     f"run: {run} cannot be made a folder ({error.strerror}); name another one",
@@ -84,11 +82,14 @@ def _claimed(run: Path, resume: bool) -> Iterator[None]:
         yield
 
 
-def _resume(trainer: "Trainer", accept_changes: bool) -> None:
+def _resume(trainer: "Trainer", accept_changes: bool) -> Metadata | None:
     """Restores the newest intact checkpoint, or starts over where the run ended before its first.
 
     Parameters, statistics, optimizer state and the position in the data come from the checkpoint;
     everything else from the configuration as it is now, which must be the run's.
+
+    Returns:
+      The metadata of the checkpoint; None without one.
     """
     run, console = trainer.run, trainer.console
     folders = [folder.name for folder in newest_first(run / CHECKPOINTS)]
@@ -99,15 +100,18 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> None:
     if before is not None:
         now = trainer.about["provenance"]
         changed = bool(provenance.differences(before["provenance"], now))
-        if changed and not accept_changes:
+        if not accept_changes:
             provenance.check_same_provenance(before["provenance"], now, str(run))
         for line in _changed_length(before, trainer.settings):
             console.print(line)
     found = restore_latest(run, trainer.state_in_phase, changed=changed)
     if found is None:
-        _rewind_report(run, Progress())
+        _check_nothing_was_learnt(run)
         console.print("nothing to resume from yet: starting at the first step")
-        return
+        return None
+    if not accept_changes:  # an older checkpoint than `before` may have been trained otherwise
+        now = trainer.about["provenance"]
+        provenance.check_same_provenance(found.metadata["provenance"], now, str(run))
     for problem in found.damaged:
         console.print(f"damaged and set aside, and the checkpoint before is used: {problem}")
     if found.metadata["steps_per_epoch"] != trainer.steps_per_epoch:
@@ -119,9 +123,24 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> None:
         )
     progress = Progress(**found.metadata["progress"])
     _check_unfreezing_plan(trainer, progress)
-    _rewind_report(run, progress, found.metadata)
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     trainer.restore(found.state, progress)
+    return found.metadata
+
+
+def _check_nothing_was_learnt(run: Path) -> None:
+    """Checks that a run without a checkpoint has never had one."""
+    metrics = run / METRICS
+    reported = retry_io(lambda: metrics.exists() and metrics.stat().st_size > 0)
+    damaged = sorted(path.name for path in (run / CHECKPOINTS).glob("*.damaged*"))
+    if reported or damaged:
+        has = " and ".join(filter(None, [METRICS if reported else "", ", ".join(damaged)]))
+        raise RunError(
+            f"{run}: there is no checkpoint to resume from, but the run was trained before (it has "
+            f"{has}); nothing was changed: bring the folder {CHECKPOINTS} back, or start another "
+            f"run with run=OTHER",
+            code="checkpoints-gone",
+        )
 
 
 def _check_unfreezing_plan(trainer: "Trainer", progress: Progress) -> None:
@@ -156,15 +175,11 @@ def _check_processes_start_alike(trainer: "Trainer") -> None:
         )
 
 
-def _rewind_report(
-    run: Path, progress: Progress, metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Brings the report files to where the run goes on; a failure does not end it."""
-    if not distributed.is_main_process():
-        return
+def _writer(run: Path, progress: Progress, before: Metadata | None) -> writer.MetricWriter:
+    """Returns the writer of the report, which goes on where the run does."""
+    metric_writer = writer.MetricWriter(run, progress.epoch)
     try:
-        writer.truncate_after(run, progress.epoch, progress.step)
-        if metadata is not None:
-            writer.restore_epoch(run, progress.epoch, metadata)
+        metric_writer.continue_after(progress.epoch, progress.step, before or {})
     except OutputError as error:
         log.warning("the report could not be continued, training goes on: %s", error)
+    return metric_writer

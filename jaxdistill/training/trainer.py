@@ -27,6 +27,7 @@ from jaxdistill.losses import Loss
 from jaxdistill.models import Student, check_image_size, unfreezing, with_projectors
 from jaxdistill.models.parameters import Partition, merge
 from jaxdistill.models.weights import format_normalization
+from jaxdistill.reporting.console import UnfailingConsole
 from jaxdistill.reporting.run_files import BEST_BY
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
 from jaxdistill.runtime import distributed, memory
@@ -274,8 +275,10 @@ class Trainer:
           record: Plain values to keep beside them, such as the epoch's metrics.
           score: The highest one is the best; None within an epoch.
         """
-        progress = {"progress": vars(self.progress).copy()}
-        self._checkpoints.save(self.state, {**self.about, **progress, **record}, score)
+        own: dict[str, Any] = {"progress": vars(self.progress).copy()}
+        if self.writer.unwritten:
+            own["unwritten"] = list(self.writer.unwritten)
+        self._checkpoints.save(self.state, {**self.about, **own, **record}, score)
         self.last_saved_step = self.progress.step
         self._checkpoint_requested = False
 
@@ -473,7 +476,7 @@ class Trainer:
 def default_console() -> Console:
     """Returns a console that prints plain lines, in the main process only."""
     quiet = not distributed.is_main_process()
-    return Console(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
+    return UnfailingConsole(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
 
 
 def score_of(validation: Mapping[str, float], epoch: int) -> float:

@@ -11,9 +11,9 @@ import pytest
 import tiny_run
 
 from jaxdistill import config, models
-from jaxdistill.checkpoint.best import FROZEN, best, save_frozen, with_frozen_of
+from jaxdistill.checkpoint.best import best, newest_student, save_frozen
 from jaxdistill.checkpoint.integrity import fingerprint
-from jaxdistill.commands import evaluate, export, predict, train
+from jaxdistill.commands import convert_weights, evaluate, export, predict, train
 from jaxdistill.evaluation import load
 from jaxdistill.models import Student, unfreezing, weights
 from jaxdistill.models.parameters import flat_variables
@@ -45,12 +45,18 @@ class Place(NamedTuple):
         ]
 
 
-def write_weights(place: Place) -> None:
+def frozen_file(run: Path) -> Path:
+    """The file of the variables that were frozen at the start."""
+    [found] = run.glob("frozen-*.safetensors")
+    return found
+
+
+def write_weights(place: Place, seed: int = 99) -> None:
     """Writes random encoder weights, with a normalisation of their own."""
     settings = config.load(
         tiny_run.SPECIFIED, place.arguments("student.encoder_weights=null")
     ).student
-    student = models.build(settings, seed=99)
+    student = models.build(settings, seed=seed)
     arrays = {
         name: np.asarray(value)
         for name, value in flat_variables(student).items()
@@ -139,6 +145,14 @@ def test_a_moved_run_is_evaluated_predicted_with_and_exported(
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.slow
+def test_a_moved_run_is_converted_to_pytorch(moved: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the torch extra")
+    convert_weights.main(["to-smp", str(moved), str(tmp_path / "student.pth")])
+    assert (tmp_path / "student.pth").stat().st_size > 0
+    assert not list(Path.cwd().iterdir())
+
+
 def keep_only(run: Path, step: str) -> None:
     for folder in (run / "checkpoints").iterdir():
         if folder.name != step:
@@ -148,12 +162,12 @@ def keep_only(run: Path, step: str) -> None:
 def test_a_run_without_the_file_uses_its_weights_file(finished: Place, tmp_path: Path) -> None:
     run = tmp_path / "old"
     shutil.copytree(finished.run, run)
-    (run / FROZEN).unlink()
+    frozen_file(run).unlink()
     assert values(best(run).student) == values(best(finished.run).student)
 
 
 def test_a_run_with_neither_file_names_the_weights_file(finished: Place, moved: Path) -> None:
-    (moved / FROZEN).unlink()
+    frozen_file(moved).unlink()
     with pytest.raises(UserError, match=finished.weights.name) as caught:
         best(moved)
     assert caught.value.code == "weights-missing"
@@ -162,9 +176,9 @@ def test_a_run_with_neither_file_names_the_weights_file(finished: Place, moved: 
 def test_other_frozen_variables_are_refused(finished: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.run, run)
-    arrays, metadata = weights.load(run / FROZEN)
+    arrays, metadata = weights.load(frozen_file(run))
     name = min(arrays)
-    weights.save(run / FROZEN, {**arrays, name: arrays[name] + 1}, metadata)
+    weights.save(frozen_file(run), {**arrays, name: arrays[name] + 1}, metadata)
     with pytest.raises(RunError) as caught:
         best(run)
     assert caught.value.code == "no-intact-checkpoint"
@@ -173,8 +187,8 @@ def test_other_frozen_variables_are_refused(finished: Place, tmp_path: Path) -> 
 def test_a_damaged_file_of_frozen_variables_is_reported(finished: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.run, run)
-    content = (run / FROZEN).read_bytes()
-    (run / FROZEN).write_bytes(content[: len(content) // 2])
+    content = frozen_file(run).read_bytes()
+    frozen_file(run).write_bytes(content[: len(content) // 2])
     with pytest.raises(WeightsError) as caught:
         best(run)
     assert caught.value.code == "weights-damaged"
@@ -185,20 +199,22 @@ def test_frozen_variables_are_written_once(finished: Place, tmp_path: Path) -> N
     student = models.build(settings, seed=0)
     partition = unfreezing.partition_in_phase(student, settings, 0)
     save_frozen(tmp_path, partition, student)
-    first = (tmp_path / FROZEN).stat()
-    assert weights.load(tmp_path / FROZEN)[1] == weights.load(finished.run / FROZEN)[1]
+    path = frozen_file(tmp_path)
+    first = path.stat()
+    assert weights.load(path)[1] == weights.load(frozen_file(finished.run))[1]
     save_frozen(tmp_path, partition, student)
-    assert (tmp_path / FROZEN).stat().st_mtime_ns == first.st_mtime_ns
-    assert (tmp_path / FROZEN).stat().st_ino == first.st_ino
+    assert path.stat().st_mtime_ns == first.st_mtime_ns
+    assert path.stat().st_ino == first.st_ino
     changed = jax.tree.map(lambda leaf: leaf + 1, partition.frozen)
     save_frozen(tmp_path, partition._replace(frozen=changed), student)
-    assert fingerprint(weights.load(tmp_path / FROZEN)[0]) == fingerprint(changed)
+    both = {fingerprint(weights.load(each)[0]) for each in tmp_path.glob("frozen-*")}
+    assert both == {fingerprint(partition.frozen), fingerprint(changed)}
 
 
 def test_a_rebuilt_student_has_the_frozen_variables(finished: Place, moved: Path) -> None:
     settings = config.load(moved / "config.yaml")
-    student = with_frozen_of(moved, settings.student, settings.seed, settings.precision)
-    arrays, metadata = weights.load(moved / FROZEN)
+    student = newest_student(moved, settings.student, settings.seed, settings.precision)
+    arrays, metadata = weights.load(frozen_file(moved))
     own = flat_variables(student)
     assert all(np.array_equal(own[name], array) for name, array in arrays.items())
     assert metadata["fingerprint"] == fingerprint(arrays)

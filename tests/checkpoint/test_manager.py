@@ -14,14 +14,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxdistill import config
-from jaxdistill.checkpoint import manager
-from jaxdistill.checkpoint.manager import (
-    CHECKPOINTS,
-    Checkpoints,
-    by_score,
-    newest_metadata,
-    restore_latest,
-)
+from jaxdistill.checkpoint import folders, manager
+from jaxdistill.checkpoint.folders import CHECKPOINTS
+from jaxdistill.checkpoint.manager import Checkpoints
+from jaxdistill.checkpoint.restore import Restored, by_score, newest_metadata, restore_latest
 from jaxdistill.runtime import distributed, files
 from jaxdistill.runtime.errors import RunError
 from jaxdistill.types import TrainState
@@ -43,7 +39,7 @@ def save(run: Path, *steps: int, keep: int = 9, scores: dict[int, float] | None 
             checkpoints.save(state_after(step), METADATA, (scores or {}).get(step))
 
 
-def restore(run: Path, **options: Any) -> manager.Restored:
+def restore(run: Path, **options: Any) -> Restored:
     restored = restore_latest(run, lambda phase: state_after(0), **options)
     assert restored is not None
     return restored
@@ -290,3 +286,117 @@ def test_the_metadata_are_plain_json(tmp_path: Path) -> None:
     written = json.loads(metadata_file(tmp_path, 1).read_text())
     assert written["score"] == 0.25
     assert set(written["digests"]) == {"params", "batch_stats", "opt_state"}
+
+
+class Flaky:
+    """Stands for a method of Orbax that fails some times before it works."""
+
+    def __init__(self, method: Any, error: Exception, times: int) -> None:
+        self.method, self.error, self.left, self.calls = method, error, times, 0
+
+    def __get__(self, manager: Any, kind: Any = None) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.left:
+                self.left -= 1
+                raise self.error
+            return self.method(manager, *args, **options)
+
+        return call
+
+
+EIO = ValueError(TENSORSTORE.format(text=os.strerror(errno.EIO), number=errno.EIO))
+
+
+@pytest.mark.parametrize("name", ["save", "wait_until_finished"])
+def test_a_checkpoint_is_written_again_after_an_io_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(files, "RETRY_WAITS", (0.0, 0.0))
+    save(tmp_path, 1)
+    method = getattr(ocp.CheckpointManager, name)
+    monkeypatch.setattr(ocp.CheckpointManager, name, Flaky(method, EIO, 1))
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["1", "2"]
+    assert int(restore(tmp_path).state.step) == 2
+
+
+def test_an_io_error_that_stays_is_reported_and_the_checkpoints_before_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    flaky = Flaky(ocp.CheckpointManager.save, EIO, 99)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", flaky)
+    with pytest.raises(RunError, match=os.strerror(errno.EIO)) as caught:
+        save(tmp_path, 2, keep=1)
+    assert caught.value.code == "checkpoint-not-written"
+    assert flaky.calls == 1 + len(files.RETRY_WAITS)
+    assert names(tmp_path) == ["1"]
+
+
+def test_a_full_disk_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = TENSORSTORE.format(text=os.strerror(errno.ENOSPC), number=errno.ENOSPC)
+    flaky = Flaky(ocp.CheckpointManager.save, ValueError(text), 99)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", flaky)
+    with pytest.raises(RunError, match="no space left"):
+        save(tmp_path, 1)
+    assert flaky.calls == 1
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it may be gone by then, so that it has another name from the start."""
+
+    def failing(path: Path, ignore_errors: bool = False) -> None:
+        (Path(path) / "metadata" / "metadata").unlink(missing_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.shutil, "rmtree", failing)
+        save(tmp_path, 1, 2, keep=1)
+    assert names(tmp_path) == ["1.old", "2"]
+    assert [folder.name for folder, _ in by_score(tmp_path)[0]] == ["2"]
+    assert not by_score(tmp_path)[1]
+    save(tmp_path, 3, keep=1)
+    assert names(tmp_path) == ["3"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+    sync, remove = files.sync, folders.remove
+    monkeypatch.setattr(files, "sync", lambda path: events.append(path) or sync(path))
+    monkeypatch.setattr(folders, "remove", lambda path: events.append("removed") or remove(path))
+    save(tmp_path, 1, 2, keep=1)
+    removed = events.index("removed", events.index(metadata_file(tmp_path, 2)))
+    assert tmp_path / CHECKPOINTS / "2" / "state" / "_METADATA" in events[:removed]
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    save(tmp_path, 1)
+    monkeypatch.setattr(Path, "iterdir", failing)
+    with pytest.raises(RunError) as caught:
+        restore(tmp_path)
+    assert caught.value.code == "checkpoint-io"
+
+
+def test_a_file_that_orbax_could_not_look_up_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax asks `exists`, which takes any error for a missing file."""
+
+    def failing(*args: Any, **options: Any) -> None:
+        raise FileNotFoundError("Metadata file (named _METADATA) does not exist")
+
+    save(tmp_path, 1, 2)
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "metadata", failing)
+    with pytest.raises(RunError) as caught:
+        restore(tmp_path)
+    assert caught.value.code == "checkpoint-io"
+    assert names(tmp_path) == ["1", "2"]

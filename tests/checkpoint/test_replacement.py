@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdistill import config
-from jaxdistill.checkpoint.integrity import newest_first, read_metadata, step_of
-from jaxdistill.checkpoint.manager import Checkpoints, restore_latest
+from jaxdistill.checkpoint.folders import newest_first, step_of
+from jaxdistill.checkpoint.integrity import read_metadata
+from jaxdistill.checkpoint.manager import Checkpoints
+from jaxdistill.checkpoint.restore import restore_latest
 from jaxdistill.types import TrainState
 
 

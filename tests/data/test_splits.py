@@ -79,13 +79,15 @@ def test_folders_of_images_have_no_masks(root: Path) -> None:
 
 
 def test_descriptions_count_images_and_warn_of_overlap(root: Path, people: data.Data) -> None:
-    [line] = data.describe(people)
+    line, where = data.describe(people)
     assert "8" in line
     assert "5" in line
+    assert str(people.settings.prepared) in where
+    assert " kB" in where
     overlapping = data.image_folder(
         root / "images", train=".", validation="val2017", prepared=root / "prepared"
     )
-    counts, warning = data.describe(overlapping)
+    counts, _, warning = data.describe(overlapping)
     assert "13 without masks" in counts
     assert warning.startswith("warning: ")
 

@@ -100,7 +100,34 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_no_part_of_itself(
         written.epoch(2, {"train": {"total": 0.5}}, GRID)
     assert caught.value.code == "report-not-written"
     assert (run / "metrics.jsonl").read_bytes() == before
+    assert [line["epoch"] for line in written.unwritten] == [2]
+    monkeypatch.undo()
+    written.epoch(3, {"train": {"total": 0.4}}, GRID)
     written.close()
+    assert [json.loads(one)["epoch"] for one in (run / "metrics.jsonl").open()] == [1, 2, 3]
+
+
+def test_a_line_that_was_not_written_comes_from_the_checkpoint(run: Path) -> None:
+    """Of the epoch before, too: its line was still to be written when the checkpoint was."""
+    (run / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 4}\n{"epo')
+    written = MetricWriter(run, epochs=3)
+    written.continue_after(3, 6, {"validation": {"x": 1}, "unwritten": [{"epoch": 2}], "more": 0})
+    expected = ['{"epoch": 1}', '{"epoch": 2}', '{"epoch": 3, "validation": {"x": 1}}']
+    assert (run / "metrics.jsonl").read_text().splitlines() == expected
+    written.continue_after(3, 6, {"validation": {"x": 1}, "unwritten": [{"epoch": 2}]})
+    assert (run / "metrics.jsonl").read_text().splitlines() == expected
+
+
+def test_a_report_that_could_not_be_continued_is_continued_with_the_next_line(run: Path) -> None:
+    (run / "metrics.jsonl").rename(run / "kept")
+    (run / "metrics.jsonl").mkdir()
+    written = MetricWriter(run, epochs=2)
+    with pytest.raises(OutputError):
+        written.continue_after(2, 4, {"validation": {}})
+    (run / "metrics.jsonl").rmdir()
+    (run / "kept").rename(run / "metrics.jsonl")
+    written.epoch(3, {"train": {"total": 0.4}}, GRID)
+    assert [json.loads(one)["epoch"] for one in (run / "metrics.jsonl").open()] == [1, 2, 3]
 
 
 class Filling:

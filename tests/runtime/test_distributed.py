@@ -28,7 +28,7 @@ from process_runs import (
 )
 from whole_runs import PATIENCE, end_on_a_full_disk, metrics
 
-from jaxdistill.checkpoint.integrity import newest_first
+from jaxdistill.checkpoint.folders import newest_first
 from jaxdistill.commands import cache_targets
 from jaxdistill.reporting import writer
 

@@ -62,7 +62,7 @@ def raising(number: int, times: int):
     """Returns a reader that raises an error some times before it reads, and the list of calls."""
     calls = []
 
-    def read(path: Path, most: int, read=files.read) -> bytes:
+    def read(path: Path, most: int, read=files._read) -> bytes:
         calls.append(path)
         if len(calls) <= times:
             raise OSError(number, os.strerror(number), str(path))
@@ -84,11 +84,11 @@ def test_an_io_error_is_retried_and_is_no_damage(
     own = folder(tmp_path)
     own.write("07", False, arrays())
     read, calls = raising(number, times=2)
-    monkeypatch.setattr(files, "read", read)
+    monkeypatch.setattr(files, "_read", read)
     assert own.read("07", False) is not None
     assert len(calls) == 3
     read, calls = raising(number, times=99)
-    monkeypatch.setattr(files, "read", read)
+    monkeypatch.setattr(files, "_read", read)
     with pytest.raises(CacheError) as caught:
         own.read("07", False)
     assert caught.value.code == "cache-io"
@@ -102,7 +102,7 @@ def test_an_entry_that_may_not_be_read_is_reported(
     own = folder(tmp_path)
     own.write("07", False, arrays())
     read, _ = raising(errno.EACCES, times=99)
-    monkeypatch.setattr(files, "read", read)
+    monkeypatch.setattr(files, "_read", read)
     with pytest.raises(CacheError, match="chmod") as caught:
         own.read("07", False)
     assert caught.value.code == "cache-permission"

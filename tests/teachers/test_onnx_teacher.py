@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from onnx_models import expected, noise_images, parse, save, segmenter
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import ConfigError, NetworkError
-from jaxdistill.teachers import base, onnx_teacher
+from jaxdistill.teachers import base, onnx_session, onnx_teacher
 from jaxdistill.teachers.base import OutputShapes
 from jaxdistill.teachers.combined import Combined, from_config
 from jaxdistill.teachers.onnx_session import OnnxSession
@@ -317,3 +318,33 @@ def test_a_real_teacher_that_is_its_own_detector(shared, opened):
     np.testing.assert_allclose(
         jax.nn.sigmoid(logits), mask, atol=PROBABILITY_MARGIN, err_msg="back within the clamp"
     )
+
+
+def test_the_provenance_has_all_that_changes_the_values(path, monkeypatch):
+    """Each of these would give other values from the same file, so that caches are kept apart."""
+
+    def provenance():
+        return json.dumps(Onnx(path, output="probabilities").provenance)
+
+    found = [provenance()]
+    changes = {
+        (onnxruntime, "__version__"): "0.0.0",
+        (onnx_teacher, "PROBABILITY_MARGIN"): 1e-5,
+        (onnx_teacher, "CONVERSION_VERSION"): 99,
+        (onnx_session.OnnxSession, "precision"): "tf32",
+    }
+    for (place, name), value in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, value)
+            found.append(provenance())
+    monkeypatch.setattr(
+        onnx_session.OnnxSession, "_open", lambda *_: SimpleNamespace(**OTHER_PROVIDER)
+    )
+    found.append(provenance())
+    assert len(set(found)) == len(found)
+
+
+OTHER_PROVIDER = {
+    "get_providers": lambda: ["OtherExecutionProvider"],
+    "get_provider_options": lambda: {},
+}

@@ -19,6 +19,7 @@ from rich.console import Console
 from jaxdistill import config
 from jaxdistill.checkpoint.best import best
 from jaxdistill.commands.train import main
+from jaxdistill.data import builder
 from jaxdistill.models.student import build, flat_variables, param_group
 from jaxdistill.runtime.errors import RunError, TrainingError, UserError
 from jaxdistill.training import Trainer
@@ -193,8 +194,15 @@ def test_a_finished_run_is_not_trained_further_or_overwritten(
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(
-    place: Path, tmp_path: Path, overrides: list[str], code: str
+    place: Path,
+    tmp_path: Path,
+    overrides: list[str],
+    code: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Before the data set is prepared, unless that is what is wrong."""
+    if code != "split-too-small":
+        monkeypatch.setattr(builder, "prepare", None)
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
         main(arguments(place, f"run={run}", *overrides))

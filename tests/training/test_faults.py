@@ -29,7 +29,7 @@ from whole_runs import (
     wait_for_line,
 )
 
-from jaxdistill.checkpoint import manager
+from jaxdistill.checkpoint import restore
 from jaxdistill.commands import train
 from jaxdistill.data import splits
 from jaxdistill.reporting import writer
@@ -123,7 +123,7 @@ def test_a_signal_in_the_validation_keeps_the_last_step_of_the_epoch(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "validate", interrupted)
         assert train.main(runs.arguments(run)) == signals.EXIT_CODE
-    progress = manager.newest_metadata(run)["progress"]
+    progress = restore.newest_metadata(run)["progress"]
     assert (progress["epoch"], progress["step"], progress["counted"]) == (3, 8, 2)
     runs.finish(run)
     runs.assert_equals_undisturbed(run)

@@ -1,13 +1,13 @@
 """The interface of data sources."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+from jaxdistill.data.sources.contents import digest_files
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
@@ -59,6 +59,8 @@ class Source(ABC, Generic[Entry]):
     """File or folder of the annotations; None for a source without masks."""
     excluded: tuple[Path, ...] = ()
     """Folders whose images do not belong to the source, such as that of prepared data sets."""
+    digests: Path | None = field(default=None, kw_only=True)
+    """Folder in which the digests of the files' contents are remembered; None reads them anew."""
     include_crowds: bool = field(default=False, kw_only=True)
     """Whether annotations of crowds are people, where the format knows crowds."""
 
@@ -103,15 +105,15 @@ class Source(ABC, Generic[Entry]):
     def fingerprint(self) -> str:
         """Returns 32 hexadecimal digits that change when the files of the source change.
 
-        The default covers names, sizes and modification times of all files in `images` and
-        `annotations`, and the content of `annotations` if it is a file. No image is read.
+        The default covers names and contents of all files in `images` and `annotations`. A file is
+        not read again as long as its size and modification time stay (`digests`).
         """
         digest = hashlib.sha256()
         if self.annotations is not None and not self.annotations.is_dir():
             digest.update(read(self.annotations, self.MAX_ANNOTATION_BYTES))
         for root in filter(None, (self.images, self.annotations)):
             if root.is_dir():
-                _digest_folder(digest, root, self.excluded)
+                digest_files(digest, list(_files(root, self.excluded)), root, self.digests)
         return digest.hexdigest()[:32]
 
     MAX_ANNOTATION_BYTES: ClassVar[int] = 2**32
@@ -154,22 +156,9 @@ def read(path: Path, limit: int) -> bytes:
         ) from None
 
 
-def digest_file(digest: "hashlib._Hash", path: Path, root: Path) -> None:
-    """Adds name, size and modification time of a file to a digest.
-
-    Args:
-      digest: A digest of `hashlib`.
-      path: The file.
-      root: The folder that the name is relative to.
-    """
-    status = path.stat() if path.exists() else path.lstat()
-    digest.update(os.fsencode(path.relative_to(root)))
-    digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-
-
-def _digest_folder(digest: "hashlib._Hash", root: Path, excluded: Sequence[Path]) -> None:
+def _files(root: Path, excluded: Sequence[Path]) -> Iterator[Path]:
     skipped = {folder.resolve() for folder in excluded}
     for folder, folders, names in files.walk(root):
         folders[:] = sorted(name for name in folders if (folder / name).resolve() not in skipped)
         for name in sorted(names):
-            digest_file(digest, folder / name, root)
+            yield folder / name

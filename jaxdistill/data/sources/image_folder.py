@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdistill.data import decode, image_files
-from jaxdistill.data.sources.base import Source, SourceExample, digest_file
+from jaxdistill.data.sources.base import Source, SourceExample
+from jaxdistill.data.sources.contents import digest_files
+from jaxdistill.runtime import files
+from jaxdistill.runtime.errors import DataError
 
 
 class Entry(NamedTuple):
@@ -33,8 +36,8 @@ class ImageFolder(Source[Entry]):
     def fingerprint(self) -> str:
         """Returns a fingerprint of the images alone: other files in the folder do not matter."""
         digest = hashlib.sha256()
-        for entry in self.list_images():
-            digest_file(digest, self.file(entry), self.images.resolve())
+        paths = [self.file(entry) for entry in self.list_images()]
+        digest_files(digest, paths, self.images.resolve(), self.digests)
         return digest.hexdigest()[:32]
 
     def list_images(self) -> Sequence[Entry]:
@@ -63,6 +66,11 @@ class ImageFolder(Source[Entry]):
             data = entry.image.read()
             decode.decode(data, upright=True)
         except OSError as error:
+            if error.errno not in files.STRUCTURE_ERRORS:  # the image may be intact
+                raise DataError(
+                    f"{entry.image.source}: cannot be read: {error.strerror}",
+                    code="unreadable-file",
+                ) from None
             return SourceExample(entry.id, entry.name, problem=error.strerror or str(error))
         except decode.ImageError as error:
             return SourceExample(entry.id, entry.name, problem=str(error))

@@ -56,11 +56,13 @@ def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]
     root = root_of(settings).absolute()
     annotations = None if split.annotations is None else root / split.annotations
     kind = _source_class(settings.source, split, key)
+    prepared = settings.prepared.absolute()
     return kind(
         key,
         root / split.images,
         annotations,
-        (settings.prepared.absolute(),),
+        (prepared,),
+        digests=prepared / "digests",
         include_crowds=settings.include_crowds,
     )
 

@@ -1,0 +1,51 @@
+"""The smallest encoder and decoder that train: what a user of their own writes in one file."""
+
+from flax import nnx
+
+from jaxdistill.models import DECODERS, ENCODERS, Decoder, Encoder, FeatureInfo
+from jaxdistill.models.functional import concatenate, relu, upsample_nearest
+from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
+
+
+class ToyEncoder(Encoder):
+    """Two strided convolutions."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.conv1 = Conv(3, 8, 3, stride=2, rngs=rngs)
+        self.bn1 = BatchNorm(8)
+        self.conv2 = Conv(8, 12, 3, stride=2, rngs=rngs)
+        self.bn2 = BatchNorm(12)
+        self.feature_info = (FeatureInfo("encoder.1", 8, 2), FeatureInfo("encoder.2", 12, 4))
+        self.stages = (("conv2", "bn2"), ("conv1", "bn1"))
+        self.unused = ()
+        self.float32_layers = ("conv1",)
+
+    def __call__(self, x, *, train):
+        fine = relu(conv_norm(self.conv1, self.bn1, x, train=train))
+        return fine, relu(conv_norm(self.conv2, self.bn2, fine, train=train))
+
+
+class ToyDecoder(Decoder):
+    """Upsamples twice, with one skip."""
+
+    def __init__(self, encoder, channels=None, *, rngs: nnx.Rngs) -> None:
+        channels = channels or (8, 8)
+        fine, coarse = encoder
+        self.conv1 = Conv(coarse.channels + fine.channels, channels[0], 3, bias=True, rngs=rngs)
+        self.conv2 = Conv(channels[0], channels[1], 3, bias=True, rngs=rngs)
+        self.feature_info = (
+            FeatureInfo("decoder.0", channels[0], fine.stride),
+            FeatureInfo("decoder.1", channels[1], 1),
+        )
+        self.float32_layers = ()
+
+    def __call__(self, features, *, train):
+        fine, coarse = features
+        x = relu(self.conv1(concatenate([upsample_nearest(coarse), fine])))
+        return x, relu(self.conv2(upsample_nearest(x)))
+
+
+def register() -> None:
+    """Registers both as `toy-encoder` and `toy-decoder`; may be called again."""
+    ENCODERS.register("toy-encoder")(ToyEncoder)
+    DECODERS.register("toy-decoder")(ToyDecoder)
