@@ -134,6 +134,7 @@ def with_frozen_of(
     arrays, normalization = weights.load_for(settings.encoder, path)
     without_files = settings.model_copy(update={"weights": None, "encoder_weights": None})
     student = models.build(without_files, seed=seed, dtype=dtype)
+    student.settings = settings
     if normalization is not None:
         student.normalization = normalization
     own = flat_variables(student)

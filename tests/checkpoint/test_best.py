@@ -218,6 +218,7 @@ def test_a_rebuilt_student_has_the_frozen_variables(finished: Place, moved: Path
     own = flat_variables(student)
     assert all(np.array_equal(own[name], array) for name, array in arrays.items())
     assert metadata["fingerprint"] == fingerprint(arrays)
+    assert student.settings == settings.student  # which names the file that the encoder came from
 
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(finished: Place, tmp_path: Path) -> None:

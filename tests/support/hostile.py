@@ -109,7 +109,7 @@ def annotations(folder: Path) -> Reader:
 
     def read(place: Path) -> None:
         path = place / "annotations.json"
-        for image in coco_json.images_with_people(path, path.read_bytes()):
+        for image in coco_json.images_with_people(path, path.read_bytes()).images:
             (place / image.name).relative_to(place)
             assert ".." not in Path(image.name).parts
             if (image.height, image.width) == (48, 48):  # otherwise no mask is drawn
