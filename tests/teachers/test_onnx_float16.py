@@ -45,7 +45,8 @@ def test_a_copy_gives_the_values_of_the_file_within_its_error(tmp_path: Path) ->
     assert "in float16" in half.describe()[0]
     assert "in float16" not in plain.describe()[0]
     # What is cached in one precision is not read in the other.
-    assert half.provenance["logits"] == {**plain.provenance["logits"], "float16": True}
+    other = {"precision": "float16"}
+    assert half.provenance["logits"] == {**plain.provenance["logits"], **other}
 
 
 def test_a_copy_is_made_once(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
