@@ -19,6 +19,7 @@ _HOLDERS = (
     *("state_dict_ema", "model_ema", "ema_state_dict"),  # timm's rule: the EMA where there is one
     *("state_dict", "model_state_dict", "model", "net", "network"),
 )
+_DEEPEST = 4  # dictionaries within each other; a file may hold one that holds itself
 _NETWORK = re.compile(
     r"((?:[^.]+\.)*?)(?:encoder|decoder|segmentation_head|classification_head|conv_stem|blocks)\."
 )
@@ -38,10 +39,9 @@ def of(content: Any, source: str) -> Tensors:
       WeightsError: It holds something else (`not-a-state-dict`), or several networks
         (`several-networks`).
     """
-    held = [name for name in _HOLDERS if _holds(content, name)]
-    while held:
-        content = content[held[0]]
-        held = [name for name in _HOLDERS if _holds(content, name)]
+    for _ in range(_DEEPEST):
+        held = next((name for name in _HOLDERS if _holds(content, name)), None)
+        content = content if held is None else content[held]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(
             f"{source}: expected a dictionary of tensors, found {type(content).__name__}",

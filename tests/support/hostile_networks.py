@@ -1,4 +1,4 @@
-"""Readers of networks and of what they have learnt, as `hostile` has those of everything else."""
+"""Readers of networks and of their weights, as `hostile` has those of everything else."""
 
 import functools
 import io

@@ -86,6 +86,14 @@ def test_what_lightning_keeps_beside_the_network_is_left_over_and_named(tmp_path
     assert all(name in message for name in beside)
 
 
+def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
+    endless = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+    with refused(WeightsError, "not-a-state-dict"):
+        checkpoints.read(tmp_path / "endless.pth")
+
+
 def test_several_networks_are_refused(tmp_path):
     with refused(WeightsError, "several-networks", "student., teacher."):
         read(tmp_path, {**prefixed("student."), **prefixed("teacher.")})
