@@ -5,6 +5,8 @@ the former ones behind. `--unused-for DAYS --remove` removes those that no run h
 Without FOLDER and `--config`, the default folder of prepared data sets is listed.
 """
 
+import argparse
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--config", metavar="FILE", help="its data.prepared and targets.cache are listed"
     )
     parser.add_argument(
-        "--unused-for", type=float, metavar="DAYS", help="list what was not opened for so long"
+        "--unused-for", type=_days, metavar="DAYS", help="list what was not opened for so long"
     )
     parser.add_argument("--remove", action="store_true", help="remove what is listed")
     args = parser.parse_args(arguments)
@@ -46,8 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     roots = [folder.expanduser() for folder in args.folders] + list(_roots_of(args.config))
     roots = roots or [config.Data().prepared]
     now, console = time.time(), common.console()
-    least = -1 if args.unused_for is None else args.unused_for * _DAY
-    found = [stored for stored in storage.find(roots) if now - stored.used > least]
+    found = [
+        stored
+        for stored in storage.find(roots)
+        if args.unused_for is None or now - stored.used > args.unused_for * _DAY
+    ]
     for stored in found:
         if args.remove:
             _remove(stored)
@@ -55,6 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     total = storage.describe_size(sum(stored.size for stored in found))
     where = ", ".join(map(str, roots))
     console.print(f"{len(found)} folders, {total}{' removed' if args.remove else ''} in {where}")
+
+
+def _days(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if (days := float(text)) >= 0:
+            return days
+    raise argparse.ArgumentTypeError(f"expected a number of days from 0 on, got {text!r}")
 
 
 def _roots_of(path: str | None) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import coco_folders
 import numpy as np
 import pytest
+from refused import refused
 
 from jaxdistill import config
 from jaxdistill.commands import storage as command
@@ -68,6 +69,14 @@ def test_removing_needs_an_age(tmp_path: Path) -> None:
         command.main([str(tmp_path), "--remove"])
     assert caught.value.code == "command-line"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "long"])
+def test_an_age_is_a_number_of_days(tmp_path: Path, days: str) -> None:
+    folder = cache(tmp_path, 1).path
+    with refused(ConfigError, "command-line"):
+        command.main([str(tmp_path), "--unused-for", days, "--remove"])
+    assert folder.is_dir()
 
 
 def test_a_removal_that_was_interrupted_is_found_and_completed(tmp_path: Path) -> None:
