@@ -40,7 +40,7 @@ NOT_RUN = {
     r"\S*(python -m jaxdistill.|jaxdistill )train --config configs/demo": "`make demo` prepares it",
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",
-    r"\S*python3? tools/benchmarks/(benchmark_|gpu/)": "tests/tools runs them",
+    r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|gpu)": "tests/tools runs them",
 }
 """Commands that the slow test leaves out, and why."""
 
