@@ -24,7 +24,7 @@ from jaxdistill.checkpoint.integrity import (
 )
 from jaxdistill.checkpoint.restore import by_score, newest_metadata
 from jaxdistill.models import Student, unfreezing, weights
-from jaxdistill.models.parameters import Partition, flat_variables, merge, partition
+from jaxdistill.models.parameters import Partition, flat_variables, merge
 from jaxdistill.runtime.errors import RunError
 from jaxdistill.runtime.files import retry_io
 
@@ -122,8 +122,8 @@ def with_frozen_of(
       dtype: Number format of the student's feature maps.
 
     Returns:
-      The student. Where the run has no such file, as in version 0.1, it comes from the weights
-      files that the configuration names.
+      The student. Where the file is missing, it comes from the weights files that the configuration
+      names.
 
     Raises:
       WeightsError: The file is damaged, or does not fit the student.
@@ -171,12 +171,8 @@ def best(run: Path) -> Best:
                 run, digest, settings.student, settings.seed, settings.precision
             )
         student = students[digest]
-        initial = {
-            fingerprint(unfreezing.partition_in_phase(student, settings.student, 0).frozen),
-            # Version 0.1 trained the encoder's unused layers too.
-            fingerprint(partition(student, settings.student.frozen).frozen),
-        }
-        if digest not in initial:
+        initial = unfreezing.partition_in_phase(student, settings.student, phase=0)
+        if digest != fingerprint(initial.frozen):
             problems.append(
                 f"{folder}: the frozen variables are not those that it was trained with; restore "
                 f"{frozen_path(run, digest)}, or the student's weights file"

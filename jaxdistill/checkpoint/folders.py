@@ -92,10 +92,9 @@ def recover(checkpoints: Path) -> None:
     Raises:
       OSError: A folder cannot be renamed.
     """
-    for path in checkpoints.glob("*"):
-        if path.name.endswith(_OLD):
-            remove(path)
-    for replaced in checkpoints.glob(replaced_path(Path("*")).name):
+    for old in checkpoints.glob(f"*{_OLD}"):
+        remove(old)
+    for replaced in checkpoints.glob(f"*{_REPLACED}"):
         folder = replaced.with_name(str(step_of(replaced)))
         if folder.exists():
             remove(replaced)

@@ -8,6 +8,7 @@ that comes later is found by the digests (`checkpoint.restore`).
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -153,28 +154,22 @@ class Checkpoints:
         Several processes would have to agree on that: there, the error ends the run. After an error
         that stays, no checkpoint is pending any more, so that no older one is removed for it.
         """
-        failed = False
-
-        def attempt() -> None:
-            nonlocal failed
-            if failed:
-                with contextlib.suppress(Exception):
-                    self._manager.close()
-                self._manager = _with_os_errors(self._open)
-                _with_os_errors(self._start)
-                _with_os_errors(self._manager.wait_until_finished)
-            else:
-                failed = True
-                _with_os_errors(function)
-
+        attempts = itertools.chain([function], itertools.repeat(self._write_again))
         try:
             if jax.process_count() > 1:
                 function()
             else:
-                files.retry_io(attempt)
+                files.retry_io(lambda: _with_os_errors(next(attempts)))
         except Exception:
             self._pending = None
             raise
+
+    def _write_again(self) -> None:
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = self._open()
+        self._start()
+        self._manager.wait_until_finished()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
