@@ -10,6 +10,7 @@ is that of a convolution with a bias, followed by products of small matrices.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,20 @@ _NONE: Padding = ((0, 0), (0, 0))
 _LEAST_EXPANSION = 4  # outputs per input; below, the input is not much smaller than the output
 
 
+class Parameters(NamedTuple):
+    """What a 1x1 convolution and the normalisation behind it multiply and add, in float32."""
+
+    kernel: Kernel
+    offset: PerChannel | None
+    """Bias of the convolution, which the normalisation takes away again; None: it has none."""
+    scale: PerChannel
+    """Factor of each normalised channel."""
+    bias: PerChannel
+    """Added to each normalised channel."""
+    about: PerChannel
+    """A value close to each channel's mean; see `normalization.batch_norm`."""
+
+
 def is_worthwhile(kernel: Sequence[int], stride: int) -> bool:
     """Returns whether a convolution is one that `pointwise_batch_norm` is for.
 
@@ -40,71 +55,43 @@ def is_worthwhile(kernel: Sequence[int], stride: int) -> bool:
 
 
 def pointwise_batch_norm(
-    x: Map,
-    kernel: Kernel,
-    offset: PerChannel | None,
-    scale: PerChannel,
-    bias: PerChannel,
-    about: PerChannel,
-    eps: float,
-    rectify: bool,
+    x: Map, parameters: Parameters, eps: float, rectify: bool
 ) -> tuple[Output, PerChannel, PerChannel]:
     """Convolves by a 1x1 kernel and normalises the result, by the form that is fast.
 
     Args:
       x: The map.
-      kernel: The kernel, in float32.
-      offset: Bias of the convolution, which the normalisation takes away again; None: it has none.
-      scale: Factor of each normalised channel.
-      bias: Added to each normalised channel.
-      about: A value close to each channel's mean; see `normalization.batch_norm`.
+      parameters: What both layers multiply and add.
       eps: Added to the variance.
       rectify: Whether a ReLU follows.
 
     Returns:
-      The map, and the batch's mean and (biased) variance in float32, which carry no gradient.
+      The map, and the mean and (biased) variance of the batch in float32, without gradient.
     """
     return choose(
         "pointwise_norm",
         x,
-        kernel,
-        offset,
-        scale,
-        bias,
-        about,
+        parameters,
         plain=partial(plain, eps=eps, rectify=rectify),
         gpu=partial(by_moments, eps=eps, rectify=rectify),
     )
 
 
 def plain(
-    x: Map,
-    kernel: Kernel,
-    offset: PerChannel | None,
-    scale: PerChannel,
-    bias: PerChannel,
-    about: PerChannel,
-    eps: float,
-    rectify: bool,
+    x: Map, parameters: Parameters, eps: float, rectify: bool
 ) -> tuple[Output, PerChannel, PerChannel]:
     """Computes the result in two steps, the reference; see `pointwise_batch_norm`."""
+    kernel, offset, scale, bias, about = parameters
     y = convolution.convolve(x, kernel.astype(x.dtype), _NONE)
     y = y if offset is None else y + offset.astype(x.dtype)
     return normalization.batch_norm(y, scale, bias, about, eps, rectify)
 
 
 def by_moments(
-    x: Map,
-    kernel: Kernel,
-    offset: PerChannel | None,
-    scale: PerChannel,
-    bias: PerChannel,
-    about: PerChannel,
-    eps: float,
-    rectify: bool,
+    x: Map, parameters: Parameters, eps: float, rectify: bool
 ) -> tuple[Output, PerChannel, PerChannel]:
     """Computes the result from mean and covariance of the input; see `pointwise_batch_norm`."""
-    del about
+    kernel, offset, scale, bias, _ = parameters
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.promote_types(x.dtype, jnp.float32))
     weights = kernel[0, 0]

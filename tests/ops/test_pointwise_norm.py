@@ -21,8 +21,11 @@ def arrays(mean: float, dtype=jnp.float32):
 
 
 def both_ways(form, given, dy, rectify):
-    about = jnp.zeros(16)
-    outputs, pull = jax.vjp(lambda *given: form(*given, about, eps=EPS, rectify=rectify), *given)
+    def result(x, *weights):
+        parameters = ops.Parameters(*weights, about=jnp.zeros(16))
+        return form(x, parameters, eps=EPS, rectify=rectify)
+
+    outputs, pull = jax.vjp(result, *given)
     return (*outputs, *pull((dy, *map(jnp.zeros_like, outputs[1:]))))
 
 
