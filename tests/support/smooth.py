@@ -11,7 +11,8 @@ from unittest import mock
 
 import jax
 
-from jaxdistill.models import layers, projector
+from jaxdistill.models import projector
+from jaxdistill.models.layers import batch_norm, fused
 from jaxdistill.ops import normalization
 
 _batch_norm = normalization.batch_norm
@@ -21,7 +22,7 @@ _batch_norm = normalization.batch_norm
 def smooth_activations() -> Iterator[None]:
     """Replaces ReLU by softplus in decoder and projectors inside the `with` block."""
     with contextlib.ExitStack() as stack:
-        for module in (jax.nn, layers, projector):
+        for module in (jax.nn, batch_norm, fused, projector):
             stack.enter_context(mock.patch.object(module, "relu", jax.nn.softplus))
         stack.enter_context(mock.patch.object(normalization, "batch_norm", _smooth_batch_norm))
         yield
