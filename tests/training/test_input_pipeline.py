@@ -1,12 +1,8 @@
 """Batches with teacher outputs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
+from virtual_devices import run_on_devices
 
 from jaxdistill.data import augment
 from jaxdistill.training.input_pipeline import InputPipeline
@@ -61,12 +57,4 @@ print("compared")
 
 
 def test_several_devices_augment_and_ask_the_teacher_for_their_own_rows() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.stdout.strip() == "compared", done.stderr
+    run_on_devices(DEVICES)
