@@ -106,7 +106,7 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> Metadata | None:
             console.print(line)
     found = restore_latest(run, trainer.state_in_phase, changed=changed)
     if found is None:
-        _check_nothing_was_learnt(run)
+        _check_never_trained(run)
         console.print("nothing to resume from yet: starting at the first step")
         return None
     if not accept_changes:  # an older checkpoint than `before` may have been trained otherwise
@@ -128,7 +128,7 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> Metadata | None:
     return found.metadata
 
 
-def _check_nothing_was_learnt(run: Path) -> None:
+def _check_never_trained(run: Path) -> None:
     """Checks that a run without a checkpoint has never had one."""
     metrics = run / METRICS
     reported = retry_io(lambda: metrics.exists() and metrics.stat().st_size > 0)

@@ -1,4 +1,4 @@
-"""Resuming: nothing that was learnt is lost, mixed, or begun again without a word."""
+"""Resuming: no training is lost, mixed, or started over silently."""
 
 import json
 import logging
@@ -89,7 +89,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(run: Path, damaged:
     assert {path: path.read_bytes() for path in run.glob("*.jsonl")} == before
 
 
-def test_a_run_that_has_learnt_nothing_is_begun(tmp_path: Path) -> None:
+def test_a_run_without_any_step_is_started_over(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "metrics.jsonl").touch()
     assert train(tmp_path / "run", 1).progress.step == 2
