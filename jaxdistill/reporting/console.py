@@ -10,6 +10,7 @@ from rich.table import Table
 
 from jaxdistill.models.parameters import param_group
 from jaxdistill.reporting.run_files import PAGE, sample_paths
+from jaxdistill.runtime import distributed
 from jaxdistill.types import Variables
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ class UnfailingConsole(Console):
         if not self._failed:
             log.warning("the run's messages cannot be printed, training goes on: %s", error)
         self._failed = True
+
+
+def default_console() -> Console:
+    """Returns a console that prints plain lines, in the main process only."""
+    quiet = not distributed.is_main_process()
+    return UnfailingConsole(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
 
 
 class ParameterSize(NamedTuple):

@@ -22,6 +22,7 @@ from jaxdistill.teachers.base import Teacher, describe_teacher, feature_shapes, 
 from jaxdistill.training import preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.inputs import asks_for_logits
+from jaxdistill.training.phases import phase_of
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
@@ -281,7 +282,7 @@ def _describe_unused(unused: Mapping[str, Loss]) -> list[str]:
 def _describe_losses(trainer: "Trainer") -> list[str]:
     student, settings = trainer.model, trainer.settings
     last = unfreezing.partition_in_phase(
-        student, settings.student, trainer.phase_of(trainer.epochs - 1)
+        student, settings.student, phase_of(trainer, trainer.epochs - 1)
     )
     later = gradient_reach(trainer.losses, student, last, trainer.pairs)
     # Last, since it also sets the BatchNorms' modes.

@@ -156,7 +156,8 @@ class NonFiniteGuard(Callback):
         Raises:
           TrainingError: More steps were lost than `training.skip_nonfinite` allows (`nonfinite`).
         """
-        names = trainer.image_names(distributed.all_gather(batch.ids))
+        ids = distributed.all_gather(batch.ids)
+        names = {int(each): trainer.data.train.name_of(int(each)) for each in ids}
         try:
             trainer.writer.nonfinite(
                 {"step": step, "term": term, "values": dict(metrics), "images": names}

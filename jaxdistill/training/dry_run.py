@@ -12,10 +12,12 @@ import jax.numpy as jnp
 
 from jaxdistill.runtime.errors import TrainingError
 from jaxdistill.runtime.text import format_duration as duration
+from jaxdistill.training import phases
 from jaxdistill.training.aggregation import first_nonfinite
 from jaxdistill.training.callbacks import to_host
 from jaxdistill.training.gradient_audit import audit
 from jaxdistill.training.input_pipeline import TrainBatch
+from jaxdistill.training.inputs import wait_on_cpu
 from jaxdistill.training.trainer import Trainer
 
 _STEPS = 3  # after the first one, which compiles
@@ -36,7 +38,7 @@ def dry_run(trainer: Trainer) -> None:
     console = trainer.console
     for line in audit(trainer):
         console.print(line)
-    last_phase = trainer.phase_of(trainer.epochs - 1)
+    last_phase = phases.phase_of(trainer, trainer.epochs - 1)
     trainer.enter_phase(last_phase)
     with closing(trainer.train_batches(first_step=0)) as batches:
         batch = next(batches)
@@ -48,7 +50,7 @@ def dry_run(trainer: Trainer) -> None:
                 trainer.state, trainer.frozen, *trainer.mesh.shard(batch)
             )
             _check_finite(trainer, step, scalars)
-            trainer.wait_on_cpu(scalars)
+            wait_on_cpu(scalars)
             batch = next(batches)
             seconds.append(time.perf_counter() - start)
     compiling, *steps = seconds

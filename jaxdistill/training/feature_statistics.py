@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdistill.models.feature_pairs import Pair
+from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.types import Variables
 
@@ -21,6 +22,18 @@ IMAGES = 32
 _DEAD = 1e-4  # a channel whose deviation is below this share of the largest one counts as constant
 
 Maps = Sequence[Float[Array, "b _ _ _"]]
+
+
+def measured(trainer: "Trainer") -> Variables:
+    """Measures as `measure_on` does, prints what is left out, and takes the main process's values.
+
+    Args:
+      trainer: The trainer.
+    """
+    statistics = distributed.broadcast(measure_on(trainer))
+    for line in describe(statistics):
+        trainer.console.print(line)
+    return statistics
 
 
 def measure_on(trainer: "Trainer") -> Variables:

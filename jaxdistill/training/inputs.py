@@ -1,6 +1,6 @@
 """The input pipelines of a run: training, validation, and both without augmentation."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from jaxdistill.data import Data, IterableData, augment
 from jaxdistill.losses import Loss
 from jaxdistill.models import Student
 from jaxdistill.models.parameters import Partition, merge, param_group
-from jaxdistill.runtime import distributed
+from jaxdistill.runtime import distributed, memory
+from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import base
 from jaxdistill.teachers.base import Teacher
@@ -22,6 +23,7 @@ from jaxdistill.teachers.target_cache import CachedTeacher, Encoder
 from jaxdistill.training.input_pipeline import (
     InputPipeline,
     KeysOf,
+    TrainBatch,
     content_keys_by_id,
     content_keys_by_pixels,
 )
@@ -81,6 +83,32 @@ class Inputs:
             memoize=True,
         )
         """Validation batches."""
+        self._data, self._settings = data, settings
+
+    def train_batches(self, first_step: int) -> Generator[TrainBatch]:
+        """Yields endless batches with teacher outputs, made ahead of the steps on an accelerator.
+
+        Args:
+          first_step: The step of the first batch.
+
+        Returns:
+          A generator of this process's rows of each batch.
+        """
+        read = self._data.train_batches(
+            self._settings.training.batch_size,
+            self._settings.seed,
+            first_step,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        return prefetch(self.train(read, first_step), _prefetch_depth())
+
+    def validation_batches(self) -> Generator[TrainBatch]:
+        """Yields the validation data once, in order, with teacher outputs."""
+        read = self._data.validation_batches(
+            self._settings.training.batch_size, jax.process_index(), jax.process_count()
+        )
+        return prefetch(self.validation(read), _prefetch_depth())
 
     def caches(self) -> list[CachedTeacher]:
         """Returns the target caches of training and validation; empty without a cache."""
@@ -97,6 +125,17 @@ class Inputs:
         return {"cache": dict(zip(counts[0], total, strict=True))}
 
 
+def wait_on_cpu(scalars: Mapping[str, Any]) -> None:
+    """On a CPU the next batch is made in turn with the steps: waits, and keeps freed memory.
+
+    Args:
+      scalars: What a step returned.
+    """
+    if _prefetch_depth() == 0:
+        jax.block_until_ready(scalars)
+        memory.keep_freed()
+
+
 def asks_for_logits(losses: Mapping[str, Loss]) -> bool:
     """Returns whether training needs the teacher's mask.
 
@@ -109,6 +148,15 @@ def asks_for_logits(losses: Mapping[str, Loss]) -> bool:
         for pair in getattr(loss, "pairs", ())
     )
     return attentive or any("teacher_logits" in loss.requires for loss in losses.values())
+
+
+def _prefetch_depth() -> int:
+    """Returns how many batches are made ahead.
+
+    On a CPU there are none: teacher and step share its cores, and each would hold its memory while
+    the other runs.
+    """
+    return 0 if jax.default_backend() == "cpu" else 2
 
 
 def _trains_on_features(losses: Mapping[str, Loss]) -> bool:

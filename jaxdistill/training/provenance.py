@@ -19,6 +19,7 @@ import numpy as np
 from jaxdistill import config
 from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.models.weights import format_normalization
 from jaxdistill.reporting.console import parameter_sizes
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import DistributedError, RunError, UserError
@@ -54,6 +55,20 @@ _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 Provenance = Mapping[str, Mapping[str, Any]]
 """`settings`, by section, and `files`, SHA-256 by name; plain values, as JSON holds them."""
+
+
+def about_run(trainer: "Trainer") -> dict[str, Any]:
+    """Returns what every checkpoint of a run says about it.
+
+    Args:
+      trainer: The trainer, before its first step.
+    """
+    return {
+        "provenance": provenance_of_run(trainer),
+        "frozen": fingerprint(trainer.partition.frozen),
+        "normalization": format_normalization(trainer.model.normalization),
+        "steps_per_epoch": trainer.steps_per_epoch,
+    }
 
 
 def provenance_of_run(trainer: "Trainer") -> Provenance:

@@ -20,7 +20,7 @@ from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import OutputError, RunError
 from jaxdistill.runtime.files import retry_io, write_atomic
 from jaxdistill.runtime.lock import locked
-from jaxdistill.training import provenance
+from jaxdistill.training import phases, provenance
 from jaxdistill.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> Metadata | None:
             provenance.check_same_provenance(before["provenance"], now, str(run))
         for line in _changed_length(before, trainer.settings):
             console.print(line)
-    found = restore_latest(run, trainer.state_in_phase, changed=changed)
+    found = restore_latest(run, lambda phase: phases.in_phase(trainer, phase)[1], changed=changed)
     if found is None:
         _check_never_trained(run)
         console.print("nothing to resume from yet: starting at the first step")
@@ -144,7 +144,7 @@ def _check_never_trained(run: Path) -> None:
 
 
 def _check_unfreezing_plan(trainer: "Trainer", progress: Progress) -> None:
-    planned = trainer.phase_of(progress.epoch)
+    planned = phases.phase_of(trainer, progress.epoch)
     if planned < progress.phase:
         raise RunError(
             f"{trainer.run}: {progress.phase} stages of the encoder have joined the training, but "

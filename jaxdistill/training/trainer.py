@@ -8,7 +8,7 @@ everything around the step is a callback.
 """
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -20,41 +20,26 @@ from rich.console import Console
 
 from jaxdistill import config
 from jaxdistill.checkpoint.best import Best, best
-from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
+from jaxdistill.losses.base import Scalars
 from jaxdistill.models import Student, check_image_size, unfreezing, with_projectors
-from jaxdistill.models.parameters import Partition, merge
-from jaxdistill.models.weights import format_normalization
-from jaxdistill.reporting.console import UnfailingConsole
-from jaxdistill.reporting.run_files import BEST_BY
+from jaxdistill.reporting.console import default_console
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
-from jaxdistill.runtime import distributed, memory
-from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, set_batch_size
-from jaxdistill.training import assembly, feature_statistics, provenance, run_folder
-from jaxdistill.training.aggregation import (
-    averaged_over_masks,
-    first_nonfinite,
-    mean_metrics,
-)
-from jaxdistill.training.callbacks import Callback, default_callbacks, to_host
+from jaxdistill.training import assembly, feature_statistics, phases, provenance, run_folder
+from jaxdistill.training.aggregation import mean_metrics
+from jaxdistill.training.callbacks import Callback, default_callbacks
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.input_pipeline import TrainBatch
-from jaxdistill.training.inputs import Inputs
-from jaxdistill.training.optimizer import migrate_opt_state
+from jaxdistill.training.inputs import Inputs, wait_on_cpu
 from jaxdistill.training.progress import Progress
-from jaxdistill.training.step import (
-    compile_eval_step,
-    compile_train_step,
-    initial_state,
-    step_spec,
-    weighted_total,
-)
+from jaxdistill.training.records import Pending, epoch_record, read_metrics, score_of
+from jaxdistill.training.step import StepSpec, initial_state, weighted_total
 from jaxdistill.training.waits import Waits
-from jaxdistill.types import Batch, TrainState, Variables
+from jaxdistill.types import TrainState, Variables
 
 
 class Trainer:
@@ -115,10 +100,16 @@ class Trainer:
         self.callbacks = [*default_callbacks(), *callbacks]
         self.writer: MetricWriter | NullWriter = NullWriter()
         self.last_saved_step = -1
-        self._stop_reason = ""
+        self.stop_reason = ""
+        """Why the training ends early, such as `SIGTERM`; empty if it does not."""
         self._checkpoint_requested = False
         self._ready = False
+        # Made by `setup`, and anew when a stage of the encoder joins the training.
         self.state: TrainState
+        self.spec: StepSpec
+        self.train_step: Callable[..., tuple[TrainState, Scalars]]
+        self.eval_step: Callable[..., Any]
+        self.frozen: Variables
 
     @classmethod
     def from_config(
@@ -164,12 +155,12 @@ class Trainer:
             )
             self._checkpoints: Checkpoints = checkpoints
             batches = stack.enter_context(closing(self.train_batches(self.progress.step)))
-            stack.callback(self._emit, "on_fit_end")
-            self._emit("on_fit_start")
+            stack.callback(self.emit, "on_fit_end")
+            self.emit("on_fit_start")
             while self.progress.epoch < self.epochs:
-                self.progress.phase = self.phase_of(self.progress.epoch)
+                self.progress.phase = phases.phase_of(self, self.progress.epoch)
                 self.enter_phase(self.progress.phase)
-                self._emit("on_epoch_start")
+                self.emit("on_epoch_start")
                 start, first_step = time.perf_counter(), self.progress.step
                 self._train_epoch(batches)
                 if self.stop_requested:
@@ -180,15 +171,15 @@ class Trainer:
                     self.save_checkpoint({})
                     break
                 seconds = {"train": trained - start, "validation": time.perf_counter() - trained}
-                record = self._epoch_record(validation, seconds, self.progress.step - first_step)
+                record = epoch_record(self, validation, seconds, self.progress.step - first_step)
                 self.progress.next_epoch()
                 self.save_checkpoint(record, score=score_of(validation, self.progress.epoch))
-                self._emit("on_epoch_end", record)
+                self.emit("on_epoch_end", record)
         return self
 
     def _train_epoch(self, batches: Iterator[TrainBatch]) -> None:
         """Takes the remaining steps of the epoch; a stop ends them early, with a checkpoint."""
-        pending = None
+        pending: Pending | None = None
         for step in range(self.progress.step, (self.progress.epoch + 1) * self.steps_per_epoch):
             with self.waits.for_input():
                 batch, teacher = next(batches)
@@ -196,18 +187,18 @@ class Trainer:
                 self.state, self.frozen, *self.mesh.shard((batch, teacher))
             )
             with self.waits.for_step():
-                self.wait_on_cpu(scalars)
+                wait_on_cpu(scalars)
                 # One step late, so that the device never waits for the host.
-                self._read_metrics(pending)
+                read_metrics(self, pending)
             pending = (step, batch, scalars)
-            self._emit("on_step_end", step)
+            self.emit("on_step_end", step)
             if self.stop_requested or self._checkpoint_requested:
-                self._read_metrics(pending)
+                read_metrics(self, pending)
                 pending = None
                 self.save_checkpoint({})
             if self.stop_requested:
                 return
-        self._read_metrics(pending)
+        read_metrics(self, pending)
 
     def validate(self) -> dict[str, float] | None:
         """Measures losses and metrics on the validation data.
@@ -226,7 +217,7 @@ class Trainer:
                     *self.mesh.shard((batch, teacher)),
                     epoch,
                 )
-                self._emit("on_validation_batch", batch, teacher, logits)
+                self.emit("on_validation_batch", batch, teacher, logits)
                 if self.stop_requested:
                     return None
                 measured.append(jax.device_get(sums))
@@ -244,12 +235,7 @@ class Trainer:
     @property
     def stop_requested(self) -> bool:
         """Whether the training is to end after the current step."""
-        return bool(self._stop_reason)
-
-    @property
-    def stop_reason(self) -> str:
-        """Why the training ended early, such as `SIGTERM`; empty if it did not."""
-        return self._stop_reason
+        return bool(self.stop_reason)
 
     @property
     def validation_is_labelled(self) -> bool:
@@ -262,7 +248,7 @@ class Trainer:
         Args:
           reason: What is reported.
         """
-        self._stop_reason = reason
+        self.stop_reason = reason
 
     def request_checkpoint(self) -> None:
         """Saves a checkpoint after the current step; all processes call it at the same step."""
@@ -285,14 +271,6 @@ class Trainer:
     def variables(self) -> Variables:
         """Returns all variables of the student by dotted path."""
         return {**self.state.params, **self.state.batch_stats, **self.partition.frozen}
-
-    def image_names(self, ids: np.ndarray) -> dict[int, str]:
-        """Returns the file names of images by id.
-
-        Args:
-          ids: Ids from a batch.
-        """
-        return {int(each): self.data.train.name_of(int(each)) for each in ids}
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """Returns data, files, sizes and environment of the run, in sections, for people."""
@@ -321,21 +299,14 @@ class Trainer:
             self.partition,
             self.mesh,
         )
-        self._compile()
+        phases.compile_steps(self)
         self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         if any(pair.standardized for pair in self.pairs):
             with compiling(self):
-                statistics = distributed.broadcast(feature_statistics.measure_on(self))
-            for line in feature_statistics.describe(statistics):
-                self.console.print(line)
+                statistics = feature_statistics.measured(self)
             self.partition = self.partition.with_values(statistics)
             self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
-        self.about: dict[str, Any] = {
-            "provenance": provenance.provenance_of_run(self),
-            "frozen": fingerprint(self.partition.frozen),
-            "normalization": format_normalization(self.model.normalization),
-            "steps_per_epoch": self.steps_per_epoch,
-        }
+        self.about = provenance.about_run(self)
         self._ready = True
 
     def train_batches(self, first_step: int) -> Generator[TrainBatch]:
@@ -347,48 +318,21 @@ class Trainer:
         Returns:
           A generator of this process's rows of each batch.
         """
-        read = self.data.train_batches(
-            self.settings.training.batch_size,
-            self.settings.seed,
-            first_step,
-            jax.process_index(),
-            jax.process_count(),
-        )
-        return prefetch(self.inputs.train(read, first_step), _prefetch_depth())
+        return self.inputs.train_batches(first_step)
 
     def validation_batches(self) -> Generator[TrainBatch]:
         """Yields the validation data once, in order, with teacher outputs."""
-        read = self.data.validation_batches(
-            self.settings.training.batch_size, jax.process_index(), jax.process_count()
-        )
-        return prefetch(self.inputs.validation(read), _prefetch_depth())
-
-    def phase_of(self, epoch: int) -> int:
-        """Returns how many of the encoder's stages are trained in an epoch.
-
-        Args:
-          epoch: The epoch, counted from 0.
-        """
-        stages = unfreezing.encoder_stages(self.model)
-        return unfreezing.phase(self.settings.student, epoch, stages)
+        return self.inputs.validation_batches()
 
     def restore(self, state: TrainState, progress: Progress) -> None:
         """Continues from a checkpoint.
 
         Args:
-          state: The state, shaped as `state_in_phase(progress.phase)`.
+          state: The state, shaped as in the phase `progress.phase` (`phases.in_phase`).
           progress: The position of the run.
         """
         self.enter_phase(progress.phase)
         self.state, self.progress = state, progress
-
-    def state_in_phase(self, phase: int) -> TrainState:
-        """Returns the state as it is shaped in a phase of the unfreezing, the present one or later.
-
-        Args:
-          phase: Number of the encoder's stages that have joined the training.
-        """
-        return self.state if phase == self.phase else self._in_phase(phase)[1]
 
     def enter_phase(self, phase: int) -> None:
         """Lets so many of the encoder's stages join the training.
@@ -398,102 +342,21 @@ class Trainer:
         """
         if phase == self.phase:
             return
-        self.partition, self.state = self._in_phase(phase)
+        self.partition, self.state = phases.in_phase(self, phase)
         self.phase = phase
-        self._compile()
-
-    def _in_phase(self, phase: int) -> tuple[Partition, TrainState]:
-        """Returns partition and state of a phase; parameters that join have fresh moments."""
-        student = merge(self.partition.graphdef, self.variables())
-        partition = unfreezing.partition_in_phase(student, self.settings.student, phase)
-        opt_state = jax.jit(self.spec.optimizer.init)(partition.params)
-        state = TrainState(
-            self.state.step,
-            partition.params,
-            partition.batch_stats,
-            migrate_opt_state(self.state.opt_state, opt_state),
-        )
-        return partition, self.mesh.replicate(state)
-
-    def _compile(self) -> None:
-        self.spec = step_spec(
-            self.settings, self.model, self.partition.graphdef, self.losses, self.steps_per_epoch
-        )
-        self.train_step = compile_train_step(self.spec, self.mesh)
-        self.eval_step = compile_eval_step(self.spec, self.mesh)
-        self.frozen = self.mesh.replicate(self.partition.frozen)
+        phases.compile_steps(self)
 
     def _set_epochs(self, epochs: int) -> None:
         training = self.settings.training.model_copy(update={"epochs": epochs})
         self.settings = self.settings.model_copy(update={"training": training})
         self._ready = False
 
-    # --- details of the loop ----------------------------------------------------------------------
+    def emit(self, event: str, *args: Any) -> None:
+        """Calls a method of every callback.
 
-    def _read_metrics(self, pending: tuple[int, Batch, Mapping[str, Any]] | None) -> None:
-        """Fetches a step's metrics and counts them into the epoch's means."""
-        if pending is None:
-            return
-        step, batch, scalars = pending
-        metrics = to_host(scalars)
-        self.progress.step = step + 1
-        labelled = metrics["labelled"]
-        term = first_nonfinite(self.losses, metrics)
-        if term is not None:
-            self._emit("on_nonfinite_step", step, term, metrics, batch)
-            return
-        del metrics["labelled"]
-        self.progress.count(
-            metrics, dict.fromkeys(averaged_over_masks(self.losses, metrics), labelled)
-        )
-        self._emit("on_step_metrics", step, metrics)
-
-    def wait_on_cpu(self, scalars: Mapping[str, Any]) -> None:
-        """On a CPU the next batch is made in turn with the steps: waits, and keeps freed memory."""
-        if _prefetch_depth() == 0:
-            jax.block_until_ready(scalars)
-            memory.keep_freed()
-
-    def _epoch_record(
-        self, validation: Mapping[str, float], seconds: Mapping[str, float], steps: int
-    ) -> dict[str, Any]:
-        images = steps * self.settings.training.batch_size
-        return {
-            "train": self.progress.means(),
-            "validation": dict(validation),
-            "seconds": dict(seconds),
-            "images_per_second": images / seconds["train"],
-            "waits": self.waits.take(self.inputs.train.seconds),
-            "skipped_steps": self.progress.skipped,
-            **self.inputs.cache_counts(),
-        }
-
-    def _emit(self, event: str, *args: Any) -> None:
+        Args:
+          event: Name of the method.
+          *args: Its arguments after the trainer.
+        """
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
-
-
-def default_console() -> Console:
-    """Returns a console that prints plain lines, in the main process only."""
-    quiet = not distributed.is_main_process()
-    return UnfailingConsole(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
-
-
-def score_of(validation: Mapping[str, float], epoch: int) -> float:
-    """Returns the score that the best checkpoint is chosen by: mIoU, or agreement without masks.
-
-    Args:
-      validation: The validation's means; empty where there is no validation data.
-      epoch: Number of finished epochs; the score where nothing was measured, so that the newest
-        checkpoint is the best one.
-    """
-    return next((validation[name] for name in BEST_BY if name in validation), float(epoch))
-
-
-def _prefetch_depth() -> int:
-    """Returns how many batches are made ahead.
-
-    On a CPU there are none: teacher and step share its cores, and each would hold its memory while
-    the other runs.
-    """
-    return 0 if jax.default_backend() == "cpu" else 2
