@@ -14,6 +14,7 @@ from jaxdistill.config.base import (
     Rgb,
     Section,
     Size,
+    Upsampling,
 )
 from jaxdistill.config.data import Data, MaskResize, Split
 from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_paths
@@ -50,6 +51,7 @@ __all__ = [
     "Temperature",
     "Training",
     "Unfreezing",
+    "Upsampling",
     "check",
     "dump",
     "load",

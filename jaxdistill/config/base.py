@@ -17,6 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
 OutputKind = Literal["logits", "probabilities"]
 Precision = Literal["float32", "bfloat16"]
+Upsampling = Literal["bilinear", "learned"]
 
 
 class Section(BaseModel):

@@ -5,7 +5,14 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from jaxdistill.config.base import Channels, Normalization, Positive, Section, invalid
+from jaxdistill.config.base import (
+    Channels,
+    Normalization,
+    Positive,
+    Section,
+    Upsampling,
+    invalid,
+)
 
 
 class Unfreezing(Section):
@@ -30,7 +37,7 @@ class Student(Section):
 
     encoder: str = "timm-efficientnet-b0"
     """Name of a registered encoder: `timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ...
-    `_b3`, `tf_efficientnet_lite0`."""
+    `_b3`, `tf_efficientnet_lite0`, `mediapipe-selfie`."""
     encoder_weights: Path | None = None
     """Safetensors file of the encoder, written by `jaxdistill convert-weights`. null: random
     initial weights."""
@@ -40,12 +47,16 @@ class Student(Section):
     """Normalisation of the student's input. null: the one recorded in the weights file, else
     `imagenet`."""
     decoder: str = "unet"
-    """Name of a registered decoder."""
+    """Name of a registered decoder: `unet`, `mediapipe-selfie`."""
     decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=32)] | None = (
         None
     )
     """Channels of the decoder's blocks, from the lowest resolution to the highest. null: the
     decoder's default, `[256, 128, 64, 32, 16]` for `unet`."""
+    upsampling: Upsampling | None = None
+    """How logits reach the image's size where the decoder ends at a larger stride than 1:
+    `bilinear` interpolates them, `learned` is a transposed convolution. null: the decoder's
+    default."""
     frozen: tuple[str, ...] = ("encoder",)
     """Paths of parameters that are not trained; a path includes everything below it."""
     unfreeze: Unfreezing | None = None

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.data import image_ops
 from jaxdistill.models.symbolic import SymbolicTensor, join
 
 Activation = Callable[[Any], Any]
@@ -28,6 +29,20 @@ def relu6(x: Any) -> Any:
         bounds = (x.graph.weight(name, np.array(n)) for name, n in (("zero", 0), ("six", 6)))
         return x.apply("Clip", "relu6", *bounds)
     return jax.nn.relu6(x)
+
+
+def hard_swish(x: Any) -> Any:
+    """Returns `x * relu6(x + 3) / 6` (Howard et al. 2019, arXiv:1905.02244, section 5.2)."""
+    if isinstance(x, SymbolicTensor):
+        return x.apply("HardSwish", "hard_swish")
+    return jax.nn.hard_swish(x)
+
+
+def hard_sigmoid(x: Any) -> Any:
+    """Returns `relu6(x + 3) / 6`."""
+    if isinstance(x, SymbolicTensor):
+        return x.apply("HardSigmoid", "hard_sigmoid", alpha=1 / 6, beta=0.5)
+    return jax.nn.hard_sigmoid(x)
 
 
 def sigmoid(x: Any) -> Any:
@@ -75,3 +90,27 @@ def upsample_nearest(x: Any, layer: str = "") -> Any:
         )
         return SymbolicTensor(x.graph, output, layer or x.layer)
     return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def upsample_bilinear(x: Any, factor: int = 2) -> Any:
+    """Multiplies height and width by a factor, with bilinear interpolation between positions.
+
+    Positions are centres of squares, as in torch's `interpolate(align_corners=False)` and
+    TensorFlow's `half_pixel_centers`.
+
+    Args:
+      x: The map.
+      factor: The factor.
+    """
+    if isinstance(x, SymbolicTensor):
+        scales = np.array([1, 1, factor, factor], np.float32)
+        output = x.graph.node(
+            "Resize",
+            f"{x.name}/upsample",
+            [x.name, "", x.graph.constant(f"scale_{factor}", scales)],
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
+        return SymbolicTensor(x.graph, output, x.layer)
+    _, height, width, _ = x.shape
+    return image_ops.resize(x, (factor * height, factor * width))

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from flax import nnx
 
+from jaxdistill.config import Upsampling
 from jaxdistill.models.feature_info import FeatureInfo
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.registry import Registry
@@ -35,12 +36,14 @@ class Decoder(nnx.Module):
     A subclass takes the encoder's `feature_info`, the channels of its own maps (None selects
     its default) and `rngs`. Its `__call__(features, *, train)` takes the encoder's maps, finest
     first, and returns a tuple with one map for each entry of its own `feature_info`. The head
-    computes the logits from the last one.
+    computes the logits from the last one, and enlarges them if its stride is not 1.
     """
 
     feature_info: tuple[FeatureInfo, ...]
-    """The feature maps, coarsest first, named `decoder.0`, `decoder.1`, ...; the last one has
-    stride 1."""
+    """The feature maps, coarsest first, named `decoder.0`, `decoder.1`, ..."""
+    upsampling: Upsampling = "bilinear"
+    """How logits reach the image's size if the last map has a larger stride than 1, unless
+    `student.upsampling` says it."""
     float32_layers: tuple[str, ...] = ()
     """Paths of the layers that int8 export leaves in float32."""
 
@@ -115,10 +118,10 @@ def build_decoder(
     decoder = DECODERS[name](encoder, channels, rngs=rngs)
     features = tuple(getattr(decoder, "feature_info", ()))
     names = [f"decoder.{number}" for number in range(len(features))]
-    if not features or [f.name for f in features] != names or features[-1].stride != 1:
+    if not features or [feature.name for feature in features] != names:
         raise ConfigError(
             f"student.decoder: {name!r} must set feature_info to descriptions named decoder.0, "
-            f"decoder.1, ..., of which the last has stride 1; got {list(features)}",
+            f"decoder.1, ..., coarsest first; got {list(features)}",
             code="invalid-decoder",
         )
     return decoder

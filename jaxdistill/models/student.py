@@ -13,7 +13,7 @@ from jaxdistill.data import image_ops
 from jaxdistill.models import weights
 from jaxdistill.models.feature_info import FeatureInfo, find_tap
 from jaxdistill.models.feature_pairs import Pair
-from jaxdistill.models.layers import Conv
+from jaxdistill.models.heads import build_head
 from jaxdistill.models.parameters import flat_variables, merge, param_group
 from jaxdistill.models.projector import Projector
 from jaxdistill.models.registry import DECODERS, ENCODERS, build_decoder, build_encoder
@@ -53,8 +53,8 @@ class Student(nnx.Module):
         self.decoder = build_decoder(
             settings.decoder, self.encoder.feature_info, settings.decoder_channels, rngs=rngs
         )
-        finest = self.decoder.feature_info[-1]
-        self.head = Conv(finest.channels, 1, 3, bias=True, init="xavier_uniform", rngs=rngs)
+        upsampling = settings.upsampling or self.decoder.upsampling
+        self.head = build_head(self.decoder.feature_info[-1], upsampling, rngs=rngs)
         self.pairs = tuple(pairs)
         self.projectors = nnx.List(
             [

@@ -6,12 +6,14 @@ operation where the statistics of a batch are not measured.
 
 from jaxdistill.models.layers.base import Layer, constant
 from jaxdistill.models.layers.batch_norm import BatchNorm
+from jaxdistill.models.layers.conv_transpose import ConvTranspose
 from jaxdistill.models.layers.convolution import Conv, ScaledConv, UpsampledConv
 from jaxdistill.models.layers.fused import batch_conv_norm, conv_norm
 
 __all__ = [
     "BatchNorm",
     "Conv",
+    "ConvTranspose",
     "Layer",
     "ScaledConv",
     "UpsampledConv",

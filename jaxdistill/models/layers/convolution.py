@@ -56,7 +56,7 @@ class Conv(Layer):
     ) -> None:
         self.size, self.stride, self.padding, self.groups = size, stride, padding, groups
         shape = (size, size, inputs // groups, outputs)
-        self.kernel = nnx.Param(_draw(init, shape, groups, rngs))
+        self.kernel = nnx.Param(draw_kernel(init, shape, groups, rngs))
         self.bias = nnx.Param(constant(0, outputs)) if bias else None
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
@@ -167,7 +167,8 @@ class UpsampledConv(Conv):
         return super().to_onnx(graph, x, norm=norm)
 
 
-def _draw(init: Init, shape: tuple[int, ...], groups: int, rngs: nnx.Rngs) -> Array:
+def draw_kernel(init: Init, shape: tuple[int, ...], groups: int, rngs: nnx.Rngs) -> Array:
+    """Returns initial values of a kernel (size, size, inputs per group, outputs); see `Conv`."""
     # NumPy draws the values: JAX would compile a program for every shape.
     generator = draw_generator(rngs)
     size, _, inputs, outputs = shape
