@@ -84,9 +84,15 @@ def import_plugin(module: str) -> None:
 
 
 def import_torch_interop(module: str, command: str) -> Any:
-    """Imports a module of `jaxdistill.torch_interop`.
+    """Imports a module of `jaxdistill.torch_interop`; see `import_interop`."""
+    return import_interop("torch", module, command)
+
+
+def import_interop(extra: str, module: str, command: str) -> Any:
+    """Imports a module that needs an extra.
 
     Args:
+      extra: The extra, such as `torch`, which the package `jaxdistill.torch_interop` needs.
       module: The module's name in that package.
       command: The command that needs it, for the message.
 
@@ -94,16 +100,16 @@ def import_torch_interop(module: str, command: str) -> Any:
       The module.
 
     Raises:
-      ConfigError: PyTorch, timm or segmentation_models_pytorch is not installed (`extra-missing`).
+      ConfigError: A package of the extra is not installed (`extra-missing`).
     """
     try:
-        return importlib.import_module(f"jaxdistill.torch_interop.{module}")
+        return importlib.import_module(f"jaxdistill.{extra}_interop.{module}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "jaxdistill":
             raise
         raise ConfigError(
             f"jaxdistill {command}: the Python package {error.name!r} is not installed; install "
-            f"the extra `torch`: pip install 'jaxdistill[torch]'",
+            f"the extra `{extra}`: pip install 'jaxdistill[{extra}]'",
             code="extra-missing",
         ) from None
 

@@ -1,10 +1,12 @@
-"""Converts weights from and to PyTorch (needs the extra `torch`).
+"""Converts weights from and to PyTorch, and from MediaPipe.
 
     jaxdistill convert-weights encoder SOURCE OUTPUT.safetensors
     jaxdistill convert-weights from-smp CHECKPOINT OUTPUT.safetensors --encoder NAME
     jaxdistill convert-weights to-smp RUN_OR_FILE OUTPUT.pth
+    jaxdistill convert-weights from-mediapipe FILE.tflite OUTPUT.safetensors
 
-A file is written only after both networks have computed the same outputs for random images.
+The first three need the extra `torch`, the last one the extra `litert`. A file is written only
+after both networks have computed the same outputs for the same images.
 """
 
 import argparse
@@ -25,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: The arguments; None takes those of the process.
     """
     args = _parser().parse_args(arguments)
+    if args.kind == "from-mediapipe":
+        _from_mediapipe(args.source, args.output)
+        return
     conversions = common.import_torch_interop("convert_weights", _NAME)
     normalization = image_ops.resolve(args.normalization) if args.normalization else None
     if args.kind == "encoder":
@@ -39,6 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {args.output} ({done.pretrained.encoder}, from {done.pretrained.origin})")
     if args.kind == "to-smp":
         print(_recipe(done))
+
+
+def _from_mediapipe(source: Path, output: Path) -> None:
+    mediapipe = common.import_interop("litert", "mediapipe", _NAME)
+    done = mediapipe.convert(source, output)
+    height, width = done.size
+    print(f"largest relative difference from LiteRT's logits: {done.difference:.1e}")
+    print(f"largest difference from LiteRT's probabilities: {done.probabilities:.1e}")
+    print(f"wrote {output} ({done.parameters:,} values, from {source.name})")
+    print(
+        f"train it with student: {{encoder: {mediapipe.NAME}, decoder: {mediapipe.NAME}, weights: "
+        f"{output}, frozen: []}} and, at its own size, data.image_size: [{height}, {width}]"
+    )
 
 
 def _recipe(done: Any) -> str:
@@ -79,6 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     to_smp.add_argument("source", type=Path, help="a run's folder, or a student's .safetensors")
     to_smp.add_argument("output", type=_torch_file)
     to_smp.set_defaults(normalization=None)
+    from_mediapipe = kinds.add_parser(
+        "from-mediapipe", help="MediaPipe's selfie segmentation becomes a student"
+    )
+    from_mediapipe.add_argument(
+        "source",
+        type=Path,
+        metavar="FILE.tflite",
+        help="selfie_segmentation.tflite or selfie_segmentation_landscape.tflite, from the npm "
+        "package @mediapipe/selfie_segmentation",
+    )
+    from_mediapipe.add_argument("output", type=_safetensors)
     for kind in (encoder, from_smp, to_smp):
         kind.add_argument("--encoder", help="name of the encoder, if the file does not name it")
     for kind in (encoder, from_smp):
