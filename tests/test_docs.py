@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import clips
 import coco_folders
 import numpy as np
 import onnx
@@ -253,6 +254,7 @@ def furnished(place: Path) -> Path:
         (place / folder).mkdir(parents=True)
         for picture in sorted((coco / "images/val2017").iterdir())[:2]:
             Image.open(picture).save(place / folder / f"{picture.stem}.jpg")
+    clips.write(place / "clip.mp4", [clips.bright_disc(index) for index in range(5)])
     for folder, split in (("train", "train2017"), ("validation", "val2017")):
         shutil.copytree(coco / "images" / split, place / "PATH/TO/IMAGES" / folder)
     tiny_run.network(place / "network.onnx")

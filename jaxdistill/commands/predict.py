@@ -1,22 +1,31 @@
-"""Predicts persons in images: `jaxdistill predict RUN_OR_ONNX IMAGES... --output FOLDER`.
+"""Predicts persons in images and videos: `jaxdistill predict RUN_OR_ONNX IMAGES... --output DIR`.
 
 Masks, overlays and cutouts are PNG files with the size of the image, upright: turned as the EXIF
 orientation says, and without it. They lie exactly on what a viewer shows of the image. The folders
-of the images are mirrored in OUTPUT/masks, OUTPUT/overlays and OUTPUT/cutouts.
+of the images are mirrored in OUTPUT/masks, OUTPUT/overlays and so on.
+
+A file with the ending of a video becomes a video of each kind, with the times and the sound of the
+source; `0` stands for the first camera, until Ctrl-C. A command that was interrupted is given
+again, and goes on.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import Progress
+from rich.console import Console
+from rich.progress import Progress, TimeRemainingColumn
 
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, model_options
 from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
-from jaxdistill.evaluation.masks import DRAWINGS
+from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS, drawing
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
-from jaxdistill.evaluation.predictor import check_options, load
+from jaxdistill.evaluation.predictor import Predictor, check_options, load
+from jaxdistill.evaluation.video import open_source, predict_video
+from jaxdistill.evaluation.video.reader import SUFFIXES, camera_number
+from jaxdistill.evaluation.video.writer import ENCODINGS
+from jaxdistill.runtime.errors import DataError
 from jaxdistill.runtime.text import printable
 
 
@@ -31,15 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = _parse(arguments)
     check_options(args.threshold, args.batch_size)
-    kinds = list(dict.fromkeys(args.kinds))
-    earlier = [args.output / kind for kind in DRAWINGS]
-    outputs = [args.output / kind for kind in kinds]
-    found = find_images(args.images, outputs, earlier)
-    unsupported = unsupported_images(args.images, outputs, earlier)
+    args.kinds = list(dict.fromkeys(args.kinds))
+    for kind in args.kinds:
+        drawing(kind)
+    videos = [name for name in args.images if _is_video(name)]
+    _check_names(videos)
+    images = [name for name in args.images if name not in videos]
+    earlier = [args.output / kind for kind in (*DRAWINGS, BACKGROUND.rstrip("="))]
+    outputs = [args.output / kind.partition("=")[0] for kind in args.kinds]
+    found = find_images(images, outputs, earlier) if images else []
+    unsupported = unsupported_images(images, outputs, earlier)
     predictor = load(args.model, **model_options(args)._asdict())
-
     console = common.console(stderr=True)
     console.print(predictor.description)
+    for video in videos:
+        _predict_video(args, predictor, video, console)
+    if not images:
+        return 0
+
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(found))
 
@@ -52,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             predictor,
             found,
             args.output,
-            kinds=kinds,
+            kinds=args.kinds,
             threshold=None if args.soft else args.threshold,
             batch_size=args.batch_size,
             progress=progress,
@@ -60,26 +78,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for source in unsupported:
         console.print(printable(f"skipped {source}: {UNSUPPORTED}"))
     skipped += len(unsupported)
-    done = f"{len(found) + len(unsupported) - skipped} images: {', '.join(kinds)} in {args.output}"
+    count = len(found) + len(unsupported) - skipped
+    done = f"{count} images: {', '.join(args.kinds)} in {args.output}"
     console.print(f"{done}; {skipped} skipped" if skipped else done)
     return 1 if skipped else 0
+
+
+def _predict_video(
+    args: argparse.Namespace, predictor: Predictor, name: str, console: Console
+) -> None:
+    number = camera_number(name)
+    with open_source(name if number is None else number) as source:
+        columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+        with Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as bar:
+            task = bar.add_task(printable(source.name), total=args.frames or source.count)
+            report = predict_video(
+                predictor,
+                source,
+                args.output,
+                kinds=args.kinds,
+                threshold=None if args.soft else args.threshold,
+                smoothing=args.smooth,
+                video_format=args.video_format,
+                batch_size=args.batch_size,
+                limit=args.frames,
+                progress=lambda count: bar.advance(task, count),
+            )
+    if report.resumed:
+        console.print(f"{report.resumed} frames were there from an interrupted command")
+    drawn = max(1, report.frames - report.resumed)
+    times = ", ".join(f"{part} {1e3 * s / drawn:.1f}" for part, s in report.seconds.items())
+    files = ", ".join(str(path) for path in report.outputs)
+    console.print(printable(f"{source.name}: {report.frames} frames in {files}"))
+    console.print(f"milliseconds per frame: {times}")
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES or camera_number(name) is not None
+
+
+def _check_names(videos: Sequence[str]) -> None:
+    stems = [Path(video).stem for video in videos]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise DataError(
+                f"{stem}: two videos have this name, and one would overwrite the other; give them "
+                f"one by one, each with its own --output",
+                code="image-overwritten",
+            )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = common.CommandParser("predict", __doc__)
     parser.add_argument("model", type=Path, metavar="RUN_OR_ONNX")
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="files, folders or globs such as 'a/*.jpg'"
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="files, folders or globs such as 'a/*.jpg'; videos; a camera's number",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument(
         "--as",
         dest="kinds",
         nargs="+",
-        choices=tuple(DRAWINGS),
+        metavar="KIND",
         default=["masks"],
         help="masks: white is a person (the default); overlays: the image with its persons marked; "
-        "cutouts: the persons alone, the rest transparent",
+        "cutouts: the persons alone, the rest transparent; blur: the background out of focus; "
+        "background=IMAGE: the persons before another picture",
     )
     edge = parser.add_mutually_exclusive_group()
     edge.add_argument(
@@ -88,7 +157,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0.5,
         help="a person is where the probability is above it (default: 0.5)",
     )
-    edge.add_argument("--soft", action="store_true", help="write the probabilities as grey levels")
+    edge.add_argument(
+        "--soft",
+        action="store_true",
+        help="use the probabilities: grey levels in masks, soft edges in everything else",
+    )
     parser.add_argument("--batch-size", type=int, default=4, metavar="N")
+    video = parser.add_argument_group("videos")
+    video.add_argument(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="weight of the frames before where nothing moves, such as 0.8 (default: 0, off)",
+    )
+    video.add_argument(
+        "--video-format",
+        choices=tuple(ENCODINGS),
+        help="default: webm for cutouts, else mp4; mov is ProRes 4444; png: a folder of pictures",
+    )
+    video.add_argument("--frames", type=int, metavar="N", help="stop after so many frames")
     add_model_options(parser)
     return parser.parse_args(arguments)

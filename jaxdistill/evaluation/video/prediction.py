@@ -1,0 +1,290 @@
+"""Masks of a whole video: in order, in constant memory, and resumed after an interruption."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdistill.data import image_ops
+from jaxdistill.evaluation.masks import drawing, grey_mask
+from jaxdistill.evaluation.predictor import Predictor, to_mask
+from jaxdistill.evaluation.video.reader import Frame, VideoSource
+from jaxdistill.evaluation.video.smoothing import Smoother
+from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
+from jaxdistill.runtime import files
+from jaxdistill.runtime.errors import ConfigError, OutputError
+from jaxdistill.runtime.prefetch import prefetch
+from jaxdistill.version import __version__
+
+PART = 300
+"""Frames of a part: what is computed again, at most, after an interruption."""
+_STATE = "state.npz"
+_STAGES = ("reading", "network", "drawing", "encoding")
+
+
+class VideoReport(NamedTuple):
+    """What became of a video."""
+
+    frames: int
+    """Number of frames in the result."""
+    resumed: int
+    """How many of them an earlier, interrupted command had drawn."""
+    outputs: tuple[Path, ...]
+    """The files, or folders of pictures."""
+    seconds: dict[str, float]
+    """Time spent on `reading`, `network`, `drawing` and `encoding`."""
+
+
+def predict_video(
+    predictor: Predictor,
+    source: VideoSource,
+    output: Path,
+    *,
+    kinds: Sequence[str] = ("masks",),
+    threshold: float | None = 0.5,
+    smoothing: float = 0.0,
+    video_format: str | None = None,
+    batch_size: int = 4,
+    limit: int | None = None,
+    progress: Callable[[int], object] = lambda count: None,
+) -> VideoReport:
+    """Draws the masks of a video into one file of each kind.
+
+    The frames keep their times and the result the sound. Memory depends on the size of the frames
+    and on `batch_size`, not on the length. What an interrupted call has finished stays in
+    `NAME.parts` beside the results, and the same call goes on from there.
+
+    Args:
+      predictor: The model.
+      source: The video.
+      output: The folder of the results: `output/KIND/NAME.mp4`, for example.
+      kinds: See `masks.drawing`.
+      threshold: A person is where the probability is above it; None draws the probabilities.
+      smoothing: Weight of the frames before where nothing moves; see `Smoother`. 0 is off.
+      video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
+      batch_size: Number of frames that the model processes at a time.
+      limit: Largest number of frames; None takes all.
+      progress: Called with the number of frames that were drawn.
+
+    Returns:
+      Counts, files and times.
+
+    Raises:
+      ConfigError: A kind or format is unknown (`unknown-drawing`, `unknown-video-format`), a format
+        cannot be transparent (`video-without-alpha`), or `smoothing` is not below 1 (`smoothing`).
+      DataError: See `VideoSource.frames`.
+      OutputError: A file cannot be written (`prediction-not-written`).
+    """
+    if not 0 <= smoothing < 1:
+        raise ConfigError(
+            f"smoothing: {smoothing}: expected a number from 0 to below 1, such as 0.8",
+            code="smoothing",
+        )
+    work = _Work(predictor, source, output, tuple(dict.fromkeys(kinds)), threshold, video_format)
+    with _written(work.parts):
+        return work.run(smoothing, batch_size, limit, progress)
+
+
+class _Work:
+    def __init__(
+        self,
+        predictor: Predictor,
+        source: VideoSource,
+        output: Path,
+        kinds: tuple[str, ...],
+        threshold: float | None,
+        video_format: str | None,
+    ) -> None:
+        self.predictor, self.source, self.threshold = predictor, source, threshold
+        self.draw = {kind: drawing(kind) for kind in kinds}
+        self.encodings = {kind: _encoding(kind, video_format) for kind in kinds}
+        stem = source.path.stem if source.path else source.name.replace(" ", "_")
+        self.targets = {
+            kind: output / kind.partition("=")[0] / f"{stem}{encoding.suffix}"
+            if encoding.codec
+            else output / kind.partition("=")[0] / stem
+            for kind, encoding in self.encodings.items()
+        }
+        name = source.path.name if source.path else stem
+        self.parts = output / f"{name}.parts"
+        self.seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
+
+    def run(
+        self,
+        smoothing: float,
+        batch_size: int,
+        limit: int | None,
+        progress: Callable[[int], object],
+    ) -> VideoReport:
+        smoother = Smoother(smoothing) if smoothing else None
+        finished = self._finished({"smoothing": smoothing, "limit": limit})
+        resumed = len(finished) * PART
+        if finished and smoother:
+            with np.load(finished[-1] / _STATE) as state:
+                smoother.restore(dict(state))
+        progress(resumed)
+        count = resumed
+        frames = prefetch(self._read(resumed, limit, batch_size), depth=2)
+        with closing(frames):
+            while True:
+                unfinished = self.parts / f"{len(finished):05}.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                drawn = self._draw_part(unfinished, frames, count, batch_size, smoother, progress)
+                count += drawn
+                if drawn:
+                    finished.append(self.parts / f"{len(finished):05}")
+                    unfinished.rename(finished[-1])
+                if drawn < PART:
+                    break
+        with self._timed("encoding"):
+            self._join(finished)
+        return VideoReport(count, resumed, tuple(self.targets.values()), self.seconds)
+
+    def _read(
+        self, skipped: int, limit: int | None, batch_size: int
+    ) -> Generator[list[tuple[Frame, np.ndarray]]]:
+        """Yields batches of frames, each with the picture at the model's size; none spans parts."""
+        batch: list[tuple[Frame, np.ndarray]] = []
+        for index, frame in enumerate(self.source.frames()):
+            if index == limit:
+                break
+            if index < skipped:
+                continue
+            batch.append((frame, image_ops.resize_image(frame.image, self.predictor.size)))
+            if len(batch) == batch_size or (index + 1) % PART == 0:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _draw_part(
+        self,
+        folder: Path,
+        batches: Iterator[list[tuple[Frame, np.ndarray]]],
+        first: int,
+        batch_size: int,
+        smoother: Smoother | None,
+        progress: Callable[[int], object],
+    ) -> int:
+        """Draws up to `PART` frames; returns their number."""
+        folder.mkdir(parents=True)
+        source, count = self.source, 0
+        writers = {
+            kind: PartWriter(
+                self._part(folder, kind), encoding, source.size, source.rate, source.time_base
+            )
+            for kind, encoding in self.encodings.items()
+        }
+        while count < PART:
+            with self._timed("reading"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            with self._timed("network"):
+                resized = [small for _, small in batch]
+                logits = self.predictor.padded_logits(resized, batch_size)
+            for (frame, small), values in zip(batch, logits, strict=True):
+                with self._timed("drawing"):
+                    steady = smoother(values, small) if smoother else values
+                    mask = grey_mask(to_mask(steady, source.size, self.threshold))
+                    drawn = {
+                        kind: np.asarray(draw(frame.image, mask))
+                        for kind, draw in self.draw.items()
+                    }
+                with self._timed("encoding"):
+                    for kind, image in drawn.items():
+                        writers[kind].add(image, frame.pts, first + count)
+                count += 1
+            progress(len(batch))
+        with self._timed("encoding"):
+            for writer in writers.values():
+                writer.close()
+        state = smoother.state() if smoother else {}
+        np.savez(folder / _STATE, allow_pickle=False, count=count, **state)
+        return count
+
+    def _finished(self, settings: dict[str, object]) -> list[Path]:
+        """Returns the finished parts of an earlier call with the same model and settings."""
+        about = json.dumps({**self._about(), **settings}, sort_keys=True)
+        note = self.parts / "settings.json"
+        if not note.is_file() or note.read_text() != about:
+            shutil.rmtree(self.parts, ignore_errors=True)  # of other settings
+            self.parts.mkdir(parents=True)
+            files.write_atomic(note, about)
+        found: list[Path] = []
+        while (part := self.parts / f"{len(found):05}").is_dir():
+            with np.load(part / _STATE) as state:
+                if state["count"] < PART:  # the last one
+                    shutil.rmtree(part)
+                    break
+            found.append(part)
+        return found
+
+    def _about(self) -> dict[str, object]:
+        path = self.source.path
+        state = path.stat() if path else None
+        return {
+            "version": __version__,
+            "model": self.predictor.fingerprint,
+            "size": list(self.predictor.size),
+            "threshold": self.threshold,
+            "kinds": {kind: encoding.suffix for kind, encoding in self.encodings.items()},
+            "source": [state.st_size, state.st_mtime_ns] if state else time.time(),
+        }
+
+    def _part(self, folder: Path, kind: str) -> Path:
+        """Returns the file of a part; pictures go to their folder at once."""
+        encoding = self.encodings[kind]
+        if not encoding.codec:
+            return self.targets[kind]
+        return folder / f"{list(self.encodings).index(kind)}{encoding.suffix}"
+
+    def _join(self, parts: Sequence[Path]) -> None:
+        for kind, target in self.targets.items():
+            encoding = self.encodings[kind]
+            if not encoding.codec:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            whole = self.parts / f"whole{encoding.suffix}"
+            join([self._part(part, kind) for part in parts], whole, self.source, encoding)
+            whole.replace(target)
+        shutil.rmtree(self.parts)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - start
+
+
+def _encoding(kind: str, video_format: str | None) -> Encoding:
+    name = video_format or ("webm" if kind == "cutouts" else "mp4")
+    if name not in ENCODINGS:
+        raise ConfigError(
+            f"{name}: there is no such video format; expected one of {', '.join(ENCODINGS)}",
+            code="unknown-video-format",
+        )
+    if kind == "cutouts" and not ENCODINGS[name].alpha:
+        raise ConfigError(
+            f"{name} cannot be transparent, which cutouts are; choose webm, mov or png",
+            code="video-without-alpha",
+        )
+    return ENCODINGS[name]
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Turns a failure to write into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot write the video: {error.strerror or error}; what is finished stays "
+            f"there, and the same command goes on",
+            code="prediction-not-written",
+        ) from None

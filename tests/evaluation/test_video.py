@@ -1,0 +1,246 @@
+"""Masks of videos: frames, times, sound, transparency, steadiness, interruptions and bad files."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from refused import refused
+
+from jaxdistill.commands import predict
+from jaxdistill.evaluation.predictor import Predictor
+from jaxdistill.evaluation.video import Smoother, flicker, open_source, prediction
+from jaxdistill.runtime.errors import ConfigError, DataError, UserError
+
+pytest.importorskip("av", reason="needs the video extra")
+import clips
+
+
+class Bright:
+    """A network whose logit is positive where the image is bright."""
+
+    description, size, fingerprint = "bright", (48, 64), "0" * 64
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        return (images.astype(np.float32).mean(-1, keepdims=True) - 128) / 16
+
+
+@pytest.fixture
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Draws a video, in parts of 8 frames."""
+    monkeypatch.setattr(prediction, "PART", 8)
+
+    def drawn(clip: Path, output: Path = tmp_path / "out", **options: Any) -> Any:
+        with open_source(clip) as source:
+            return prediction.predict_video(Predictor(Bright()), source, output, **options)
+
+    return drawn
+
+
+def masks_of(path: Path) -> list[np.ndarray]:
+    return [frame[..., 0] > 127 for frame in clips.read(path)[0]]
+
+
+def test_frames_times_and_sound_are_those_of_the_source(drawn, tmp_path: Path) -> None:
+    times = [0, 40, 70, 100, 200, 230, 260, 390, 400, 440, 480, 520, 700, 701, 740, 800, 900]
+    images = [clips.bright_disc(index) for index in range(len(times))]
+    clip = clips.write(tmp_path / "clip.mp4", images, times)
+    report = drawn(clip, kinds=["masks", "overlays"])
+    assert report.frames == len(times)
+    assert [path.name for path in report.outputs] == ["clip.mp4", "clip.mp4"]
+    assert clips.read(report.outputs[0])[1] == times
+    for mask, image in zip(masks_of(report.outputs[0]), images, strict=True):
+        assert np.mean(mask != (image[..., 0] > 128)) < 0.01
+    assert clips.sound_packets(report.outputs[1]) == clips.sound_packets(clip)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlays"]
+
+
+@pytest.mark.parametrize("size", [(47, 63), (48, 63)])
+def test_odd_sizes_are_filled_up(drawn, tmp_path: Path, size) -> None:
+    images = [clips.bright_disc(index, size) for index in range(3)]
+    clip = clips.write(tmp_path / "clip.mkv", images, sound=None)
+    [frames, _] = clips.read(drawn(clip).outputs[0])
+    assert frames[0].shape == (48, 64, 3)
+
+
+def test_a_rotated_video_is_drawn_upright(drawn, tmp_path: Path) -> None:
+    images = [clips.bright_disc(0) for _ in range(3)]
+    clip = clips.write(tmp_path / "clip.mp4", images, rotation=90)
+    [mask, *_] = masks_of(drawn(clip).outputs[0])
+    assert mask.shape == (64, 48)
+    assert np.mean(mask != np.rot90(images[0][..., 0] > 128)) < 0.02
+
+
+def test_cutouts_are_transparent(drawn, tmp_path: Path) -> None:
+    images = [clips.bright_disc(index) for index in range(10)]
+    clip = clips.write(tmp_path / "clip.mp4", images)
+    [path] = drawn(clip, kinds=["cutouts"]).outputs
+    assert path.suffix == ".webm"
+    found = clips.alpha(path)
+    assert len(found) == 10
+    for alpha, image in zip(found, images, strict=True):
+        assert np.mean((alpha > 127) != (image[..., 0] > 128)) < 0.02
+    assert clips.sound_packets(path)
+    [folder] = drawn(clip, kinds=["cutouts"], video_format="png").outputs
+    pictures = sorted(folder.iterdir())
+    assert len(pictures) == 10
+    assert Image.open(pictures[9]).mode == "RGBA"
+    [path] = drawn(clip, kinds=["cutouts"], video_format="mov").outputs
+    assert len(clips.read(path)[0]) == 10
+    with refused(ConfigError, "video-without-alpha"):
+        drawn(clip, kinds=["cutouts"], video_format="mp4")
+
+
+@pytest.mark.parametrize("stops_after", [3, 10, 20])
+@pytest.mark.parametrize("video_format", ["mp4", "png"])
+def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_format) -> None:
+    noise = np.random.default_rng(0)
+    images = [
+        np.clip(clips.bright_disc(i // 4) + noise.normal(0, 40, (48, 64, 3)), 0, 255).astype(
+            "uint8"
+        )
+        for i in range(21)
+    ]
+    clip = clips.write(tmp_path / "clip.mp4", images)
+    options = {"smoothing": 0.8, "video_format": video_format, "batch_size": 3}
+    count = 0
+
+    def stop(drawn: int) -> None:
+        nonlocal count
+        count += drawn
+        if count >= stops_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(clip, progress=stop, **options)
+    assert (tmp_path / "out" / "clip.mp4.parts").is_dir()
+    report = drawn(clip, **options)
+    assert (report.frames, report.resumed) == (21, stops_after // 8 * 8)
+    whole = drawn(clip, tmp_path / "whole", **options)
+    assert whole.resumed == 0
+    for found, expected in zip(report.outputs, whole.outputs, strict=True):
+        files = sorted(found.iterdir()) if found.is_dir() else [found]
+        for file in files:
+            other = expected / file.name if found.is_dir() else expected
+            assert file.read_bytes() == other.read_bytes()
+
+
+def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(17)])
+
+    def stop(drawn: int) -> None:
+        if (tmp_path / "out" / "clip.mp4.parts" / "00000").is_dir():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(clip, progress=stop)
+    assert drawn(clip, threshold=0.6).resumed == 0
+
+
+def damaged(tmp_path: Path, kind: str) -> Path:
+    path = tmp_path / f"{kind}.mp4"
+    match kind:
+        case "text":
+            path.write_text("not a video")
+        case "empty":
+            path.write_bytes(b"")
+        case "sound":
+            clips.write(tmp_path / "whole.mp4", [clips.bright_disc(0)] * 3)
+            import av
+
+            with av.open(str(tmp_path / "whole.mp4")) as source, av.open(str(path), "w") as out:
+                stream = out.add_stream_from_template(source.streams.audio[0])
+                for packet in source.demux(source.streams.audio[0]):
+                    if packet.dts is not None:
+                        packet.stream = stream
+                        out.mux(packet)
+        case "pictures":  # a header without one picture that can be decoded
+            whole = clips.write(tmp_path / "whole.mp4", [clips.bright_disc(0)] * 3, sound=None)
+            data = bytearray(whole.read_bytes())
+            start = data.index(b"mdat") + 4
+            data[start : data.index(b"moov") - 4] = bytes(data.index(b"moov") - 4 - start)
+            path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("text", "video-unreadable"),
+        ("empty", "video-unreadable"),
+        ("missing", "video-unreadable"),
+        ("sound", "video-without-pictures"),
+        ("pictures", "video-without-frames"),
+    ],
+)
+def test_what_is_no_video_is_refused(tmp_path: Path, kind: str, code: str) -> None:
+    path = damaged(tmp_path, kind)
+    with refused(DataError, code, str(path)), open_source(path) as source:
+        list(source.frames())
+
+
+def test_a_video_that_is_cut_off_is_drawn_as_far_as_it_goes(drawn, tmp_path: Path, caplog) -> None:
+    images = [clips.bright_disc(i % 8) for i in range(60)]
+    clip = clips.write(tmp_path / "clip.mkv", images, codec="mpeg4", sound="aac")
+    data = clip.read_bytes()
+    clip.write_bytes(data[: len(data) // 2])
+    report = drawn(clip)
+    assert 5 < report.frames < 60
+    assert len(clips.read(report.outputs[0])[0]) == report.frames
+
+
+def test_a_camera_that_is_not_there_is_refused() -> None:
+    with refused(DataError, "camera-unavailable"), open_source(63):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["clip.mp4", "--as", "shadows"], "unknown-drawing"),
+        (["clip.mp4", "--as", "background=none.png"], "background-unreadable"),
+        (["a/clip.mp4", "b/clip.mp4"], "image-overwritten"),
+    ],
+)
+def test_arguments_are_checked_before_the_model_is_read(tmp_path, arguments, code) -> None:
+    with pytest.raises(UserError) as error:
+        predict.main([str(tmp_path / "none.onnx"), *arguments, "--output", str(tmp_path)])
+    assert error.value.code == code
+
+
+def test_smoothing_steadies_what_is_still_and_does_not_lag() -> None:
+    random = np.random.default_rng(0)
+    still = clips.bright_disc(0)
+    truth = np.where(still[..., 0] > 128, 1.0, -1.0).astype(np.float32)
+    noisy = [truth + random.normal(0, 1, truth.shape).astype(np.float32) for _ in range(30)]
+
+    def unsteadiness(smoother: Callable) -> float:
+        masks = [smoother(logits, still) > 0 for logits in noisy]
+        pairs = itertools.pairwise(masks[10:])
+        return float(np.mean([flicker(a, b, (still, still)) for a, b in pairs]))
+
+    assert unsteadiness(Smoother(0.8)) < 0.4 * unsteadiness(lambda logits, image: logits)
+    smoother = Smoother(0.9)
+    for index in range(6):
+        image = clips.bright_disc(3 * index)
+        logits = np.where(image[..., 0] > 128, 2.0, -2.0).astype(np.float32)
+        assert np.array_equal(smoother(logits, image) > 0, logits > 0)
+
+
+def test_backgrounds_are_replaced_and_blurred() -> None:
+    from jaxdistill.evaluation import masks
+
+    image = clips.bright_disc(8)
+    image[::4] = 0
+    mask = np.where(np.arange(64) < 32, 255, 0).astype(np.uint8)[None].repeat(48, 0)
+    blurred = np.asarray(masks.draw_blur(image, mask))
+    assert np.array_equal(blurred[:, :32], image[:, :32])
+    rows = blurred[10:-10, 40:60].astype(float)
+    assert rows.std(0).mean() < 0.3 * image[10:-10, 40:60].std(0).mean()
+    red = np.full((10, 90, 3), (200, 0, 0), np.uint8)
+    replaced = np.asarray(masks.draw_on_background(image, mask, red))
+    assert (replaced[:, 32:] == (200, 0, 0)).all()
+    assert np.array_equal(replaced[:, :32], image[:, :32])
