@@ -4,6 +4,9 @@ A run is measured on its own validation images; `data.root=OTHER` or any other k
 elsewhere. An ONNX file needs `--config FILE`, or at least `data.root=FOLDER`. The results are
 `evaluation.json` and `worst.png`, the images with the lowest mIoU. Images without masks are
 measured by the agreement with the teacher.
+
+`--video CLIP` measures how much the masks of a video flicker instead: the share of a still person
+that changes between frames, as it is and with `predict --smooth 0.8`.
 """
 
 import argparse
@@ -53,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: The arguments; None takes those of the process.
     """
     args = _parse(arguments)
+    if args.video is not None:
+        _measure_video(args)
+        return
     predictor, settings = _open(args.model, model_options(args), args.config, args.overrides)
     console = common.console()
     console.print(predictor.description)
@@ -98,6 +104,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="data and teacher for an ONNX file"
     )
+    parser.add_argument("--video", type=Path, metavar="CLIP", help="measure the flicker of a video")
     parser.add_argument("--split", choices=("validation", "train"), default="validation")
     parser.add_argument(
         "--output",
@@ -110,6 +117,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_model_options(parser)
     return parser.parse_intermixed_args(arguments)
+
+
+def _measure_video(args: argparse.Namespace) -> None:
+    """Prints how much the masks of a video flicker; it needs neither data nor a teacher."""
+    from jaxdistill.evaluation.video import measure_flicker, open_source
+
+    if args.config or args.overrides:
+        raise ConfigError(
+            "--video needs no data: leave --config and KEY=VALUE out", code="options-for-files"
+        )
+    console = common.console()
+    predictor = load(args.model, **model_options(args)._asdict())
+    console.print(predictor.description)
+    with (
+        open_source(args.video) as source,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("evaluating", total=source.count)
+        found = measure_flicker(predictor, source, progress=lambda count: bar.advance(task, count))
+    for strength, share in found.items():
+        how = f"with --smooth {strength}" if strength else "as it is"
+        console.print(f"flicker {how}: {share:.4f} of the person where the picture is still")
 
 
 def _open(

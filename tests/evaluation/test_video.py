@@ -12,7 +12,13 @@ from refused import refused
 
 from jaxdistill.commands import predict
 from jaxdistill.evaluation.predictor import Predictor
-from jaxdistill.evaluation.video import Smoother, flicker, open_source, prediction
+from jaxdistill.evaluation.video import (
+    Smoother,
+    flicker,
+    measure_flicker,
+    open_source,
+    prediction,
+)
 from jaxdistill.runtime.errors import ConfigError, DataError, UserError
 
 pytest.importorskip("av", reason="needs the video extra")
@@ -244,3 +250,21 @@ def test_backgrounds_are_replaced_and_blurred() -> None:
     replaced = np.asarray(masks.draw_on_background(image, mask, red))
     assert (replaced[:, 32:] == (200, 0, 0)).all()
     assert np.array_equal(replaced[:, :32], image[:, :32])
+
+
+def test_the_flicker_of_a_video_is_measured_with_and_without_smoothing(tmp_path: Path) -> None:
+    """The network's masks tremble at random, although nothing moves."""
+    random = np.random.default_rng(0)
+
+    class Trembling(Bright):
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            noise = random.normal(0, 3, (*images.shape[:3], 1))
+            return (super().logits(images) + noise).astype(np.float32)
+
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(4)] * 30)
+    with open_source(clip) as source:
+        found = measure_flicker(Predictor(Trembling()), source, [0.0, 0.8])
+        steady = measure_flicker(Predictor(Bright()), source)
+    assert found[0.0] > 0.05
+    assert found[0.8] < 0.5 * found[0.0]
+    assert steady == {0.0: 0.0, 0.8: 0.0}

@@ -6,6 +6,7 @@
 from jaxdistill.evaluation.video.prediction import VideoReport, predict_video
 from jaxdistill.evaluation.video.reader import Frame, VideoSource, open_source
 from jaxdistill.evaluation.video.smoothing import Smoother, flicker
+from jaxdistill.evaluation.video.steadiness import measure_flicker
 
 __all__ = [
     "Frame",
@@ -13,6 +14,7 @@ __all__ = [
     "VideoReport",
     "VideoSource",
     "flicker",
+    "measure_flicker",
     "open_source",
     "predict_video",
 ]
