@@ -161,30 +161,29 @@ def test_configurations_that_ship_are_valid(file: Path) -> None:
     config.load(file)
 
 
-def test_folders_of_masks_become_a_data_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = coco_folders.discs(tmp_path / "PATH/TO/COCO")
-    data = config.Data(root=root, prepared=tmp_path / "prepared")
-    splits = {"train2017": "train", "val2017": "validation"}
-    drawn = {folder: open_split(data, split) for folder, split in splits.items()}
-    for folder, examples in drawn.items():
-        (root / "masks" / folder).mkdir(parents=True)
-        for index in range(len(examples)):
-            name = Path(examples.name_of(examples.ids[index])).with_suffix(".png").name
-            Image.fromarray(examples[index].mask).save(root / "masks" / folder / name)
-    shutil.rmtree(root / "annotations")
-    [block] = [each for each in blocks(ROOT / "docs/guide.md", "python") if "pycocotools" in each]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "guide.md", "exec"), {})
-    for folder, split in splits.items():
+def test_folders_of_masks_are_read_with_the_keys_that_the_guide_names(tmp_path: Path) -> None:
+    root = coco_folders.discs(tmp_path / "coco")
+    prepared = tmp_path / "prepared"
+    drawn = {
+        split: open_split(config.Data(root=root, prepared=prepared), split)
+        for split in ("train", "validation")
+    }
+    [block] = [each for each in blocks(ROOT / "docs/guide.md", "yaml") if "mask_folder" in each]
+    (tmp_path / "mine.yaml").write_text("extends: recommended\n" + block)
+    at = [f"data.root={tmp_path}", f"data.prepared={prepared}"]
+    data = config.load(tmp_path / "mine.yaml", at).data
+    for split, examples in drawn.items():
+        where = getattr(data, split)
+        shutil.copytree(root / getattr(config.Data(), split).images, tmp_path / where.images)
+        (tmp_path / where.annotations).mkdir(parents=True)
+        for name, example in zip(examples.names, examples, strict=True):
+            Image.fromarray(example.mask).save(tmp_path / where.annotations / name)
         found = open_split(data, split)
-        assert len(found) == len(drawn[folder])
-        by_name = {found.name_of(found.ids[i]): found[i] for i in range(len(found))}
-        for index in range(len(found)):
-            same = by_name[drawn[folder].name_of(drawn[folder].ids[index])]
-            np.testing.assert_array_equal(same.mask, drawn[folder][index].mask)
-            np.testing.assert_array_equal(same.image, drawn[folder][index].image)
+        assert sorted(found.names) == sorted(examples.names)
+        for name, example in zip(found.names, found, strict=True):
+            same = examples[examples.names.index(name)]
+            np.testing.assert_array_equal(example.mask, same.mask)
+            np.testing.assert_array_equal(example.image, same.image)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -16,7 +16,7 @@ from jaxdistill.config.base import (
     Size,
     Upsampling,
 )
-from jaxdistill.config.data import Data, MaskResize, Split
+from jaxdistill.config.data import Data, MaskResize, MaskValues, Split
 from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_paths
 from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
@@ -35,6 +35,7 @@ __all__ = [
     "FrozenNetwork",
     "Losses",
     "MaskResize",
+    "MaskValues",
     "MeanStd",
     "Mesh",
     "Normalization",

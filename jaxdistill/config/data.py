@@ -10,6 +10,9 @@ from jaxdistill.config.base import Section, Size
 
 MaskResize = Literal["area", "nearest"]
 """How masks are resized, in the words of torch's `interpolate`."""
+Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+MaskValues = Literal["white", "alpha"] | tuple[Annotated[int, Field(ge=0, lt=2**16)] | Colour, ...]
+"""What a person is in an image file of a mask."""
 
 
 class Split(Section):
@@ -52,6 +55,11 @@ class Data(Section):
     include_crowds: bool = False
     """Whether annotations with `iscrowd: 1` are people, too. COCO marks crowds so, and some
     labelling tools mark every mask that was painted. false: they are background, and counted."""
+    mask_values: MaskValues | None = None
+    """What a person is in masks that are image files: `white` (brighter than half), `alpha` (the
+    opaque part), or one or several values: grey levels, palette indices, or colours such as
+    `"#c08080"`. null: found out from the masks; masks of 0 and 1, which look black, are read as
+    such, and classes that cannot be told apart are refused."""
     prepared: Path = Path(os.path.expanduser("~/.cache/jaxdistill"))  # noqa: PTH111 (never raises)
     """Folder for the datasets that are built from images and annotations; each is built once."""
     image_size: Size = (640, 640)
@@ -72,6 +80,13 @@ class Data(Section):
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of threads that decode images. null: 2 on a CPU, where training needs the cores;
     beside a GPU two fewer than there are cores, from 2 to 32."""
+
+    @field_validator("mask_values", mode="before")
+    @classmethod
+    def _list_mask_values(cls, value: Any) -> Any:
+        """Takes a single value for a list of one."""
+        single = isinstance(value, int) or (isinstance(value, str) and value.startswith("#"))
+        return [value] if single else value
 
     @field_validator("train", "validation", mode="before")
     @classmethod

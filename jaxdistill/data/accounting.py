@@ -67,12 +67,14 @@ def from_lists(lists: Sequence[Sequence[Any]]) -> list[Count]:
 
 
 def describe(dataset: "Dataset") -> Iterator[str]:
-    """Yields lines about the splits of a data set in which something is left out or doubtful.
+    """Yields lines about how splits are read, and what in them is left out or doubtful.
 
     Args:
       dataset: The data set.
     """
-    for split, size, omissions, doubts in dataset.accounts:
+    for split, size, omissions, doubts, notes in dataset.accounts:
+        for note in notes:
+            yield f"data.{split}: {note}"
         if omissions:
             yield f"data.{split}: {size} images used; left out: {'; '.join(map(str, omissions))}"
         for doubt in doubts:

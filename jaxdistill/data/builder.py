@@ -122,6 +122,7 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         self._digest = hashlib.sha256()
         self._omissions, self._doubts, self._empty = accounting.Tally(), accounting.Tally(), 0
         self._omissions.add_all(source.omissions())
+        self.info.metadata["notes"] = list(source.notes())
         bar = rich.progress.Progress(console=rich.console.Console(stderr=True))
         task = self._resources.enter_context(bar).add_task(
             f"preparing data.{source.split}: {len(entries)} images", total=len(entries)

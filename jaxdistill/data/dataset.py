@@ -33,6 +33,8 @@ class Account(NamedTuple):
     """Number of images that are used."""
     omissions: Sequence[accounting.Count]
     doubts: Sequence[accounting.Count]
+    notes: Sequence[str] = ()
+    """How the annotations are read, where that was found out from them."""
 
 
 class Dataset:
@@ -109,8 +111,11 @@ class _Part:
             self.names = [str(name) for name in metadata["names"]]
             self.keys = [str(key) for key in metadata["content_keys"]]
             self.fingerprint = str(metadata["fingerprint"])
-            counts = (accounting.from_lists(metadata[kind]) for kind in ("omissions", "doubts"))
-            self.account = Account(builder.split, len(self.names), *counts)
+            omissions, doubts = (
+                accounting.from_lists(metadata[kind]) for kind in ("omissions", "doubts")
+            )
+            notes = [str(note) for note in metadata.get("notes", ())]
+            self.account = Account(builder.split, len(self.names), omissions, doubts, notes)
             self.records = self._open()
             count = len(self.records)
             if (self.ids.shape, len(self.names), len(self.keys)) != ((count,), count, count):

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -50,6 +50,17 @@ def formats() -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
         found.append("HEIF")
     return tuple(found)
+
+
+class Stored(NamedTuple):
+    """The pixels of a mask file as they are stored, since their meaning is not known yet."""
+
+    values: np.ndarray
+    """Grey levels or palette indices (h, w) in uint8 or uint16, or RGB (h, w, 3) in uint8."""
+    palette: UInt8[np.ndarray, "n 3"] | None = None
+    """Colours of the palette indices; None where there is no palette."""
+    alpha: UInt8[np.ndarray, "h w"] | None = None
+    """Opacity; None where the file has none."""
 
 
 class ImageError(Exception):
@@ -135,15 +146,48 @@ def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
     return _decode(data, "L", upright=False)
 
 
+def decode_stored(data: bytes) -> Stored:
+    """Decodes a mask file without interpreting its values.
+
+    Args:
+      data: The content of an image file.
+
+    Raises:
+      ImageError: See `decode`.
+    """
+    with _loaded(data) as image:
+        alpha = None
+        if image.has_transparency_data:
+            alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        if image.mode == "P":
+            palette = np.zeros((256, 3), np.uint8)
+            colours = np.reshape(image.getpalette("RGB") or [], (-1, 3))
+            palette[: len(colours)] = colours
+            return Stored(np.asarray(image), palette, alpha)
+        if image.mode.startswith("I;16"):
+            return Stored(np.asarray(image).astype(np.uint16))
+        is_grey = image.mode in ("1", "L", "LA", "La")
+        return Stored(
+            np.asarray(_eight_bits(image).convert("L" if is_grey else "RGB")), None, alpha
+        )
+
+
 def _decode(data: bytes, mode: str, upright: bool) -> np.ndarray:
+    with _loaded(data) as image:
+        turn = _TURNS.get(_orientation(image)) if upright else None
+        converted = _eight_bits(image if turn is None else image.transpose(turn))
+        # Converting an image to its own mode would copy it.
+        return np.asarray(converted if converted.mode == mode else converted.convert(mode))
+
+
+@contextlib.contextmanager
+def _loaded(data: bytes) -> Iterator[Image.Image]:
+    """Opens and reads an image file; what goes wrong, here or in the block, is an `ImageError`."""
     try:
         with _opened(io.BytesIO(data)) as image:
             _refuse_bombs(image, data)
             image.load()
-            turn = _TURNS.get(_orientation(image)) if upright else None
-            converted = _eight_bits(image if turn is None else image.transpose(turn))
-            # Converting an image to its own mode would copy it.
-            return np.asarray(converted if converted.mode == mode else converted.convert(mode))
+            yield image
     except ImageError:
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged bytes

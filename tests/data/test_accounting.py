@@ -5,7 +5,7 @@ import pytest
 from coco_folders import SQUARE, Folder, encode, pixels, rle
 from PIL import Image
 from refused import refused
-from test_sources import MaskFolder, settings
+from test_sources import Pairs, settings
 
 from jaxdistill.data import SOURCES, accounting, splits
 from jaxdistill.data.accounting import EMPTY_PEOPLE, UNDECODABLE
@@ -103,7 +103,7 @@ def test_some_empty_masks_are_a_warning_with_their_number(folder):
 
 
 def test_masks_of_0_and_1_are_refused(tmp_path, monkeypatch):
-    class Dim(MaskFolder):
+    class Dim(Pairs):
         NAME = "dim"
 
         def load(self, entry):

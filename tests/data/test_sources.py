@@ -16,10 +16,10 @@ from jaxdistill.data.sources import selection
 from jaxdistill.runtime.errors import ConfigError, DataError
 
 
-class MaskFolder(Source[Path]):
+class Pairs(Source[Path]):
     """Images and masks as files of one name in two folders."""
 
-    NAME = "mask_folder"
+    NAME = "pairs"
     HAS_MASKS = True
     LAYOUT = "a folder of images and a folder of masks"
 
@@ -38,7 +38,7 @@ class MaskFolder(Source[Path]):
         )
 
 
-class Frames(MaskFolder):
+class Frames(Pairs):
     """A source without masks."""
 
     NAME = "frames"
@@ -51,7 +51,7 @@ class Frames(MaskFolder):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))
-    SOURCES.register("mask_folder")(MaskFolder)
+    SOURCES.register("pairs")(Pairs)
     SOURCES.register("frames")(Frames)
 
 
@@ -77,7 +77,7 @@ def masks_of(root: Path, count: int = 2) -> list[np.ndarray]:
 
 def test_a_source_from_outside_the_package_is_read_like_any_other(tmp_path: Path) -> None:
     masks = masks_of(tmp_path)
-    dataset = splits.open_split(settings(tmp_path, "mask_folder"), "train")
+    dataset = splits.open_split(settings(tmp_path, "pairs"), "train")
     assert (dataset.ids.tolist(), dataset.names) == ([1, 2], ["1.png", "2.png"])
     assert dataset.labelled.all()
     for index, mask in enumerate(masks):
@@ -87,9 +87,9 @@ def test_a_source_from_outside_the_package_is_read_like_any_other(tmp_path: Path
 
 def test_changed_masks_are_noticed(tmp_path: Path) -> None:
     masks_of(tmp_path)
-    before = splits.open_split(settings(tmp_path, "mask_folder"), "train").fingerprint
+    before = splits.open_split(settings(tmp_path, "pairs"), "train").fingerprint
     (tmp_path / "masks/1.png").write_bytes(encode(np.full((8, 12), 255, np.uint8)))
-    dataset = splits.open_split(settings(tmp_path, "mask_folder"), "train")
+    dataset = splits.open_split(settings(tmp_path, "pairs"), "train")
     assert dataset.fingerprint != before
     assert dataset[0].mask is not None
     assert (dataset[0].mask == 255).all()
@@ -102,8 +102,8 @@ def test_changed_masks_are_noticed(tmp_path: Path) -> None:
         (None, None, "image_folder"),
         ("coco", "people.json", "coco"),
         ("coco", None, "image_folder"),
-        ("mask_folder", "masks", "mask_folder"),
-        ("mask_folder", None, "image_folder"),
+        ("pairs", "masks", "pairs"),
+        ("pairs", None, "image_folder"),
         ("frames", None, "frames"),
     ],
 )
@@ -125,11 +125,11 @@ def test_an_unknown_source_is_named_with_those_there_are(tmp_path: Path) -> None
 
 
 def test_missing_folders_are_named_with_the_expected_layout(tmp_path: Path) -> None:
-    with refused(DataError, "missing-images", MaskFolder.LAYOUT):
-        splits.open_split(settings(tmp_path, "mask_folder"), "train")
+    with refused(DataError, "missing-images", Pairs.LAYOUT):
+        splits.open_split(settings(tmp_path, "pairs"), "train")
     (tmp_path / "images").mkdir()
     with refused(DataError, "missing-annotations", f"{tmp_path}/masks"):
-        splits.open_split(settings(tmp_path, "mask_folder"), "train")
+        splits.open_split(settings(tmp_path, "pairs"), "train")
 
 
 def test_a_missing_root_is_named() -> None:

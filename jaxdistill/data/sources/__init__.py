@@ -9,6 +9,7 @@ from typing import Any
 from jaxdistill.data.sources.base import Source, SourceExample
 from jaxdistill.data.sources.coco import Coco
 from jaxdistill.data.sources.image_folder import ImageFolder
+from jaxdistill.data.sources.mask_folder import MaskFolder
 from jaxdistill.runtime.registry import Registry
 
 __all__ = ["SOURCES", "Source", "SourceExample"]
@@ -18,3 +19,4 @@ SOURCES: Registry[type[Source[Any]]] = Registry("data source", "data.source")
 
 SOURCES.add(Coco.NAME, Coco)
 SOURCES.add(ImageFolder.NAME, ImageFolder)
+SOURCES.add(MaskFolder.NAME, MaskFolder)

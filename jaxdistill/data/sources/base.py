@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+from jaxdistill import config
 from jaxdistill.data.sources.contents import digest_files
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
@@ -61,8 +62,8 @@ class Source(ABC, Generic[Entry]):
     """Folders whose images do not belong to the source, such as that of prepared data sets."""
     digests: Path | None = field(default=None, kw_only=True)
     """Folder in which the digests of the files' contents are remembered; None reads them anew."""
-    include_crowds: bool = field(default=False, kw_only=True)
-    """Whether annotations of crowds are people, where the format knows crowds."""
+    settings: config.Data = field(default=config.Data(), kw_only=True)
+    """The section `data`, whose keys say what a person is: `include_crowds`, `mask_values`."""
 
     NAME: ClassVar[str]
     """Name in lower case with underscores, by which prepared data sets are filed."""
@@ -85,6 +86,10 @@ class Source(ABC, Generic[Entry]):
         A reason is a plural, such as `images without a person`.
         """
         return {}
+
+    def notes(self) -> Sequence[str]:
+        """Returns lines about how the annotations are read, where that was found out from them."""
+        return ()
 
     @abstractmethod
     def file(self, entry: Entry) -> Path:

@@ -20,7 +20,7 @@ _FIRST_TRANSPOSED = 5  # EXIF orientations 5 to 8 swap height and width
 class Coco(Source[coco_json.CocoImage]):
     """The images of a COCO instances file that show a person with an outline.
 
-    Crowds (`iscrowd: 1`) are people if `include_crowds` is set.
+    Crowds (`iscrowd: 1`) are people if `data.include_crowds` is set.
 
     Ids are COCO's, and the order is that of the file.
     """
@@ -51,7 +51,7 @@ class Coco(Source[coco_json.CocoImage]):
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files, and of whether crowds are people."""
         own = super().fingerprint()
-        if not self.include_crowds:
+        if not self.settings.include_crowds:
             return own
         return hashlib.sha256(f"{own} with crowds".encode()).hexdigest()[:32]
 
@@ -124,7 +124,9 @@ class Coco(Source[coco_json.CocoImage]):
 
     @cached_property
     def _listing(self) -> coco_json.Listing:
-        return coco_json.images_with_people(self._file, self._content(), self.include_crowds)
+        return coco_json.images_with_people(
+            self._file, self._content(), self.settings.include_crowds
+        )
 
     @property
     def _file(self) -> Path:

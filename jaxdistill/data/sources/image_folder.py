@@ -1,17 +1,15 @@
 """A folder of images without masks."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdistill.data import decode, image_files
+from jaxdistill.data import image_files
+from jaxdistill.data.sources import images
 from jaxdistill.data.sources.base import Source, SourceExample
 from jaxdistill.data.sources.contents import digest_files
-from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import DataError
 
 
 class Entry(NamedTuple):
@@ -45,16 +43,13 @@ class ImageFolder(Source[Entry]):
         found = image_files.find_images([str(self.images)], [], self.excluded)
         root = self.images.resolve()
         return [
-            Entry(number, _printable(image.source.relative_to(root)), image)
+            Entry(number, images.printable_name(image.source, root), image)
             for number, image in enumerate(found, start=1)
         ]
 
     def omissions(self) -> Mapping[str, Sequence[str]]:
         """Returns the images of formats that cannot be decoded."""
-        found = image_files.unsupported_images([str(self.images)], [], self.excluded)
-        root = self.images.resolve()
-        names = [_printable(path.relative_to(root)) for path in found]
-        return {f"images of {image_files.UNSUPPORTED}": names} if names else {}
+        return images.unsupported(self.images, self.excluded)
 
     def file(self, entry: Entry) -> Path:
         """Returns the image file; see the base class."""
@@ -62,21 +57,4 @@ class ImageFolder(Source[Entry]):
 
     def load(self, entry: Entry) -> SourceExample:
         """Reads an image; see the base class."""
-        try:
-            data = entry.image.read()
-            decode.decode(data, upright=True)
-        except OSError as error:
-            if error.errno not in files.STRUCTURE_ERRORS:  # the image may be intact
-                raise DataError(
-                    f"{entry.image.source}: cannot be read: {error.strerror}",
-                    code="unreadable-file",
-                ) from None
-            return SourceExample(entry.id, entry.name, problem=error.strerror or str(error))
-        except decode.ImageError as error:
-            return SourceExample(entry.id, entry.name, problem=str(error))
-        return SourceExample(entry.id, entry.name, data, upright=True)
-
-
-def _printable(path: Path) -> str:
-    """Returns a name without bytes that are not text."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+        return images.read_image(entry.id, entry.name, entry.image.source)

@@ -63,7 +63,7 @@ def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]
         annotations,
         (prepared,),
         digests=prepared / "digests",
-        include_crowds=settings.include_crowds,
+        settings=settings,
     )
 
 

@@ -1,0 +1,216 @@
+"""Images and masks as files of equal names in two folders, or in one."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxdistill.data import decode, mask_values
+from jaxdistill.data.mask_values import Reading
+from jaxdistill.data.sources import images
+from jaxdistill.data.sources.base import Source, SourceExample, read
+from jaxdistill.runtime.errors import DataError
+
+SUFFIXES = tuple(
+    f"{joint}{word}"
+    for joint in "_-."
+    for word in ("mask", "masks", "matte", "seg", "segmentation", "label", "gt", "alpha", "person")
+)
+"""Endings that the name of a mask may have besides that of its image, as in `1_mask.png`."""
+NO_MASK = "images without a mask"
+NO_IMAGE = "masks without an image"
+_LOOKED_AT = 64
+"""Number of masks from which it is found out what a person is."""
+
+
+class Entry(NamedTuple):
+    """An image and its mask."""
+
+    id: int
+    """Place in the order, counted from 1."""
+    name: str
+    """Path relative to the folder of the images."""
+    image: Path
+    mask: Path
+
+
+class _Listing(NamedTuple):
+    entries: Sequence[Entry]
+    omissions: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class MaskFolder(Source[Entry]):
+    """Images, and masks that are image files.
+
+    The mask of `images/a/1.jpg` is `masks/a/1.png`, `masks/a/1.jpg.png` or `masks/a/1_mask.png`
+    (see `SUFFIXES`), in any format that can be decoded. Both may be in one folder if the masks have
+    such an ending. `data.mask_values` says what a person is.
+    """
+
+    NAME = "mask_folder"
+    HAS_MASKS = True
+    LAYOUT = (
+        "a folder of images and, as `annotations`, a folder of masks with the same names, such as "
+        "images/1.jpg and masks/1.png"
+    )
+
+    def list_images(self) -> Sequence[Entry]:
+        """Returns the images that have a mask, sorted by name; see the base class."""
+        return self._listing.entries
+
+    def omissions(self) -> Mapping[str, Sequence[str]]:
+        """Returns images without a mask, masks without an image, and formats that are not read."""
+        return self._listing.omissions
+
+    def notes(self) -> Sequence[str]:
+        """Returns what was found out about the values of the masks."""
+        found = self._reading.note
+        return [found] if found and self.settings.mask_values is None else []
+
+    def fingerprint(self) -> str:
+        """Returns a fingerprint of the files, and of what a person is in the masks."""
+        own = super().fingerprint()
+        if self.settings.mask_values is None:
+            return own
+        return hashlib.sha256(f"{own} {self.settings.mask_values}".encode()).hexdigest()[:32]
+
+    def file(self, entry: Entry) -> Path:
+        """Returns the image file; see the base class."""
+        return entry.image
+
+    def load(self, entry: Entry) -> SourceExample:
+        """Reads an image and its mask; see the base class."""
+        example = images.read_image(entry.id, entry.name, entry.image)
+        if example.problem:
+            return example
+        try:
+            mask = mask_values.person(_stored(entry.mask), self._reading)
+        except decode.ImageError as error:
+            return SourceExample(entry.id, entry.name, problem=f"its mask {entry.mask}: {error}")
+        except mask_values.UnknownValuesError as error:
+            raise self._unknown(entry.mask, error) from None
+        upright = images.is_upright(example.image, mask.shape)
+        if upright is None:
+            height, width = decode.decode(example.image, upright=True).shape[:2]
+            raise DataError(
+                f"{entry.mask}: the mask is {mask.shape[0]} x {mask.shape[1]} (height x width), "
+                f"but its image {entry.image} is {height} x {width}; they must have one size",
+                code="image-size-differs",
+            )
+        return example._replace(upright=upright, mask=decode.encode_mask(mask))
+
+    @cached_property
+    def _reading(self) -> Reading:
+        """How the masks are read: as configured, or as some of them show."""
+        if self.settings.mask_values is not None:
+            return Reading(self.settings.mask_values)
+        entries = self._listing.entries
+        chosen = entries[:: -(-len(entries) // _LOOKED_AT)]
+        try:
+            return mask_values.find_out(_decodable(entry.mask for entry in chosen))
+        except mask_values.UnknownValuesError as error:
+            raise self._unknown(self.annotations, error) from None
+
+    def _unknown(self, place: Path | None, error: Exception) -> DataError:
+        return DataError(
+            f"data.{self.split}: {place}: it cannot be told what a person is in masks: {error}; "
+            f"set data.mask_values to white, alpha, or the values of a person, such as [15] or "
+            f"['#c08080']",
+            code="unknown-mask-values",
+        )
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        assert self.annotations is not None
+        shared = self.annotations.resolve() == self.images.resolve()
+        skipped = (*self.excluded, *(() if shared else (self.annotations,)))
+        found = images.by_key(self.images, skipped)
+        masks = images.by_key(self.annotations, self.excluded)
+        if shared:  # of two files of such names in one folder, one is the other's mask
+            masks = {key: paths for key, paths in masks.items() if _base(key, found) != key}
+            found = {key: paths for key, paths in found.items() if key not in masks}
+        pairs, without = self._pair(found, masks)
+        if not pairs:
+            raise DataError(
+                f"data.{self.split}: no mask in {self.annotations} has the name of an image in "
+                f"{self.images}; there are {len(found)} images, such as {_first(found)}, and "
+                f"{len(masks)} masks, such as {_first(masks)}; expected {self.LAYOUT}",
+                code="no-mask-pairs",
+            )
+        roots = self.images.resolve(), self.annotations.resolve()
+        named = sorted((images.printable_name(path, roots[0]), path) for path in pairs)
+        entries = [
+            Entry(number, name, path, pairs[path])
+            for number, (name, path) in enumerate(named, start=1)
+        ]
+        lonely = {path for paths in masks.values() for path in paths} - set(pairs.values())
+        omissions = {
+            NO_MASK: sorted(images.printable_name(path, roots[0]) for path in without),
+            NO_IMAGE: sorted(images.printable_name(path, roots[1]) for path in lonely),
+            **images.unsupported(self.images, skipped),
+        }
+        return _Listing(entries, {reason: names for reason, names in omissions.items() if names})
+
+    def _pair(
+        self, found: Mapping[str, Sequence[Path]], masks: Mapping[str, Sequence[Path]]
+    ) -> tuple[dict[Path, Path], list[Path]]:
+        """Returns the mask of each image, and the images without one.
+
+        Args:
+          found: The images by their path without the suffix.
+          masks: The masks by their path without the suffix.
+
+        Raises:
+          DataError: An image has several masks, or a mask has several images (`ambiguous-mask`).
+        """
+        with_ending: dict[str, list[Path]] = defaultdict(list)
+        for key, paths in masks.items():
+            with_ending[_base(key, found)] += paths
+        pairs: dict[Path, Path] = {}
+        without: list[Path] = []
+        taken: set[Path] = set()
+        for key, paths in found.items():
+            for path in paths:
+                by_full_name = masks.get(f"{key}{path.suffix}")
+                own = by_full_name or masks.get(key) or with_ending.get(key) or ()
+                if len(own) > 1 or taken.intersection(own):
+                    names = " and ".join(sorted(each.name for each in {*paths, *own}))
+                    raise DataError(
+                        f"data.{self.split}: {path.parent}: it cannot be told which mask belongs "
+                        f"to which image: {names}; rename or remove what is too many",
+                        code="ambiguous-mask",
+                    )
+                taken.update(own)
+                if own:
+                    pairs[path] = own[0]
+                else:
+                    without.append(path)
+        return pairs, without
+
+
+def _base(key: str, found: Mapping[str, object]) -> str:
+    """Returns the key of the image to which a mask of that key belongs by its ending."""
+    for suffix in SUFFIXES:
+        if key.lower().endswith(suffix) and (base := key[: -len(suffix)]) in found:
+            return base
+    return key
+
+
+def _first(paths: Mapping[str, Sequence[Path]]) -> str:
+    return next((path[0].name for path in paths.values()), "-")
+
+
+def _decodable(masks: Iterator[Path]) -> Iterator[decode.Stored]:
+    for mask in masks:
+        try:
+            yield _stored(mask)
+        except decode.ImageError:  # counted when its image is read
+            continue
+
+
+def _stored(mask: Path) -> decode.Stored:
+    return decode.decode_stored(read(mask, decode.MAX_FILE_BYTES))
