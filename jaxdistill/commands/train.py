@@ -1,4 +1,8 @@
-"""Trains a student: `jaxdistill train --config FILE [KEY=VALUE ...]`."""
+"""Trains a student: `jaxdistill train [--config FILE] data.root=FOLDER [KEY=VALUE ...]`.
+
+The layout of the folder is recognised where the configuration does not name the folders of images
+and masks.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     """
     parser = common.CommandParser("train", __doc__)
     parser.add_argument(
-        "--config", required=True, help="a YAML file, or the name of a shipped configuration"
+        "--config",
+        default="recommended",
+        help="a YAML file, or the name of a shipped configuration (default: recommended)",
     )
     parser.add_argument("--epochs", help="training.epochs")
     parser.add_argument("--batch_size", help="training.batch_size")

@@ -17,7 +17,7 @@ from jaxdistill.config.base import (
     Upsampling,
 )
 from jaxdistill.config.data import Data, MaskResize, MaskValues, Split
-from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_paths
+from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_paths, with_data
 from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
 from jaxdistill.config.student import Student, Unfreezing
@@ -58,4 +58,5 @@ __all__ = [
     "load",
     "shipped",
     "with_absolute_paths",
+    "with_data",
 ]

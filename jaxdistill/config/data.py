@@ -1,12 +1,13 @@
 """The section `data`: images, masks, and how they are read."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from jaxdistill.config.base import Section, Size
+from jaxdistill.config.base import Section, Size, invalid
 
 MaskResize = Literal["area", "nearest"]
 """How masks are resized, in the words of torch's `interpolate`."""
@@ -24,6 +25,10 @@ class Split(Section):
     """COCO instances file, relative to `data.root`, or the file or folder of annotations that
     `data.source` reads. null: the images have no masks, and every image in the folder and below it
     is used."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For `data.validation`: share of the training images that is used for validation instead of
+    training. They are drawn by a hash of their names, so that added images move none of the others.
+    `data.validation: 10%` is short for it. null: `images` are the split's own."""
 
     @property
     def labelled(self) -> bool:
@@ -92,6 +97,35 @@ class Data(Section):
     @classmethod
     def _complete_split(cls, value: Any, info: ValidationInfo) -> Any:
         """Takes keys that a split does not set from the split's default."""
+        if info.field_name == "validation":
+            value = _drawn(value, info.data.get("train"))
         if not isinstance(value, dict) or info.field_name is None:
             return value
         return {**cls.model_fields[info.field_name].default.model_dump(mode="json"), **value}
+
+    @field_validator("train")
+    @classmethod
+    def _refuse_share(cls, value: Split) -> Split:
+        if value.share is not None:
+            raise invalid(
+                "conflicting-keys",
+                "a share is drawn for validation, and training takes the rest: set it as "
+                "data.validation, such as 10%",
+            )
+        return value
+
+
+def _drawn(value: Any, train: Split | None) -> Any:
+    """Returns a validation split whose folders are those of training, if it is a share of it."""
+    if isinstance(value, str):
+        if not (percent := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value.strip())):
+            raise invalid(
+                "wrong-type",
+                f"expected images and annotations, or a share of the training images such as 10%, "
+                f"got {value!r:.200}",
+            )
+        value = {"share": float(percent[1]) / 100}
+    share = value.get("share") if isinstance(value, dict) else None
+    if share is None or train is None:
+        return value
+    return {**train.model_dump(mode="json"), "share": share}

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from jaxdistill.config import overrides as overrides_lib
 from jaxdistill.config import yaml_files
 from jaxdistill.config.base import Section
-from jaxdistill.config.data import Split
+from jaxdistill.config.data import Data, Split
 from jaxdistill.config.messages import explain
 from jaxdistill.config.schema import Config
 from jaxdistill.config.yaml_files import shipped
 from jaxdistill.runtime.errors import ConfigError, first_line
 
-__all__ = ["RENAMED", "check", "dump", "load", "shipped", "with_absolute_paths"]
+__all__ = ["RENAMED", "check", "dump", "load", "shipped", "with_absolute_paths", "with_data"]
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -73,6 +73,22 @@ def check(values: dict[str, Any], source: str) -> Config:
         raise ConfigError(f"{source}: {problem.message}", code=problem.code) from None
     except (TypeError, ValueError, RecursionError) as error:  # JSON has no dates, for example
         raise ConfigError(f"{source}: {first_line(error)}", code="wrong-type") from None
+
+
+def with_data(config: Config, data: Data) -> Config:
+    """Returns a configuration with another section `data`, and checks what depends on it.
+
+    Args:
+      config: A configuration.
+      data: The section, such as one in which the splits have been found.
+
+    Raises:
+      ConfigError: Another key does not fit it, such as a loss that needs masks.
+    """
+    if data == config.data:
+        return config
+    changed = config.model_copy(update={"data": data})
+    return check(changed.model_dump(mode="json"), source=f"data.root: {data.root}")
 
 
 def with_absolute_paths(section: AnySection) -> AnySection:

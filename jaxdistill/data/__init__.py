@@ -1,6 +1,6 @@
 """Images and masks: data sources, prepared data sets, batches, augmentation.
 
-    data = jaxdistill.data.coco("coco", image_size=320)
+    data = jaxdistill.data.open("folder", image_size=320)
     for batch in data.train_batches(batch_size=8, seed=0):
         ...
 
@@ -14,13 +14,21 @@ if TYPE_CHECKING:
     from jaxdistill.data.dataset import Dataset, Example
     from jaxdistill.data.iterable import IterableData, batches
     from jaxdistill.data.sources import SOURCES, Source, SourceExample
-    from jaxdistill.data.splits import Data, coco, describe, from_config, image_folder
+    from jaxdistill.data.splits import (
+        Data,
+        Options,
+        coco,
+        describe,
+        from_config,
+        image_folder,
+        open,
+    )
 
 _MODULES = {
     "dataset": ("Dataset", "Example"),
     "iterable": ("IterableData", "batches"),
     "sources": ("SOURCES", "Source", "SourceExample"),
-    "splits": ("Data", "coco", "describe", "from_config", "image_folder"),
+    "splits": ("Data", "Options", "coco", "describe", "from_config", "image_folder", "open"),
 }
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "Dataset",
     "Example",
     "IterableData",
+    "Options",
     "Source",
     "SourceExample",
     "batches",
@@ -36,6 +45,7 @@ __all__ = [
     "describe",
     "from_config",
     "image_folder",
+    "open",
 ]
 
 

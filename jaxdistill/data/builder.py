@@ -115,13 +115,13 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         source = self._source
-        entries = source.list_images()
+        entries = source.entries()
         lengths = _divide([_size(source.file(entry)) for entry in entries])
         parts = [f"part{index:05}" for index in range(len(lengths))]
         self.info.metadata.update(parts=parts, ids=[], names=[], content_keys=[], skipped=[])
         self._digest = hashlib.sha256()
         self._omissions, self._doubts, self._empty = accounting.Tally(), accounting.Tally(), 0
-        self._omissions.add_all(source.omissions())
+        self._omissions.add_all(source.left_out())
         self.info.metadata["notes"] = list(source.notes())
         bar = rich.progress.Progress(console=rich.console.Console(stderr=True))
         task = self._resources.enter_context(bar).add_task(
@@ -204,7 +204,7 @@ def prepare(source: Source[Any], prepared: Path, workers: int = 2) -> ImageDatas
         (`too-many-undecodable-images`), the data set cannot be written
         (`prepared-data-not-writable`), or it is damaged (`prepared-data-damaged`).
     """
-    folder = prepared.absolute() / source.fingerprint()
+    folder = prepared.absolute() / source.key()
     about = {"images": str(source.images.absolute()), "source": source.NAME}
     if (existing := _open(source, folder)) is not None:
         storage.mark(folder, about)

@@ -4,14 +4,14 @@ import itertools
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from pydantic import ValidationError
 
 from jaxdistill import config
 from jaxdistill.config.messages import explain
-from jaxdistill.data import accounting, loader
+from jaxdistill.data import accounting, layouts, loader
 from jaxdistill.data.augment import Augmentation
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.sources.selection import SplitName, root_of, sources_of
@@ -24,8 +24,32 @@ if TYPE_CHECKING:  # slow to import, and needed only where batches are read
     from jaxdistill.data.iterable import IterableData
     from jaxdistill.types import Batch
 
-SplitLike = config.Split | Mapping[str, Any] | tuple[str | Path, str | Path | None] | None
-"""A split as an argument: a `config.Split`, a dictionary of its keys, or (images, annotations)."""
+SplitLike = config.Split | Mapping[str, Any] | tuple[str | Path, str | Path | None] | str | None
+"""A split as an argument: a `config.Split`, a dictionary of its keys, (images, annotations), or,
+for validation, a share of the training images such as `10%`."""
+
+
+class Options(TypedDict, total=False):
+    """What the functions that open data take besides the folder and the splits.
+
+    Each is the key of the same name in the section `data`, which describes it
+    (`jaxdistill.config.Data`, docs/configuration.md), and has the default given there, except
+    `image_size`, which is 320.
+    """
+
+    image_size: int | tuple[int, int]
+    """Side, or (height, width), that images are resized to; multiples of the student's largest
+    stride."""
+    unlabelled: str | Path | None
+    """Folder of more training images, without masks, relative to the root."""
+    include_crowds: bool
+    mask_values: config.MaskValues | int | str | None
+    augment: Literal["none", "flip", "light", "heavy"]
+    crop: float | None
+    mask_resize: config.MaskResize
+    prepared: str | Path | None
+    """Folder for prepared data sets; None: `~/.cache/jaxdistill`."""
+    workers: int | None
 
 
 class Data:
@@ -34,12 +58,17 @@ class Data:
     A split is opened, and its prepared data set is built if need be, when it is first used.
 
     Args:
-      settings: The section `data` of a configuration.
+      settings: The section `data` of a configuration. Where it does not say where the images are,
+        the layout of `data.root` is recognised.
+
+    Raises:
+      DataError: See `layouts.recognise`.
     """
 
     def __init__(self, settings: config.Data) -> None:
-        self.settings = settings
-        """The section `data` of the configuration."""
+        self.settings, self.layout_note = layouts.recognise(settings)
+        """The section `data` of the configuration, with the splits that were found; and what the
+        folder was taken for, empty where nothing had to be found."""
 
     @cached_property
     def train(self) -> Dataset:
@@ -125,54 +154,52 @@ def from_config(settings: config.Data) -> Data:
     return Data(settings)
 
 
+def open(
+    root: str | Path,
+    *,
+    train: SplitLike = None,
+    validation: SplitLike = None,
+    source: str | None = None,
+    **options: Unpack[Options],
+) -> Data:
+    """Returns the data of a folder, whose layout is recognised where no split is named.
+
+    Args:
+      root: The folder.
+      train: Images and annotations of the training split, relative to `root`; None: found.
+      validation: The same for the validation split; `10%` draws it from the training images.
+      source: Name of the data source, such as `mask_folder`; None: found.
+      **options: See `Options`.
+
+    Raises:
+      ConfigError: An argument is not valid, with the code of the configuration key's error.
+      DataError: The layout is not known (see `layouts.recognise`), or a folder or file does not
+        exist (`missing-images`, `missing-annotations`).
+    """
+    return _checked(root, _split(train), _split(validation), source, **options)
+
+
 def coco(
     root: str | Path,
     *,
-    image_size: int | tuple[int, int] = 320,
     train: SplitLike = None,
     validation: SplitLike = None,
-    unlabelled: str | Path | None = None,
-    augment: str = "light",
-    crop: float | None = None,
-    mask_resize: config.MaskResize = "area",
-    include_crowds: bool = False,
-    prepared: str | Path | None = None,
-    workers: int | None = None,
+    **options: Unpack[Options],
 ) -> Data:
     """Returns the data of a folder in COCO layout.
 
     Args:
       root: The folder.
-      image_size: Side, or (height, width), that images are resized to; multiples of the
-        student's largest stride.
       train: Images and instances file of the training split, relative to `root`; None:
-        `images/train2017` and the file of the same name, see `config.Data`.
-      validation: The same for the validation split.
-      unlabelled: Folder of more training images, without masks, relative to `root`.
-      augment: `none`, `flip`, `light` or `heavy`.
-      crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
-      include_crowds: Whether annotations with `iscrowd: 1` are people, too.
-      mask_resize: `area`, or `nearest`, which moves masks by up to half an output pixel.
-      prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
-      workers: Threads that decode images; None chooses by the platform.
+        `images/train2017` and the file of the same name, see `config.Data`, or else what is found.
+      validation: The same for the validation split; `10%` draws it from the training images.
+      **options: See `Options`.
 
     Raises:
       ConfigError: An argument is not valid, with the code of the configuration key's error.
-      DataError: A folder or file does not exist (`missing-images`, `missing-annotations`).
+      DataError: See `open`.
     """
-    return _checked(
-        root=root,
-        image_size=image_size,
-        train=_split(train),
-        validation=_split(validation),
-        unlabelled=unlabelled,
-        augment=augment,
-        crop=crop,
-        mask_resize=mask_resize,
-        include_crowds=include_crowds,
-        prepared=prepared,
-        workers=workers,
-    )
+    return open(root, train=train, validation=validation, source="coco", **options)
 
 
 def image_folder(
@@ -180,39 +207,24 @@ def image_folder(
     *,
     train: str | Path = "train",
     validation: str | Path = "validation",
-    image_size: int | tuple[int, int] = 320,
-    augment: str = "light",
-    crop: float | None = None,
-    prepared: str | Path | None = None,
-    workers: int | None = None,
+    **options: Unpack[Options],
 ) -> Data:
     """Returns the data of two folders of images without masks, for training on a teacher alone.
 
     Args:
       root: The folder that contains both.
       train: Folder of the training images, relative to `root`, searched with all folders below.
-      validation: Folder of the validation images, relative to `root`.
-      image_size: Side, or (height, width), that images are resized to; multiples of the
-        student's largest stride.
-      augment: `none`, `flip`, `light` or `heavy`.
-      crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
-      prepared: Folder for prepared data sets; None: `~/.cache/jaxdistill`.
-      workers: Threads that decode images; None chooses by the platform.
+      validation: Folder of the validation images, relative to `root`; `10%` draws them from the
+        training images.
+      **options: See `Options`.
 
     Raises:
       ConfigError: An argument is not valid, with the code of the configuration key's error.
       DataError: A folder does not exist (`missing-images`).
     """
-    return _checked(
-        root=root,
-        train=_split((train, None)),
-        validation=_split((validation, None)),
-        image_size=image_size,
-        augment=augment,
-        crop=crop,
-        prepared=prepared,
-        workers=workers,
-    )
+    name = str(validation)
+    split: SplitLike = name if name.endswith("%") else (name, None)
+    return open(root, train=(train, None), validation=split, **options)
 
 
 def open_split(settings: config.Data, split: SplitName) -> Dataset:
@@ -223,11 +235,12 @@ def open_split(settings: config.Data, split: SplitName) -> Dataset:
       split: `train` or `validation`.
 
     Raises:
-      DataError: See `builder.prepare` and `Source.check`.
+      DataError: See `layouts.recognise`, `builder.prepare` and `Source.check`.
       ConfigError: There is no source of that name (`unknown-data-source`).
     """
     from jaxdistill.data import builder
 
+    settings = layouts.recognise(settings).settings
     sources = sources_of(settings, split)
     for source in sources:
         source.check()
@@ -248,8 +261,12 @@ def describe(data: "Data | IterableData") -> list[str]:
         f"data: {len(train)} training images{_without_masks(train.labelled)}, "
         f"{len(validation)} validation images{_without_masks(validation.labelled)}"
     )
+    share = data.settings.validation.share
+    if share is not None:
+        counts += f" ({share:.4g} of the training images, drawn by their names)"
     accounts = (accounting.describe(split) for split in (train, validation))
     return [
+        *([data.layout_note] if data.layout_note else []),
         counts,
         *itertools.chain(*accounts),
         *_where_prepared(data),
@@ -279,7 +296,8 @@ def warn_of_overlap(settings: config.Data) -> Iterator[str]:
     """
     root = root_of(settings)
     validation = (root / settings.validation.images).resolve()
-    plain = [settings.unlabelled, None if settings.train.labelled else settings.train.images]
+    has_own = not settings.train.labelled and settings.validation.share is None
+    plain = [settings.unlabelled, settings.train.images if has_own else None]
     for folder in filter(None, plain):
         if validation.is_relative_to((root / folder).resolve()):
             yield (
@@ -293,11 +311,20 @@ def _without_masks(labelled: np.ndarray) -> str:
     return f" ({count} without masks)" if count else ""
 
 
-def _checked(*, image_size: int | tuple[int, int], **values: Any) -> Data:
+def _checked(
+    root: str | Path,
+    train: Any,
+    validation: Any,
+    source: str | None,
+    *,
+    image_size: int | tuple[int, int] = 320,
+    **options: Any,
+) -> Data:
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    values = {"train": train, "validation": validation, "source": source, **options}
     values = {name: value for name, value in values.items() if value is not None}
     try:
-        data = Data(config.Data(image_size=size, **values))
+        data = Data(config.Data(root=root, image_size=size, **values))
     except ValidationError as error:
         problem = explain(error, config.Data)
         raise ConfigError(problem.message, code=problem.code) from None

@@ -48,6 +48,8 @@ def trainer_from_config(
     Raises:
       UserError: A name or a file is wrong; found before the data set is prepared.
     """
+    found = data_package.from_config(settings.data)
+    settings = config.with_data(settings, found.settings)
     preflight.check(settings)
     model = _student(settings)
     models.check_image_size(model, settings.data.image_size)
@@ -59,6 +61,8 @@ def trainer_from_config(
     _check_fit(settings, model, terms, teacher)
     with distributed.main_process_first("data"):
         data = data_package.from_config(settings.data)
+    if found.layout_note:
+        console.print(found.layout_note)
     for line in (*data_package.describe(data), *describe_cache(settings)):
         console.print(line)
     if teacher is not None:

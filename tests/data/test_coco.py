@@ -294,8 +294,9 @@ def test_a_file_name_may_not_leave_the_folder(folder, name):
 @pytest.mark.parametrize("missing", ["images", "annotations"])
 def test_a_missing_place_is_named_with_the_layout_expected(tmp_path, missing):
     if missing == "annotations":
-        (tmp_path / "images/train2017").mkdir(parents=True)
-    data = config.Data(root=tmp_path, prepared=tmp_path / "prepared")
+        (tmp_path / "images/a").mkdir(parents=True)
+    split = config.Split(images="images/a", annotations="annotations/a.json")
+    data = config.Data(root=tmp_path, train=split, validation=split, prepared=tmp_path / "prepared")
     with refused(DataError, f"missing-{missing}", f"{tmp_path}/{missing}"):
         splits.open_split(data, "train")
 

@@ -35,7 +35,12 @@ def test_a_coco_folder_has_two_splits(people: data.Data) -> None:
 
 def test_the_arguments_are_those_of_a_configuration(root: Path, people: data.Data) -> None:
     settings = config.Data(
-        root=root, image_size=(32, 64), augment="light", crop=0.5, prepared=root / "prepared"
+        root=root,
+        source="coco",
+        image_size=(32, 64),
+        augment="light",
+        crop=0.5,
+        prepared=root / "prepared",
     )
     assert people.settings == settings
     same = data.from_config(settings)
@@ -93,8 +98,10 @@ def test_descriptions_count_images_and_warn_of_overlap(root: Path, people: data.
 
 
 def test_missing_folders_are_found_before_anything_is_read(tmp_path: Path) -> None:
-    with refused(DataError, "missing-images", "data.train"):
+    with refused(DataError, "unknown-layout", "data.train"):
         data.coco(tmp_path)
+    with refused(DataError, "missing-images", "data.train"):
+        data.coco(tmp_path / "none")
     with refused(DataError, "missing-images", "data.validation"):
         (tmp_path / "train").mkdir()
         data.image_folder(tmp_path)

@@ -9,6 +9,8 @@ from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from jaxdistill import config
 from jaxdistill.data.sources.contents import digest_files
+from jaxdistill.data.sources.layout import Found, Root
+from jaxdistill.data.sources.part import Part
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
@@ -65,12 +67,24 @@ class Source(ABC, Generic[Entry]):
     settings: config.Data = field(default=config.Data(), kw_only=True)
     """The section `data`, whose keys say what a person is: `include_crowds`, `mask_values`."""
 
+    part: Part | None = field(default=None, kw_only=True)
+    """The part of the images that belongs to the split; None for all of them."""
+
     NAME: ClassVar[str]
     """Name in lower case with underscores, by which prepared data sets are filed."""
     HAS_MASKS: ClassVar[bool]
     """Whether every example has a mask."""
     LAYOUT: ClassVar[str]
     """The expected files, for messages, such as `a folder of images and a folder of masks`."""
+
+    @classmethod
+    def recognise(cls, root: Root) -> Found | None:
+        """Returns the splits of a folder that has the layout of this source; None if it has not.
+
+        Args:
+          root: The folder.
+        """
+        return None
 
     @abstractmethod
     def list_images(self) -> Sequence[Entry]:
@@ -94,6 +108,47 @@ class Source(ABC, Generic[Entry]):
     @abstractmethod
     def file(self, entry: Entry) -> Path:
         """Returns the image file of an entry."""
+
+    def name(self, entry: Entry) -> str:
+        """Returns the path of an image relative to the folder of the images."""
+        path = self.file(entry)
+        for root in (self.images, self.images.resolve()):
+            if path.is_relative_to(root):
+                return path.relative_to(root).as_posix()
+        return path.name
+
+    def entries(self) -> Sequence[Entry]:
+        """Returns what `list_images` lists of the images that belong to the split.
+
+        Raises:
+          DataError: See `list_images`; or none belongs to the split (`drawn-split-empty`).
+        """
+        listed = self.list_images()
+        if self.part is None:
+            return listed
+        own = [entry for entry in listed if self.part.holds(self.name(entry))]
+        if not own:
+            raise DataError(
+                f"data.{self.split}: a share of {self.part.share:.2%} of {len(listed)} images "
+                f"leaves none to one of the splits; choose another share as data.validation",
+                code="drawn-split-empty",
+            )
+        return own
+
+    def left_out(self) -> Mapping[str, Sequence[str]]:
+        """Returns what `omissions` names of the images that belong to the split."""
+        return {
+            reason: own
+            for reason, names in self.omissions().items()
+            if (own := [name for name in names if self.part is None or self.part.holds(name)])
+        }
+
+    def key(self) -> str:
+        """Returns 32 hexadecimal digits by which the prepared data set of the split is found."""
+        own = self.fingerprint()
+        if self.part is None:
+            return own
+        return hashlib.sha256(f"{own} {self.part}".encode()).hexdigest()[:32]
 
     @abstractmethod
     def load(self, entry: Entry) -> SourceExample:

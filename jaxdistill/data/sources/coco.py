@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from jaxdistill.data import decode
-from jaxdistill.data.sources import coco_json, outlines
+from jaxdistill.data.sources import coco_json, coco_layout, outlines
 from jaxdistill.data.sources.base import Source, SourceExample, read
+from jaxdistill.data.sources.layout import Found, Root
 from jaxdistill.runtime.errors import DataError
 
 _FIRST_TRANSPOSED = 5  # EXIF orientations 5 to 8 swap height and width
@@ -31,6 +32,11 @@ class Coco(Source[coco_json.CocoImage]):
         "a folder in COCO layout below data.root: images, and an instances file (JSON) as "
         "`annotations`"
     )
+
+    @classmethod
+    def recognise(cls, root: Root) -> Found | None:
+        """Finds instances files and the folders of their images; see the base class."""
+        return coco_layout.recognise(root)
 
     def list_images(self) -> Sequence[coco_json.CocoImage]:
         """Returns the images with people; see the base class."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxdistill import config
 from jaxdistill.data import image_files
 from jaxdistill.data.sources import images
 from jaxdistill.data.sources.base import Source, SourceExample
 from jaxdistill.data.sources.contents import digest_files
+from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
 
 
 class Entry(NamedTuple):
@@ -30,6 +32,18 @@ class ImageFolder(Source[Entry]):
     NAME = "image_folder"
     HAS_MASKS = False
     LAYOUT = "a folder of images below data.root"
+
+    @classmethod
+    def recognise(cls, root: Root) -> Found | None:
+        """Finds folders of images; see the base class. Other layouts come before this one."""
+        folders = root.by_use() or {"all": next(iter(root.named(IMAGE_FOLDERS)), "")}
+        found = {kind: folder for kind, folder in folders.items() if root.has_images(folder)}
+        splits = {
+            kind: config.Split(images=Path(folder), annotations=None)
+            for kind, folder in found.items()
+        }
+        because = f"images without masks in {', '.join(name or '.' for name in found.values())}"
+        return Found(splits, because) if splits else None
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the images alone: other files in the folder do not matter."""

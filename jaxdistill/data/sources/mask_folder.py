@@ -8,12 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxdistill import config
 from jaxdistill.data import decode, mask_values
+from jaxdistill.data.image_files import SUFFIXES as IMAGE_SUFFIXES
 from jaxdistill.data.mask_values import Reading
 from jaxdistill.data.sources import images
 from jaxdistill.data.sources.base import Source, SourceExample, read
+from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
 from jaxdistill.runtime.errors import DataError
 
+_FOLDERS = (
+    *("masks", "mask", "annotations", "annots", "labels", "gt", "groundtruth", "ground_truth"),
+    *("segmentation", "segmentations", "segmentationclass", "segmentationclasspng", "seg", "segs"),
+    *("matte", "mattes", "matting", "alpha", "alphas", "target", "targets", "png_masks"),
+)
+"""Usual names of a folder of masks, in lower case."""
 SUFFIXES = tuple(
     f"{joint}{word}"
     for joint in "_-."
@@ -57,6 +66,26 @@ class MaskFolder(Source[Entry]):
         "a folder of images and, as `annotations`, a folder of masks with the same names, such as "
         "images/1.jpg and masks/1.png"
     )
+
+    @classmethod
+    def recognise(cls, root: Root) -> Found | None:
+        """Finds folders of masks beside folders of images, or in them; see the base class."""
+        pairs = {
+            kind: pair
+            for kind, pair in root.parallel(IMAGE_FOLDERS, _FOLDERS).items()
+            if all(map(root.has_images, pair))
+        }
+        because = ", ".join(f"masks in {other} beside {one}" for one, other in pairs.values())
+        if not pairs:
+            folders = root.by_use() or {"all": next(iter(root.named(IMAGE_FOLDERS)), "")}
+            pairs = {kind: (name, name) for kind, name in folders.items() if _mixed(root, name)}
+            names = ", ".join(one or "." for one, _ in pairs.values())
+            because = f"masks among the images in {names}"
+        splits = {
+            kind: config.Split(images=Path(one), annotations=Path(other))
+            for kind, (one, other) in pairs.items()
+        }
+        return Found(splits, because) if splits else None
 
     def list_images(self) -> Sequence[Entry]:
         """Returns the images that have a mask, sorted by name; see the base class."""
@@ -190,6 +219,12 @@ class MaskFolder(Source[Entry]):
                 else:
                     without.append(path)
         return pairs, without
+
+
+def _mixed(root: Root, folder: str) -> bool:
+    """Whether the images in a folder have masks beside them, by the endings of their names."""
+    stems = {Path(name).stem for name in root.files_in(folder, IMAGE_SUFFIXES)}
+    return any(_base(stem, dict.fromkeys(stems)) != stem for stem in stems)
 
 
 def _base(key: str, found: Mapping[str, object]) -> str:

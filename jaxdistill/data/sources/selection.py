@@ -6,6 +6,7 @@ from typing import Any, Literal
 from jaxdistill import config
 from jaxdistill.data.sources import SOURCES
 from jaxdistill.data.sources.base import Source
+from jaxdistill.data.sources.part import Part
 from jaxdistill.runtime.errors import ConfigError
 
 SplitName = Literal["train", "validation"]
@@ -56,7 +57,8 @@ def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]
     root = root_of(settings).absolute()
     annotations = None if split.annotations is None else root / split.annotations
     kind = _source_class(settings.source, split, key)
-    prepared = settings.prepared.absolute()
+    prepared, share = settings.prepared.absolute(), settings.validation.share
+    is_divided = key in ("train", "validation")
     return kind(
         key,
         root / split.images,
@@ -64,6 +66,7 @@ def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]
         (prepared,),
         digests=prepared / "digests",
         settings=settings,
+        part=Part(share, drawn=key == "validation") if share and is_divided else None,
     )
 
 

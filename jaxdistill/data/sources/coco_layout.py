@@ -1,0 +1,106 @@
+"""Recognises folders with COCO instances files, whatever the files and folders are called."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxdistill import config
+from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root, SplitKind, kind_of
+from jaxdistill.runtime.errors import DataError
+
+_FOLDERS = ("annotations", "annotation", "labels")
+_OTHER_TASKS = ("caption", "keypoint", "panoptic", "stuff", "image_info")
+"""Parts of the names of COCO's files without instances."""
+_LOOKED_AT = 2**20
+"""Bytes at each end of a file that are looked at: COCO's own are hundreds of megabytes."""
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def recognise(root: Root) -> Found | None:
+    """Finds instances files by use, and for each the folder that holds the images it names.
+
+    Instances files are searched for in the folder, in `annotations` and in the folders of splits.
+
+    Args:
+      root: The folder.
+
+    Raises:
+      DataError: Two files are for one split (`ambiguous-layout`).
+    """
+    found: dict[SplitKind, list[config.Split]] = {}
+    for folder in dict.fromkeys(["", *root.named(_FOLDERS), *root.by_use(("",)).values()]):
+        for name in root.files_in(folder, (".json",)):
+            file = Path(folder, name)
+            kind = _use_of(file)
+            if (images := _images_of(root.path, file, kind)) is not None:
+                split = config.Split(images=images, annotations=file)
+                found.setdefault(kind, []).append(split)
+    if len(found) > 1:
+        found.pop("all", None)  # a file of everything beside those of the splits
+    splits = {}
+    for kind, candidates in found.items():
+        if len(candidates) > 1:
+            names = ", ".join(str(split.annotations) for split in candidates)
+            raise DataError(
+                f"data.root: {root.path}: several COCO instances files are for one split: {names}; "
+                f"set data.train.annotations and data.validation.annotations, and the same for "
+                f"images",
+                code="ambiguous-layout",
+            )
+        [splits[kind]] = candidates
+    because = ", ".join(
+        f"instances in {split.annotations} of images in {split.images}" for split in splits.values()
+    )
+    return Found(splits, because) if splits else None
+
+
+def _use_of(file: Path) -> SplitKind:
+    """Returns what a file is used for, by a word of its name or by its folder."""
+    words = [*re.split(r"[-_. ]", file.stem), file.parent.name]
+    return next((kind for word in words if (kind := kind_of(word))), "all")
+
+
+def _images_of(root: Path, file: Path, kind: SplitKind) -> Path | None:
+    """Returns the folder of the images that a file names; None if it is no instances file."""
+    if any(task in file.name.lower() for task in _OTHER_TASKS):
+        return None
+    with (root / file).open("rb") as opened:
+        head = opened.read(_LOOKED_AT)
+        size = opened.seek(0, 2)
+        opened.seek(max(0, size - _LOOKED_AT))
+        text = head + opened.read(_LOOKED_AT)
+    if not all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories")):
+        return None
+    if (named := _FILE_NAME.search(text)) is None:
+        return None
+    try:
+        name = json.loads(named[1]).replace("\\", "/")
+    except ValueError:
+        return None
+    return next(
+        (folder for folder in _folders(root, file, kind) if _is_in(root / folder, name)), None
+    )
+
+
+def _folders(root: Path, file: Path, kind: SplitKind) -> Iterator[Path]:
+    """Yields folders in which the images of a file may be, the likeliest first."""
+    parents = [Path(name) for name in ("", *IMAGE_FOLDERS, "data")]
+    existing = [
+        parent / folder.name
+        for parent in parents
+        if (root / parent).is_dir()
+        for folder in sorted((root / parent).iterdir())
+        if folder.is_dir()
+    ]
+    words = file.stem.lower()
+    yield from (path for path in existing if path.name.lower() in words and kind_of(path.name))
+    yield from (path for path in existing if kind_of(path.name) == kind)
+    yield file.parent
+    yield from (path for path in existing if path.name.lower() in (*IMAGE_FOLDERS, "data"))
+    yield Path()
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    parts = Path(name)
+    return not parts.is_absolute() and ".." not in parts.parts and (folder / parts).is_file()
