@@ -97,6 +97,7 @@ def _folders(root: Path, file: Path, kind: SplitKind) -> Iterator[Path]:
     yield from (path for path in existing if path.name.lower() in words and kind_of(path.name))
     yield from (path for path in existing if kind_of(path.name) == kind)
     yield file.parent
+    yield from (file.parent / name for name in (*IMAGE_FOLDERS, "data"))
     yield from (path for path in existing if path.name.lower() in (*IMAGE_FOLDERS, "data"))
     yield Path()
 
