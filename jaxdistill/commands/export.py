@@ -12,6 +12,7 @@ from typing import get_args
 
 from jaxdistill import exporters
 from jaxdistill.commands import common
+from jaxdistill.commands.model_options import add_interpolation
 from jaxdistill.exporters.registry import Input, Precision
 
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size=tuple(args.size) if args.size else None,
         precision=args.precision,
         images=args.images,
+        interpolate=args.interpolate,
         console=common.console(),
     )
 
@@ -74,4 +76,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of the run's validation images to measure on (default: 100)",
     )
+    add_interpolation(parser)
     return parser

@@ -1,4 +1,4 @@
-"""Command-line options that describe an ONNX file, shared by `evaluate` and `predict`."""
+"""Command-line options about the model, shared by `evaluate` and `predict`."""
 
 import argparse
 
@@ -13,6 +13,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: The parser of a command.
     """
+    add_interpolation(parser)
     group = parser.add_argument_group("ONNX files that our export did not write")
     group.add_argument(
         "--output-kind",
@@ -36,6 +37,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_interpolation(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--interpolate`.
+
+    Args:
+      parser: The parser of a command.
+    """
+    parser.add_argument(
+        "--interpolate",
+        type=float,
+        metavar="SHARE",
+        help="for a run that started from a whole student's weights: weights between the start (0) "
+        "and the best checkpoint (1); 0.25 is a quarter of the way",
+    )
+
+
 def model_options(args: argparse.Namespace) -> ModelOptions:
     """Returns the options of `add_model_options`.
 
@@ -52,4 +68,4 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
             f"such as 320 320",
             code="input-size",
         )
-    return ModelOptions(args.output_kind, args.normalization, args.tensor, size)
+    return ModelOptions(args.output_kind, args.normalization, args.tensor, size, args.interpolate)

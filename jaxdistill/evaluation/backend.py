@@ -37,8 +37,10 @@ class ModelOptions(NamedTuple):
     """The mask tensor."""
     size: Size | None = None
     """Height and width of the model's input."""
+    interpolate: float | None = None
+    """Of a run: where between its start (0) and its best checkpoint (1) the student lies."""
 
     @property
     def describes_file(self) -> bool:
-        """Whether anything but the size is given."""
-        return self._replace(size=None) != ModelOptions()
+        """Whether anything is given that only a file needs."""
+        return self._replace(size=None, interpolate=None) != ModelOptions()

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.checkpoint.integrity import fingerprint
+from jaxdistill.checkpoint.interpolation import interpolated
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.backend import Images, Logits, ModelOptions
@@ -51,10 +52,10 @@ def open_run(path: Path, options: ModelOptions) -> FlaxBackend:
 
     Args:
       path: The run folder.
-      options: Only the size can be chosen.
+      options: Only the size and the interpolation can be chosen.
 
     Raises:
-      RunError: See `checkpoint.best.best`.
+      RunError: See `checkpoint.best.best` and `checkpoint.interpolation.interpolated`.
       ConfigError: More than the size is given (`options-for-files`), or the size does not fit the
         student (`image-size`).
     """
@@ -69,6 +70,9 @@ def of_best(best: Best, options: ModelOptions) -> FlaxBackend:
             f"and tensor are for ONNX files",
             code="options-for-files",
         )
+    best = interpolated(best, options.interpolate)
     size = options.size or best.settings.data.image_size
     name = f"{best.settings.run}: student after step {best.step}"
+    if options.interpolate is not None:
+        name += f", {options.interpolate:g} of the way from the run's start"
     return FlaxBackend(best.student, size, name)

@@ -154,6 +154,7 @@ def load(
     normalization: config.Normalization | None = None,
     tensor: str | None = None,
     size: Size | None = None,
+    interpolate: float | None = None,
     default_size: Size | None = None,
 ) -> Predictor:
     """Loads the best student of a run, or an ONNX file.
@@ -169,6 +170,8 @@ def load(
       tensor: The mask tensor of an ONNX file; its first output by default.
       size: Height and width of the model's input. By default the size of the file where it is
         fixed, else the size at which the student was trained.
+      interpolate: For a run that started from a whole student's weights: 0 is the start, 1 the
+        best checkpoint, and numbers between them weights between them.
       default_size: The input size of a file that neither fixes nor describes it.
 
     Returns:
@@ -178,11 +181,12 @@ def load(
       ConfigError: The path is neither a folder nor an ONNX file (`unknown-model-format`), or the
         arguments are not sufficient or contradict the file (`unknown-output-kind`,
         `unknown-input-size`, `options-for-files`, `image-size`).
-      RunError: The run has no usable checkpoint.
+      RunError: The run has no usable checkpoint, or no start to interpolate with
+        (`no-start-weights`).
       NetworkError: The ONNX file cannot be read or run.
     """
     path = Path(path).expanduser()
-    options = ModelOptions(output, normalization, tensor, size)
+    options = ModelOptions(output, normalization, tensor, size, interpolate)
     return Predictor(_open(path, options, default_size))
 
 
@@ -253,6 +257,11 @@ def _open(path: Path, options: ModelOptions, default_size: Size | None) -> Backe
     if path.suffix == ".onnx":
         from jaxdistill.evaluation.onnx_backend import open_onnx
 
+        if options.interpolate is not None:
+            raise ConfigError(
+                f"{path}: interpolate (--interpolate) is for runs; export the run with it instead",
+                code="options-for-runs",
+            )
         return open_onnx(path, options, default_size)
     raise ConfigError(
         f"{path.absolute()}: expected the folder of a run, or a file NAME.onnx",

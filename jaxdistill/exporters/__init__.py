@@ -12,6 +12,7 @@ from rich.console import Console
 
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.checkpoint.interpolation import interpolated
 from jaxdistill.config import Size
 from jaxdistill.exporters import onnx as onnx
 from jaxdistill.exporters import orbax as orbax
@@ -32,6 +33,7 @@ def export(
     size: Size | None = None,
     precision: Precision | Sequence[Precision] = "float32",
     images: int = 100,
+    interpolate: float | None = None,
     console: Console | None = None,
 ) -> Report:
     """Exports a student, in the format that the ending of the output's name selects.
@@ -49,6 +51,8 @@ def export(
       size: Fixed height and width of an ONNX graph's input, in pixels; None: both are free.
       precision: Number format of an ONNX graph. Several write a file `NAME.PRECISION.onnx` each.
       images: Number of validation images that an ONNX graph is measured on.
+      interpolate: For a run that started from a whole student's weights: 0 is the start, 1 the
+        best checkpoint, and numbers between them weights between them.
       console: Where to print what was measured; None prints nothing.
 
     Returns:
@@ -57,7 +61,8 @@ def export(
     Raises:
       ConfigError: An argument is wrong (`unknown-exporter`, `image-size`, `invalid-argument`).
       OutputError: The output exists or cannot be written (`output-exists`, `output-unwritable`).
-      RunError: There is no such run, or it has no sound checkpoint.
+      RunError: There is no such run, it has no sound checkpoint, or no start to interpolate with
+        (`no-start-weights`).
       ExportError: See the exporters.
     """
     output = Path(output)
@@ -66,8 +71,15 @@ def export(
     _check(output, precisions, images)
     if isinstance(source, str | Path):
         source = best_of(Path(source))
-    best = source if isinstance(source, Best) else None
-    student = source.student if isinstance(source, Best) else source
+    if not isinstance(source, Best):
+        if interpolate is not None:
+            raise ConfigError(
+                "interpolate: a student without a run has no start", code="options-for-runs"
+            )
+        best, student = None, source
+    else:
+        best = interpolated(source, interpolate)
+        student = best.student
     if size is not None:
         check_image_size(student, size, "size")
         size = (size[0], size[1])

@@ -99,6 +99,7 @@ def _training(best: Best) -> dict[str, Any]:
         "run": str(best.settings.run),
         "epoch": best.metadata["progress"]["epoch"],
         "step": best.step,
+        "interpolated": best.metadata.get("interpolated"),
         "validation": best.metadata.get("validation"),
         "fingerprints": _fingerprints(best),
     }

@@ -12,6 +12,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint.best import save_frozen
 from jaxdistill.checkpoint.folders import CHECKPOINTS, newest_first
 from jaxdistill.checkpoint.integrity import Metadata, fingerprint
+from jaxdistill.checkpoint.interpolation import save_start
 from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.checkpoint.restore import newest_metadata, restore_latest
 from jaxdistill.reporting import writer
@@ -56,6 +57,8 @@ def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterato
         if distributed.is_main_process():
             settings = config.dump(config.with_absolute_paths(trainer.settings))
             retry_io(lambda: save_frozen(run, trainer.initial_partition, trainer.model))
+            if before is None:  # a resumed run need not know the values that it started from
+                retry_io(lambda: save_start(run, trainer.model))
             retry_io(lambda: write_atomic(run / CONFIG, settings))
             trainer.writer = _writer(run, trainer.progress, before)
         yield stack.enter_context(Checkpoints(run, trainer.settings.checkpoints))
