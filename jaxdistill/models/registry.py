@@ -28,6 +28,43 @@ class Encoder(nnx.Module):
     """Parameter paths that do not influence the feature maps. They are never trained."""
     float32_layers: tuple[str, ...] = ()
     """Paths of the layers that int8 export leaves in float32."""
+    removed: tuple[str, ...] = ()
+    """Parameter paths that `cut` has removed."""
+
+    def cut(self, depth: int) -> None:
+        """Removes the stages that only coarser maps need, and what is unused.
+
+        Args:
+          depth: Number of maps that are kept, finest first.
+
+        Raises:
+          ConfigError: There are not as many maps, or their descriptions do not say which stages
+            they need (`encoder-depth`).
+        """
+        needed = self.feature_info[depth - 1].stages if depth <= len(self.feature_info) else None
+        if needed is None or needed > len(self.stages):
+            raise ConfigError(
+                f"student.encoder_depth: expected 1 to {len(self.feature_info)}, the number of the "
+                f"encoder's feature maps, of an encoder that names the stages of each; got {depth}",
+                code="encoder-depth",
+            )
+        left_out, kept = self.stages[:-needed], self.stages[-needed:]
+        self.removed = (*(path for stage in left_out for path in stage), *self.unused)
+        for path in self.removed:
+            _remove(self, path)
+        self.feature_info = self.feature_info[:depth]
+        self.stages, self.unused = kept, ()
+
+
+def _remove(module: Any, path: str) -> None:
+    """Removes a module at a path; of a list the last one, as paths come deepest first."""
+    *parents, last = path.split(".")
+    for part in parents:
+        module = module[int(part)] if part.isdigit() else getattr(module, part)
+    if last.isdigit():
+        del module[int(last)]
+    else:
+        delattr(module, last)
 
 
 class Decoder(nnx.Module):
@@ -65,11 +102,12 @@ DECODERS: Registry[DecoderFactory] = Registry("decoder", "student.decoder")
 """Decoder factories: each is called as `DecoderFactory` and returns a `Decoder`."""
 
 
-def build_encoder(name: str, *, rngs: nnx.Rngs) -> Any:
+def build_encoder(name: str, depth: int | None = None, *, rngs: nnx.Rngs) -> Any:
     """Builds a registered encoder and checks its description.
 
     Args:
       name: Name in `ENCODERS`.
+      depth: Number of feature maps that are used, finest first; None: all.
       rngs: Source of the initial values.
 
     Returns:
@@ -77,7 +115,7 @@ def build_encoder(name: str, *, rngs: nnx.Rngs) -> Any:
 
     Raises:
       ConfigError: No encoder has this name (`unknown-encoder`), or it does not describe its feature
-        maps as `Encoder` requires (`invalid-encoder`).
+        maps as `Encoder` requires (`invalid-encoder`), or has not `depth` maps (`encoder-depth`).
     """
     encoder = ENCODERS[name](rngs=rngs)
     features = tuple(getattr(encoder, "feature_info", ()))
@@ -88,6 +126,8 @@ def build_encoder(name: str, *, rngs: nnx.Rngs) -> Any:
             f"encoder.2, ..., finest first; got {[feature.name for feature in features]}",
             code="invalid-encoder",
         )
+    if depth is not None:
+        encoder.cut(depth)
     return encoder
 
 

@@ -14,7 +14,7 @@ from jaxdistill.models import weights
 from jaxdistill.models.feature_info import FeatureInfo, find_tap
 from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.heads import build_head
-from jaxdistill.models.parameters import flat_variables, merge, param_group
+from jaxdistill.models.parameters import flat_variables, is_frozen, merge, param_group
 from jaxdistill.models.projector import Projector
 from jaxdistill.models.registry import DECODERS, ENCODERS, build_decoder, build_encoder
 from jaxdistill.models.seeds import make_rngs
@@ -49,7 +49,7 @@ class Student(nnx.Module):
         self.settings, self.seed = settings, seed
         self.normalization, self.dtype = normalization, dtype
         rngs = make_rngs(seed)
-        self.encoder = build_encoder(settings.encoder, rngs=rngs)
+        self.encoder = build_encoder(settings.encoder, settings.encoder_depth, rngs=rngs)
         self.decoder = build_decoder(
             settings.decoder, self.encoder.feature_info, settings.decoder_channels, rngs=rngs
         )
@@ -205,7 +205,12 @@ def build(
     groups = ("encoder", "decoder", "head") if settings.weights else ("encoder",)
     own = flat_variables(student)
     expected = {name: own[name] for name in own if param_group(name) in groups}
-    read = {name: loaded[name] for name in loaded if param_group(name) in groups}
+    removed = [f"encoder.{part}" for part in student.encoder.removed]
+    read = {
+        name: loaded[name]
+        for name in loaded
+        if param_group(name) in groups and not is_frozen(name, removed)
+    }
     filled = weights.fill(expected, read, path)
     return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
 

@@ -86,7 +86,7 @@ def convert_encoder(
     difference = _compare(
         "feature maps",
         lambda images: network.run(variables, images),
-        lambda images: smp_networks.feature_maps(found.network, images),
+        lambda images: smp_networks.feature_maps(found.network, network.stages, images),
     )
     arrays = {f"encoder.{path}": array for path, array in variables.items()}
     pretrained = Pretrained(
@@ -114,7 +114,6 @@ def convert_from_smp(
     Raises:
       WeightsError: The checkpoint cannot be read or does not fit, or the logits differ
         (`conversion-differs`).
-      ConfigError: The decoder does not fit the encoder (`decoder-channels`).
       OutputError: The file cannot be written (`output-unwritable`).
     """
     tensors = checkpoints.read(checkpoint)

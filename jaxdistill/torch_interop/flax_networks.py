@@ -23,6 +23,8 @@ class Network(NamedTuple):
     """Random variables by path."""
     run: Callable[[Mapping[str, Any], Float[Any, "b h w 3"]], PyTree]
     """Computes the outputs in eval mode, from variables by path and normalised images."""
+    stages: tuple[int, ...] = ()
+    """Of an encoder: after how many stages each of its maps is taken."""
 
 
 @cache
@@ -50,7 +52,9 @@ def encoder(name: str) -> Network:
     Raises:
       ConfigError: There is no encoder of that name.
     """
-    return _network(build_encoder(name, rngs=nnx.Rngs(0)))
+    module = build_encoder(name, rngs=nnx.Rngs(0))
+    stages = tuple(feature.stages for feature in module.feature_info)
+    return _network(module)._replace(stages=stages)
 
 
 def _network(module: nnx.Module) -> Network:

@@ -1,8 +1,9 @@
 """The PyTorch counterparts of our networks: SMP's UNet, and the encoders of timm and SMP.
 
-SMP's own encoder is the counterpart of `timm-efficientnet-*`. The `tf_efficientnet_*` encoders need
-TensorFlow's padding and eps 1e-3, which SMP's encoder of the same shape does not have; `unet`
-replaces its layers by timm's (`give_layers`). To load such a student elsewhere, do the same.
+SMP's own encoder is the counterpart of `timm-efficientnet-*`; MobileNets are timm's. The
+`tf_efficientnet_*` encoders need TensorFlow's padding and eps 1e-3, which SMP's encoder of the same
+shape does not have; `unet` replaces its layers by timm's (`give_layers`). To load such a student
+elsewhere, do the same.
 """
 
 import difflib
@@ -19,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from jaxdistill.models import weights
+from jaxdistill.models.encoders import mobilenet
 from jaxdistill.models.encoders.efficientnet import VARIANTS
 from jaxdistill.runtime.errors import WeightsError
 from jaxdistill.torch_interop import checkpoints
 
-_TAPPED_STAGES = (1, 2, 4, 6)
 _TENSORFLOW = "tf_efficientnet_"
 
 
@@ -77,7 +78,7 @@ def encoder(name: str) -> nn.Module:
     Args:
       name: Name of our encoder.
     """
-    if name.startswith(_TENSORFLOW):
+    if name.startswith(_TENSORFLOW) or name in mobilenet.VARIANTS:
         return timm.create_model(name, num_classes=0).eval()
     with quiet():
         return smp.encoders.get_encoder(name, weights=None).eval()
@@ -134,24 +135,23 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
 
 
 @torch.inference_mode()
-def feature_maps(encoder: nn.Module, images: Tensor) -> list[Tensor]:
-    """Computes the feature maps of an EfficientNet of timm's or SMP's.
+def feature_maps(encoder: nn.Module, stages: Sequence[int], images: Tensor) -> list[Tensor]:
+    """Computes the feature maps of an EfficientNet or a MobileNet of timm's or SMP's.
 
     Args:
-      encoder: The EfficientNet.
+      encoder: The network.
+      stages: After how many stages each map is taken, the first convolution included; see
+        `FeatureInfo.stages`.
       images: Normalised images (N, 3, H, W).
 
     Returns:
-      Maps (N, C, h, w) at strides 2, 4, 8, 16, 32.
+      Maps (N, C, h, w), finest first.
     """
     layers: Any = encoder
-    x = layers.bn1(layers.conv_stem(images))
-    found = [x]
-    for index, stage in enumerate(layers.blocks):
-        x = stage(x)
-        if index in _TAPPED_STAGES:
-            found.append(x)
-    return found
+    maps = [layers.bn1(layers.conv_stem(images))]
+    for stage in layers.blocks:
+        maps.append(stage(maps[-1]))
+    return [maps[count - 1] for count in stages]
 
 
 def _smp_name(encoder: str) -> str:

@@ -28,6 +28,10 @@ ENCODER_NAMES = [
     "timm-efficientnet-b0",
     "tf_efficientnet_b0",
     "tf_efficientnet_lite0",
+    "mobilenetv3_small_050",
+    pytest.param("mobilenetv4_conv_small_035", marks=pytest.mark.slow),
+    pytest.param("mobilenetv3_large_100", marks=pytest.mark.slow),
+    pytest.param("tf_mobilenetv3_small_minimal_100", marks=pytest.mark.slow),
     pytest.param("timm-efficientnet-b3", marks=pytest.mark.slow),
     pytest.param("tf_efficientnet_b3", marks=pytest.mark.slow),
 ]

@@ -36,6 +36,9 @@ def test_the_default_student_has_the_original_s_size() -> None:
         ("timm-efficientnet-b2", (32, 24, 48, 120, 352)),
         ("timm-efficientnet-b3", (40, 32, 48, 136, 384)),
         ("tf_efficientnet_lite0", (32, 24, 40, 112, 320)),
+        ("mobilenetv3_small_050", (16, 8, 16, 24, 288)),
+        ("mobilenetv3_large_100", (16, 24, 40, 112, 960)),
+        ("mobilenetv4_conv_small", (32, 32, 64, 96, 960)),
     ],
 )
 def test_encoders_describe_the_maps_that_they_compute(name: str, channels: tuple) -> None:
@@ -62,7 +65,7 @@ def test_every_tap_is_as_it_is_described() -> None:
     [
         ({"encoder": "resnet50"}, "unknown-encoder", "tf_efficientnet_lite0"),
         ({"decoder": "unett"}, "unknown-decoder", "did you mean 'unet'"),
-        ({"decoder_channels": (16, 8)}, "decoder-channels", "5 numbers"),
+        ({"decoder_channels": (8,) * 6}, "decoder-channels", "at most 5"),
     ],
 )
 def test_an_unknown_architecture_is_refused(settings: dict, code: str, names: str) -> None:

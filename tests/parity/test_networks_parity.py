@@ -18,16 +18,17 @@ from torch_student import TorchStudent
 
 from jaxdistill import config
 from jaxdistill.losses.distillation import mse
-from jaxdistill.models.encoders.efficientnet import VARIANTS
 from jaxdistill.models.parameters import flat_variables, merge, partition
 from jaxdistill.models.projector import Generator, Projector
 from jaxdistill.models.student import Student
 from jaxdistill.torch_interop import checkpoints, flax_networks, parameter_names, smp_networks
+from jaxdistill.torch_interop.encoder_sources import VARIANTS
 from jaxdistill.types import Variables
 
 SIZES = ((64, 64), (64, 96))
 # Quick to compile, and between them all that sets variants apart: padding, eps, squeeze, widths.
 QUICK = {"timm-efficientnet-b0", "timm-efficientnet-b2", "tf_efficientnet_lite0"}
+QUICK |= {"mobilenetv3_small_100", "mobilenetv4_conv_small_050"}
 
 
 def slow_unless(quick: bool, *values: object) -> object:
@@ -53,7 +54,7 @@ def test_taps_of_every_encoder(
     theirs.load_state_dict(checkpoints.tensors_of(tensors))
     pictures = 4 * cases.pictures(2, size, seed) - 2
     taps = ours.run(variables, pictures)
-    expected = smp_networks.feature_maps(theirs, cases.nchw(pictures))
+    expected = smp_networks.feature_maps(theirs, ours.stages, cases.nchw(pictures))
     parity.check(
         f"taps of `{encoder}`",
         {f"tap {i}": tap for i, tap in enumerate(taps, start=1)},

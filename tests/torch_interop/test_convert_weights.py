@@ -190,7 +190,7 @@ def test_a_decoder_of_another_depth_is_refused(
     torch.save(shallow, tmp_path / "unet.pth")
     command = ("from-smp", tmp_path / "unet.pth", tmp_path / "student.safetensors")
     assert convert(*command, "--encoder", ENCODER) == 2
-    assert error_line(capsys).endswith("[decoder-channels]")
+    assert error_line(capsys).endswith("[weights-mismatch]")
 
 
 def test_nothing_is_written_where_the_networks_disagree(

@@ -16,19 +16,20 @@ DEFAULT_CHANNELS = (256, 128, 64, 32, 16)
 
 @DECODERS.register("unet")
 class UnetDecoder(Decoder):
-    """One block for each feature map of the encoder, from the largest stride back to stride 1.
+    """A block for each feature map of the encoder, from the largest stride back to stride 1.
 
-    Every block doubles height and width; all but the last join a feature map of the encoder.
+    Every block doubles height and width; all but the one of stride 1 join a map of the encoder.
 
     Args:
       encoder: The encoder's feature maps at strides 2, 4, 8, ..., finest first.
-      channels: Channels of the blocks' outputs, coarsest first; None: `DEFAULT_CHANNELS`, as many
-        as the encoder has maps.
+      channels: Channels of the blocks' outputs, coarsest first; with one number less than the
+        encoder has maps, the logits are computed at half resolution, with two at a quarter. None:
+        `DEFAULT_CHANNELS`, as many as the encoder has maps.
       rngs: Source of the initial values.
 
     Raises:
-      ConfigError: The strides are not 2, 4, 8, ... (`decoder-encoder`), or there are not as many
-        channels as feature maps (`decoder-channels`).
+      ConfigError: The strides are not 2, 4, 8, ... (`decoder-encoder`), or there are more
+        channels than feature maps (`decoder-channels`).
     """
 
     def __init__(
@@ -40,20 +41,20 @@ class UnetDecoder(Decoder):
     ) -> None:
         channels = _check(encoder, channels)
         deepest, *skips = (feature.channels for feature in reversed(encoder))
-        inputs = [deepest, *channels[:-1]]
+        inputs, skips = [deepest, *channels[:-1]], [*skips, 0][: len(channels)]
         self.blocks = nnx.List(
             [
                 UpBlock(below, skip, outputs, rngs=rngs)
-                for below, skip, outputs in zip(inputs, [*skips, 0], channels, strict=True)
+                for below, skip, outputs in zip(inputs, skips, channels, strict=True)
             ]
         )
-        last = len(channels) - 1
+        finest, last = len(encoder) - len(channels), len(channels) - 1
         self.feature_info = tuple(
-            FeatureInfo(f"decoder.{block}", outputs, 2 ** (last - block))
+            FeatureInfo(f"decoder.{block}", outputs, 2 ** (last - block + finest))
             for block, outputs in enumerate(channels)
         )
         # At full resolution, the few channels make eight bits slower than float32.
-        self.float32_layers = (f"blocks.{last}",)
+        self.float32_layers = (f"blocks.{last}",) if finest == 0 else ()
 
     def __call__(
         self, features: Sequence[Float[Array, "b _ _ _"]], *, train: bool
@@ -69,7 +70,7 @@ class UnetDecoder(Decoder):
         """
         x, *skips = reversed(features)
         outputs = []
-        for block, skip in zip(self.blocks, [*skips, None], strict=True):
+        for block, skip in zip(self.blocks, [*skips, None], strict=False):
             x = block(x, skip, train=train)
             outputs.append(x)
         return tuple(outputs)
@@ -123,10 +124,10 @@ def _check(encoder: Sequence[FeatureInfo], channels: Sequence[int] | None) -> tu
         )
     if channels is None:
         channels = DEFAULT_CHANNELS[-len(strides) :]
-    if len(channels) != len(strides):
+    if len(channels) > len(strides):
         raise ConfigError(
-            f"student.decoder_channels: unet needs {len(strides)} numbers for this encoder, one "
-            f"for each of its feature maps; got {list(channels)}",
+            f"student.decoder_channels: unet takes at most {len(strides)} numbers for this "
+            f"encoder, one for each of its feature maps; got {list(channels)}",
             code="decoder-channels",
         )
     return tuple(channels)

@@ -2,3 +2,4 @@
 
 from jaxdistill.models.encoders import efficientnet as efficientnet
 from jaxdistill.models.encoders import mediapipe_selfie as mediapipe_selfie
+from jaxdistill.models.encoders import mobilenet as mobilenet

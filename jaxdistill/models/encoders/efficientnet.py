@@ -177,16 +177,27 @@ class SqueezeExcite(nnx.Module):
     Args:
       channels: Channels of the map.
       reduced: Channels of the hidden layer.
+      activation: The activation function of the hidden layer.
+      gate: The function that makes the factors.
       rngs: Source of the initial values.
     """
 
-    def __init__(self, channels: int, reduced: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        channels: int,
+        reduced: int,
+        *,
+        activation: Activation = silu,
+        gate: Activation = sigmoid,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.activation, self.gate = activation, gate
         self.conv_reduce = Conv(channels, reduced, 1, bias=True, rngs=rngs)
         self.conv_expand = Conv(reduced, channels, 1, bias=True, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
         """Computes the factors by which the channels of a map are to be multiplied."""
-        return sigmoid(self.conv_expand(silu(self.conv_reduce(global_mean(x)))))
+        return self.gate(self.conv_expand(self.activation(self.conv_reduce(global_mean(x)))))
 
 
 class DepthwiseSeparable(nnx.Module):

@@ -72,7 +72,6 @@ class MediaPipeSelfie(Encoder):
             channels, stride = block.channels, stride * block.stride
             outputs[stride] = (channels, index + 1)  # the last block at this stride
         self.blocks = nnx.List(blocks)
-        self.tapped = tuple(count for _, count in outputs.values())
         self.feature_info = tuple(
             FeatureInfo(f"encoder.{number}", channels, stride, stages=count + 1)
             for number, (stride, (channels, count)) in enumerate(outputs.items(), start=1)
@@ -95,7 +94,7 @@ class MediaPipeSelfie(Encoder):
         maps = [hard_swish(self.stem(x))]
         for block in self.blocks:
             maps.append(block(maps[-1]))
-        return tuple(maps[index] for index in self.tapped)
+        return tuple(maps[(feature.stages or 0) - 1] for feature in self.feature_info)
 
 
 class InvertedResidual(nnx.Module):
