@@ -57,6 +57,9 @@ class Data(Section):
     teacher's masks."""
     unlabelled: Path | None = None
     """Folder of additional training images without masks, relative to `data.root`. null: none."""
+    category: str | Annotated[int, Field(ge=-(2**63), lt=2**63)] = "person"
+    """Category of the annotations that is a person: its name, in upper or lower case, or its number
+    (COCO's id, YOLO's index)."""
     include_crowds: bool = False
     """Whether annotations with `iscrowd: 1` are people, too. COCO marks crowds so, and some
     labelling tools mark every mask that was painted. false: they are background, and counted."""
@@ -65,6 +68,9 @@ class Data(Section):
     opaque part), or one or several values: grey levels, palette indices, or colours such as
     `"#c08080"`. null: found out from the masks; masks of 0 and 1, which look black, are read as
     such, and classes that cannot be told apart are refused."""
+    mask_column: str | None = None
+    """Column of the masks in a Hugging Face data set. null: the one that is called `mask` or so, or
+    that is an image besides the image."""
     prepared: Path = Path(os.path.expanduser("~/.cache/jaxdistill"))  # noqa: PTH111 (never raises)
     """Folder for the datasets that are built from images and annotations; each is built once."""
     image_size: Size = (640, 640)

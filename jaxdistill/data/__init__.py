@@ -12,23 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxdistill.data.dataset import Dataset, Example
+    from jaxdistill.data.description import describe
+    from jaxdistill.data.inspection import Inspection, inspect
     from jaxdistill.data.iterable import IterableData, batches
     from jaxdistill.data.sources import SOURCES, Source, SourceExample
-    from jaxdistill.data.splits import (
-        Data,
-        Options,
-        coco,
-        describe,
-        from_config,
-        image_folder,
-        open,
-    )
+    from jaxdistill.data.splits import Data, Options, coco, from_config, image_folder, open
 
 _MODULES = {
     "dataset": ("Dataset", "Example"),
+    "description": ("describe",),
+    "inspection": ("Inspection", "inspect"),
     "iterable": ("IterableData", "batches"),
     "sources": ("SOURCES", "Source", "SourceExample"),
-    "splits": ("Data", "Options", "coco", "describe", "from_config", "image_folder", "open"),
+    "splits": ("Data", "Options", "coco", "from_config", "image_folder", "open"),
 }
 
 __all__ = [
@@ -36,6 +32,7 @@ __all__ = [
     "Data",
     "Dataset",
     "Example",
+    "Inspection",
     "IterableData",
     "Options",
     "Source",
@@ -45,6 +42,7 @@ __all__ = [
     "describe",
     "from_config",
     "image_folder",
+    "inspect",
     "open",
 ]
 

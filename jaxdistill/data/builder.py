@@ -116,7 +116,7 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         source = self._source
         entries = source.entries()
-        lengths = _divide([_size(source.file(entry)) for entry in entries])
+        lengths = _divide([source.size(entry) for entry in entries])
         parts = [f"part{index:05}" for index in range(len(lengths))]
         self.info.metadata.update(parts=parts, ids=[], names=[], content_keys=[], skipped=[])
         self._digest = hashlib.sha256()
@@ -289,10 +289,6 @@ def _looked_at(example: SourceExample) -> _Loaded:
         return _Loaded(example, is_empty=False)
     doubt = accounting.DIM_MASK if mask.max(initial=0) == 1 else accounting.EMPTY_MASK
     return _Loaded(example._replace(doubt=example.doubt or doubt), is_empty=True)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def _divide(sizes: Sequence[int]) -> list[int]:

@@ -109,10 +109,14 @@ def _applied(settings: config.Data, name: str, layout: Found, need_validation: b
             )
         validation = chosen or train
         if "validation" not in splits and chosen is not None:
-            note += f"; {chosen.images} is used for validation"
+            note += f"; {_place(chosen)} is used for validation"
         unused = [splits["test"]] if {"validation", "test"} <= set(splits) else []
     if unused:
-        note += f"; not used: {', '.join(str(split.images) for split in unused)}"
+        note += f"; not used: {', '.join(map(_place, unused))}"
     source = name if SOURCES[name].HAS_MASKS else None
     update = {"source": source, "train": train, "validation": validation}
     return Layout(settings.model_copy(update=update), note)
+
+
+def _place(split: config.Split) -> str:
+    return str(split.annotations or split.images)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, UInt8
 
 from jaxdistill import config
 from jaxdistill.data.decode import Stored
+from jaxdistill.runtime.errors import DataError
 
 _WHITE, _ALPHA = "white is a person", "what is not transparent is a person"
 _ONES = "the masks have the values 0 and 1: 1 is a person"
@@ -68,6 +69,20 @@ def find_out(masks: Iterable[Stored]) -> Reading:
         if kind == "grey levels" and _is_black_and_white(counts_by_value):
             return Reading("white")
     raise UnknownValuesError("; ".join(_listed(kind, counts) for kind, counts in found.items()))
+
+
+def unknown(place: str, error: UnknownValuesError) -> DataError:
+    """Returns the error for masks whose values are not understood.
+
+    Args:
+      place: Key and folder or file, for the message.
+      error: Which values were found.
+    """
+    return DataError(
+        f"{place}: it cannot be told what a person is in masks: {error}; set data.mask_values to "
+        f"white, alpha, or the values of a person, such as [15] or ['#c08080']",
+        code="unknown-mask-values",
+    )
 
 
 def person(mask: Stored, reading: Reading) -> Bool[np.ndarray, "h w"]:

@@ -16,7 +16,7 @@ from refused import refused
 
 from jaxdistill import config
 from jaxdistill.data import builder, splits
-from jaxdistill.data.sources import coco_json
+from jaxdistill.data.sources import coco_json, drawing, outlines
 from jaxdistill.runtime.errors import DataError, UserError
 
 
@@ -51,18 +51,18 @@ def test_a_mask_is_the_union_of_people_in_every_notation_and_crowds_and_dogs_are
 def test_run_lengths_are_read_as_pycocotools_reads_them(height, width, seed, compressed):
     rng = np.random.default_rng(seed)
     mask = (rng.random((height, width)) < rng.random()).astype(np.uint8)
-    encoded = coco_json.Rle(**rle(mask, compressed))
+    encoded = outlines.Rle(**rle(mask, compressed))
     image = coco_json.CocoImage(1, "a.png", height, width, (encoded,))
-    drawn, empty = coco_json.draw(image)
+    drawn, empty = drawing.draw(image)
     np.testing.assert_array_equal(drawn, mask)
     assert empty == (not mask.any())
 
 
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=30))
 def test_no_run_length_string_does_harm(text):
-    image = coco_json.CocoImage(1, "a.png", 4, 5, (coco_json.Rle((4, 5), text),))
+    image = coco_json.CocoImage(1, "a.png", 4, 5, (outlines.Rle((4, 5), text),))
     with contextlib.suppress(UserError):
-        assert coco_json.draw(image).mask.shape == (4, 5)
+        assert drawing.draw(image).mask.shape == (4, 5)
 
 
 json_values = st.recursive(
@@ -95,7 +95,38 @@ def test_no_annotation_file_does_harm(tmp_path_factory, section, key, value):
     with contextlib.suppress(UserError):
         for image in coco_json.images_with_people(path, json.dumps(tree).encode()).images:
             if image.height * image.width < 1000:
-                assert coco_json.draw(image).mask.max() <= 1
+                assert drawing.draw(image).mask.max() <= 1
+
+
+@pytest.mark.parametrize("category", ["dog", "DOG ", 7])
+def test_another_category_can_be_the_person(folder, category):
+    both = folder.image("a.png")
+    folder.person(both)
+    folder.person(both, [[1, 1, 3, 1, 3, 3, 1, 3]], category_id=7)
+    folder.person(folder.image("b.png"))
+    dataset = splits.open_split(folder_data(folder, category), "train")
+    assert dataset.names == ["a.png"]
+    assert (dataset[0].mask == 255).sum() == 4
+    assert folder.open().fingerprint != dataset.fingerprint
+
+
+def folder_data(folder, category):
+    folder.write()
+    return folder.data(category=category)
+
+
+@pytest.mark.parametrize("category", ["cat", 5, "3"])
+def test_a_missing_category_is_named_with_those_there_are(folder, category):
+    folder.person(folder.image("a.png"))
+    with refused(DataError, "no-person-category", "person (3), dog (7)"):
+        splits.open_split(folder_data(folder, category), "train")
+
+
+@pytest.mark.parametrize("name", ["Person", " PERSON"])
+def test_a_person_is_written_in_any_case(folder, name):
+    folder.person(folder.image("a.png"))
+    folder.instances["categories"][1]["name"] = name
+    assert len(folder.open()) == 1
 
 
 def test_degenerate_polygons_are_ignored(folder):

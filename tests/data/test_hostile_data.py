@@ -15,7 +15,7 @@ from refused import refused
 
 from jaxdistill import config
 from jaxdistill.data import decode, splits
-from jaxdistill.data.sources import coco_json
+from jaxdistill.data.sources import coco_json, drawing
 from jaxdistill.runtime.errors import DataError
 
 
@@ -86,7 +86,7 @@ def test_an_outline_is_not_walked_forever() -> None:
     """pycocotools ends the process when it does not get the memory."""
     corners = [-64.0, -64.0, 128.0, 128.0] * 500_000
     with refused(DataError, "segmentation-too-large", "a.jpg"):
-        coco_json.draw(coco_json.CocoImage(1, "a.jpg", 64, 64, ([corners],)))
+        drawing.draw(coco_json.CocoImage(1, "a.jpg", 64, 64, ([corners],)))
 
 
 def test_sizes_are_believed_only_if_the_image_has_them(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from refused import refused
 
 from jaxdistill import config
-from jaxdistill.data import builder, loader, splits
+from jaxdistill.data import builder, description, loader, splits
 from jaxdistill.data.dataset import Dataset, _distinct
 from jaxdistill.runtime.errors import DataError
 
@@ -147,7 +147,7 @@ def test_a_training_folder_with_validation_images_gives_a_warning(tmp_path: Path
             validation=config.Split(images=validation, annotations=None),
             **more,
         )
-        return bool(list(splits.warn_of_overlap(given)))
+        return bool(list(description.warn_of_overlap(given)))
 
     assert warned("a", "a")
     assert warned("a", "a/b")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxdistill import config
 from jaxdistill.data import decode, splits
-from jaxdistill.data.sources import coco_json
+from jaxdistill.data.sources import coco_json, drawing
 from jaxdistill.models import weights
 from jaxdistill.reporting import html as html_lib
 from jaxdistill.runtime.errors import UserError
@@ -113,7 +113,7 @@ def annotations(folder: Path) -> Reader:
             (place / image.name).relative_to(place)
             assert ".." not in Path(image.name).parts
             if (image.height, image.width) == (48, 48):  # otherwise no mask is drawn
-                coco_json.draw(image)
+                drawing.draw(image)
 
     texts = st.one_of(
         damage.json_of([sound, other]),

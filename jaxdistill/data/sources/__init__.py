@@ -8,8 +8,12 @@ from typing import Any
 
 from jaxdistill.data.sources.base import Source, SourceExample
 from jaxdistill.data.sources.coco import Coco
+from jaxdistill.data.sources.hugging_face import HuggingFace
 from jaxdistill.data.sources.image_folder import ImageFolder
+from jaxdistill.data.sources.labelme import LabelMe
 from jaxdistill.data.sources.mask_folder import MaskFolder
+from jaxdistill.data.sources.supervisely import Supervisely
+from jaxdistill.data.sources.yolo import Yolo
 from jaxdistill.runtime.registry import Registry
 
 __all__ = ["SOURCES", "Source", "SourceExample"]
@@ -20,3 +24,7 @@ SOURCES: Registry[type[Source[Any]]] = Registry("data source", "data.source")
 SOURCES.add(Coco.NAME, Coco)
 SOURCES.add(ImageFolder.NAME, ImageFolder)
 SOURCES.add(MaskFolder.NAME, MaskFolder)
+SOURCES.add(Yolo.NAME, Yolo)
+SOURCES.add(LabelMe.NAME, LabelMe)
+SOURCES.add(Supervisely.NAME, Supervisely)
+SOURCES.add(HuggingFace.NAME, HuggingFace)

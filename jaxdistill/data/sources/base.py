@@ -117,6 +117,11 @@ class Source(ABC, Generic[Entry]):
                 return path.relative_to(root).as_posix()
         return path.name
 
+    def size(self, entry: Entry) -> int:
+        """Returns about how many bytes an image takes."""
+        path = self.file(entry)
+        return path.stat().st_size if path.is_file() else 0
+
     def entries(self) -> Sequence[Entry]:
         """Returns what `list_images` lists of the images that belong to the split.
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from jaxdistill.data import decode
-from jaxdistill.data.sources import coco_json, coco_layout, outlines
+from jaxdistill.data.sources import categories, coco_json, coco_layout, drawing, outlines
 from jaxdistill.data.sources.base import Source, SourceExample, read
 from jaxdistill.data.sources.layout import Found, Root
 from jaxdistill.runtime.errors import DataError
@@ -55,11 +55,14 @@ class Coco(Source[coco_json.CocoImage]):
         return self._listing.omissions
 
     def fingerprint(self) -> str:
-        """Returns a fingerprint of the files, and of whether crowds are people."""
+        """Returns a fingerprint of the files, and of who is a person in them."""
         own = super().fingerprint()
-        if not self.settings.include_crowds:
-            return own
-        return hashlib.sha256(f"{own} with crowds".encode()).hexdigest()[:32]
+        if self.settings.include_crowds:
+            own = hashlib.sha256(f"{own} with crowds".encode()).hexdigest()[:32]
+        if not categories.is_wanted(self.settings.category, "person"):
+            category = f"{own} {self.settings.category!r}"
+            own = hashlib.sha256(category.encode(errors="replace")).hexdigest()[:32]
+        return own
 
     def file(self, entry: coco_json.CocoImage) -> Path:
         """Returns the image file, also where Windows or macOS wrote its name differently."""
@@ -88,14 +91,14 @@ class Coco(Source[coco_json.CocoImage]):
                 f"there, but {path} is {shape[0]} x {shape[1]}; mask and image must have one size",
                 code="image-size-differs",
             )
-        drawing = coco_json.draw(entry)
+        drawn = drawing.draw(entry)
         return SourceExample(
             entry.id,
             entry.name,
             data,
             upright,
-            decode.encode_mask(drawing.mask),
-            empty_people=drawing.empty,
+            decode.encode_mask(drawn.mask),
+            empty_people=drawn.empty,
             doubt=_doubt(entry),
         )
 
@@ -130,8 +133,9 @@ class Coco(Source[coco_json.CocoImage]):
 
     @cached_property
     def _listing(self) -> coco_json.Listing:
+        settings = self.settings
         return coco_json.images_with_people(
-            self._file, self._content(), self.settings.include_crowds
+            self._file, self._content(), settings.include_crowds, settings.category
         )
 
     @property

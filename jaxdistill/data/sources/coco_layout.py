@@ -14,6 +14,8 @@ _OTHER_TASKS = ("caption", "keypoint", "panoptic", "stuff", "image_info")
 """Parts of the names of COCO's files without instances."""
 _LOOKED_AT = 2**20
 """Bytes at each end of a file that are looked at: COCO's own are hundreds of megabytes."""
+_MOST = 50
+"""Number of JSON files from which on a folder is taken for one with a file for each image."""
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -30,7 +32,8 @@ def recognise(root: Root) -> Found | None:
     """
     found: dict[SplitKind, list[config.Split]] = {}
     for folder in dict.fromkeys(["", *root.named(_FOLDERS), *root.by_use(("",)).values()]):
-        for name in root.files_in(folder, (".json",)):
+        listed = root.files_in(folder, (".json",))
+        for name in listed if len(listed) <= _MOST else ():
             file = Path(folder, name)
             kind = _use_of(file)
             if (images := _images_of(root.path, file, kind)) is not None:

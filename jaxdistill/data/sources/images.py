@@ -22,7 +22,8 @@ def by_key(folder: Path, excluded: Sequence[Path] = ()) -> dict[str, list[Path]]
     Raises:
       DataError: There is no image (`no-images`).
     """
-    root, found = folder.resolve(), defaultdict(list)
+    root = folder.resolve()
+    found: dict[str, list[Path]] = defaultdict(list)
     for image in image_files.find_images([str(folder)], [], excluded):
         found[key_of(image.source, root)].append(image.source)
     return found
@@ -52,13 +53,14 @@ def unsupported(folder: Path, excluded: Sequence[Path]) -> Mapping[str, Sequence
     return {f"images of {image_files.UNSUPPORTED}": names} if names else {}
 
 
-def read_image(id: int, name: str, path: Path) -> SourceExample:
+def read_image(id: int, name: str, path: Path, data: bytes | None = None) -> SourceExample:
     """Reads an image file, and checks that it can be decoded.
 
     Args:
       id: Id of the image.
       name: Its name, relative to the folder of the images.
       path: The file.
+      data: The image, where it is no file of its own.
 
     Returns:
       An upright image without a mask, or the problem with the file.
@@ -67,7 +69,7 @@ def read_image(id: int, name: str, path: Path) -> SourceExample:
       DataError: The file cannot be read, and may be intact (`unreadable-file`).
     """
     try:
-        data = files.read(path, decode.MAX_FILE_BYTES)
+        data = files.read(path, decode.MAX_FILE_BYTES) if data is None else data
         decode.decode(data, upright=True)
     except OSError as error:
         if error.errno not in files.STRUCTURE_ERRORS:  # the image may be intact

@@ -144,13 +144,8 @@ class MaskFolder(Source[Entry]):
         except mask_values.UnknownValuesError as error:
             raise self._unknown(self.annotations, error) from None
 
-    def _unknown(self, place: Path | None, error: Exception) -> DataError:
-        return DataError(
-            f"data.{self.split}: {place}: it cannot be told what a person is in masks: {error}; "
-            f"set data.mask_values to white, alpha, or the values of a person, such as [15] or "
-            f"['#c08080']",
-            code="unknown-mask-values",
-        )
+    def _unknown(self, place: Path | None, error: mask_values.UnknownValuesError) -> DataError:
+        return mask_values.unknown(f"data.{self.split}: {place}", error)
 
     @cached_property
     def _listing(self) -> _Listing:

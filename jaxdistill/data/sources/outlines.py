@@ -1,9 +1,10 @@
-"""Outlines of people in a COCO file: the one rule for all notations of `segmentation`."""
+"""Outlines of people, and the one rule for all notations of COCO's `segmentation`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
+from jaxtyping import Bool
 from pydantic import Field
 
 Side = Annotated[int, Field(gt=0, lt=2**31)]
@@ -22,7 +23,28 @@ class Rle:
 
 Polygons = list[list[float]]
 """Polygons as x, y, x, y, ... in pixels; together they outline one person."""
-Outline = Polygons | Rle
+
+
+@dataclass(frozen=True, slots=True)
+class Holed:
+    """Polygons with holes."""
+
+    polygons: Polygons
+    holes: Polygons
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bitmap:
+    """A mask of a part of the image."""
+
+    pixels: Bool[np.ndarray, "h w"]
+    left: int
+    """Column of the image in which the mask begins."""
+    top: int
+    """Row of the image in which it begins."""
+
+
+Outline = Polygons | Rle | Holed | Bitmap
 Segmentation = list[list[_Number]] | list[_Number] | list[list[list[_Number]]] | Rle | None
 """What files hold: polygons, each x, y, x, y, ... or a list of [x, y]; one such polygon alone; run
 lengths; or nothing."""
@@ -54,7 +76,7 @@ def is_share(outline: Outline) -> bool:
     Args:
       outline: The outline of a person.
     """
-    return not isinstance(outline, Rle) and all(0 <= x <= 1 for each in outline for x in each)
+    return isinstance(outline, list) and all(0 <= x <= 1 for each in outline for x in each)
 
 
 def fits_turned_only(outline: Outline, height: int, width: int) -> bool:
@@ -65,7 +87,7 @@ def fits_turned_only(outline: Outline, height: int, width: int) -> bool:
       height: Height of the image in pixels.
       width: Width of the image in pixels.
     """
-    if isinstance(outline, Rle):
+    if not isinstance(outline, list):
         return False
     right, low = (max(max(each[axis::2]) for each in outline) for axis in (0, 1))
     leaves = right > width + 1 or low > height + 1

@@ -1,0 +1,77 @@
+"""Lines about the data of a run, for people."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxdistill import config
+from jaxdistill.data import accounting
+from jaxdistill.data.iterable import IterableData
+from jaxdistill.data.sources.selection import root_of
+from jaxdistill.data.splits import Data
+from jaxdistill.runtime import storage
+
+
+def describe(data: Data | IterableData) -> list[str]:
+    """Returns lines that describe the data of a run: the sizes of the splits, and warnings.
+
+    Args:
+      data: The data of a run. Its splits are opened.
+    """
+    if not isinstance(data, Data):
+        return data.describe()
+    train, validation = data.train, data.validation
+    counts = (
+        f"data: {len(train)} training images{_without_masks(train.labelled)}, "
+        f"{len(validation)} validation images{_without_masks(validation.labelled)}"
+    )
+    share = data.settings.validation.share
+    if share is not None:
+        counts += f" ({share:.4g} of the training images, drawn by their names)"
+    accounts = (accounting.describe(split) for split in (train, validation))
+    return [
+        *([data.layout_note] if data.layout_note else []),
+        counts,
+        *itertools.chain(*accounts),
+        *_where_prepared(data),
+        *warn_of_overlap(data.settings),
+    ]
+
+
+def _where_prepared(data: Data) -> Iterator[str]:
+    """Yields a line: where the prepared data sets are, and how large."""
+    # A prepared data set is at PREPARED/KEY/SOURCE/VERSION; both splits may share one.
+    folders = {
+        Path(folder).parents[1] for folder in (*data.train.folders, *data.validation.folders)
+    }
+    sizes = [storage.size_of(folder) for folder in sorted(folders)]
+    yield (
+        f"prepared data: {storage.describe_size(sum(sizes))} in "
+        f"{', '.join(folder.name for folder in sorted(folders))} of {data.settings.prepared}; "
+        f"`jaxdistill storage` lists and removes such folders"
+    )
+
+
+def warn_of_overlap(settings: config.Data) -> Iterator[str]:
+    """Yields a warning for each training folder without masks that contains validation images.
+
+    Args:
+      settings: The section `data` of a configuration.
+    """
+    root = root_of(settings)
+    validation = (root / settings.validation.images).resolve()
+    has_own = not settings.train.labelled and settings.validation.share is None
+    plain = [settings.unlabelled, settings.train.images if has_own else None]
+    for folder in filter(None, plain):
+        if validation.is_relative_to((root / folder).resolve()):
+            yield (
+                f"warning: the training folder {root / folder} contains the validation images in "
+                f"{validation}; the validation scores will be too high"
+            )
+
+
+def _without_masks(labelled: np.ndarray) -> str:
+    count = int((~labelled).sum())
+    return f" ({count} without masks)" if count else ""

@@ -1,0 +1,159 @@
+"""Images with LabelMe's JSON files."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated as Checked
+
+from pydantic import Field, TypeAdapter
+
+from jaxdistill import config
+from jaxdistill.data import decode
+from jaxdistill.data.sources import categories, images, json_files
+from jaxdistill.data.sources.annotated import LARGEST, Annotated, Entry, People
+from jaxdistill.data.sources.base import read
+from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
+from jaxdistill.data.sources.outlines import Bitmap, Outline, Side
+from jaxdistill.runtime.errors import DataError
+
+_FOLDERS = ("annotations", "annotation", "json", "jsons", "labels", "labelme")
+_Number = Checked[float, Field(allow_inf_nan=False)]
+_HEAD = 2**20  # bytes in which the shapes begin: before the image
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    label: str
+    points: list[tuple[_Number, _Number]]
+    shape_type: str | None = "polygon"
+    mask: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    shapes: list[_Shape]
+    imageData: str | None = None
+    imageHeight: Side | None = None
+    imageWidth: Side | None = None
+
+
+_FILE = TypeAdapter(_File)
+
+
+@dataclass(frozen=True)
+class LabelMe(Annotated):
+    """Images with a JSON file each, beside the image or in a folder of their own.
+
+    An image that is no file is taken from `imageData`. Polygons and masks of the label
+    `data.category` are people; rectangles, circles and lines have no outline, and are counted.
+    """
+
+    NAME = "labelme"
+    ENDINGS = (".json",)
+    LAYOUT = (
+        "a folder of images and, as `annotations`, a folder of LabelMe's JSON files with the same "
+        "names, or one folder for both, such as train/1.jpg and train/1.json"
+    )
+
+    @classmethod
+    def recognise(cls, root: Root) -> Found | None:
+        """Finds JSON files with `shapes` beside images; see the base class."""
+        pairs = root.parallel(IMAGE_FOLDERS, _FOLDERS)
+        if not any(_has_shapes(root, other) for _, other in pairs.values()):
+            folders = root.by_use() or {"all": next(iter(root.named(IMAGE_FOLDERS)), "")}
+            pairs = {kind: (folder, folder) for kind, folder in folders.items()}
+        splits = {
+            kind: config.Split(images=Path(one), annotations=Path(other))
+            for kind, (one, other) in pairs.items()
+            if _has_shapes(root, other)
+        }
+        names = ", ".join(str(split.annotations) for split in splits.values())
+        return Found(splits, f"JSON files with shapes in {names}") if splits else None
+
+    def pairs(self) -> Iterator[tuple[str, Path | None, Path | None]]:
+        """Yields name, image and annotation file; see the base class."""
+        assert self.annotations is not None
+        try:
+            found = images.by_key(self.images, self.excluded)
+        except DataError as error:
+            if error.code != "no-images":
+                raise
+            found = {}  # they may be in the JSON files
+        annotations = self.annotation_files(self.annotations)
+        root = self.images.resolve()
+        for key in sorted({*found, *annotations}):
+            paths = found.get(key, [])
+            if len(paths) > 1:
+                names = " and ".join(path.name for path in paths)
+                raise DataError(
+                    f"data.{self.split}: {self.images}: {names} have one annotation file; rename "
+                    f"or remove what is too many",
+                    code="ambiguous-mask",
+                )
+            file = annotations.get(key)
+            if paths:
+                yield images.printable_name(paths[0], root), paths[0], file
+            elif file is not None and _parse(file, read(file, LARGEST)).imageData:
+                yield f"{key}.json", file, file
+            else:
+                yield f"{key}.json", None, file
+
+    def image_of(self, entry: Entry) -> bytes | None:
+        """Returns the image that is in the JSON file, where there is no other; see the base."""
+        if entry.image != entry.annotation:
+            return None
+        text = _parse(entry.annotation, read(entry.annotation, LARGEST)).imageData or ""
+        return _decoded(entry.annotation, text)
+
+    def read_people(self, file: Path, content: bytes) -> People:
+        """Reads a JSON file; see the base class."""
+        parsed = _parse(file, content)
+        outlines: list[Outline] = []
+        without = 0
+        for shape in parsed.shapes:
+            if not categories.is_wanted(self.settings.category, shape.label):
+                continue
+            if shape.shape_type == "mask" and shape.mask and shape.points:
+                outlines.append(_bitmap(file, shape))
+            elif shape.shape_type in ("polygon", None) and len(shape.points) > 2:
+                outlines.append([[value for point in shape.points for value in point]])
+            else:
+                without += 1
+        height, width = parsed.imageHeight, parsed.imageWidth
+        return People(outlines, without, (height, width) if height and width else None)
+
+
+def _bitmap(file: Path, shape: _Shape) -> Outline:
+    """Returns a mask, a PNG of the part of the image that two corners span."""
+    try:
+        pixels = decode.decode_mask(_decoded(file, shape.mask or "")) > 0
+    except decode.ImageError as error:
+        raise _damaged(file, f"a mask cannot be decoded: {error}") from None
+    left, top = (round(min(point[axis] for point in shape.points)) for axis in (0, 1))
+    return Bitmap(pixels, left, top)
+
+
+def _decoded(file: Path, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=False)
+    except ValueError as error:
+        raise _damaged(file, f"data that are not base64: {error}") from None
+
+
+def _has_shapes(root: Root, folder: str) -> bool:
+    for name in root.files_in(folder, (".json",))[:3]:
+        with (root.path / folder / name).open("rb") as file:
+            if b'"shapes"' in file.read(_HEAD):
+                return True
+    return False
+
+
+def _parse(file: Path, content: bytes) -> _File:
+    return json_files.parse(
+        file, content, _FILE, lambda problem: _damaged(file, f"not a LabelMe file: {problem}")
+    )
+
+
+def _damaged(file: Path, problem: str) -> DataError:
+    return DataError(f"{file}: {problem}", code="damaged-annotation")
