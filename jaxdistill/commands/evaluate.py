@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     teacher = _teacher(settings, console)
     data = Data(settings.data)
+    if data.layout_note:
+        console.print(data.layout_note)
     dataset = getattr(data, args.split)
     console.print(f"data: {len(dataset)} images of data.{args.split}")
     images = plausibility.first_images(dataset, settings.data.image_size)
@@ -156,13 +158,29 @@ def _open(
             code="options-for-files",
         )
     best = best_of(path)
-    settings = config.load(path / "config.yaml", overrides)
+    settings = _elsewhere(config.load(path / "config.yaml", overrides), overrides)
     if settings.student != best.settings.student:
         raise ConfigError(
             "student: the student of a run cannot be changed; change other keys",
             code="student-differs",
         )
     return Predictor(of_best(best, options)), settings
+
+
+def _elsewhere(settings: config.Config, overrides: Sequence[str]) -> config.Config:
+    """Returns settings whose splits are searched for, if the data are not where the run's were.
+
+    That is so where `data.root` is set, but no split, and the folders of the run are not there.
+    """
+    keys = [override.partition("=")[0] for override in overrides]
+    data, default = settings.data, config.Data()
+    named = any(key.startswith(("data.train", "data.validation", "data.source")) for key in keys)
+    if "data.root" not in keys or named or data.root is None:
+        return settings
+    if all((data.root / split.images).exists() for split in (data.train, data.validation)):
+        return settings
+    open_splits = {"source": None, "train": default.train, "validation": default.validation}
+    return settings.model_copy(update={"data": data.model_copy(update=open_splits)})
 
 
 def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config.Config:
