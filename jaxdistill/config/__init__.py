@@ -17,7 +17,15 @@ from jaxdistill.config.base import (
     Upsampling,
 )
 from jaxdistill.config.data import Data, MaskResize, MaskValues, Split
-from jaxdistill.config.loader import check, dump, load, shipped, with_absolute_paths, with_data
+from jaxdistill.config.loader import (
+    check,
+    dump,
+    load,
+    load_data,
+    shipped,
+    with_absolute_paths,
+    with_data,
+)
 from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
 from jaxdistill.config.student import Student, Unfreezing
@@ -56,6 +64,7 @@ __all__ = [
     "check",
     "dump",
     "load",
+    "load_data",
     "shipped",
     "with_absolute_paths",
     "with_data",

@@ -17,7 +17,16 @@ from jaxdistill.config.schema import Config
 from jaxdistill.config.yaml_files import shipped
 from jaxdistill.runtime.errors import ConfigError, first_line
 
-__all__ = ["RENAMED", "check", "dump", "load", "shipped", "with_absolute_paths", "with_data"]
+__all__ = [
+    "RENAMED",
+    "check",
+    "dump",
+    "load",
+    "load_data",
+    "shipped",
+    "with_absolute_paths",
+    "with_data",
+]
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -46,6 +55,38 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     values = yaml_files.read(Path(path))
     return check(overrides_lib.apply(values, overrides), source=str(path))
+
+
+def load_data(path: Path | str | None, overrides: Sequence[str] = ()) -> Data:
+    """Reads the section `data` alone, whether or not the rest fits it.
+
+    Args:
+      path: A configuration as for `load`; None starts from the defaults.
+      overrides: `KEY=VALUE` with keys of the section `data`, such as `data.root=FOLDER`.
+
+    Raises:
+      ConfigError: See `load`; or there is no folder (`missing-data-root`).
+    """
+    values = {} if path is None else yaml_files.read(Path(path))
+    values = overrides_lib.apply({"data": values.get("data", {})}, overrides)
+    try:
+        section = values.pop("data")
+        if values:
+            raise ConfigError(
+                f"{next(iter(values))}: only keys of the section data are read, such as data.root",
+                code="unknown-key",
+            )
+        found = Data.model_validate_json(json.dumps(section), strict=True)
+    except ValidationError as error:
+        problem = explain(error, Data)
+        raise ConfigError(f"data: {problem.message}", code=problem.code) from None
+    except (TypeError, ValueError, RecursionError) as error:  # JSON has no dates, for example
+        raise ConfigError(f"data: {first_line(error)}", code="wrong-type") from None
+    if found.root is None:
+        raise ConfigError(
+            "data.root is not set: expected the folder of the images", code="missing-data-root"
+        )
+    return found
 
 
 def check(values: dict[str, Any], source: str) -> Config:

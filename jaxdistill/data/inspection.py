@@ -1,0 +1,173 @@
+"""What is in the splits of a folder: sizes, people, duplicates, and what is wrong with images."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxdistill import config
+from jaxdistill.data import decode, layouts, loader
+from jaxdistill.data.dataset import Example
+from jaxdistill.data.sources.base import Source
+from jaxdistill.data.sources.selection import sources_of
+from jaxdistill.runtime.errors import DataError
+
+_AHEAD = 64  # images that are read before their results are taken
+_FULL = 1.0
+
+
+class ImageFacts(NamedTuple):
+    """What was found out about an image."""
+
+    split: str
+    """Key of the split below `data`."""
+    name: str
+    place: int
+    """Its place among the images of the split, from 0."""
+    size: tuple[int, int] = (0, 0)
+    """Height and width in pixels."""
+    person: float | None = None
+    """Share of the pixels that are a person; None without a mask."""
+    pixels: str = ""
+    """Digest of the size and the pixels: equal digests, equal images."""
+    problem: str = ""
+    """Why the image cannot be used; empty if it can."""
+
+
+@dataclass
+class SplitFacts:
+    """What was found out about a split."""
+
+    source: Source[Any]
+    entries: Sequence[Any]
+    """What the source knows of each image."""
+    images: list[ImageFacts] = field(default_factory=list)
+    omissions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of images by the reason why they are left out."""
+    notes: Sequence[str] = ()
+    """How the annotations are read, where that was found out from them."""
+
+    @property
+    def usable(self) -> list[ImageFacts]:
+        """The images that can be used."""
+        return [image for image in self.images if not image.problem]
+
+    @property
+    def problems(self) -> list[ImageFacts]:
+        """The images that cannot be used."""
+        return [image for image in self.images if image.problem]
+
+    @property
+    def empty(self) -> list[ImageFacts]:
+        """The images whose mask shows nobody."""
+        return [image for image in self.usable if image.person == 0]
+
+    @property
+    def full(self) -> list[ImageFacts]:
+        """The images whose mask shows nothing else than a person."""
+        return [image for image in self.usable if image.person == _FULL]
+
+    def example(self, image: ImageFacts) -> Example:
+        """Reads an image of the split again, with its mask.
+
+        Args:
+          image: One of `usable`.
+        """
+        return _decoded(self.source, self.entries[image.place])
+
+
+class Inspection(NamedTuple):
+    """What was found out about a folder."""
+
+    settings: config.Data
+    layout_note: str
+    splits: Mapping[str, SplitFacts]
+    """By the key below `data`."""
+    duplicates: Sequence[Sequence[ImageFacts]]
+    """Groups of images with equal pixels."""
+
+    @property
+    def across(self) -> Sequence[Sequence[ImageFacts]]:
+        """Groups of images with equal pixels that are in training as well as in validation."""
+        sides = [{each.split == "validation" for each in group} for group in self.duplicates]
+        return [group for group, side in zip(self.duplicates, sides, strict=True) if len(side) == 2]
+
+
+def inspect(
+    settings: config.Data, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Inspection:
+    """Reads all images and masks of a folder once, and prepares nothing.
+
+    Args:
+      settings: The section `data` of a configuration; a validation split may be missing.
+      progress: Called with the number of images that were read, and of all.
+
+    Raises:
+      DataError: The layout is not known, or the annotations cannot be read at all. What is wrong
+        with single images is in the result.
+    """
+    layout = layouts.recognise(settings, need_validation=False)
+    found = list(_sources(layout.settings))
+    for source in found:
+        source.check()
+    splits = {source.split: SplitFacts(source, source.entries()) for source in found}
+    total = sum(len(facts.entries) for facts in splits.values())
+    done = 0
+    for facts in splits.values():
+        for image in _look_at_all(facts, loader.decoding_threads(settings.workers)):
+            facts.images.append(image)
+            progress(done := done + 1, total)
+        facts.omissions = facts.source.left_out()
+        facts.notes = facts.source.notes()
+    by_pixels: dict[str, list[ImageFacts]] = defaultdict(list)
+    for facts in splits.values():
+        for image in facts.usable:
+            by_pixels[image.pixels].append(image)
+    duplicates = [group for group in by_pixels.values() if len(group) > 1]
+    return Inspection(layout.settings, layout.note, splits, duplicates)
+
+
+def _sources(settings: config.Data) -> Iterator[Source[Any]]:
+    yield from sources_of(settings, "train")
+    if settings.validation != settings.train:
+        yield from sources_of(settings, "validation")
+
+
+def _look_at_all(facts: SplitFacts, workers: int) -> Iterator[ImageFacts]:
+    """Yields facts in order, which threads find out a few images ahead."""
+    entries = list(enumerate(facts.entries))
+    with ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
+        for start in range(0, len(entries), _AHEAD):
+            yield from pool.map(
+                lambda each: _look_at(facts.source, each[0], each[1]),
+                entries[start : start + _AHEAD],
+            )
+
+
+def _look_at(source: Source[Any], place: int, entry: Any) -> ImageFacts:
+    name = source.name(entry)
+    try:
+        image, mask = _decoded(source, entry)
+    except (DataError, decode.ImageError) as error:
+        return ImageFacts(source.split, name, place, problem=str(error))
+    person = None if mask is None else float((mask > 127).mean())
+    return ImageFacts(source.split, name, place, image.shape[:2], person, _digest(image))
+
+
+def _decoded(source: Source[Any], entry: Any) -> Example:
+    example = source.load(entry)
+    if example.problem:
+        raise decode.ImageError(f"{example.name}: {example.problem}")
+    mask = decode.decode_mask(example.mask) if example.mask else None
+    return Example(decode.decode(example.image, example.upright), mask)
+
+
+def _digest(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
