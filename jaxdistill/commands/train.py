@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     parser = common.CommandParser("train", __doc__)
     parser.add_argument(
         "--config",
-        default="recommended",
-        help="a YAML file, or the name of a shipped configuration (default: recommended)",
+        help="a YAML file, or the name of a shipped configuration (default, with data.root=FOLDER: "
+        "recommended)",
     )
     parser.add_argument("--epochs", help="training.epochs")
     parser.add_argument("--batch_size", help="training.batch_size")
@@ -48,15 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     args = parser.parse_intermixed_args(
         _as_overrides(sys.argv[1:] if arguments is None else arguments)
     )
+    if args.config is None and not any(each.startswith("data.root=") for each in args.overrides):
+        parser.error("expected the folder of the images, data.root=FOLDER, or --config FILE")
+    path = Path(args.config or "recommended")
     short = {
         "training.epochs": args.epochs,
         "training.batch_size": args.batch_size,
         "losses.feature": args.feature_weight,
     }
     overrides = args.overrides + [f"{key}={value}" for key, value in short.items() if value]
-    settings = config.load(Path(args.config), overrides)
+    settings = config.load(path, overrides)
     if args.resume and not any(override.startswith("run=") for override in overrides):
-        settings = _in_its_folder(settings, Path(args.config))
+        settings = _in_its_folder(settings, path)
     with distributed.initialized(args):
         xla.configure_for_training()  # looks for devices, which ends what JAX lets join a run
         return train(
