@@ -30,7 +30,7 @@ from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
 from jaxdistill.config.student import Student, Unfreezing
 from jaxdistill.config.teacher import Detector, FrozenNetwork, Onnxruntime, Targets, Teacher
-from jaxdistill.config.training import Checkpoints, Clip, Mesh, Training
+from jaxdistill.config.training import Checkpoints, Clip, EarlyStopping, Mesh, Training
 
 __all__ = [
     "LARGEST_SIDE",
@@ -39,6 +39,7 @@ __all__ = [
     "Config",
     "Data",
     "Detector",
+    "EarlyStopping",
     "Feature",
     "FrozenNetwork",
     "Losses",

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from jaxdistill.config.base import Positive, Section, Weight
+from jaxdistill.config.base import Positive, Section, Weight, invalid
 
 
 class Clip(Section):
@@ -15,6 +15,19 @@ class Clip(Section):
     per: Literal["all", "group"] = "group"
     """`all`: one norm over all parameters. `group`: one norm each for encoder, decoder, head and
     projectors."""
+
+
+class EarlyStopping(Section):
+    """When a run ends before its last epoch."""
+
+    patience: Annotated[int, Field(ge=1)]
+    """Number of epochs in a row without a better score after which the run ends. The score is the
+    validation's mIoU, or the agreement with the teacher where there are no masks."""
+    min_improvement: Weight = 0.0
+    """By how much a score must exceed the best one so far to be better."""
+    from_epoch: Annotated[int, Field(ge=1)] = 1
+    """First epoch, counted from 1, that patience counts; such as one after the last stage of the
+    encoder has joined the training."""
 
 
 class Training(Section):
@@ -33,6 +46,9 @@ class Training(Section):
     """AdamW's learning rate in the first epoch."""
     final_learning_rate: Weight = 1e-6
     """Learning rate at the end of the cosine schedule over the epochs."""
+    warmup_epochs: Weight = 0.0
+    """Epochs, or a fraction of one, in which the learning rate rises linearly from step to step, up
+    to that of the cosine schedule. 0: no warm-up."""
     weight_decay: Weight = 1e-4
     """AdamW's weight decay."""
     decay: Literal["all", "kernels"] = "all"
@@ -43,6 +59,18 @@ class Training(Section):
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
     """Number of steps with a loss or gradient that is not finite which a run skips before it stops.
     """
+    early_stopping: EarlyStopping | None = None
+    """Ends the run where its score no longer improves. null: the run has all its epochs."""
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> "Training":
+        if self.warmup_epochs > self.epochs:
+            raise invalid(
+                "warmup-too-long",
+                f"training.warmup_epochs: a warm-up of {self.warmup_epochs:g} epochs does not end "
+                f"within the {self.epochs} of training.epochs; choose a shorter one",
+            )
+        return self
 
 
 class Checkpoints(Section):

@@ -17,10 +17,11 @@ Schedule = Callable[[Array], Array]
 def learning_rate_schedule(settings: config.Training, steps_per_epoch: int) -> Schedule:
     """Returns the learning rate by step: a cosine over the epochs, constant within each.
 
-    It equals PyTorch's `CosineAnnealingLR` with `T_max` epochs, stepped after each epoch.
+    It equals PyTorch's `CosineAnnealingLR` with `T_max` epochs, stepped after each epoch. In the
+    first `warmup_epochs` it is multiplied by a factor that rises linearly from step to step to 1.
 
     Args:
-      settings: `learning_rate`, `final_learning_rate` and `epochs`.
+      settings: `learning_rate`, `final_learning_rate`, `warmup_epochs` and `epochs`.
       steps_per_epoch: Steps in an epoch.
 
     Returns:
@@ -32,7 +33,10 @@ def learning_rate_schedule(settings: config.Training, steps_per_epoch: int) -> S
         progress = (step // steps_per_epoch) / settings.epochs
         return last + (first - last) * (1 + jnp.cos(jnp.pi * jnp.asarray(progress))) / 2
 
-    return schedule
+    steps = round(settings.warmup_epochs * steps_per_epoch)
+    if not steps:
+        return schedule
+    return lambda step: schedule(step) * jnp.minimum(1, (jnp.asarray(step) + 1) / steps)
 
 
 def build_optimizer(

@@ -1,5 +1,6 @@
 """The position of a run and the running means of its epoch: plain numbers, exact in JSON."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,11 @@ class Progress:
     skipped: int = 0
     """Steps of the run that changed nothing, since a value was not finite."""
 
+    best_score: float | None = None
+    """Score of the last epoch that was better than those before; None before the first one."""
+    best_epoch: int = 0
+    """That epoch, counted from 1."""
+
     def count(self, values: Mapping[str, float], weights: Mapping[str, float]) -> None:
         """Adds the metrics of a step.
 
@@ -42,6 +48,13 @@ class Progress:
         weights = {name: self.weights.get(name, self.counted) for name in self.sums}
         return {name: self.sums[name] / w for name, w in weights.items() if w > 0}
 
-    def next_epoch(self) -> None:
-        """Marks the present epoch as finished."""
+    def next_epoch(self, score: float, margin: float = 0.0) -> None:
+        """Marks the present epoch as finished.
+
+        Args:
+          score: Its score; the higher, the better.
+          margin: By how much it must be better than the best one so far to be counted as better.
+        """
         self.epoch, self.counted, self.sums, self.weights = self.epoch + 1, 0, {}, {}
+        if math.isfinite(score) and (self.best_score is None or score > self.best_score + margin):
+            self.best_score, self.best_epoch = score, self.epoch

@@ -46,6 +46,7 @@ _PATHS = (
 _FREE = (
     *_PATHS,
     "training.epochs",
+    "training.early_stopping",
     "training.skip_nonfinite",
     "checkpoints",
     "mesh",  # results differ by rounding only

@@ -29,7 +29,14 @@ from jaxdistill.reporting.console import default_console
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, set_batch_size
-from jaxdistill.training import assembly, feature_statistics, phases, provenance, run_folder
+from jaxdistill.training import (
+    assembly,
+    early_stopping,
+    feature_statistics,
+    phases,
+    provenance,
+    run_folder,
+)
 from jaxdistill.training.aggregation import mean_metrics
 from jaxdistill.training.callbacks import Callback, default_callbacks
 from jaxdistill.training.compile_ahead import compiling
@@ -83,6 +90,7 @@ class Trainer:
         self.settings = settings or assembly.settings_of(
             self.run, model, self.data, losses, training
         )
+        early_stopping.check(self.settings.training, self.data)
         self.losses, self.unused_losses = assembly.usable_losses(losses, self.data, teacher)
         self.mesh = Mesh(self.settings.mesh.data)
         self.mesh.check_batch_size(
@@ -102,6 +110,8 @@ class Trainer:
         self.last_saved_step = -1
         self.stop_reason = ""
         """Why the training ends early, such as `SIGTERM`; empty if it does not."""
+        self.finish_reason = ""
+        """Why the training is complete before its last epoch; empty if it is not."""
         self._checkpoint_requested = False
         self._ready = False
         # Made by `setup`, and anew when a stage of the encoder joins the training.
@@ -155,9 +165,10 @@ class Trainer:
             )
             self._checkpoints: Checkpoints = checkpoints
             batches = stack.enter_context(closing(self.train_batches(self.progress.step)))
+            self.finish_reason = ""
             stack.callback(self.emit, "on_fit_end")
             self.emit("on_fit_start")
-            while self.progress.epoch < self.epochs:
+            while not self.finished:
                 self.progress.phase = phases.phase_of(self, self.progress.epoch)
                 self.enter_phase(self.progress.phase)
                 self.emit("on_epoch_start")
@@ -172,8 +183,10 @@ class Trainer:
                     break
                 seconds = {"train": trained - start, "validation": time.perf_counter() - trained}
                 record = epoch_record(self, validation, seconds, self.progress.step - first_step)
-                self.progress.next_epoch()
-                self.save_checkpoint(record, score=score_of(validation, self.progress.epoch))
+                score = score_of(validation, self.progress.epoch + 1)
+                stopping = self.settings.training.early_stopping
+                self.progress.next_epoch(score, stopping.min_improvement if stopping else 0.0)
+                self.save_checkpoint(record, score)
                 self.emit("on_epoch_end", record)
         return self
 
@@ -233,6 +246,11 @@ class Trainer:
         return self.settings.training.epochs
 
     @property
+    def finished(self) -> bool:
+        """Whether no epoch is left to train."""
+        return bool(self.finish_reason) or self.progress.epoch >= self.epochs
+
+    @property
     def stop_requested(self) -> bool:
         """Whether the training is to end after the current step."""
         return bool(self.stop_reason)
@@ -241,6 +259,14 @@ class Trainer:
     def validation_is_labelled(self) -> bool:
         """Whether the validation images have ground-truth masks."""
         return assembly.is_labelled(self.data, "validation")
+
+    def finish(self, reason: str) -> None:
+        """Ends the training after the current epoch, as complete; all processes must call it.
+
+        Args:
+          reason: What is reported.
+        """
+        self.finish_reason = reason
 
     def request_stop(self, reason: str) -> None:
         """Ends the training after the current step; all processes must call it at the same step.

@@ -20,6 +20,22 @@ def test_learning_rate_is_a_cosine_over_the_epochs() -> None:
     assert schedule(500) == pytest.approx(1e-6, rel=1e-3)
 
 
+def test_the_learning_rate_rises_from_step_to_step_within_the_warm_up() -> None:
+    plain = learning_rate_schedule(config.Training(epochs=50), steps_per_epoch=10)
+    warmed = learning_rate_schedule(
+        config.Training(epochs=50, warmup_epochs=1.5), steps_per_epoch=10
+    )
+    for step in range(40):
+        expected = float(plain(step)) * min(1, (step + 1) / 15)
+        assert float(warmed(step)) == pytest.approx(expected, rel=1e-6)
+    assert warmed(14) == plain(14)  # bit for bit, from the end of the warm-up on
+
+
+def test_a_warm_up_that_does_not_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="warmup-too-long"):
+        config.Training(epochs=2, warmup_epochs=3)
+
+
 def optimizer(per: str = "all", learning_rate: float = 1.0) -> object:
     settings = config.Training(clip=config.Clip(norm=0.5, per=per), learning_rate=learning_rate)
     return build_optimizer(settings, learning_rate_schedule(settings, 1))
