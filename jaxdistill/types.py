@@ -69,3 +69,5 @@ class TrainState(NamedTuple):
     params: Variables
     batch_stats: Variables
     opt_state: optax.OptState
+    ema: Variables | None = None
+    """Moving average of `params` and `batch_stats` by path (`training.ema`); None without one."""

@@ -198,5 +198,8 @@ def _restored(
     phase = metadata["progress"]["phase"]
     split = unfreezing.partition_in_phase(student, settings.student, phase)
     like = {"params": split.params, "batch_stats": split.batch_stats}
+    if "ema" in metadata["digests"]:  # what was evaluated, and is the score's
+        like = {"ema": {**split.params, **split.batch_stats}}
     parts = read_parts(folder, like, metadata, partly=True)
-    return split.with_values({**parts["params"], **parts["batch_stats"]}).merge()
+    values = {path: value for arrays in parts.values() for path, value in arrays.items()}
+    return split.with_values(values).merge()

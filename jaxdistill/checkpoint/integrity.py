@@ -26,7 +26,7 @@ T = TypeVar("T")
 Metadata = dict[str, Any]
 """Plain values that a checkpoint holds beside its arrays, as JSON keeps them."""
 Parts = Mapping[str, Variables]
-"""Arrays by name, of `params`, `batch_stats` and `opt_state`."""
+"""Arrays by name, of `params`, `batch_stats` and `opt_state`, and `ema` where there is one."""
 
 METADATA_ITEM, STATE_ITEM = "metadata", "state"
 """Folders of a checkpoint."""

@@ -228,6 +228,9 @@ def to_parts(state: TrainState) -> Parts:
 
     Args:
       state: The state.
+
+    Returns:
+      `params`, `batch_stats`, `opt_state`, and `ema` where the state has one.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(state.opt_state)
     return {
@@ -236,6 +239,7 @@ def to_parts(state: TrainState) -> Parts:
         "opt_state": {
             jax.tree_util.keystr(path, simple=True, separator=":"): leaf for path, leaf in leaves
         },
+        **({} if state.ema is None else {"ema": state.ema}),
     }
 
 

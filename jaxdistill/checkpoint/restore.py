@@ -86,7 +86,7 @@ def restore_latest(
         try:
             metadata = read_metadata(folder)
             state = like(metadata["progress"]["phase"])
-            parts = read_parts(folder, to_parts(state), metadata)
+            parts = read_parts(folder, _stored(to_parts(state), metadata), metadata)
             restored = _to_state(state, folders.step_of(folder), parts)
         except DamagedError as damage:
             if changed and isinstance(damage, MisfitError):
@@ -129,10 +129,17 @@ def _score(metadata: Metadata) -> float:
     return -math.inf if metadata["score"] is None else metadata["score"]
 
 
+def _stored(parts: Parts, metadata: Metadata) -> Parts:
+    """Leaves the average out where the run had none when the checkpoint was saved."""
+    stored = metadata["digests"]
+    return {part: own for part, own in parts.items() if part != "ema" or part in stored}
+
+
 def _to_state(like: TrainState, step: int, parts: Parts) -> TrainState:
     def placed(value: Any, leaf: jax.Array) -> jax.Array:
-        return put(np.asarray(value, leaf.dtype), leaf.sharding)
+        return put(np.array(value, leaf.dtype), leaf.sharding)
 
+    parts = {"ema": {**parts["params"], **parts["batch_stats"]}, **parts}
     arrays = {
         part: {name: placed(parts[part][name], leaf) for name, leaf in own.items()}
         for part, own in to_parts(like).items()
@@ -140,7 +147,13 @@ def _to_state(like: TrainState, step: int, parts: Parts) -> TrainState:
     opt_state = jax.tree.unflatten(
         jax.tree.structure(like.opt_state), list(arrays["opt_state"].values())
     )
-    return TrainState(placed(step, like.step), arrays["params"], arrays["batch_stats"], opt_state)
+    return TrainState(
+        placed(step, like.step),
+        arrays["params"],
+        arrays["batch_stats"],
+        opt_state,
+        arrays.get("ema"),
+    )
 
 
 def _check_agreement(folder: Path, damaged: bool) -> None:

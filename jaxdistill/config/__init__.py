@@ -30,7 +30,7 @@ from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
 from jaxdistill.config.student import Student, Unfreezing
 from jaxdistill.config.teacher import Detector, FrozenNetwork, Onnxruntime, Targets, Teacher
-from jaxdistill.config.training import Checkpoints, Clip, EarlyStopping, Mesh, Training
+from jaxdistill.config.training import Checkpoints, Clip, EarlyStopping, Ema, Mesh, Training
 
 __all__ = [
     "LARGEST_SIDE",
@@ -40,6 +40,7 @@ __all__ = [
     "Data",
     "Detector",
     "EarlyStopping",
+    "Ema",
     "Feature",
     "FrozenNetwork",
     "Losses",

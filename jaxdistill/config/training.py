@@ -1,6 +1,6 @@
 """The sections `training`, `checkpoints` and `mesh`: steps, optimizer and devices."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,23 @@ class EarlyStopping(Section):
     from_epoch: Annotated[int, Field(ge=1)] = 1
     """First epoch, counted from 1, that patience counts; such as one after the last stage of the
     encoder has joined the training."""
+
+
+class Ema(Section):
+    """Exponential moving average of the weights; a number alone is the decay."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Share of the average that a step keeps; the average reaches back about 1 / (1 - decay) steps.
+    """
+    warmup: bool = True
+    """Whether the decay of the first steps is smaller: at most (1 + n) / (10 + n) after n steps, so
+    that the average soon forgets the weights that training began with."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_decay(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"decay": value} if is_number else value
 
 
 class Training(Section):
@@ -59,6 +76,9 @@ class Training(Section):
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
     """Number of steps with a loss or gradient that is not finite which a run skips before it stops.
     """
+    ema: Ema | None = None
+    """Exponential moving average (EMA) of the trained weights and BatchNorm statistics, such as
+    `0.999`. Validation, the best checkpoint and exports use the average. null: none."""
     early_stopping: EarlyStopping | None = None
     """Ends the run where its score no longer improves. null: the run has all its epochs."""
 

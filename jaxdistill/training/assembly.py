@@ -266,6 +266,11 @@ def _describe_student(trainer: "Trainer") -> list[str]:
             "warning: the encoder is frozen and was given no weights file: name one in "
             "student.encoder_weights, or train the encoder too, with student.frozen=[]"
         ]
+    if (ema := trainer.settings.training.ema) is not None:
+        lines += [
+            f"moving average of the weights, decay {ema.decay:g}: validation, the best checkpoint "
+            f"and exports use the average"
+        ]
     if trainer.teacher is not None and not asks_for_logits(trainer.losses):
         lines += ["no loss uses the teacher's mask: it serves for comparison only"]
     return lines

@@ -15,6 +15,7 @@ from jaxdistill.runtime.text import format_duration as duration
 from jaxdistill.training import phases
 from jaxdistill.training.aggregation import first_nonfinite
 from jaxdistill.training.callbacks import to_host
+from jaxdistill.training.ema import averaged
 from jaxdistill.training.gradient_audit import audit
 from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.training.inputs import wait_on_cpu
@@ -57,12 +58,10 @@ def dry_run(trainer: Trainer) -> None:
     step_seconds = statistics.median(steps)
     with closing(trainer.validation_batches()) as batches:
         start = time.perf_counter()
-        state = trainer.state
+        params, batch_stats = averaged(trainer.state)
         sharded = trainer.mesh.shard(next(batches))
         jax.block_until_ready(
-            trainer.eval_step(
-                state.params, state.batch_stats, trainer.frozen, *sharded, jnp.asarray(0)
-            )
+            trainer.eval_step(params, batch_stats, trainer.frozen, *sharded, jnp.asarray(0))
         )
         validation_seconds = time.perf_counter() - start
     epoch_seconds = trainer.steps_per_epoch * step_seconds

@@ -9,6 +9,7 @@ import jax
 
 from jaxdistill.models import unfreezing
 from jaxdistill.models.parameters import Partition, merge
+from jaxdistill.training import ema
 from jaxdistill.training.optimizer import migrate_opt_state
 from jaxdistill.training.step import compile_eval_step, compile_train_step, step_spec
 from jaxdistill.types import TrainState
@@ -45,6 +46,7 @@ def in_phase(trainer: "Trainer", phase: int) -> tuple[Partition, TrainState]:
         partition.params,
         partition.batch_stats,
         migrate_opt_state(trainer.state.opt_state, opt_state),
+        ema.join(trainer.state.ema, partition.params, partition.batch_stats),
     )
     return partition, trainer.mesh.replicate(state)
 

@@ -25,6 +25,7 @@ from jaxdistill.models.parameters import Partition, flat_variables, merge, param
 from jaxdistill.models.student import Student
 from jaxdistill.runtime import xla
 from jaxdistill.runtime.sharding import Mesh
+from jaxdistill.training import ema
 from jaxdistill.training.accumulation import accumulate
 from jaxdistill.training.aggregation import Sum, requires_mask, sum_over_images
 from jaxdistill.training.optimizer import build_optimizer, learning_rate_schedule
@@ -48,6 +49,8 @@ class StepSpec(NamedTuple):
     """Seed of the masks that `mgd` draws."""
     accumulate: int = 1
     """In how many parts a step processes its batch, one after the other."""
+    ema: config.Ema | None = None
+    """The moving average of the weights; None without one."""
 
 
 def step_spec(
@@ -83,6 +86,7 @@ def step_spec(
         training.epochs,
         settings.seed,
         training.accumulate,
+        training.ema,
     )
 
 
@@ -97,9 +101,9 @@ def initial_state(spec: StepSpec, partition: Partition) -> TrainState:
       partition: The student, taken apart.
     """
     opt_state = jax.jit(spec.optimizer.init)(partition.params)
-    state = TrainState(
-        jax.device_put(np.int32(0)), partition.params, partition.batch_stats, opt_state
-    )
+    params, batch_stats = partition.params, partition.batch_stats
+    average = ema.begin(spec.ema, params, batch_stats)
+    state = TrainState(jax.device_put(np.int32(0)), params, batch_stats, opt_state, average)
     copied: TrainState = jax.tree.map(np.array, state)
     return copied
 
@@ -198,11 +202,14 @@ def train_step(
     )
     updates, opt_state = spec.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    # The schedule's own count: a step that was not finite does not advance it.
+    count = state.opt_state[-1].count
+    average = ema.update(spec.ema, state.ema, params, batch_stats, count)
 
     gradient_norm = optax.global_norm(gradients)
     finite = jnp.isfinite(logged["total"]) & jnp.isfinite(gradient_norm)
     updated = jax.tree.map(
-        partial(jnp.where, finite), (params, batch_stats, opt_state), tuple(state[1:])
+        partial(jnp.where, finite), (params, batch_stats, opt_state, average), tuple(state[1:])
     )
     epoch = state.step // spec.steps_per_epoch
     for loss in spec.losses.values():
@@ -211,8 +218,7 @@ def train_step(
         "labelled": batch.labelled.sum(),
         "gradient_norm": gradient_norm,
         **_norms_by_group(gradients),
-        # The schedule's own count: a step that was not finite does not advance it.
-        "learning_rate": spec.learning_rate(state.opt_state[-1].count),
+        "learning_rate": spec.learning_rate(count),
     }
     return TrainState(state.step + 1, *updated), logged
 

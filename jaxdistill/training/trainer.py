@@ -40,6 +40,7 @@ from jaxdistill.training import (
 from jaxdistill.training.aggregation import mean_metrics
 from jaxdistill.training.callbacks import Callback, default_callbacks
 from jaxdistill.training.compile_ahead import compiling
+from jaxdistill.training.ema import averaged
 from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.training.inputs import Inputs, wait_on_cpu
 from jaxdistill.training.progress import Progress
@@ -220,15 +221,12 @@ class Trainer:
           The means over all images; None if a stop was requested meanwhile.
         """
         epoch = np.int32(self.progress.epoch)
+        params, batch_stats = averaged(self.state)
         measured = []
         with closing(self.validation_batches()) as batches:
             for batch, teacher in batches:
                 sums, logits = self.eval_step(
-                    self.state.params,
-                    self.state.batch_stats,
-                    self.frozen,
-                    *self.mesh.shard((batch, teacher)),
-                    epoch,
+                    params, batch_stats, self.frozen, *self.mesh.shard((batch, teacher)), epoch
                 )
                 self.emit("on_validation_batch", batch, teacher, logits)
                 if self.stop_requested:
@@ -295,7 +293,7 @@ class Trainer:
         self._checkpoint_requested = False
 
     def variables(self) -> Variables:
-        """Returns all variables of the student by dotted path."""
+        """Returns all variables of the student as they are trained, by dotted path."""
         return {**self.state.params, **self.state.batch_stats, **self.partition.frozen}
 
     def metadata(self) -> dict[str, dict[str, Any]]:
