@@ -30,7 +30,15 @@ from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
 from jaxdistill.config.student import Student, Unfreezing
 from jaxdistill.config.teacher import Detector, FrozenNetwork, Onnxruntime, Targets, Teacher
-from jaxdistill.config.training import Checkpoints, Clip, EarlyStopping, Ema, Mesh, Training
+from jaxdistill.config.training import (
+    Checkpoints,
+    Clip,
+    EarlyStopping,
+    Ema,
+    LearningRates,
+    Mesh,
+    Training,
+)
 
 __all__ = [
     "LARGEST_SIDE",
@@ -43,6 +51,7 @@ __all__ = [
     "Ema",
     "Feature",
     "FrozenNetwork",
+    "LearningRates",
     "Losses",
     "MaskResize",
     "MaskValues",

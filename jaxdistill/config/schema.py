@@ -132,6 +132,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_learning_rates(self) -> "Config":
+        if self.student.unfreeze is not None and self.training.learning_rates.encoder != 1:
+            raise invalid(
+                "conflicting-keys",
+                "training.learning_rates.encoder: an encoder that joins the training by "
+                "student.unfreeze has student.unfreeze.learning_rate_scale instead; set that one",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_cache(self) -> "Config":
         photometric = self.data.augment in ("light", "heavy")
         if self.targets.cache is not None and photometric and not self.targets.clean_images:

@@ -17,6 +17,20 @@ class Clip(Section):
     projectors."""
 
 
+class LearningRates(Section):
+    """Factors of the learning rate, by parameter group."""
+
+    encoder: Positive = 1.0
+    """Factor for the encoder, where it is trained from the start. An encoder that joins later has
+    `student.unfreeze.learning_rate_scale` instead."""
+    decoder: Positive = 1.0
+    """Factor for the decoder."""
+    head: Positive = 1.0
+    """Factor for the head."""
+    projectors: Positive = 1.0
+    """Factor for the projectors of `features`."""
+
+
 class EarlyStopping(Section):
     """When a run ends before its last epoch."""
 
@@ -66,6 +80,8 @@ class Training(Section):
     warmup_epochs: Weight = 0.0
     """Epochs, or a fraction of one, in which the learning rate rises linearly from step to step, up
     to that of the cosine schedule. 0: no warm-up."""
+    learning_rates: LearningRates = LearningRates()
+    """Factors of the learning rate, and with it of the weight decay, by parameter group."""
     weight_decay: Weight = 1e-4
     """AdamW's weight decay."""
     decay: Literal["all", "kernels"] = "all"

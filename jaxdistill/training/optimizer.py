@@ -1,4 +1,4 @@
-"""AdamW with a cosine learning rate, clipped, and slower for an encoder that joins the training."""
+"""AdamW with a cosine learning rate, clipped, with a factor for each parameter group."""
 
 from collections.abc import Callable, Mapping
 
@@ -49,7 +49,7 @@ def build_optimizer(
     """Builds the optimizer: clipping, AdamW, and the learning-rate schedule.
 
     Args:
-      settings: `clip`, `weight_decay` and `decay`.
+      settings: `clip`, `weight_decay`, `decay` and `learning_rates`.
       schedule: The learning rate by step.
       unfreeze: How the encoder joins the training; scales the encoder's learning rate.
       stage_of: Labels every parameter with the stage that it joined the training with. Each stage
@@ -59,22 +59,32 @@ def build_optimizer(
       A gradient transformation over variables by dotted path.
     """
     adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    encoder_scale = optax.identity()
     if unfreeze is not None and stage_of is not None:
         adam = _by_label(adam, stage_of)
-        encoder_scale = optax.masked(
-            optax.scale(unfreeze.learning_rate_scale),
-            lambda tree: {path: param_group(path) == "encoder" for path in tree},
-        )
     return optax.chain(
         _clip(settings.clip),
         adam,
         optax.add_decayed_weights(
             settings.weight_decay, None if settings.decay == "all" else _are_kernels
         ),
-        encoder_scale,
+        _scale(group_factors(settings, unfreeze)),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def group_factors(
+    settings: config.Training, unfreeze: config.Unfreezing | None = None
+) -> dict[str, float]:
+    """Returns the factors of the learning rate by parameter group, where they are not 1.
+
+    Args:
+      settings: `learning_rates`.
+      unfreeze: How the encoder joins the training; its factor is then the one given here.
+    """
+    factors = settings.learning_rates.model_dump()
+    if unfreeze is not None:
+        factors["encoder"] = unfreeze.learning_rate_scale
+    return {group: factor for group, factor in factors.items() if factor != 1}
 
 
 def migrate_opt_state(old: optax.OptState, new: optax.OptState) -> optax.OptState:
@@ -110,6 +120,18 @@ def _by_label(
         lambda params: partitioned(params).init(params),
         lambda updates, state, params: partitioned(updates).update(updates, state, params),
     )
+
+
+def _scale(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of each parameter group by its factor."""
+
+    def scaled(updates: Variables, params: Variables | None) -> Variables:
+        del params
+        return {
+            path: update * factors.get(param_group(path), 1) for path, update in updates.items()
+        }
+
+    return optax.stateless(scaled) if factors else optax.identity()
 
 
 def _are_kernels(params: Variables) -> dict[str, bool]:

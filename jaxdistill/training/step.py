@@ -7,6 +7,7 @@ make jitted functions of them.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -28,7 +29,11 @@ from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.training import ema
 from jaxdistill.training.accumulation import accumulate
 from jaxdistill.training.aggregation import Sum, requires_mask, sum_over_images
-from jaxdistill.training.optimizer import build_optimizer, learning_rate_schedule
+from jaxdistill.training.optimizer import (
+    build_optimizer,
+    group_factors,
+    learning_rate_schedule,
+)
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs, TrainState, Variables
 
 
@@ -51,6 +56,8 @@ class StepSpec(NamedTuple):
     """In how many parts a step processes its batch, one after the other."""
     ema: config.Ema | None = None
     """The moving average of the weights; None without one."""
+    factors: Mapping[str, float] = MappingProxyType({})
+    """Factors of the learning rate by parameter group, for logging."""
 
 
 def step_spec(
@@ -87,6 +94,7 @@ def step_spec(
         settings.seed,
         training.accumulate,
         training.ema,
+        group_factors(training),
     )
 
 
@@ -218,7 +226,8 @@ def train_step(
         "labelled": batch.labelled.sum(),
         "gradient_norm": gradient_norm,
         **_norms_by_group(gradients),
-        "learning_rate": spec.learning_rate(count),
+        "learning_rate": (rate := spec.learning_rate(count)),
+        **{f"learning_rate_{group}": factor * rate for group, factor in spec.factors.items()},
     }
     return TrainState(state.step + 1, *updated), logged
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import config
+from jaxdistill.models.parameters import PARAM_GROUPS
 from jaxdistill.training.optimizer import (
     build_optimizer,
     learning_rate_schedule,
@@ -50,6 +51,35 @@ def test_weight_decay_can_leave_out_biases_and_batch_norm() -> None:
         updates, _ = built.update(still, built.init(params), params)
         assert {path for path, update in updates.items() if np.asarray(update).any()} == decayed
         np.testing.assert_allclose(updates["head.kernel"], -0.1, rtol=1e-6)
+
+
+def test_each_group_has_its_factor_of_the_learning_rate_and_of_the_decay() -> None:
+    params = {f"{group}.kernel": jnp.ones(2) for group in PARAM_GROUPS}
+    gradients = {path: jnp.full(2, 0.1) for path in params}
+
+    def update(**factors: float) -> dict[str, np.ndarray]:
+        settings = config.Training(
+            weight_decay=0.1, learning_rate=1.0, learning_rates=config.LearningRates(**factors)
+        )
+        built = build_optimizer(settings, learning_rate_schedule(settings, 1))
+        updates, _ = built.update(gradients, built.init(params), params)
+        return jax.tree.map(np.asarray, updates)
+
+    plain, scaled = update(), update(encoder=0.1, head=3.0)
+    for group, factor in {"encoder": 0.1, "decoder": 1, "head": 3, "projectors": 1}.items():
+        np.testing.assert_allclose(
+            scaled[f"{group}.kernel"], factor * plain[f"{group}.kernel"], rtol=1e-6
+        )
+    np.testing.assert_array_equal(scaled["decoder.kernel"], plain["decoder.kernel"])
+
+
+def test_an_encoder_that_joins_has_one_factor() -> None:
+    student = {"unfreeze": {"from_epoch": 2, "learning_rate_scale": 0.5}}
+    given = {"run": "run", "data": {"root": "data"}, "losses": {"kl": 0, "mse": 0}}
+    rates = {"learning_rates": {"encoder": 0.1}}
+    with pytest.raises(ValueError, match="conflicting-keys"):
+        config.Config(**given, student=student, training=rates)
+    config.Config(**given, training=rates)
 
 
 def test_the_clip_bounds_the_gradient_by_group_or_altogether() -> None:
