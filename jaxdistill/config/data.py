@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from jaxdistill.config.base import Section, Size, invalid
 
@@ -88,6 +88,10 @@ class Data(Section):
     """Smallest area of a random crop, as a share of the image in (0, 1]. The crop is resized to
     `image_size`, together with its mask and its teacher outputs, which are computed from the whole
     image. null: no crops."""
+    copy_paste: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that the people of another training image are pasted on a training image: scaled,
+    flipped and moved, with their mask. Teacher and student see the pasted image, so that
+    `targets.cache` cannot be used. 0: nothing is pasted."""
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of threads that decode images. null: 2 on a CPU, where training needs the cores;
     beside a GPU two fewer than there are cores, from 2 to 32."""
@@ -119,6 +123,16 @@ class Data(Section):
                 "data.validation, such as 10%",
             )
         return value
+
+    @model_validator(mode="after")
+    def _check_copy_paste(self) -> "Data":
+        if self.copy_paste and not self.train.labelled:
+            raise invalid(
+                "masks-needed",
+                "data.copy_paste needs training images with masks, whose people are pasted: set "
+                "data.train.annotations, or data.copy_paste to 0",
+            )
+        return self
 
 
 def _drawn(value: Any, train: Split | None) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
+from jaxdistill.data.augment import copy_paste
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime.errors import DataError
 from jaxdistill.types import Batch
@@ -52,9 +53,9 @@ def train_batches(
 
     Args:
       dataset: The training split.
-      data: Settings; `image_size`, `mask_resize` and `workers` are used.
+      data: Settings; `image_size`, `mask_resize`, `copy_paste` and `workers` are used.
       batch_size: Examples per step, over all processes.
-      seed: Seed of the order.
+      seed: Seed of the order, and of what is pasted.
       start_step: First step whose batch is returned.
       process_index: Index of this process; it gets its own rows of each batch.
       process_count: Number of processes that share a batch.
@@ -70,9 +71,10 @@ def train_batches(
 
     steps = steps_per_epoch(dataset, batch_size)
     indices = grain.MapDataset.range(len(dataset)).seed(seed).shuffle()
-    indices = indices[: steps * batch_size]
-    epoch = _local(dataset, data, indices, batch_size, process_index, process_count)
-    return _read(epoch.repeat()[start_step:], decoding_threads(data.workers))
+    indices = indices[: steps * batch_size].repeat()
+    examples = indices.map_with_index(_TrainExamples(dataset, data, seed))
+    batches = _local(examples, batch_size, process_index, process_count)
+    return _read(batches[start_step:], decoding_threads(data.workers))
 
 
 def validation_batches(
@@ -100,7 +102,8 @@ def validation_batches(
 
     steps = -(-len(dataset) // batch_size)
     indices = grain.MapDataset.range(steps * batch_size)
-    local = _local(dataset, data, indices, batch_size, process_index, process_count)
+    examples = indices.map(lambda index: _example(dataset, index, data))
+    local = _local(examples, batch_size, process_index, process_count)
     return _read(local, decoding_threads(data.workers))
 
 
@@ -135,19 +138,40 @@ def check_divisible(batch_size: int, process_count: int) -> None:
         )
 
 
+class _TrainExamples:
+    """Loads training examples; what is random depends on the seed and the place in the run."""
+
+    def __init__(self, dataset: Dataset, data: config.Data, seed: int) -> None:
+        self._dataset, self._data, self._seed = dataset, data, seed
+        self._donors = np.flatnonzero(dataset.labelled) if data.copy_paste else np.zeros(0, int)
+
+    def __call__(self, place: int, index: int) -> Batch:
+        """Returns an example, possibly with the people of another one.
+
+        Args:
+          place: Number of the example since the start of the run, over all processes.
+          index: Its index in the dataset.
+        """
+        example = _example(self._dataset, index, self._data)
+        if not len(self._donors):
+            return example
+        random = np.random.default_rng([self._seed, place])
+        if random.random() >= self._data.copy_paste:
+            return example
+        donor = _example(self._dataset, int(random.choice(self._donors)), self._data)
+        image, mask = copy_paste.paste(
+            random, example.images, example.masks[..., 0], donor.images, donor.masks[..., 0]
+        )
+        return example._replace(images=image, masks=mask[..., None])
+
+
 def _local(
-    dataset: Dataset,
-    data: config.Data,
-    indices: "grain.MapDataset[int]",
-    batch_size: int,
-    process_index: int,
-    process_count: int,
+    examples: "grain.MapDataset[Batch]", batch_size: int, process_index: int, process_count: int
 ) -> "grain.MapDataset[Batch]":
-    """Returns one pass over `indices` in batches: the rows of this process of each of them."""
+    """Returns examples in batches: the rows of this process of each of them."""
     check_divisible(batch_size, process_count)
-    loaded = indices.map(lambda index: _example(dataset, index, data))
     # Every global batch is `process_count` local ones in a row.
-    return loaded.batch(batch_size // process_count)[process_index::process_count]
+    return examples.batch(batch_size // process_count)[process_index::process_count]
 
 
 def _read(local: "grain.MapDataset[Batch]", workers: int) -> "grain.DatasetIterator[Batch]":

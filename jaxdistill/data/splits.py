@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     mask_column: str | None
     augment: Literal["none", "flip", "light", "heavy"]
     crop: float | None
+    copy_paste: float
     mask_resize: config.MaskResize
     prepared: str | Path | None
     """Folder for prepared data sets; None: `~/.cache/jaxdistill`."""

@@ -15,6 +15,7 @@ from jaxdistill.losses import Loss
 from jaxdistill.models import Student
 from jaxdistill.models.parameters import Partition, merge, param_group
 from jaxdistill.runtime import distributed, memory
+from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import base
@@ -55,6 +56,7 @@ class Inputs:
         partition: Partition,
         mesh: Mesh,
     ) -> None:
+        _check_cacheable(teacher, data)
         asked = base.restrict(
             teacher, logits=asks_for_logits(losses), features=_trains_on_features(losses)
         )
@@ -161,6 +163,16 @@ def _prefetch_depth() -> int:
 
 def _trains_on_features(losses: Mapping[str, Loss]) -> bool:
     return any("features" in loss.requires for loss in losses.values())
+
+
+def _check_cacheable(teacher: Teacher | None, data: Data | IterableData) -> None:
+    """Refuses a teacher with a cache for images that are made anew in every epoch."""
+    if isinstance(teacher, CachedTeacher) and data.settings and data.settings.copy_paste:
+        raise ConfigError(
+            "the teacher's cache cannot hold outputs for images that copy_paste makes anew in "
+            "every epoch: leave out the cache, or set copy_paste to 0",
+            code="cannot-cache",
+        )
 
 
 def _cached(
