@@ -76,6 +76,10 @@ class Data(Section):
     image_size: Size = (640, 640)
     """Height and width in pixels to which images and masks are resized: multiples of the student's
     largest stride, which is 32 for an EfficientNet."""
+    sizes: tuple[Size, ...] = ()
+    """Heights and widths of training images, of which each batch has one, drawn by its step; a
+    number alone is both. Validation is at `image_size`, and `targets.cache` cannot be used. []: all
+    are at `image_size`."""
     mask_resize: MaskResize = "area"
     """How masks are resized. `area`: a pixel is a person if more than half of its area is one
     (along a side that grows: the nearest centre), so that the mask lies on its image. `nearest`: as
@@ -102,6 +106,14 @@ class Data(Section):
         """Takes a single value for a list of one."""
         single = isinstance(value, int) or (isinstance(value, str) and value.startswith("#"))
         return [value] if single else value
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _take_sides(cls, value: Any) -> Any:
+        """Takes a number for a square."""
+        if not isinstance(value, list | tuple):
+            return value
+        return [(each, each) if isinstance(each, int) else each for each in value]
 
     @field_validator("train", "validation", mode="before")
     @classmethod

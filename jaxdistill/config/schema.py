@@ -143,12 +143,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_cache(self) -> "Config":
-        if self.targets.cache is not None and self.data.copy_paste:
-            raise invalid(
-                "cannot-cache",
-                "targets.cache cannot hold outputs for images that data.copy_paste makes anew in "
-                "every epoch: set targets.cache to null, or data.copy_paste to 0",
-            )
+        for key in ("copy_paste", "sizes"):
+            if self.targets.cache is not None and getattr(self.data, key):
+                raise invalid(
+                    "cannot-cache",
+                    f"targets.cache cannot hold outputs for images that data.{key} makes anew in "
+                    f"every epoch: set targets.cache to null, or leave data.{key} out",
+                )
         photometric = self.data.augment in ("light", "heavy")
         if self.targets.cache is not None and photometric and not self.targets.clean_images:
             raise invalid(

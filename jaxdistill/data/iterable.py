@@ -63,6 +63,8 @@ class IterableData:
             image_size = (image_size, image_size)
         self.image_size: tuple[int, int] = image_size or first.images.shape[1:3]
         """Height and width of the images in batches."""
+        self.train_sizes = (self.image_size,)
+        """Heights and widths of the training images."""
         self.augmentation = Augmentation(augment, crop)
         """The augmentation of the training split."""
         self._steps = steps_per_epoch

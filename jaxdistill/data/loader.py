@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # slow to import, and needed only where batches are read
     import grain
 
 
+_PASTE, _SIZE = 1, 2  # what a seed is drawn for, so that the draws are independent
+
+
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     """Returns the number of whole batches in one pass over a dataset.
 
@@ -53,9 +56,9 @@ def train_batches(
 
     Args:
       dataset: The training split.
-      data: Settings; `image_size`, `mask_resize`, `copy_paste` and `workers` are used.
+      data: Settings; `image_size`, `sizes`, `mask_resize`, `copy_paste` and `workers` are used.
       batch_size: Examples per step, over all processes.
-      seed: Seed of the order, and of what is pasted.
+      seed: Seed of the order, of sizes, and of what is pasted.
       start_step: First step whose batch is returned.
       process_index: Index of this process; it gets its own rows of each batch.
       process_count: Number of processes that share a batch.
@@ -72,7 +75,7 @@ def train_batches(
     steps = steps_per_epoch(dataset, batch_size)
     indices = grain.MapDataset.range(len(dataset)).seed(seed).shuffle()
     indices = indices[: steps * batch_size].repeat()
-    examples = indices.map_with_index(_TrainExamples(dataset, data, seed))
+    examples = indices.map_with_index(_TrainExamples(dataset, data, batch_size, seed))
     batches = _local(examples, batch_size, process_index, process_count)
     return _read(batches[start_step:], decoding_threads(data.workers))
 
@@ -102,7 +105,7 @@ def validation_batches(
 
     steps = -(-len(dataset) // batch_size)
     indices = grain.MapDataset.range(steps * batch_size)
-    examples = indices.map(lambda index: _example(dataset, index, data))
+    examples = indices.map(lambda index: _example(dataset, index, data, data.image_size))
     local = _local(examples, batch_size, process_index, process_count)
     return _read(local, decoding_threads(data.workers))
 
@@ -118,6 +121,19 @@ def decoding_threads(workers: int | None) -> int:
     if jax.default_backend() == "cpu":
         return 2
     return min(max(2, len(os.sched_getaffinity(0)) - 2), 32)
+
+
+def size_of_step(data: config.Data, seed: int, step: int) -> tuple[int, int]:
+    """Returns height and width of the images of a step's batch.
+
+    Args:
+      data: Settings; `image_size` and `sizes` are used.
+      seed: The run's seed.
+      step: The step.
+    """
+    if not data.sizes:
+        return data.image_size
+    return data.sizes[np.random.default_rng([seed, step, _SIZE]).integers(len(data.sizes))]
 
 
 def check_divisible(batch_size: int, process_count: int) -> None:
@@ -141,8 +157,9 @@ def check_divisible(batch_size: int, process_count: int) -> None:
 class _TrainExamples:
     """Loads training examples; what is random depends on the seed and the place in the run."""
 
-    def __init__(self, dataset: Dataset, data: config.Data, seed: int) -> None:
+    def __init__(self, dataset: Dataset, data: config.Data, batch_size: int, seed: int) -> None:
         self._dataset, self._data, self._seed = dataset, data, seed
+        self._batch_size = batch_size
         self._donors = np.flatnonzero(dataset.labelled) if data.copy_paste else np.zeros(0, int)
 
     def __call__(self, place: int, index: int) -> Batch:
@@ -152,13 +169,14 @@ class _TrainExamples:
           place: Number of the example since the start of the run, over all processes.
           index: Its index in the dataset.
         """
-        example = _example(self._dataset, index, self._data)
+        size = size_of_step(self._data, self._seed, place // self._batch_size)
+        example = _example(self._dataset, index, self._data, size)
         if not len(self._donors):
             return example
-        random = np.random.default_rng([self._seed, place])
+        random = np.random.default_rng([self._seed, place, _PASTE])
         if random.random() >= self._data.copy_paste:
             return example
-        donor = _example(self._dataset, int(random.choice(self._donors)), self._data)
+        donor = _example(self._dataset, int(random.choice(self._donors)), self._data, size)
         image, mask = copy_paste.paste(
             random, example.images, example.masks[..., 0], donor.images, donor.masks[..., 0]
         )
@@ -180,9 +198,8 @@ def _read(local: "grain.MapDataset[Batch]", workers: int) -> "grain.DatasetItera
     return iter(local.to_iter_dataset(grain.ReadOptions(workers, prefetch_buffer_size=2 * workers)))
 
 
-def _example(dataset: Dataset, index: int, data: config.Data) -> Batch:
-    """Returns one example, or padding for an index past the end."""
-    size = data.image_size
+def _example(dataset: Dataset, index: int, data: config.Data, size: tuple[int, int]) -> Batch:
+    """Returns one example at a size, or padding for an index past the end."""
     if index >= len(dataset):
         blank, none = np.zeros((*size, 4), np.uint8), np.zeros((), np.float32)
         return Batch(blank[..., :3], blank[..., 3:], none, none, np.zeros((), np.int64))

@@ -1,6 +1,6 @@
 """The data of a run: a training and a validation split, as batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     augment: Literal["none", "flip", "light", "heavy"]
     crop: float | None
     copy_paste: float
+    sizes: Sequence[int | tuple[int, int]]
     mask_resize: config.MaskResize
     prepared: str | Path | None
     """Folder for prepared data sets; None: `~/.cache/jaxdistill`."""
@@ -83,6 +84,11 @@ class Data:
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images in batches."""
         return self.settings.image_size
+
+    @property
+    def train_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Heights and widths of the training images, of which each batch has one."""
+        return self.settings.sizes or (self.settings.image_size,)
 
     @property
     def augmentation(self) -> Augmentation:

@@ -1,6 +1,6 @@
 """Builds a trainer's parts: from a configuration, and from Python objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import plausibility
-from jaxdistill.teachers.base import Teacher, describe_teacher, feature_shapes, output_shapes
+from jaxdistill.teachers.base import Size, Teacher, describe_teacher, feature_shapes, output_shapes
 from jaxdistill.training import preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.inputs import asks_for_logits
@@ -52,7 +52,7 @@ def trainer_from_config(
     settings = config.with_data(settings, found.settings)
     preflight.check(settings)
     model = _student(settings)
-    models.check_image_size(model, settings.data.image_size)
+    check_sizes(model, settings.data.image_size, settings.data.sizes)
     mesh = Mesh(settings.mesh.data)
     mesh.check_batch_size(settings.training.batch_size, settings.training.accumulate)
     batch_size = settings.training.batch_size // mesh.size
@@ -88,7 +88,7 @@ def _check_fit(
 ) -> None:
     """Checks what else the trainer will check, before minutes are spent on preparing the data."""
     unfreezing.partition_in_phase(model, settings.student, 0)
-    feature_pairs(model, terms, teacher, settings.data.image_size)
+    feature_pairs(model, terms, teacher, settings.data.image_size, settings.data.sizes)
 
 
 def _student(settings: config.Config) -> Student:
@@ -186,11 +186,29 @@ def usable_losses(
     return usable, {name: loss for name, loss in (given or {}).items() if name not in usable}
 
 
+def check_sizes(model: Student, image_size: Size, sizes: Sequence[Size]) -> None:
+    """Checks that a student can compute images of all sizes of a run.
+
+    Args:
+      model: The student.
+      image_size: `data.image_size`.
+      sizes: Sizes of training images.
+
+    Raises:
+      ConfigError: It cannot (`image-size`).
+    """
+    models.check_image_size(model, image_size)
+    for size in sizes:
+        if size != image_size:
+            models.check_image_size(model, size, "data.sizes")
+
+
 def feature_pairs(
     model: Student,
     terms: Mapping[str, Loss],
     teacher: Teacher | None,
-    image_size: tuple[int, int],
+    image_size: Size,
+    sizes: Sequence[Size] = (),
 ) -> list[Pair]:
     """Returns the projectors that the feature loss needs.
 
@@ -198,7 +216,8 @@ def feature_pairs(
       model: The student.
       terms: The losses by name.
       teacher: The teacher; its `feature_shapes` are the detector's maps (h, w, C).
-      image_size: Height and width of the images.
+      image_size: Height and width of the validation images.
+      sizes: Those of the training images, where they differ.
 
     Raises:
       ConfigError: A pair names a tap that the student has not (`unknown-tap`), or its two maps
@@ -207,20 +226,40 @@ def feature_pairs(
     feature = next((each for each in terms.values() if isinstance(each, losses.Feature)), None)
     if feature is None:
         return []
-    shapes = feature_shapes(teacher, image_size)
-    if len(shapes) != len(feature.pairs):
-        raise ConfigError(
-            f"the feature loss has {len(feature.pairs)} pairs, but the teacher gives "
-            f"{len(shapes)} feature maps; name the tensors of all pairs as the teacher's features",
-            code="feature-count",
+    described = []
+    for size in dict.fromkeys([image_size, *sizes]):
+        shapes = feature_shapes(teacher, size)
+        if len(shapes) != len(feature.pairs):
+            raise ConfigError(
+                f"the feature loss has {len(feature.pairs)} pairs, but the teacher gives "
+                f"{len(shapes)} feature maps; name the tensors of all pairs as the teacher's "
+                f"features",
+                code="feature-count",
+            )
+        described.append(
+            pair_up(
+                feature.pairs,
+                shapes,
+                size,
+                model.feature_info,
+                balanced=feature.learned_weights,
+            )
         )
-    return pair_up(
-        feature.pairs,
-        shapes,
-        image_size,
-        model.feature_info,
-        balanced=feature.learned_weights,
-    )
+    return [
+        _for_all_sizes(index, pairs) for index, pairs in enumerate(zip(*described, strict=True))
+    ]
+
+
+def _for_all_sizes(index: int, pairs: Sequence[Pair]) -> Pair:
+    """Returns one projector for the images of all sizes: it can resize a tap to one size only."""
+    resized = {pair.size for pair in pairs if pair.size}
+    if len(resized) > 1:
+        raise ConfigError(
+            f"features.{index}: the tap would have to be resized to another size for each of "
+            f"data.sizes; choose a tap of the tensor's stride, or set detector.size",
+            code="feature-size",
+        )
+    return next((pair for pair in pairs if pair.size), pairs[0])
 
 
 def is_labelled(data: Data | IterableData, split: str) -> bool:

@@ -21,7 +21,8 @@ def compiling(trainer: "Trainer") -> Iterator[None]:
     """Compiles the training step in a thread while the `with` block runs.
 
     The result reaches the first step through JAX's compilation cache on disk; without one, with
-    several processes, or where the encoder's feature maps are cached, nothing is compiled.
+    several processes, where the encoder's feature maps are cached, or where batches differ in size,
+    nothing is compiled.
 
     Args:
       trainer: A trainer whose steps and state are made.
@@ -47,7 +48,8 @@ def _compile(train_step: Any, arguments: tuple[Any, ...]) -> None:
 
 def _shapes_are_known(trainer: "Trainer") -> bool:
     teacher = trainer.inputs.train.teacher
-    return not (isinstance(teacher, CachedTeacher) and teacher.encoder is not None)
+    one_size = trainer.data.train_sizes == (trainer.data.image_size,)
+    return one_size and not (isinstance(teacher, CachedTeacher) and teacher.encoder is not None)
 
 
 def _abstract_batch(trainer: "Trainer") -> tuple[Batch, TeacherOutputs]:

@@ -21,7 +21,7 @@ from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.training.inputs import wait_on_cpu
 from jaxdistill.training.trainer import Trainer
 
-_STEPS = 3  # after the first one, which compiles
+_STEPS = 3  # besides those that compile
 
 
 def dry_run(trainer: Trainer) -> None:
@@ -44,8 +44,10 @@ def dry_run(trainer: Trainer) -> None:
     with closing(trainer.train_batches(first_step=0)) as batches:
         batch = next(batches)
         console.print(f"a batch: {_shapes(batch)}")
-        seconds = []
-        for step in range(1 + _STEPS):
+        first_of_size: dict[tuple[int, ...], float] = {}  # seconds of steps that compile
+        seconds: list[float] = []  # of other steps
+        while len(seconds) < _STEPS:
+            step, shape = len(first_of_size) + len(seconds), batch[0].images.shape
             start = time.perf_counter()
             trainer.state, scalars = trainer.train_step(
                 trainer.state, trainer.frozen, *trainer.mesh.shard(batch)
@@ -53,9 +55,12 @@ def dry_run(trainer: Trainer) -> None:
             _check_finite(trainer, step, scalars)
             wait_on_cpu(scalars)
             batch = next(batches)
-            seconds.append(time.perf_counter() - start)
-    compiling, *steps = seconds
-    step_seconds = statistics.median(steps)
+            passed = time.perf_counter() - start
+            if shape in first_of_size:
+                seconds.append(passed)
+            else:
+                first_of_size[shape] = passed
+    compiling, step_seconds = next(iter(first_of_size.values())), statistics.median(seconds)
     with closing(trainer.validation_batches()) as batches:
         start = time.perf_counter()
         params, batch_stats = averaged(trainer.state)

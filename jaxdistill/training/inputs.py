@@ -167,12 +167,13 @@ def _trains_on_features(losses: Mapping[str, Loss]) -> bool:
 
 def _check_cacheable(teacher: Teacher | None, data: Data | IterableData) -> None:
     """Refuses a teacher with a cache for images that are made anew in every epoch."""
-    if isinstance(teacher, CachedTeacher) and data.settings and data.settings.copy_paste:
-        raise ConfigError(
-            "the teacher's cache cannot hold outputs for images that copy_paste makes anew in "
-            "every epoch: leave out the cache, or set copy_paste to 0",
-            code="cannot-cache",
-        )
+    for key in ("copy_paste", "sizes"):
+        if isinstance(teacher, CachedTeacher) and getattr(data.settings, key, None):
+            raise ConfigError(
+                f"the teacher's cache cannot hold outputs for images that {key} makes anew in "
+                f"every epoch: leave out the cache, or {key}",
+                code="cannot-cache",
+            )
 
 
 def _cached(

@@ -24,7 +24,7 @@ from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
 from jaxdistill.losses.base import Scalars
-from jaxdistill.models import Student, check_image_size, unfreezing, with_projectors
+from jaxdistill.models import Student, unfreezing, with_projectors
 from jaxdistill.reporting.console import default_console
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
 from jaxdistill.runtime.sharding import Mesh
@@ -98,8 +98,9 @@ class Trainer:
             self.settings.training.batch_size, self.settings.training.accumulate
         )
         set_batch_size(teacher, self.settings.training.batch_size // self.mesh.size)
-        check_image_size(model, self.data.image_size)
-        self.pairs = assembly.feature_pairs(model, self.losses, teacher, self.data.image_size)
+        sizes = self.data.image_size, self.data.train_sizes
+        assembly.check_sizes(model, *sizes)
+        self.pairs = assembly.feature_pairs(model, self.losses, teacher, *sizes)
         self.model = with_projectors(model, self.pairs)
         self.partition = unfreezing.partition_in_phase(self.model, self.settings.student, phase=0)
         self.initial_partition = self.partition
