@@ -8,6 +8,7 @@ from jaxdistill.data.sources import SOURCES
 from jaxdistill.exporters import EXPORTERS
 from jaxdistill.losses import LOSSES
 from jaxdistill.models import DECODERS, ENCODERS
+from jaxdistill.reporting.tracker import TRACKERS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = {path: path.read_text() for path in (ROOT / "jaxdistill").rglob("*.py")}
@@ -16,7 +17,7 @@ COMPUTED = {
     "unknown-key",
     *(
         f"unknown-{registry.kind.replace(' ', '-')}"
-        for registry in (SOURCES, EXPORTERS, LOSSES, DECODERS, ENCODERS)
+        for registry in (SOURCES, EXPORTERS, LOSSES, DECODERS, ENCODERS, TRACKERS)
     ),
 }
 """Codes that are not written out where an error is raised."""

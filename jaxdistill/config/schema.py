@@ -43,6 +43,8 @@ class Config(Section):
     """Steps and optimizer."""
     checkpoints: Checkpoints = Checkpoints()
     """When checkpoints are written, and how many are kept."""
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers that metrics and sample images are also sent to: `wandb`, `mlflow`."""
     mesh: Mesh = Mesh()
     """The devices that share a step."""
     precision: Precision = "float32"

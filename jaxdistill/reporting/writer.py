@@ -20,6 +20,7 @@ from jaxdistill.reporting.run_files import (
     sample_path,
 )
 from jaxdistill.reporting.tensorboard import EventWriter
+from jaxdistill.reporting.trackers import Trackers
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import OutputError, UserError, first_line
 
@@ -45,6 +46,7 @@ class MetricWriter:
     Args:
       run: The run folder; it is created.
       epochs: The number of finished epochs. TensorBoard curves after it are drawn anew.
+      trackers: Experiment trackers that receive every epoch, too.
 
     Raises:
       OutputError: The run folder cannot be created (`report-not-written`).
@@ -52,8 +54,8 @@ class MetricWriter:
 
     _tensorboard: EventWriter | None = None
 
-    def __init__(self, run: Path, epochs: int) -> None:
-        self._run, self._epochs = run, epochs
+    def __init__(self, run: Path, epochs: int, trackers: Trackers | None = None) -> None:
+        self._run, self._epochs, self._trackers = run, epochs, trackers
         self.unwritten: list[Mapping[str, Any]] = []
         """Lines of `metrics.jsonl` that could not be written yet. A checkpoint keeps them."""
         self._resumed: tuple[int, int] | None = None  # where the files have to be cut
@@ -96,6 +98,8 @@ class MetricWriter:
                     write(number, values, grid)
             except UserError as error:
                 errors.append(error)
+        if self._trackers is not None:
+            self._trackers.epoch(number, dict(_scalars(values)), grid)
         if errors:
             raise errors[0]
 
@@ -135,11 +139,13 @@ class MetricWriter:
             _append(self._run / NONFINITE, values)
 
     def close(self) -> None:
-        """Closes the TensorBoard file, and writes what could not be written before.
+        """Closes trackers and the TensorBoard file, and writes what could not be written before.
 
         Raises:
           OutputError: Its last events, or the lines, cannot be written (`report-not-written`).
         """
+        if self._trackers is not None:
+            self._trackers.close()
         with _reported(self._run):
             try:
                 self._write_lines()

@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxdistill import config, losses
 from jaxdistill.checkpoint.best import can_rebuild
 from jaxdistill.models import DECODERS, ENCODERS
+from jaxdistill.reporting import trackers
 from jaxdistill.runtime.errors import ConfigError
 
 
@@ -16,11 +17,13 @@ def check(settings: config.Config) -> None:
       settings: The configuration of a training run.
 
     Raises:
-      ConfigError: A name is unknown (`unknown-encoder`, `unknown-decoder`, `unknown-loss`), or a
-        file does not exist (`no-such-file`).
+      ConfigError: A name is unknown (`unknown-encoder`, `unknown-decoder`, `unknown-loss`,
+        `unknown-tracker`), a tracker is not installed (`tracker-not-installed`), or a file does not
+        exist (`no-such-file`).
     """
     _ = ENCODERS[settings.student.encoder], DECODERS[settings.student.decoder]
     losses.from_config(settings)
+    trackers.check(settings.trackers)
     for key, path in _files(settings):
         if not path.is_file():
             raise ConfigError(f"{key}: there is no file {path.absolute()}", code="no-such-file")

@@ -49,6 +49,7 @@ _FREE = (
     "training.early_stopping",
     "training.skip_nonfinite",
     "checkpoints",
+    "trackers",
     "mesh",  # results differ by rounding only
 )
 _SHOWN = 5

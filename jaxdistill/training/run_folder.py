@@ -17,6 +17,7 @@ from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.checkpoint.restore import newest_metadata, restore_latest
 from jaxdistill.reporting import writer
 from jaxdistill.reporting.run_files import METRICS
+from jaxdistill.reporting.trackers import Trackers
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import OutputError, RunError
 from jaxdistill.runtime.files import retry_io, write_atomic
@@ -60,7 +61,7 @@ def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterato
             if before is None:  # a resumed run need not know the values that it started from
                 retry_io(lambda: save_start(run, trainer.model))
             retry_io(lambda: write_atomic(run / CONFIG, settings))
-            trainer.writer = _writer(run, trainer.progress, before)
+            trainer.writer = _writer(trainer, before)
         yield stack.enter_context(Checkpoints(run, trainer.settings.checkpoints))
 
 
@@ -178,9 +179,11 @@ def _check_processes_start_alike(trainer: "Trainer") -> None:
         )
 
 
-def _writer(run: Path, progress: Progress, before: Metadata | None) -> writer.MetricWriter:
+def _writer(trainer: "Trainer", before: Metadata | None) -> writer.MetricWriter:
     """Returns the writer of the report, which goes on where the run does."""
-    metric_writer = writer.MetricWriter(run, progress.epoch)
+    run, settings, progress = trainer.run, trainer.settings, trainer.progress
+    trackers = Trackers(settings.trackers, run, settings.model_dump(mode="json"))
+    metric_writer = writer.MetricWriter(run, progress.epoch, trackers)
     try:
         metric_writer.continue_after(progress.epoch, progress.step, before or {})
     except OutputError as error:
