@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             data,
             teacher,
             split=args.split,
-            batch_size=settings.training.batch_size,
+            batch_size=settings.training.images_per_step,
             progress=lambda count: bar.advance(task, count),
         )
     fingerprints = {"data": dataset.fingerprint, "network": predictor.fingerprint}

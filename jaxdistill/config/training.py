@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from jaxdistill.config.base import Positive, Section, Weight, invalid
+from jaxdistill.runtime.errors import ConfigError
 
 
 class Clip(Section):
@@ -66,8 +67,9 @@ class Training(Section):
 
     epochs: Annotated[int, Field(ge=1)] = 50
     """Number of passes over the training images."""
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    """Number of images per step, over all devices."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 4
+    """Number of images per step, over all devices. `auto`: as many as fit into the memory of a GPU,
+    found when the run begins."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Number of parts into which a step divides its batch, to save memory. Losses and gradients are
     those of the whole batch; BatchNorm statistics are those of each part."""
@@ -97,6 +99,17 @@ class Training(Section):
     `0.999`. Validation, the best checkpoint and exports use the average. null: none."""
     early_stopping: EarlyStopping | None = None
     """Ends the run where its score no longer improves. null: the run has all its epochs."""
+
+    @property
+    def images_per_step(self) -> int:
+        """`batch_size` where it is a number; a run has replaced `auto` by one."""
+        if self.batch_size == "auto":
+            raise ConfigError(
+                "training.batch_size: auto is for a training that is built from a configuration; "
+                "name a number of images",
+                code="batch-size-auto",
+            )
+        return self.batch_size
 
     @model_validator(mode="after")
     def _check_warmup(self) -> "Training":

@@ -53,6 +53,8 @@ class Mesh:
         self.replicated: Sharding = alone or NamedSharding(self._mesh, PartitionSpec())
         """Sharding of arrays that are the same on every device."""
         own = [device for device in devices[:count] if device.process_index == jax.process_index()]
+        self.own_devices = own
+        """This process's devices."""
         mesh = jax.make_mesh((len(own),), (AXIS,), (AxisType.Auto,), devices=own)
         self.own = NamedSharding(mesh, PartitionSpec(AXIS)) if len(own) > 1 else None
         """Sharding of this process's rows among its own devices; None if it has only one."""

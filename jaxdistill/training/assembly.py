@@ -19,7 +19,7 @@ from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import plausibility
 from jaxdistill.teachers.base import Size, Teacher, describe_teacher, feature_shapes, output_shapes
-from jaxdistill.training import preflight
+from jaxdistill.training import batch_size, preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.inputs import asks_for_logits
 from jaxdistill.training.phases import phase_of
@@ -54,16 +54,28 @@ def trainer_from_config(
     model = _student(settings)
     check_sizes(model, settings.data.image_size, settings.data.sizes)
     mesh = Mesh(settings.mesh.data)
-    mesh.check_batch_size(settings.training.batch_size, settings.training.accumulate)
-    batch_size = settings.training.batch_size // mesh.size
-    teacher = teachers.from_config(settings, threads=threads, batch_size=max(1, batch_size))
+    settings = batch_size.of_run(settings)
+    automatic = settings.training.batch_size == "auto"
+    rows = None
+    if automatic:
+        batch_size.memory_limit(mesh)  # refuses a CPU before anything else is done
+    else:
+        count = settings.training.images_per_step
+        mesh.check_batch_size(count, settings.training.accumulate)
+        rows = max(1, count // mesh.size)
+    teacher = teachers.from_config(settings, threads=threads, batch_size=rows)
     terms = losses.from_config(settings)
-    _check_fit(settings, model, terms, teacher)
+    pairs = _check_fit(settings, model, terms, teacher)
     with distributed.main_process_first("data"):
         data = data_package.from_config(settings.data)
     if found.layout_note:
         console.print(found.layout_note)
     for line in (*data_package.describe(data), *describe_cache(settings)):
+        console.print(line)
+    if automatic:
+        settings, line = batch_size.choose(
+            settings, model, pairs, terms, teacher, mesh, len(data.train)
+        )
         console.print(line)
     if teacher is not None:
         images = plausibility.first_images(data.train, settings.data.image_size)
@@ -85,10 +97,10 @@ def _check_fit(
     model: Student,
     terms: Mapping[str, Loss],
     teacher: Teacher | None,
-) -> None:
+) -> list[Pair]:
     """Checks what else the trainer will check, before minutes are spent on preparing the data."""
     unfreezing.partition_in_phase(model, settings.student, 0)
-    feature_pairs(model, terms, teacher, settings.data.image_size, settings.data.sizes)
+    return feature_pairs(model, terms, teacher, settings.data.image_size, settings.data.sizes)
 
 
 def _student(settings: config.Config) -> Student:

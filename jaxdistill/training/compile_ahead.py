@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.teachers.base import output_shapes
+from jaxdistill.runtime.sharding import Mesh
+from jaxdistill.teachers.base import OutputShapes, Size, output_shapes
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.types import Batch, TeacherOutputs
 
@@ -54,21 +55,34 @@ def _shapes_are_known(trainer: "Trainer") -> bool:
 
 def _abstract_batch(trainer: "Trainer") -> tuple[Batch, TeacherOutputs]:
     """Returns shapes and types of what `Trainer.train_batches` yields."""
-    size = trainer.settings.training.batch_size
-    height, width = trainer.data.image_size
-    teacher = trainer.inputs.train.teacher
-    shapes = output_shapes(teacher, (height, width))
+    teacher, size = trainer.inputs.train.teacher, trainer.data.image_size
     outputs = jnp.float16 if isinstance(teacher, CachedTeacher) else jnp.float32
+    count = trainer.settings.training.images_per_step
+    return abstract_batch(trainer.mesh, count, size, output_shapes(teacher, size), outputs)
+
+
+def abstract_batch(
+    mesh: Mesh, count: int, size: Size, shapes: OutputShapes, dtype: Any = jnp.float32
+) -> tuple[Batch, TeacherOutputs]:
+    """Returns shapes and types of a batch with teacher outputs, as a step takes it.
+
+    Args:
+      mesh: The devices.
+      count: Number of images, over all devices.
+      size: Their height and width.
+      shapes: Shapes of the teacher's outputs for one image.
+      dtype: Number format of the teacher's outputs.
+    """
 
     def array(shape: tuple[int, ...], dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=trainer.mesh.sharded)
+        return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=mesh.sharded)
 
     batch = Batch(
-        array((height, width, 3), jnp.float32),
-        array((height, width, 1), jnp.float32),
+        array((*size, 3), jnp.float32),
+        array((*size, 1), jnp.float32),
         array((), jnp.float32),
         array((), jnp.float32),
         array((), jax.dtypes.canonicalize_dtype(jnp.int64)),
     )
-    logits = None if shapes.logits is None else array((height, width, 1), outputs)
-    return batch, TeacherOutputs(logits, tuple(array(s, outputs) for s in shapes.features))
+    logits = None if shapes.logits is None else array((*size, 1), dtype)
+    return batch, TeacherOutputs(logits, tuple(array(s, dtype) for s in shapes.features))

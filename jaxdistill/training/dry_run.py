@@ -70,7 +70,7 @@ def dry_run(trainer: Trainer) -> None:
         )
         validation_seconds = time.perf_counter() - start
     epoch_seconds = trainer.steps_per_epoch * step_seconds
-    images = trainer.settings.training.batch_size
+    images = trainer.settings.training.images_per_step
     console.print(
         f"compiling and the first step: {compiling:.1f} s; the first validation batch: "
         f"{validation_seconds:.1f} s"

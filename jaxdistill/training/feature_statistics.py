@@ -47,7 +47,7 @@ def measure_on(trainer: "Trainer") -> Variables:
     Returns:
       See `measure`.
     """
-    size, processes = trainer.settings.training.batch_size, jax.process_count()
+    size, processes = trainer.settings.training.images_per_step, jax.process_count()
     count = min(trainer.data.steps_per_epoch(size), -(-IMAGES // size)) * processes
     # Every process measures the same images, but no more at once than in a training step.
     read = trainer.data.train_batches(size // processes, trainer.settings.seed)

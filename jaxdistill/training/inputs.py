@@ -97,7 +97,7 @@ class Inputs:
           A generator of this process's rows of each batch.
         """
         read = self._data.train_batches(
-            self._settings.training.batch_size,
+            self._settings.training.images_per_step,
             self._settings.seed,
             first_step,
             jax.process_index(),
@@ -108,7 +108,7 @@ class Inputs:
     def validation_batches(self) -> Generator[TrainBatch]:
         """Yields the validation data once, in order, with teacher outputs."""
         read = self._data.validation_batches(
-            self._settings.training.batch_size, jax.process_index(), jax.process_count()
+            self._settings.training.images_per_step, jax.process_index(), jax.process_count()
         )
         return prefetch(self.validation(read), _prefetch_depth())
 

@@ -92,7 +92,7 @@ class _Split:
     def fill(self) -> None:
         """Computes what is missing."""
         settings, console = self._trainer.settings, self._trainer.console
-        size = settings.training.batch_size
+        size = settings.training.images_per_step
         batches = loader.validation_batches(
             self._dataset,
             settings.data,

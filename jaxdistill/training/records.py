@@ -50,7 +50,7 @@ def epoch_record(
       seconds: Duration of `train` and `validation`.
       steps: Number of steps that took the time.
     """
-    images = steps * trainer.settings.training.batch_size
+    images = steps * trainer.settings.training.images_per_step
     return {
         "train": trainer.progress.means(),
         "validation": dict(validation),

@@ -95,9 +95,9 @@ class Trainer:
         self.losses, self.unused_losses = assembly.usable_losses(losses, self.data, teacher)
         self.mesh = Mesh(self.settings.mesh.data)
         self.mesh.check_batch_size(
-            self.settings.training.batch_size, self.settings.training.accumulate
+            self.settings.training.images_per_step, self.settings.training.accumulate
         )
-        set_batch_size(teacher, self.settings.training.batch_size // self.mesh.size)
+        set_batch_size(teacher, self.settings.training.images_per_step // self.mesh.size)
         sizes = self.data.image_size, self.data.train_sizes
         assembly.check_sizes(model, *sizes)
         self.pairs = assembly.feature_pairs(model, self.losses, teacher, *sizes)
@@ -313,7 +313,7 @@ class Trainer:
             return
         for line in assembly.describe(self):
             self.console.print(line)
-        natural = self.data.steps_per_epoch(self.settings.training.batch_size)
+        natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
         self.inputs = Inputs(
             self.settings,
