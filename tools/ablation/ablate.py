@@ -71,6 +71,11 @@ def rows(near: str, deep: str) -> dict[str, Row]:
     reference = f"{{tensor: '{near}', tap: encoder.3, hidden_channels: 768, resize: true}}"
     cropped = "data.crop=0.4"
     unfreezing = "student.unfreeze={from_epoch: 3, every: 1, stages: 3}"
+    best = (*tapped(standard), unfreezing)
+    average = "training.ema=0.98"  # reaches back some 50 steps
+    # Neither can be used with a target cache.
+    pasted = ("data.copy_paste=0.5", "targets.cache=null")
+    scaled = ("data.sizes=[256, 320, 384]", "targets.cache=null")
     return {
         "masks": Row("no distillation (BCE + Dice)", ()),
         "logits": Row("logits (+ KL)", LOGITS),
@@ -97,7 +102,11 @@ def rows(near: str, deep: str) -> dict[str, Row]:
         "learned": Row("... and with learned weights", (*two, "losses.feature_weights=learned")),
         "masks-unfrozen": Row("no distillation + unfreezing", (unfreezing,)),
         "unfrozen": Row("logits + unfreezing", (*LOGITS, unfreezing)),
-        "best": Row("... and a decoder tap, standardised", (*tapped(standard), unfreezing)),
+        "best": Row("... and a decoder tap, standardised", best),
+        "ema": Row("no distillation + unfreezing + EMA", (unfreezing, average)),
+        "best-ema": Row("logits + unfreezing + a decoder tap + EMA", (*best, average)),
+        "copy-paste": Row("no distillation + unfreezing + copy-paste", (unfreezing, *pasted)),
+        "multi-scale": Row("no distillation + unfreezing + three sizes", (unfreezing, *scaled)),
         "masks-cropped": Row("no distillation + unfreezing + crops", (unfreezing, cropped)),
         "logits-cropped": Row("logits + unfreezing + crops", (*LOGITS, unfreezing, cropped)),
         "cropped": Row(
