@@ -113,7 +113,9 @@ class Data(Section):
         """Takes a number for a square."""
         if not isinstance(value, list | tuple):
             return value
-        return [(each, each) if isinstance(each, int) else each for each in value]
+        # Tuples, as strict validation demands of values that are not read from JSON by itself.
+        sizes = ([each, each] if isinstance(each, int) else each for each in value)
+        return tuple(tuple(each) if isinstance(each, list) else each for each in sizes)
 
     @field_validator("train", "validation", mode="before")
     @classmethod
