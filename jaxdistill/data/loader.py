@@ -10,7 +10,7 @@ from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.data.augment import copy_paste
 from jaxdistill.data.dataset import Dataset
-from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.errors import ConfigError, DataError
 from jaxdistill.types import Batch
 
 if TYPE_CHECKING:  # slow to import, and needed only where batches are read
@@ -161,7 +161,13 @@ class _TrainExamples:
     def __init__(self, dataset: Dataset, data: config.Data, batch_size: int, seed: int) -> None:
         self._dataset, self._data, self._seed = dataset, data, seed
         self._batch_size = batch_size
-        self._donors = np.flatnonzero(dataset.labelled) if data.copy_paste else np.zeros(0, int)
+        self._donors = np.flatnonzero(dataset.labelled)
+        if data.copy_paste and not len(self._donors):
+            raise ConfigError(
+                "data.copy_paste: no training image has a mask, whose people could be pasted; set "
+                "data.copy_paste to 0",
+                code="masks-needed",
+            )
 
     def __call__(self, place: int, index: int) -> Batch:
         """Returns an example, possibly with the people of another one.
@@ -172,7 +178,7 @@ class _TrainExamples:
         """
         size = size_of_step(self._data, self._seed, place // self._batch_size)
         example = _example(self._dataset, index, self._data, size)
-        if not len(self._donors):
+        if not self._data.copy_paste:
             return example
         random = np.random.default_rng([self._seed, place, _PASTE])
         if random.random() >= self._data.copy_paste:

@@ -146,6 +146,26 @@ def test_validation_images_are_left_as_they_are(data, dataset) -> None:
         assert donors(batch) == [set()] * 4
 
 
+def test_images_without_masks_receive_people_and_give_none(data, tmp_path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encode(blank(60)))
+    mixed = data.model_copy(update={"unlabelled": tmp_path})
+    dataset = splits.open_split(mixed, "train")
+    batches = take(20, loader.train_batches(dataset, mixed, 5, seed=0))
+    seen = [
+        (bool(labelled), len(levels))
+        for batch in batches
+        for labelled, levels in zip(batch.labelled, donors(batch), strict=True)
+    ]
+    assert (False, 1) in seen
+    assert all(count == 1 for labelled, count in seen if not labelled)
+    alone = mixed.model_copy(update={"unlabelled": None})
+    dataset = splits.open_split(alone, "train")
+    dataset.labelled = np.zeros(len(dataset), bool)
+    with refused(ConfigError, "masks-needed", "copy_paste"):
+        loader.train_batches(dataset, alone, 4, seed=0)
+
+
 def test_what_copy_paste_cannot_be_used_with_is_refused(data, tmp_path) -> None:
     with refused(ConfigError, "masks-needed", "copy_paste"):
         jd.data.coco(tmp_path, train=("images", None), copy_paste=0.5)
