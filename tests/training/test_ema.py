@@ -13,6 +13,7 @@ import pytest
 import tiny_run
 import toy_student
 from refused import refused
+from virtual_devices import run_on_devices
 
 import jaxdistill as jd
 from jaxdistill import config
@@ -185,3 +186,49 @@ def test_a_number_alone_is_the_decay() -> None:
     for wrong in (1, -0.1, True, "0.9"):
         with pytest.raises(ValueError, match="ema"):
             config.Training(ema=wrong)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests/support")
+import numpy as np
+import tiny_run, toy_student
+import jaxdistill as jd
+from jaxdistill import config
+
+toy_student.register()
+draw = np.random.default_rng(0)
+masks = draw.integers(0, 2, (3, 4, 16, 16, 1)).astype(np.float32)
+images = draw.uniform(size=(3, 4, 16, 16, 3)).astype(np.float32)
+batches = [{"images": image, "masks": mask} for image, mask in zip(images, masks)]
+
+def average(devices):
+    model = jd.models.create("toy-decoder", encoder="toy-encoder", frozen=())
+    settings = config.Config(
+        run=Path(sys.argv[1]) / str(devices),
+        data=config.Data(image_size=(16, 16)),
+        student=model.settings,
+        losses=config.Losses(kl=0, mse=0, feature=0),
+        training=config.Training(epochs=1, batch_size=4, learning_rate=1e-3, ema={"decay": 0.8}),
+        mesh=config.Mesh(data=devices),
+    )
+    trainer = jd.Trainer(
+        model, batches, validation=batches, settings=settings, run=settings.run,
+        losses={"bce": jd.losses.BCE(weight=1.0)}, console=tiny_run.QUIET,
+    )
+    trainer.fit()
+    for leaf in trainer.state.ema.values():
+        assert leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == devices
+    return {path: np.asarray(value) for path, value in trainer.state.ema.items()}
+
+one, four = average(1), average(4)
+for path, value in one.items():
+    np.testing.assert_allclose(four[path], value, rtol=1e-3, atol=1e-5, err_msg=path)
+assert any(path.endswith(".mean") for path in one)
+print("compared")
+"""
+
+
+def test_several_devices_have_one_average(tmp_path: Path) -> None:
+    run_on_devices(PROGRAM, str(tmp_path))
