@@ -1,6 +1,6 @@
 """Builds a trainer's parts: from a configuration, and from Python objects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,17 @@ from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
 from jaxdistill.losses.base import Input
 from jaxdistill.models import Student, unfreezing
-from jaxdistill.models.feature_pairs import Pair, describe_sizes, pair_up
+from jaxdistill.models.feature_pairs import Pair, describe_sizes
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import plausibility
-from jaxdistill.teachers.base import Size, Teacher, describe_teacher, feature_shapes, output_shapes
+from jaxdistill.teachers.base import Teacher, describe_teacher, output_shapes
 from jaxdistill.training import batch_size, preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.inputs import asks_for_logits
 from jaxdistill.training.phases import phase_of
+from jaxdistill.training.sizes import check_sizes, feature_pairs
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
@@ -196,82 +197,6 @@ def usable_losses(
             code="no-usable-loss",
         )
     return usable, {name: loss for name, loss in (given or {}).items() if name not in usable}
-
-
-def check_sizes(model: Student, image_size: Size, sizes: Sequence[Size]) -> None:
-    """Checks that a student can compute images of all sizes of a run.
-
-    Args:
-      model: The student.
-      image_size: `data.image_size`.
-      sizes: Sizes of training images.
-
-    Raises:
-      ConfigError: It cannot (`image-size`).
-    """
-    models.check_image_size(model, image_size)
-    for size in sizes:
-        if size != image_size:
-            models.check_image_size(model, size, "data.sizes")
-
-
-def feature_pairs(
-    model: Student,
-    terms: Mapping[str, Loss],
-    teacher: Teacher | None,
-    image_size: Size,
-    sizes: Sequence[Size] = (),
-) -> list[Pair]:
-    """Returns the projectors that the feature loss needs.
-
-    Args:
-      model: The student.
-      terms: The losses by name.
-      teacher: The teacher; its `feature_shapes` are the detector's maps (h, w, C).
-      image_size: Height and width of the validation images.
-      sizes: Those of the training images, where they differ.
-
-    Raises:
-      ConfigError: A pair names a tap that the student has not (`unknown-tap`), or its two maps
-        differ in size (`feature-size`).
-    """
-    feature = next((each for each in terms.values() if isinstance(each, losses.Feature)), None)
-    if feature is None:
-        return []
-    described = []
-    for size in dict.fromkeys([image_size, *sizes]):
-        shapes = feature_shapes(teacher, size)
-        if len(shapes) != len(feature.pairs):
-            raise ConfigError(
-                f"the feature loss has {len(feature.pairs)} pairs, but the teacher gives "
-                f"{len(shapes)} feature maps; name the tensors of all pairs as the teacher's "
-                f"features",
-                code="feature-count",
-            )
-        described.append(
-            pair_up(
-                feature.pairs,
-                shapes,
-                size,
-                model.feature_info,
-                balanced=feature.learned_weights,
-            )
-        )
-    return [
-        _for_all_sizes(index, pairs) for index, pairs in enumerate(zip(*described, strict=True))
-    ]
-
-
-def _for_all_sizes(index: int, pairs: Sequence[Pair]) -> Pair:
-    """Returns one projector for the images of all sizes: it can resize a tap to one size only."""
-    resized = {pair.size for pair in pairs if pair.size}
-    if len(resized) > 1:
-        raise ConfigError(
-            f"features.{index}: the tap would have to be resized to another size for each of "
-            f"data.sizes; choose a tap of the tensor's stride, or set detector.size",
-            code="feature-size",
-        )
-    return next((pair for pair in pairs if pair.size), pairs[0])
 
 
 def is_labelled(data: Data | IterableData, split: str) -> bool:

@@ -45,12 +45,14 @@ from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.training.inputs import Inputs, wait_on_cpu
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.records import Pending, epoch_record, read_metrics, score_of
+from jaxdistill.training.requests import Requests
+from jaxdistill.training.sizes import check_sizes, feature_pairs
 from jaxdistill.training.step import StepSpec, initial_state, weighted_total
 from jaxdistill.training.waits import Waits
 from jaxdistill.types import TrainState, Variables
 
 
-class Trainer:
+class Trainer(Requests):
     """Trains a student with a teacher, ground-truth masks, or both.
 
     Args:
@@ -84,6 +86,7 @@ class Trainer:
         console: Console | None = None,
         **training: Any,
     ) -> None:
+        super().__init__()
         self.console = console or default_console()
         self.run = Path(run).expanduser()
         self.data: Data | IterableData = assembly.as_data(data, validation)
@@ -99,8 +102,8 @@ class Trainer:
         )
         set_batch_size(teacher, self.settings.training.images_per_step // self.mesh.size)
         sizes = self.data.image_size, self.data.train_sizes
-        assembly.check_sizes(model, *sizes)
-        self.pairs = assembly.feature_pairs(model, self.losses, teacher, *sizes)
+        check_sizes(model, *sizes)
+        self.pairs = feature_pairs(model, self.losses, teacher, *sizes)
         self.model = with_projectors(model, self.pairs)
         self.partition = unfreezing.partition_in_phase(self.model, self.settings.student, phase=0)
         self.initial_partition = self.partition
@@ -110,11 +113,6 @@ class Trainer:
         self.callbacks = [*default_callbacks(), *callbacks]
         self.writer: MetricWriter | NullWriter = NullWriter()
         self.last_saved_step = -1
-        self.stop_reason = ""
-        """Why the training ends early, such as `SIGTERM`; empty if it does not."""
-        self.finish_reason = ""
-        """Why the training is complete before its last epoch; empty if it is not."""
-        self._checkpoint_requested = False
         self._ready = False
         # Made by `setup`, and anew when a stage of the encoder joins the training.
         self.state: TrainState
@@ -207,7 +205,7 @@ class Trainer:
                 read_metrics(self, pending)
             pending = (step, batch, scalars)
             self.emit("on_step_end", step)
-            if self.stop_requested or self._checkpoint_requested:
+            if self.stop_requested or self.checkpoint_requested:
                 read_metrics(self, pending)
                 pending = None
                 self.save_checkpoint({})
@@ -250,34 +248,9 @@ class Trainer:
         return bool(self.finish_reason) or self.progress.epoch >= self.epochs
 
     @property
-    def stop_requested(self) -> bool:
-        """Whether the training is to end after the current step."""
-        return bool(self.stop_reason)
-
-    @property
     def validation_is_labelled(self) -> bool:
         """Whether the validation images have ground-truth masks."""
         return assembly.is_labelled(self.data, "validation")
-
-    def finish(self, reason: str) -> None:
-        """Ends the training after the current epoch, as complete; all processes must call it.
-
-        Args:
-          reason: What is reported.
-        """
-        self.finish_reason = reason
-
-    def request_stop(self, reason: str) -> None:
-        """Ends the training after the current step; all processes must call it at the same step.
-
-        Args:
-          reason: What is reported.
-        """
-        self.stop_reason = reason
-
-    def request_checkpoint(self) -> None:
-        """Saves a checkpoint after the current step; all processes call it at the same step."""
-        self._checkpoint_requested = True
 
     def save_checkpoint(self, record: Mapping[str, Any], score: float | None = None) -> None:
         """Saves the state with the run's provenance and progress.
@@ -291,7 +264,7 @@ class Trainer:
             own["unwritten"] = list(self.writer.unwritten)
         self._checkpoints.save(self.state, {**self.about, **own, **record}, score)
         self.last_saved_step = self.progress.step
-        self._checkpoint_requested = False
+        self.checkpoint_requested = False
 
     def variables(self) -> Variables:
         """Returns all variables of the student as they are trained, by dotted path."""

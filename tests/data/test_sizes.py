@@ -13,7 +13,7 @@ from jaxdistill import config, losses, models
 from jaxdistill.data import loader, splits
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers.base import OutputShapes
-from jaxdistill.training import assembly
+from jaxdistill.training.sizes import check_sizes, feature_pairs
 
 SIZES = [[32, 32], [32, 64], [64, 64]]
 
@@ -84,7 +84,7 @@ def pairs(detector: Detector, tap: str, resize: bool):
     feature = config.Feature(tensor="deep", tap=tap, hidden_channels=None, resize=resize)
     terms = {"feature": losses.Feature(pairs=(feature,), weight=1.0)}
     student = models.create(encoder="tf_efficientnet_lite0", decoder_channels=(8, 8, 4, 4, 4))
-    [pair] = assembly.feature_pairs(student, terms, detector, (64, 64), [(96, 96), (128, 128)])
+    [pair] = feature_pairs(student, terms, detector, (64, 64), [(96, 96), (128, 128)])
     return pair.size
 
 
@@ -101,4 +101,4 @@ def test_a_projector_fits_the_images_of_all_sizes() -> None:
 def test_a_size_that_the_student_cannot_compute_is_refused() -> None:
     student = models.create(encoder="tf_efficientnet_lite0", decoder_channels=(8, 8, 4, 4, 4))
     with refused(ConfigError, "image-size", "data.sizes"):
-        assembly.check_sizes(student, (64, 64), [(96, 96), (100, 100)])
+        check_sizes(student, (64, 64), [(96, 96), (100, 100)])
