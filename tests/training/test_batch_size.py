@@ -1,6 +1,7 @@
 """`training.batch_size: auto`: the arithmetic, and that a CPU refuses it."""
 
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def test_the_largest_number_that_fits_is_found(fixed, each, limit, divisor, most
     assert count % divisor == 0
     assert count <= most
     assert fixed + each * count <= limit * (1 + 1e-9)
-    step = divisor if count < 8 * divisor else 8 * divisor
+    multiple = math.lcm(divisor, 8)
+    step = multiple if count >= multiple else divisor
     assert count + step > most or fixed + each * (count + step) > limit * (1 - 1e-9)
 
 
