@@ -230,5 +230,6 @@ print("compared")
 """
 
 
+@pytest.mark.slow
 def test_several_devices_have_one_average(tmp_path: Path) -> None:
     run_on_devices(PROGRAM, str(tmp_path))
