@@ -18,9 +18,9 @@ from jaxdistill.analysis.linear_probe import Agreement, LinearProbe, Moments, fi
 from jaxdistill.data import image_ops
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime.errors import DataError
+from jaxdistill.teachers.network_format import PixelFormat, prepare
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import OnnxSession
-from jaxdistill.teachers.onnx_teacher import prepare
 from jaxdistill.teachers.onnx_tensors import FeatureMap
 
 MAX_BYTES = 2**30
@@ -173,12 +173,12 @@ class _Network:
     ) -> None:
         self.maps = maps
         self._session = OnnxSession(graph, [each.tensor for each in maps], section.size)
-        self._normalization = image_ops.resolve(section.normalization)
+        self._pixels = PixelFormat.of(section.normalization, section.channel_order)
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "cells c"]]:
         height, width, _ = image.shape
         size = self._session.input_size((height, width))
-        images = prepare(image_ops.to_float(image[None]), self._normalization, size)
+        images = prepare(image_ops.to_float(image[None]), self._pixels, size)
         return [_rows(features) for features in self._session(images)]
 
 

@@ -75,7 +75,7 @@ def rank_features(
     console = console or Console(quiet=True)
     role, section = _section(config, network)
     size = config.data.image_size
-    graph = OnnxGraph(section.onnx)
+    graph = OnnxGraph(section.onnx, section.layout)
     found = feature_maps(graph, section.size, size)
     chosen = choose(found, tensors, strides, size, graph.path)
     train, validation = (

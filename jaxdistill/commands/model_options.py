@@ -1,8 +1,13 @@
 """Command-line options about the model, shared by `evaluate` and `predict`."""
 
 import argparse
+import json
+from typing import get_args
+
+from pydantic import TypeAdapter
 
 from jaxdistill import config
+from jaxdistill.config.yaml_files import parse_yaml
 from jaxdistill.evaluation.backend import ModelOptions
 from jaxdistill.runtime.errors import ConfigError
 
@@ -17,14 +22,35 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ONNX files that our export did not write")
     group.add_argument(
         "--output-kind",
-        choices=("logits", "probabilities"),
+        choices=get_args(config.OutputKind),
         help="what the mask tensor holds (required for such files)",
     )
     group.add_argument(
-        "--normalization",
-        choices=("imagenet", "unit", "half"),
-        help="what the file expects of pixels in [0, 1] (default: imagenet)",
+        "--channel",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="the class of people in the mask tensor, counted from 0, or several that are added up",
     )
+    group.add_argument(
+        "--normalization",
+        type=_normalization,
+        metavar="NAME|YAML",
+        help="what the file expects of pixels: imagenet, unit ([0, 1]), half ([-1, 1]), bytes "
+        "([0, 255]), or '{mean: [r, g, b], std: [r, g, b]}', with scale: 255 where these are of "
+        "pixels in [0, 255] (default: bytes for an input of uint8, else imagenet)",
+    )
+    group.add_argument(
+        "--channel-order",
+        choices=get_args(config.ChannelOrder),
+        help="order of the input's channels (default: rgb)",
+    )
+    for option, what in (("--layout", "input"), ("--output-layout", "mask tensor")):
+        group.add_argument(
+            option,
+            choices=get_args(config.Layout),
+            help=f"order of the axes of the {what} (default: as its shape suggests)",
+        )
     group.add_argument(
         "--tensor", metavar="NAME", help="the mask tensor (default: the file's first output)"
     )
@@ -68,4 +94,26 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
             f"such as 320 320",
             code="input-size",
         )
-    return ModelOptions(args.output_kind, args.normalization, args.tensor, size, args.interpolate)
+    return ModelOptions(
+        output=args.output_kind,
+        normalization=args.normalization,
+        tensor=args.tensor,
+        size=size,
+        interpolate=args.interpolate,
+        channel=args.channel,
+        channel_order=args.channel_order,
+        layout=args.layout,
+        output_layout=args.output_layout,
+    )
+
+
+def _normalization(text: str) -> config.Normalization:
+    """Reads a name, or a mean and a standard deviation in YAML."""
+    try:
+        value = json.dumps(parse_yaml(text, "--normalization"))
+        return TypeAdapter(config.Normalization).validate_json(value, strict=True)
+    except (ConfigError, TypeError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected imagenet, unit, half, bytes, or a mean and a standard deviation "
+            f"such as '{{mean: [124, 116, 104], std: [58, 57, 57], scale: 255}}'"
+        ) from None

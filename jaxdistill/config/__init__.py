@@ -7,6 +7,8 @@ has the wrong type, or has a value that cannot be used.
 
 from jaxdistill.config.base import (
     LARGEST_SIDE,
+    ChannelOrder,
+    Layout,
     MeanStd,
     Normalization,
     OutputKind,
@@ -42,6 +44,7 @@ from jaxdistill.config.training import (
 
 __all__ = [
     "LARGEST_SIDE",
+    "ChannelOrder",
     "Checkpoints",
     "Clip",
     "Config",
@@ -51,6 +54,7 @@ __all__ = [
     "Ema",
     "Feature",
     "FrozenNetwork",
+    "Layout",
     "LearningRates",
     "Losses",
     "MaskResize",

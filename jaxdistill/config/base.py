@@ -15,7 +15,10 @@ Size = tuple[Side, Side]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
-OutputKind = Literal["logits", "probabilities"]
+Channel = Annotated[int, Field(ge=0, lt=2**16)]
+OutputKind = Literal["logits", "probabilities", "softmax_logits", "class_indices"]
+Layout = Literal["nchw", "nhwc"]
+ChannelOrder = Literal["rgb", "bgr"]
 Precision = Literal["float32", "bfloat16"]
 Upsampling = Literal["bilinear", "learned"]
 
@@ -42,17 +45,20 @@ class Section(BaseModel):
 
 
 class MeanStd(Section):
-    """Channel statistics of a network's input."""
+    """Channel statistics of a network's input: it gets `(scale * pixels - mean) / std`."""
 
     mean: Rgb
-    """Mean per channel (red, green, blue) of pixels in [0, 1]."""
+    """Mean per channel (red, green, blue) of pixels in [0, scale]."""
     std: tuple[Positive, Positive, Positive]
-    """Standard deviation per channel (red, green, blue) of pixels in [0, 1]."""
+    """Standard deviation per channel (red, green, blue) of pixels in [0, scale]."""
+    scale: Positive = 1.0
+    """The largest value of a pixel, to which mean and std refer: 1, or 255."""
 
 
-Normalization = Literal["imagenet", "unit", "half"] | MeanStd
+Normalization = Literal["imagenet", "unit", "half", "bytes"] | MeanStd
 """`imagenet`: ImageNet's mean and standard deviation; `unit`: pixels in [0, 1] as they are;
-`half`: mean 0.5 and standard deviation 0.5, hence pixels in [-1, 1]."""
+`half`: mean 0.5 and standard deviation 0.5, hence pixels in [-1, 1]; `bytes`: pixels in
+[0, 255]."""
 
 
 def invalid(code: LiteralString, message: str) -> PydanticCustomError:

@@ -70,7 +70,7 @@ def _type(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
     if annotation is MeanStd:
-        return "`{mean: [r, g, b], std: [r, g, b]}`"
+        return "`{mean: [r, g, b], std: [r, g, b], scale: 1}`"
     if issubclass(annotation, Section):
         return "section"
     words = {"bool": "true or false", "int": "integer", "float": "number", "str": "text"}

@@ -1,21 +1,42 @@
 """The sections `teacher`, `detector` and `targets`: frozen networks and their cached outputs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from jaxdistill.config.base import Normalization, OutputKind, Section, Size
+from jaxdistill.config.base import (
+    Channel,
+    ChannelOrder,
+    Layout,
+    Normalization,
+    OutputKind,
+    Section,
+    Size,
+)
 
 
 class FrozenNetwork(Section):
     """An ONNX file, and how its input is prepared."""
 
     onnx: Path
-    """ONNX file with one image input of shape (N, 3, H, W)."""
+    """ONNX file with one image input, of shape (N, 3, H, W) or (N, H, W, 3), of float32, float16 or
+    uint8."""
     normalization: Normalization = "imagenet"
-    """Normalisation of the network's input, for pixels in [0, 1]."""
+    """Normalisation of the network's input: `unit` expects pixels in [0, 1], `half` in [-1, 1],
+    `bytes` in [0, 255], which an input of uint8 needs; `imagenet` ImageNet's mean and std. The
+    network gets (scale * pixels - mean) / std, for pixels in [0, 1]."""
+    channel_order: ChannelOrder = "rgb"
+    """Order of the input's channels. Mean and std are always those of red, green and blue."""
+    layout: Layout | None = None
+    """Order of the input's axes. null: as the file's shape has them, `nchw` where it leaves all of
+    them free."""
     size: Size | None = None
     """Height and width of the network's input in pixels. null: the file's own size if it is fixed,
     else `data.image_size`."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The keys that describe input and mask: keyword arguments of `teachers.Onnx`."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "onnx"}
 
 
 class Teacher(FrozenNetwork):
@@ -24,7 +45,13 @@ class Teacher(FrozenNetwork):
     tensor: str | None = None
     """Name of the mask tensor, an output or an inner tensor. null: the first output."""
     output: OutputKind = "logits"
-    """Whether the mask tensor holds logits or probabilities."""
+    """What the mask tensor holds: logits or probabilities of each class, logits of which a softmax
+    makes probabilities, or the index of the class of each pixel."""
+    channel: Channel | tuple[Channel, ...] | None = None
+    """The class of people in the mask tensor, counted from 0, or a list of classes that are people
+    together. null: the mask has one channel."""
+    output_layout: Layout | None = None
+    """Order of the mask tensor's axes. null: as its shape suggests."""
 
 
 class Detector(FrozenNetwork):

@@ -30,6 +30,7 @@ _NAMED = {
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "half": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "bytes": Normalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }
 
 
@@ -37,10 +38,15 @@ def resolve(normalization: config.Normalization) -> Normalization:
     """Returns the mean and standard deviation of a configured normalisation.
 
     Args:
-      normalization: A name (`imagenet`, `unit`, `half`), or a mean and a standard deviation.
+      normalization: A name (`imagenet`, `unit`, `half`, `bytes`), or a mean and a standard
+        deviation of pixels in [0, scale], which are divided by the scale.
     """
     if isinstance(normalization, config.MeanStd):
-        return Normalization(normalization.mean, normalization.std)
+        mean, std, scale = normalization.mean, normalization.std, normalization.scale
+        if scale == 1:
+            return Normalization(mean, std)
+        red, green, blue = ((m / scale, s / scale) for m, s in zip(mean, std, strict=True))
+        return Normalization(*zip(red, green, blue, strict=True))
     return _NAMED[normalization]
 
 

@@ -1,11 +1,12 @@
 """What a predictor needs of a model, whatever its format: one backend per format."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxdistill.config import Normalization, OutputKind, Size
+from jaxdistill.config import ChannelOrder, Layout, Normalization, OutputKind, Size
 
 Images = UInt8[np.ndarray, "b h w 3"]
 Logits = Float[Array, "b h w 1"]
@@ -27,7 +28,10 @@ class Backend(Protocol):
 
 
 class ModelOptions(NamedTuple):
-    """How to use a file that does not describe itself; None where that is not given."""
+    """How to use a file that does not describe itself; None where that is not given.
+
+    The names and their meaning are those of `teachers.Onnx`.
+    """
 
     output: OutputKind | None = None
     """What the mask tensor holds."""
@@ -39,6 +43,19 @@ class ModelOptions(NamedTuple):
     """Height and width of the model's input."""
     interpolate: float | None = None
     """Of a run: where between its start (0) and its best checkpoint (1) the student lies."""
+    channel: int | Sequence[int] | None = None
+    """The class of people in the mask tensor, or several ones."""
+    channel_order: ChannelOrder | None = None
+    """Order of the input's channels."""
+    layout: Layout | None = None
+    """Order of the input's axes."""
+    output_layout: Layout | None = None
+    """Order of the mask's axes."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is given, by its name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
     @property
     def describes_file(self) -> bool:

@@ -66,8 +66,8 @@ def of_best(best: Best, options: ModelOptions) -> FlaxBackend:
     """Returns the backend of a student that was read from a run; see `open_run`."""
     if options.describes_file:
         raise ConfigError(
-            f"{best.settings.run}: a run describes itself; output (--output-kind), normalization "
-            f"and tensor are for ONNX files",
+            f"{best.settings.run}: a run describes itself; output (--output-kind), normalization, "
+            f"tensor and the other options of a network are for ONNX files",
             code="options-for-files",
         )
     best = interpolated(best, options.interpolate)

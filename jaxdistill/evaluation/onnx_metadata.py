@@ -16,7 +16,6 @@ PRODUCER = "jaxdistill"
 
 class _Input(BaseModel):
     dtype: str
-    shape: list[int | str] = Field(min_length=4, max_length=4)
     image_size: Size
 
 
@@ -39,7 +38,7 @@ class OnnxMetadata(BaseModel):
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether the input is uint8 of shape (N, H, W, 3); else it is (N, 3, H, W) of floats."""
+        """Whether the input is of uint8."""
         return self.input.dtype == "uint8"
 
     @property
@@ -48,22 +47,16 @@ class OnnxMetadata(BaseModel):
         return self.input.image_size
 
     @property
-    def fixed_size(self) -> tuple[int | None, int | None]:
-        """Height and width of the input; None where they are free."""
-        shape = self.input.shape
-        height, width = shape[1:3] if self.takes_bytes else shape[2:4]
-        return _fixed(height), _fixed(width)
-
-    @property
-    def output_kind(self) -> OutputKind:
-        """What the output holds."""
-        return "logits" if self.output.range == "logits" else "probabilities"
+    def description(self) -> dict[str, Any]:
+        """How the file is read: keyword arguments of `teachers.Onnx`."""
+        output: OutputKind = "logits" if self.output.range == "logits" else "probabilities"
+        return {"output": output, "normalization": self.input_normalization}
 
     @property
     def input_normalization(self) -> config.Normalization:
         """What the file expects of pixels in [0, 1]."""
         if self.normalization.done_by == "the graph":
-            return "unit"
+            return "bytes" if self.takes_bytes else "unit"
         return config.MeanStd(mean=self.normalization.mean, std=self.normalization.std)
 
 
@@ -95,10 +88,6 @@ def read_metadata(path: Path) -> OnnxMetadata | None:
             f"{path}: the description in the file is damaged ({_reason(error)}); export it again",
             code="onnx-metadata",
         ) from None
-
-
-def _fixed(side: int | str) -> int | None:
-    return side if isinstance(side, int) else None
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdistill import config
-from jaxdistill.config import OutputKind, Size
+from jaxdistill.config import ChannelOrder, Layout, OutputKind, Size
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.backend import Backend, Images, Logits, ModelOptions
 from jaxdistill.evaluation.masks import RgbImage, binary_mask, probabilities
@@ -155,6 +155,10 @@ def load(
     tensor: str | None = None,
     size: Size | None = None,
     interpolate: float | None = None,
+    channel: int | Sequence[int] | None = None,
+    channel_order: ChannelOrder | None = None,
+    layout: Layout | None = None,
+    output_layout: Layout | None = None,
     default_size: Size | None = None,
 ) -> Predictor:
     """Loads the best student of a run, or an ONNX file.
@@ -164,14 +168,19 @@ def load(
 
     Args:
       path: The folder of a run, or a file with the ending `.onnx`.
-      output: What the mask tensor of an ONNX file holds, `logits` or `probabilities`.
-      normalization: What an ONNX file expects of pixels in [0, 1]: `imagenet` (the default),
-        `unit`, `half`, or a `config.MeanStd`.
+      output: What the mask tensor of an ONNX file holds: `logits`, `probabilities`,
+        `softmax_logits` or `class_indices`.
+      normalization: What an ONNX file expects of pixels in [0, 1]: `imagenet`, `unit`, `half`,
+        `bytes`, or a `config.MeanStd`; by default `bytes` for an input of uint8, else `imagenet`.
       tensor: The mask tensor of an ONNX file; its first output by default.
       size: Height and width of the model's input. By default the size of the file where it is
         fixed, else the size at which the student was trained.
       interpolate: For a run that started from a whole student's weights: 0 is the start, 1 the
         best checkpoint, and numbers between them weights between them.
+      channel: The class of people in the mask of an ONNX file, or several that are added up.
+      channel_order: Order of an ONNX file's input channels, `rgb` (the default) or `bgr`.
+      layout: Axes of an ONNX file's input, `nchw` or `nhwc`; by default as its shape has them.
+      output_layout: Axes of its mask; by default as its shape suggests.
       default_size: The input size of a file that neither fixes nor describes it.
 
     Returns:
@@ -186,7 +195,17 @@ def load(
       NetworkError: The ONNX file cannot be read or run.
     """
     path = Path(path).expanduser()
-    options = ModelOptions(output, normalization, tensor, size, interpolate)
+    options = ModelOptions(
+        output=output,
+        normalization=normalization,
+        tensor=tensor,
+        size=size,
+        interpolate=interpolate,
+        channel=channel,
+        channel_order=channel_order,
+        layout=layout,
+        output_layout=output_layout,
+    )
     return Predictor(_open(path, options, default_size))
 
 
@@ -255,14 +274,14 @@ def _open(path: Path, options: ModelOptions, default_size: Size | None) -> Backe
 
         return open_run(path, options)
     if path.suffix == ".onnx":
-        from jaxdistill.evaluation.onnx_backend import open_onnx
+        from jaxdistill.evaluation.onnx_backend import OnnxBackend
 
         if options.interpolate is not None:
             raise ConfigError(
                 f"{path}: interpolate (--interpolate) is for runs; export the run with it instead",
                 code="options-for-runs",
             )
-        return open_onnx(path, options, default_size)
+        return OnnxBackend(path, options, default_size)
     raise ConfigError(
         f"{path.absolute()}: expected the folder of a run, or a file NAME.onnx",
         code="unknown-model-format",

@@ -61,11 +61,11 @@ def teacher_probe(teacher: config.Teacher, size: Size) -> TeacherProbe:
     Raises:
       NetworkError: The file is missing or damaged; see `OnnxGraph`.
     """
-    graph = OnnxGraph(teacher.onnx)
+    graph = OnnxGraph(teacher.onnx, teacher.layout)
     model, image = graph.cut([teacher.tensor or graph.outputs[0]])
     session = open_session(model, graph.path.parent)
     size, count = input_size(graph.path, image, teacher.size, size), image.batch or 1
-    batch = np.zeros((count, 3, *size), image.dtype)
+    batch = np.zeros(image.shape(count, size), image.dtype)
     return TeacherProbe(lambda: session.run(None, {image.name: batch}), size, count)
 
 

@@ -40,16 +40,7 @@ class Combined:
             )
         self._merged: Onnx | None = None
         if isinstance(mask, Onnx) and isinstance(features, Onnx) and mask.fed_as(features):
-            self._merged = Onnx(
-                mask.graph,
-                tensor=mask.tensor,
-                output=mask.output,
-                normalization=mask.normalization,
-                size=mask.size,
-                features=features.features,
-                threads=mask.threads,
-                options=mask.options,
-            )
+            self._merged = mask.with_features(features.features)
         self._teacher, self._detector = mask, features
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> TeacherOutputs:
@@ -123,7 +114,7 @@ def from_config(
       The teacher; None where neither a mask nor features are asked for.
 
     Raises:
-      NetworkError: A file cannot be used, or the mask has more than one channel.
+      NetworkError: A file cannot be used, or not as it is described.
     """
     graph = functools.cache(OnnxGraph)
     options = config.onnxruntime
@@ -133,10 +124,7 @@ def from_config(
     if section := config.teacher:
         teacher = Onnx(
             graph(section.onnx),
-            tensor=section.tensor,
-            output=section.output,
-            normalization=section.normalization,
-            size=section.size,
+            **section.description,
             threads=threads,
             options=options,
         )
@@ -144,8 +132,7 @@ def from_config(
         detector = Onnx(
             graph(config.detector.onnx),
             output=None,
-            normalization=config.detector.normalization,
-            size=config.detector.size,
+            **config.detector.description,
             features=[feature.tensor for feature in config.taught_features],
             threads=threads,
             options=options,

@@ -18,6 +18,7 @@ from onnx import ModelProto
 from jaxdistill.config import Size
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import NetworkError, first_line
+from jaxdistill.teachers.network_format import ImageInput
 from jaxdistill.teachers.onnx_graph import Cut, OnnxGraph
 from jaxdistill.teachers.onnx_runtime import PATIENCE, open_session, within
 
@@ -80,8 +81,12 @@ def half_copy(
             f"at most {MAX_ERROR}; set onnxruntime.precision to float32",
             code="onnx-float16",
         )
-    half = cut.input._replace(dtype="float16")
-    return HalfCopy(Cut(kept.SerializeToString(), half), measured)
+    return HalfCopy(Cut(kept.SerializeToString(), _half(cut.input)), measured)
+
+
+def _half(image: ImageInput) -> ImageInput:
+    """Returns the input of a copy."""
+    return image if image.dtype == "uint8" else image._replace(dtype="float16")
 
 
 def _read(path: Path) -> ModelProto | None:
@@ -120,15 +125,18 @@ def _error(
     size: Size,
 ) -> float:
     """Runs both on an image, float32 on the CPU."""
-    image = _image(cut.input.batch or 1, size)
+    images = _images(cut.input.batch or 1, size)
+    if cut.input.dtype == "uint8":
+        images *= 255
     values = []
-    for model, dtype, on_cpu in (
-        (cut.model, np.float32, True),
-        (half.SerializeToString(), np.float16, False),
+    for model, image, on_cpu in (
+        (cut.model, cut.input, True),
+        (half.SerializeToString(), _half(cut.input), False),
     ):
         session = open_session(graph.path, model, on_cpu=on_cpu)
+        given = np.ascontiguousarray(image.arrange(images))
         with within(PATIENCE) as options:
-            values.append(session.run(None, {cut.input.name: image.astype(dtype)}, options))
+            values.append(session.run(None, {image.name: given}, options))
     errors = []
     for name, *pair in zip(tensors, *values, strict=True):
         exact, rounded = (value.astype(np.float64) for value in pair)
@@ -137,7 +145,7 @@ def _error(
     return float(np.max(errors))  # not a number if one is
 
 
-def _image(batch: int, size: Size) -> Float[np.ndarray, "b 3 h w"]:
+def _images(batch: int, size: Size) -> Float[np.ndarray, "b h w 3"]:
     """Returns images in [0, 1] of noise at several scales, which have edges and even areas."""
     random = np.random.default_rng(0)
     height, width = size
@@ -146,4 +154,4 @@ def _image(batch: int, size: Size) -> Float[np.ndarray, "b 3 h w"]:
         rows, columns = np.arange(height) // cell, np.arange(width) // cell
         noise = random.random((batch, 3, rows[-1] + 1, columns[-1] + 1), np.float32)
         image += noise[:, :, rows][..., columns] / 4
-    return image
+    return image.transpose(0, 2, 3, 1)

@@ -1,5 +1,6 @@
 """An ONNX file as a graph: find a tensor, and cut the graph there. Nothing is executed."""
 
+import copy
 import difflib
 import graphlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,25 +10,17 @@ from typing import NamedTuple
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
+from jaxdistill.config import Layout
 from jaxdistill.runtime.errors import NetworkError, first_line
+from jaxdistill.teachers.network_format import CHANNEL_AXIS, ImageInput
 from jaxdistill.teachers.onnx_file import external_tensors, read_model, subgraphs
 
-INPUT_DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+INPUT_DTYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.UINT8: "uint8",
+}
 """Element types of an image input that we can feed, and their NumPy names."""
-
-
-class ImageInput(NamedTuple):
-    """The image input (N, 3, H, W) of a network; None where the file leaves a dimension free.
-
-    A free channel axis is 3: some exporters leave every axis free, or write no shape at all.
-    """
-
-    name: str
-    dtype: str
-    """`float32` or `float16`."""
-    batch: int | None
-    height: int | None
-    width: int | None
 
 
 class Cut(NamedTuple):
@@ -44,13 +37,14 @@ class OnnxGraph:
 
     Args:
       path: The file; `~` stands for the home folder.
+      layout: Order of the image input's axes; None finds it from its shape.
 
     Raises:
       NetworkError: The file cannot be read or is not safe to use; see `onnx_file.read_model`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.expanduser()
+    def __init__(self, path: Path, layout: Layout | None = None) -> None:
+        self.path, self.layout = path.expanduser(), layout
         self._model, self.fingerprint = read_model(self.path)
         """SHA-256, in hexadecimal, of the file and of its external weights."""
         _sort_nodes(self._model.graph)
@@ -60,18 +54,23 @@ class OnnxGraph:
         """Names of the file's outputs, in its order."""
         return tuple(output.name for output in self._model.graph.output)
 
+    def with_layout(self, layout: Layout | None) -> "OnnxGraph":
+        """Returns this graph, read with another order of the image input's axes."""
+        other = copy.copy(self)
+        other.layout = layout
+        return other
+
     def image_nodes(self) -> list[NodeProto]:
         """Returns the nodes, in order, that depend on the image and on no other input.
 
         Raises:
-          NetworkError: There is no image input (N, 3, H, W) of float32 or float16, or more than one
-            (`onnx-input`).
+          NetworkError: There is no image input, or more than one (`onnx-input`, `onnx-layout`).
         """
         graph = self._model.graph
         weights = {tensor.name for tensor in graph.initializer}
         weights |= {sparse.values.name for sparse in graph.sparse_initializer}
         inputs = [value for value in graph.input if value.name not in weights]
-        images = [value for value in inputs if _as_image(value, declared=True)]
+        images = [value for value in inputs if _as_image(value, self.layout, declared=True)]
         reached = {self._image_input(images if len(images) == 1 else inputs).name}
         foreign = {value.name for value in inputs} - reached
         nodes = []
@@ -82,23 +81,6 @@ class OnnxGraph:
                 reached.update(filter(None, node.output))
                 nodes.append(node)
         return nodes
-
-    def whole(self) -> bytes:
-        """Returns the file's graph as it is, serialized.
-
-        Raises:
-          NetworkError: The graph breaks the rules of ONNX (`onnx-invalid`), or has external weights
-            (`onnx-external-weights`).
-        """
-        if next(external_tensors(self._model), None) is not None:
-            raise NetworkError(
-                f"{self.path}: expected the weights in the file itself; save it again without "
-                "external data",
-                code="onnx-external-weights",
-            )
-        content = self._model.SerializeToString()
-        self._check(ModelProto.FromString(content))
-        return content
 
     def cut(self, tensors: Sequence[str]) -> Cut:
         """Cuts the graph so that the given tensors are its only outputs.
@@ -111,8 +93,8 @@ class OnnxGraph:
 
         Raises:
           NetworkError: A tensor is not in the graph (`onnx-unknown-tensor`), the tensors depend on
-            anything but one image (N, 3, H, W) of float32 or float16 (`onnx-input`), or the cut
-            graph breaks the rules of ONNX (`onnx-invalid`).
+            anything but one image (`onnx-input`, `onnx-layout`), or the cut graph breaks the rules
+            of ONNX (`onnx-invalid`).
         """
         for tensor in tensors:
             self.check_tensor(tensor)
@@ -129,7 +111,7 @@ class OnnxGraph:
             helper.make_graph(
                 nodes,
                 "cut",
-                [_with_channels(value) if value.name == image.name else value for value in inputs],
+                [_with_channels(v, image.layout) if v.name == image.name else v for v in inputs],
                 # Without types: onnxruntime infers them.
                 [helper.make_empty_tensor_value_info(name) for name in tensors],
                 initializer=initializers,
@@ -163,11 +145,18 @@ class OnnxGraph:
 
     def _image_input(self, inputs: Sequence[ValueInfoProto]) -> ImageInput:
         found = ", ".join(_describe(value) for value in inputs) or "none"
-        if len(inputs) == 1 and (image := _as_image(inputs[0])):
+        if len(inputs) == 1 and (image := _as_image(inputs[0], self.layout)):
             return image
+        if self.layout and len(inputs) == 1 and _as_image(inputs[0], None):
+            raise NetworkError(
+                f"{self.path}: layout is {self.layout}, but the image input is {found}; leave "
+                f"layout out, or set the other one",
+                code="onnx-layout",
+            )
         raise NetworkError(
-            f"{self.path}: expected one image (N, 3, H, W) of float32 or float16 as the only "
-            f"input of the tensors that are read; found {found}",
+            f"{self.path}: expected one image, (N, 3, H, W) or (N, H, W, 3) of float32, float16 or "
+            f"uint8, as the only input without a default of the tensors that are read; found "
+            f"{found}",
             code="onnx-input",
         )
 
@@ -232,11 +221,14 @@ def _sort_nodes(graph: GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _as_image(value: ValueInfoProto, *, declared: bool = False) -> ImageInput | None:
-    """Returns None unless the input is float32 or float16, and its shape allows (N, 3, H, W).
+def _as_image(
+    value: ValueInfoProto, layout: Layout | None, *, declared: bool = False
+) -> ImageInput | None:
+    """Returns None unless element type and shape of the input allow an image.
 
     Args:
       value: An input.
+      layout: The order of its axes; None finds it from the shape.
       declared: Whether the file has to say that there are 3 channels.
     """
     tensor = value.type.tensor_type
@@ -246,23 +238,26 @@ def _as_image(value: ValueInfoProto, *, declared: bool = False) -> ImageInput | 
     dtype = INPUT_DTYPES.get(tensor.elem_type)
     if dtype is None or len(sides) != 4:
         return None
-    is_free = sides[1] is None and sides[3] != 3  # which would be (N, H, W, 3)
-    if sides[1] != 3 and (declared or not is_free):
+    found: list[Layout] = [each for each, axis in CHANNEL_AXIS.items() if sides[axis] == 3]
+    layout = layout or (found or ["nchw"])[0]
+    channels = sides.pop(CHANNEL_AXIS[layout])
+    # A free axis is that of the channels only where no other one is.
+    if layout not in found and (declared or found or channels is not None):
         return None
-    batch, _, height, width = sides
-    return ImageInput(value.name, dtype, batch, height, width)
+    batch, height, width = sides
+    return ImageInput(value.name, dtype, batch, height, width, layout)
 
 
-def _with_channels(value: ValueInfoProto) -> ValueInfoProto:
+def _with_channels(value: ValueInfoProto, layout: Layout) -> ValueInfoProto:
     """Returns an image input whose channel axis is 3, where the file leaves it free."""
-    if _as_image(value, declared=True):
+    if _as_image(value, layout, declared=True):
         return value
     image = ValueInfoProto()
     image.CopyFrom(value)
     shape = image.type.tensor_type.shape
     while len(shape.dim) < 4:
         shape.dim.add()
-    shape.dim[1].dim_value = 3
+    shape.dim[CHANNEL_AXIS[layout]].dim_value = 3
     return image
 
 

@@ -1,12 +1,12 @@
 """Some tensors of one ONNX file, computed by onnxruntime on this process's devices.
 
-Images and maps are NHWC here and NCHW only between `onnx_device` and onnxruntime.
+Images and maps are NHWC here; between `onnx_device` and onnxruntime they are as the file has them.
 """
 
 import functools
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,13 +15,21 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdistill import config
-from jaxdistill.config import Size
+from jaxdistill.config import OutputKind, Size
 from jaxdistill.data.decode import MAX_PIXELS
 from jaxdistill.runtime.errors import NetworkError
 from jaxdistill.teachers.base import Shape
+from jaxdistill.teachers.network_format import (
+    ImageInput,
+    MaskOutput,
+    OutputLayout,
+    as_hwc,
+    output_layout,
+    to_nhwc,
+)
 from jaxdistill.teachers.onnx_device import DeviceSession
 from jaxdistill.teachers.onnx_float16 import half_copy
-from jaxdistill.teachers.onnx_graph import Cut, ImageInput, OnnxGraph
+from jaxdistill.teachers.onnx_graph import Cut, OnnxGraph
 from jaxdistill.teachers.onnx_runtime import PATIENCE, cannot_run, rounds_to_tf32, within
 
 log = logging.getLogger(__name__)
@@ -32,12 +40,12 @@ class OnnxSession:
 
     Args:
       graph: The file.
-      tensors: Names of outputs or inner tensors of shape (N, C, h, w).
+      tensors: Names of outputs or inner tensors, (N, C, h, w); see `output_layout` for the mask.
       size: Height and width of the network's input; None uses the file's own where it is fixed,
         else the size of the images that are given.
       threads: Upper bound of onnxruntime's threads on the CPU; None uses every core.
       options: How a GPU computes it; None takes the defaults.
-      probabilities: The tensors that hold probabilities, whose error in float16 is not relative.
+      mask: What the mask is, where one of the tensors is one.
 
     Raises:
       NetworkError: Whatever `OnnxGraph.cut` raises; the file's fixed size is not `size`
@@ -52,13 +60,14 @@ class OnnxSession:
         size: Size | None = None,
         threads: int | None = None,
         options: config.Onnxruntime | None = None,
-        probabilities: Collection[str] = (),
+        mask: MaskOutput | None = None,
     ) -> None:
         self.path, self.tensors, self._size = graph.path, tuple(tensors), size
-        self._graph, self._probabilities = graph, probabilities
+        self._graph, self._mask = graph, mask
         self._threads, self._options = threads, options or config.Onnxruntime(precision="float32")
         cut = graph.cut(tensors)
-        self._input = cut.input
+        self.image = cut.input
+        """The image input that is fed, of the file or of its float16 copy."""
         self.input_size(size or (1, 1))  # the file's own size may conflict, or be too large
         self.float16_error: float | None = None
         """Error of the float16 copy that is used; None where there is none."""
@@ -70,10 +79,12 @@ class OnnxSession:
         # One image at a time is faster on a CPU: its working set stays in the cache. On a GPU every
         # call has the same batch size, since onnxruntime searches cuDNN's algorithms, and JAX
         # compiles, for each size anew.
-        self._chunk = self._input.batch or (None if self.on_gpu else 1)
+        self._chunk = self.image.batch or (None if self.on_gpu else 1)
         self._opening = threading.Lock()
         self.known_shapes: dict[Size, tuple[Shape, ...]] = {}
         """(h, w, C) of each tensor, for the input sizes that were tried."""
+        self.layouts: dict[Size, tuple[OutputLayout, ...]] = {}
+        """The axes of each tensor in the file, for the same sizes."""
         log.info("%s: %s on %s", self.path.name, ", ".join(self.tensors), self.provider)
 
     @property
@@ -85,7 +96,7 @@ class OnnxSession:
 
     def _use(self, cut: Cut) -> None:
         """Opens the network or its copy on the first device; see `_session_on` for the others."""
-        self._input = cut.input
+        self.image = cut.input
         self._open = functools.partial(
             DeviceSession,
             self.path,
@@ -94,21 +105,25 @@ class OnnxSession:
             self.tensors,
             threads=self._threads,
             options=self._options,
+            classes=self._masks("class_indices"),
         )
         self._first = self._open()
         self._of_device: dict[jax.Device, DeviceSession] = {}
 
+    def _masks(self, *kinds: OutputKind) -> list[str]:
+        """Returns the name of the mask tensor if it is of such a kind."""
+        return [self._mask.tensor] if self._mask and self._mask.kind in kinds else []
+
     def _halve(self, size: Size) -> None:
         """Goes over to a float16 copy, where one is wanted and good enough."""
         wanted = self._options.precision
-        if self._input.dtype == "float16" or not (
+        if self.image.dtype == "float16" or not (
             wanted == "float16" or (wanted == "auto" and self.on_gpu)
         ):
             return
+        absolute = self._masks("probabilities", "class_indices")
         try:
-            cut, self.float16_error = half_copy(
-                self._graph, self.tensors, self._probabilities, size
-            )
+            cut, self.float16_error = half_copy(self._graph, self.tensors, absolute, size)
         except NetworkError as error:
             if wanted == "float16":
                 raise
@@ -122,7 +137,7 @@ class OnnxSession:
         Raises:
           NetworkError: The input would be too large (`onnx-input-pixels`).
         """
-        return input_size(self.path, self._input, self._size, image_size)
+        return input_size(self.path, self.image, self._size, image_size)
 
     def set_batch_size(self, batch_size: int) -> None:
         """Says how many images a GPU is to compute at once; without it the first batch decides.
@@ -147,8 +162,8 @@ class OnnxSession:
           size: Height and width of the network's input.
 
         Raises:
-          NetworkError: onnxruntime cannot run it (`onnx-run`), a tensor is not of shape
-            (N, C, h, w) (`onnx-tensor-shape`), or its float16 copy differs too much
+          NetworkError: onnxruntime cannot run it (`onnx-run`), a tensor is no map
+            (`onnx-tensor-shape`), or its float16 copy differs too much
             (`onnx-float16`).
         """
         if size not in self.known_shapes:
@@ -158,7 +173,7 @@ class OnnxSession:
                 self.known_shapes[size] = self._try(size, self._chunk or 1)
             except NetworkError as error:
                 # A file may declare N free, and have a batch of 1 in its inner shapes.
-                if self._input.batch is not None or self._chunk in (None, 1):
+                if self.image.batch is not None or self._chunk in (None, 1):
                     raise
                 self.known_shapes[size] = self._try(size, 1)
                 log.warning("%s; it gets one image at a time, which is slower", error)
@@ -183,12 +198,13 @@ class OnnxSession:
         _, height, width, _ = images.shape
         self.shapes((height, width))
         assert self._chunk is not None
+        layouts = self.layouts[height, width]
         if not divided:
-            return jax.device_put(self._first(images, self._chunk), home)
+            return jax.device_put(self._first(images, self._chunk, layouts), home)
         with ThreadPoolExecutor(len(shards), thread_name_prefix="onnx") as devices:
             sessions = [self._session_on(shard.device) for shard in shards]
             running = [
-                devices.submit(session, shard.data, self._chunk)
+                devices.submit(session, shard.data, self._chunk, layouts)
                 for session, shard in zip(sessions, shards, strict=True)
             ]
             results = [
@@ -211,16 +227,18 @@ class OnnxSession:
         Returns:
           One map (B, h, w, C) in float32 per tensor.
         """
-        self.shapes(images.shape[1:3])
+        _, height, width, _ = images.shape
+        self.shapes((height, width))
+        layouts = self.layouts[height, width]
         count = self._chunk or 1  # a GPU has tuned its kernels for that many
         missing = -len(images) % count
-        nchw = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))).transpose(0, 3, 1, 2)
-        chunks = np.split(nchw.astype(self._input.dtype), len(nchw) // count)
+        whole = self.image.arrange(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))))
+        chunks = np.split(whole, len(whole) // count)
         results = [self._first.on_host(np.ascontiguousarray(chunk)) for chunk in chunks]
         joined = (np.concatenate(parts)[: len(images)] for parts in zip(*results, strict=True))
         return {
-            tensor: maps.transpose(0, 2, 3, 1).astype(np.float32)
-            for tensor, maps in zip(self.tensors, joined, strict=True)
+            tensor: to_nhwc(maps, layout).astype(np.float32)
+            for tensor, maps, layout in zip(self.tensors, joined, layouts, strict=True)
         }
 
     def _session_on(self, device: jax.Device) -> DeviceSession:
@@ -232,23 +250,35 @@ class OnnxSession:
                 self._of_device[device] = self._open(device)
             return self._of_device[device]
 
-    def _black(self, count: int, size: Size) -> Float[Array, "n 3 h w"]:
-        return jax.device_put(np.zeros((count, 3, *size), self._input.dtype))
-
     def _try(self, size: Size, batch: int) -> tuple[Shape, ...]:
+        black = np.zeros(self.image.shape(batch, size), self.image.dtype)
         try:
             with within(PATIENCE) as options:
-                shapes = self._first.probe(self._black(batch, size), options)
+                shapes = self._first.probe(jax.device_put(black), options)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_run(self.path, size, error) from None
         for tensor, shape in zip(self.tensors, shapes, strict=True):
-            if len(shape) != 4 or shape[0] != batch or 0 in shape:
+            is_mask = self._mask is not None and tensor == self._mask.tensor
+            ranks = (3, 4) if is_mask else (4,)
+            if len(shape) not in ranks or shape[0] != batch or 0 in shape:
+                axes = "(N, C, h, w), (N, h, w, C) or (N, h, w)" if is_mask else "(N, C, h, w)"
                 raise NetworkError(
-                    f"{self.path}: expected {tensor!r} to have the shape (N, C, h, w); for an "
-                    f"image of {size[0]} x {size[1]} it has {shape}; name another tensor",
+                    f"{self.path}: expected {tensor!r} to have the shape {axes}; for an image of "
+                    f"{size[0]} x {size[1]} it has {shape}; name another tensor",
                     code="onnx-tensor-shape",
                 )
-        return tuple((h, w, channels) for _, channels, h, w in shapes)
+        self.layouts[size] = tuple(
+            self._layout(tensor, shape, size)
+            for tensor, shape in zip(self.tensors, shapes, strict=True)
+        )
+        return tuple(map(as_hwc, shapes, self.layouts[size]))
+
+    def _layout(self, tensor: str, shape: Sequence[int], size: Size) -> OutputLayout:
+        """Returns the axes of a tensor; feature maps are NCHW, as ONNX's convolutions are."""
+        if self._mask is None or tensor != self._mask.tensor:
+            return "nchw"
+        said = self._mask.layout if len(shape) == 4 else None
+        return said or output_layout(shape, size, self.image.layout)
 
 
 def input_size(path: Path, image: ImageInput, size: Size | None, image_size: Size) -> Size:

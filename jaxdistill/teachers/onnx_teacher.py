@@ -6,28 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 from jaxtyping import Array, Float, UInt8
 
 from jaxdistill import config
-from jaxdistill.config import Normalization, OutputKind, Size
+from jaxdistill.config import ChannelOrder, Layout, Normalization, OutputKind, Size
 from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import ConfigError, NetworkError
 from jaxdistill.teachers.base import OutputShapes
+from jaxdistill.teachers.network_format import MaskOutput, PixelFormat, prepare, to_logits
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import OnnxSession
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.types import TeacherOutputs
 
-PROBABILITY_MARGIN = 1e-4
-"""Distance from 0 and 1 at which a probability is clipped before it becomes a logit.
-
-A float32 sigmoid reaches 0 and 1 exactly, whose logits are infinite. Beyond +-9.2, the squared
-distance between logits would be dominated by pixels on which all networks agree.
-"""
 CONVERSION_VERSION = 1
 """Part of the provenance. Increase it when `prepare` or `to_logits` compute other values, so that
 nothing cached before is used. The margin is a part by itself."""
@@ -39,11 +32,19 @@ class Onnx:
     The file is read at once, and opened in onnxruntime when it is first needed.
 
     Args:
-      path: The ONNX file, or an `OnnxGraph` that was read before. It has one image input
-        (N, 3, H, W).
-      tensor: The mask tensor (N, 1, h, w), an output or an inner tensor; None is the first output.
-      output: What the mask tensor holds; None for a network that is read for its features only.
-      normalization: What the network expects of pixels in [0, 1].
+      path: The ONNX file, or an `OnnxGraph` that was read before. It has one image input,
+        (N, 3, H, W) or (N, H, W, 3), of float32, float16 or uint8.
+      tensor: The mask tensor, an output or an inner tensor, (N, C, h, w), (N, h, w, C) or
+        (N, h, w); None is the first output.
+      output: What the mask tensor holds, `logits`, `probabilities`, `softmax_logits` or
+        `class_indices`; None for a network that is read for its features only.
+      channel: The class of people in the mask tensor, or several classes that are people together
+        (see `network_format.to_logits`); None for a mask of one channel.
+      output_layout: The mask's axes; None finds them from its shape.
+      normalization: What the network expects of pixels in [0, 1]: `imagenet`, `unit`, `half`,
+        `bytes`, or a `config.MeanStd`. An input of uint8 needs `bytes`.
+      channel_order: Order of the input's channels, `rgb` or `bgr`.
+      layout: The input's axes, `nchw` or `nhwc`; None finds them from the file's shape.
       size: Height and width of the network's input; None uses the file's own where it is fixed,
         else the size of the images.
       features: Tensors (N, C, h, w), outputs or inner ones, one per feature pair.
@@ -61,52 +62,67 @@ class Onnx:
         *,
         tensor: str | None = None,
         output: OutputKind | None = "logits",
+        channel: int | Sequence[int] | None = None,
+        output_layout: Layout | None = None,
         normalization: Normalization = "imagenet",
+        channel_order: ChannelOrder = "rgb",
+        layout: Layout | None = None,
         size: Size | None = None,
         features: Sequence[str] = (),
         threads: int | None = None,
         options: config.Onnxruntime | None = None,
     ) -> None:
         graph = path if isinstance(path, OnnxGraph) else OnnxGraph(Path(path))
+        graph = graph.with_layout(layout) if layout else graph
         if output is None and not features:
             raise ConfigError(
                 f"{graph.path}: nothing to compute; name features, or say with output whether the "
                 f"mask holds logits or probabilities",
                 code="teacher-without-outputs",
             )
-        self.graph, self.output, self.normalization = graph, output, normalization
+        self.graph, self.normalization, self.channel_order = graph, normalization, channel_order
         self.size, self.threads = size, threads
         self.options = options or config.Onnxruntime(precision="float32")
-        self.tensor = None if output is None else tensor or graph.outputs[0]
+        channels = (channel,) if isinstance(channel, int) else channel
+        self.mask: MaskOutput | None = None
         """The mask tensor; None where there is no mask."""
+        if output is not None:
+            chosen = None if channels is None else tuple(channels)
+            self.mask = MaskOutput(tensor or graph.outputs[0], output, chosen, output_layout)
         self.features = tuple(features)
         """The feature tensors."""
-        tensors = list(dict.fromkeys([*filter(None, [self.tensor]), *self.features]))
+        tensors = [*([self.mask.tensor] if self.mask else []), *self.features]
         for name in tensors:
             graph.check_tensor(name)
         # Shared with what `restrict` returns: the file is opened once.
         self._open = functools.cache(
-            lambda: OnnxSession(
+            functools.partial(
+                _open,
+                self.pixels,
                 graph,
-                tensors,
+                list(dict.fromkeys(tensors)),
                 size,
                 threads,
                 self.options,
-                [self.tensor] if output == "probabilities" and self.tensor else [],
+                self.mask,
             )
         )
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """What the network expects of the values of pixels."""
+        return PixelFormat.of(self.normalization, self.channel_order)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> TeacherOutputs:
         """Runs the network on images in [0, 1]; see `Teacher`."""
         _, height, width, _ = images.shape
         self.output_shapes((height, width))
         session = self._open()
-        network_size = session.input_size((height, width))
-        inputs = prepare(images, image_ops.resolve(self.normalization), network_size)
+        inputs = prepare(images, self.pixels, session.input_size((height, width)))
         maps = dict(zip(session.tensors, session(inputs), strict=True))
         logits = None
-        if self.tensor is not None and self.output is not None:
-            logits = to_logits(maps[self.tensor], self.output, (height, width))
+        if self.mask is not None:
+            logits = to_logits(maps[self.mask.tensor], self.mask, (height, width))
         return TeacherOutputs(logits, tuple(maps[tensor] for tensor in self.features))
 
     def set_batch_size(self, batch_size: int) -> None:
@@ -127,40 +143,45 @@ class Onnx:
         session = self._open()
         shapes = session.shapes(session.input_size(image_size))
         known = dict(zip(session.tensors, shapes, strict=True))
-        if self.tensor is not None and known[self.tensor][2] != 1:
-            raise NetworkError(
-                f"{self.graph.path}: the teacher's tensor {self.tensor!r} should be a mask of 1 "
-                f"channel, but has {known[self.tensor][2]}; name another one as teacher.tensor",
-                code="teacher-channels",
-            )
+        if self.mask is not None:
+            self.mask.check(known[self.mask.tensor][2], self.graph.path)
         return OutputShapes(
-            None if self.tensor is None else (*image_size, 1),
+            None if self.mask is None else (*image_size, 1),
             tuple(known[tensor] for tensor in self.features),
         )
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """All that `logits` and `features` depend on, each under its name."""
-        common = {
+        """All that `logits` and `features` depend on, each under its name.
+
+        What is as in most files is left out, so that the caches of earlier versions stay valid.
+        """
+        session = self._open()
+        common: dict[str, Any] = {
             "file": self.graph.fingerprint,
             "normalization": {
-                name: list(values)
-                for name, values in image_ops.resolve(self.normalization)._asdict().items()
+                name: list(values) for name, values in self.pixels.normalization._asdict().items()
             },
             "size": None if self.size is None else list(self.size),
-            "provider": self._open().provider,
-            "precision": self._open().precision,
+            "provider": session.provider,
+            "precision": session.precision,
             "onnxruntime": onnxruntime.__version__,
             "conversion": CONVERSION_VERSION,
         }
+        if self.channel_order != "rgb":
+            common["channel_order"] = self.channel_order
+        if session.image.layout != "nchw":
+            common["layout"] = session.image.layout
         parts: dict[str, Any] = {}
-        if self.tensor is not None:
-            margin = PROBABILITY_MARGIN if self.output == "probabilities" else None
+        if self.mask is not None:
+            mask = self.mask
             parts["logits"] = {
                 **common,
-                "tensor": self.tensor,
-                "output": self.output,
-                "margin": margin,
+                "tensor": mask.tensor,
+                "output": mask.kind,
+                "margin": mask.margin,
+                **({"channels": list(mask.channels)} if mask.channels else {}),
+                **({"output_layout": mask.layout} if mask.layout else {}),
             }
         if self.features:
             parts["features"] = {**common, "tensors": list(self.features)}
@@ -175,12 +196,33 @@ class Onnx:
         """
         fewer = copy.copy(self)
         if not logits:
-            fewer.tensor = fewer.output = None
+            fewer.mask = None
         if not features:
             fewer.features = ()
-        return fewer if fewer.tensor is not None or fewer.features else None
+        return fewer if fewer.mask is not None or fewer.features else None
 
-    def stored_mask(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b _ _ 1"]:
+    def with_features(self, features: Sequence[str]) -> "Onnx":
+        """Returns a teacher that computes feature maps too, in the same run of the network.
+
+        Args:
+          features: The feature tensors.
+        """
+        mask = self.mask
+        return Onnx(
+            self.graph,
+            tensor=mask and mask.tensor,
+            output=mask and mask.kind,
+            channel=mask and mask.channels,
+            output_layout=mask and mask.layout,
+            normalization=self.normalization,
+            channel_order=self.channel_order,
+            size=self.size,
+            features=features,
+            threads=self.threads,
+            options=self.options,
+        )
+
+    def stored_mask(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b _ _ c"]:
         """Returns the mask tensor as the network gives it, for images on the host.
 
         No program is compiled for it.
@@ -188,34 +230,51 @@ class Onnx:
         Args:
           images: RGB.
         """
-        assert self.tensor is not None
+        assert self.mask is not None
         session = self._open()
         size = session.input_size(images.shape[1:3])
-        mean, std = (np.asarray(v, np.float32) for v in image_ops.resolve(self.normalization))
         resized = np.stack([image_ops.resize_image(image, size) for image in images])
-        inputs = (resized.astype(np.float32) / 255 - mean) / std
-        return session.on_host(inputs)[self.tensor]
+        inputs = self.pixels.apply(resized.astype(np.float32) / 255)
+        return session.on_host(inputs)[self.mask.tensor]
 
     def cached(self, directory: Path | str) -> CachedTeacher:
         """Returns this teacher with its outputs kept in a cache directory; see `CachedTeacher`."""
         return CachedTeacher(self, directory)
 
     def describe(self) -> list[str]:
-        """Returns a line for the mask and one for the features: file, tensors, input, provider."""
+        """Returns a line for the mask and one for the features.
+
+        They have what was set and what was found in the file: tensors, their sizes and layouts, the
+        input and its number format, the provider.
+        """
         session = self._open()
         size, shapes = next(iter(session.known_shapes.items()), (self.size, ()))
-        known = dict(zip(session.tensors, shapes, strict=False))
+        layouts = session.layouts[size] if size and shapes else ()
+        known = dict(zip(session.tensors, zip(shapes, layouts, strict=True), strict=False))
 
         def show(tensor: str) -> str:
-            return f"{tensor} ({' x '.join(map(str, known[tensor]))})" if known else tensor
+            if tensor not in known:
+                return tensor
+            shape, layout = known[tensor]
+            return f"{tensor} ({' x '.join(map(str, shape))}) in {layout.upper()}"
 
-        images = f"images of {size[0]} x {size[1]}" if size else "images of any size"
-        end = f"from {images} ({self.normalization}), on {session.provider}"
+        image = session.image
+        if isinstance(set_ := self.normalization, config.MeanStd):
+            values = f"mean {list(set_.mean)}, std {list(set_.std)}, scale {set_.scale:g}"
+        else:
+            values = set_
+        end = (
+            f"from {image.dtype} {image.layout.upper()} {self.channel_order.upper()} images of "
+            f"{f'{size[0]} x {size[1]}' if size else 'any size'} ({values})"
+            f"{f' in batches of {image.batch}' if image.batch else ''}, on {session.provider}"
+        )
         if session.float16_error is not None:
             end += f", in float16 ({session.float16_error:.2g} from float32)"
         lines = []
-        if self.tensor is not None:
-            lines.append(f"teacher: {self.graph.path}, {show(self.tensor)} as {self.output}, {end}")
+        if mask := self.mask:
+            which = f", channel {', '.join(map(str, mask.channels))}" if mask.channels else ""
+            held = f"{show(mask.tensor)} as {mask.kind}{which}"
+            lines.append(f"teacher: {self.graph.path}, {held}, {end}")
         if self.features:
             lines.append(
                 f"detector: {self.graph.path}, {', '.join(map(show, self.features))}, {end}"
@@ -227,7 +286,8 @@ class Onnx:
         own, others = (
             (
                 each.graph.path.resolve(),
-                image_ops.resolve(each.normalization),
+                each.graph.layout,
+                each.pixels,
                 each.size,
                 each.threads,
                 each.options,
@@ -237,33 +297,12 @@ class Onnx:
         return own == others
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def prepare(
-    images: Float[Array, "b h w 3"], normalization: image_ops.Normalization, size: Size
-) -> Float[Array, "b {*size} 3"]:
-    """Resizes and normalises images in [0, 1] for a network.
-
-    Args:
-      images: Images in [0, 1].
-      normalization: What the network expects.
-      size: Height and width of the network's input.
-    """
-    return image_ops.normalize(image_ops.resize(images, size), normalization)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def to_logits(
-    mask: Float[Array, "b h w 1"], output: OutputKind, size: Size
-) -> Float[Array, "b {*size} 1"]:
-    """Converts a mask tensor into logits of another size.
-
-    Args:
-      mask: The mask as the network gives it.
-      output: What the mask holds. Probabilities become `log(p / (1 - p))`, after resizing, with p
-        clipped to `PROBABILITY_MARGIN` from 0 and 1.
-      size: Height and width of the result.
-    """
-    mask = image_ops.resize(mask, size)
-    if output == "logits":
-        return mask
-    return jax.scipy.special.logit(jnp.clip(mask, PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN))
+def _open(pixels: PixelFormat, *arguments: Any) -> OnnxSession:
+    session = OnnxSession(*arguments)
+    if session.image.dtype == "uint8" and not pixels.is_bytes:
+        raise NetworkError(
+            f"{session.path}: the input is uint8 and takes pixels as they are decoded; set "
+            f"normalization to bytes",
+            code="input-normalization",
+        )
+    return session

@@ -97,7 +97,7 @@ def _dims(
 
     batch = cut.input.batch or 1
     height, width = input_size(graph.path, cut.input, size, image_size)
-    blank = np.zeros((batch, 3, height, width), cut.input.dtype)
+    blank = np.zeros(cut.input.shape(batch, (height, width)), cut.input.dtype)
     try:
         with within(PATIENCE) as options:
             shapes = session.run(None, {cut.input.name: blank}, options)

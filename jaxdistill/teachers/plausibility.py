@@ -10,6 +10,7 @@ from jaxdistill.data import image_ops
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.teachers import base
 from jaxdistill.teachers.base import Teacher
+from jaxdistill.teachers.network_format import MaskOutput
 from jaxdistill.teachers.onnx_teacher import Onnx
 
 IMAGES = 8
@@ -44,26 +45,27 @@ def doubts(teacher: Teacher | None, images: UInt8[np.ndarray, "n h w 3"]) -> Ite
     if masks is None or not len(images):
         return
     if isinstance(masks, Onnx):
-        values, described = masks.stored_mask(images), masks.output
+        assert masks.mask is not None
+        values, mask = masks.stored_mask(images), masks.mask
     else:
         logits = masks(jnp.asarray(images.astype(np.float32) / 255)).logits
         if logits is None:
             return
-        values, described = np.asarray(logits), "logits"
+        values, mask = np.asarray(logits), MaskOutput("logits")
     low, high = float(values.min()), float(values.max())
-    if described == "logits" and low >= 0 and high <= 1:
+    if mask.kind in ("logits", "softmax_logits") and low >= 0 and high <= 1:
         yield (
-            f"warning: teacher.output: logits, but all values of the mask lie in [0, 1] on "
+            f"warning: teacher.output: {mask.kind}, but all values of the mask lie in [0, 1] on "
             f"{len(images)} images: set teacher.output=probabilities if they are probabilities"
         )
         return
-    if described == "probabilities" and (low < -_MARGIN or high > 1 + _MARGIN):
+    if mask.kind == "probabilities" and (low < -_MARGIN or high > 1 + _MARGIN):
         yield (
             f"warning: teacher.output: probabilities, but the mask has values from {low:.3g} to "
             f"{high:.3g}: set teacher.output=logits if they are logits"
         )
         return
-    yield from _one_sided(values > (0.5 if described == "probabilities" else 0))
+    yield from _one_sided(mask.is_person(values))
 
 
 def _one_sided(masks: Bool[np.ndarray, "n h w 1"]) -> Iterator[str]:
@@ -72,6 +74,6 @@ def _one_sided(masks: Bool[np.ndarray, "n h w 1"]) -> Iterator[str]:
         if found.mean() > _NEARLY_ALL and len(shares) > 1:
             yield (
                 f"warning: the teacher's masks are {what} on {int(found.sum())} of {len(shares)} "
-                f"images: check teacher.normalization, teacher.output and teacher.tensor, and that "
-                f"the images show people"
+                f"images: check teacher.normalization, teacher.output, teacher.channel and "
+                f"teacher.tensor, and that the images show people"
             )

@@ -11,7 +11,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime import SessionOptions
 
-from jaxdistill.teachers.onnx_graph import ImageInput, OnnxGraph
+from jaxdistill.teachers.network_format import ImageInput
+from jaxdistill.teachers.onnx_graph import OnnxGraph
 
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 

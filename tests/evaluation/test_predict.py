@@ -261,6 +261,8 @@ def test_a_file_name_that_is_not_unicode(network: Path, tmp_path: Path) -> None:
         (["{net}", "{dir}/a.png", "--output-kind", "logits"], "unknown-input-size"),
         (["{net}", "{dir}/a.png", *FREE, "--tensor", "maskk"], "onnx-unknown-tensor"),
         (["{net}", "{dir}/a.png", *FREE, "--tensor", "inner"], "teacher-channels"),
+        (["{net}", "{dir}/a.png", *FREE, "--channel", "1"], "teacher-channels"),
+        (["{net}", "{dir}/a.png", *FREE, "--layout", "nhwc"], "onnx-layout"),
         (["{net}", "{dir}/a.png", *FREE, "--size", "0", "64"], "input-size"),
         (["{net}", "{dir}/a.png", *FREE, "--threshold", "1"], "threshold"),
         (["{net}", "{dir}/a.png", *FREE, "--batch-size", "0"], "batch-size"),

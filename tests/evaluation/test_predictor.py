@@ -6,8 +6,11 @@ import numpy as np
 import onnx_models
 import pytest
 import tiny_run
+from onnx_variants import variants
 
-from jaxdistill import evaluation
+from jaxdistill import config, evaluation
+from jaxdistill.commands import common
+from jaxdistill.commands.model_options import add_model_options, model_options
 from jaxdistill.evaluation import masks
 from jaxdistill.runtime.errors import ConfigError, DataError, NetworkError, UserError
 from jaxdistill.types import TeacherOutputs
@@ -100,6 +103,60 @@ def test_a_file_that_is_not_described_needs_options(tmp_path: Path) -> None:
     assert found.size == (32, 48)
     with pytest.raises(NetworkError):
         evaluation.load(tmp_path / "missing.onnx", output="logits")
+
+
+NOISE = np.random.default_rng(3).integers(0, 256, (12, 16, 3), np.uint8)
+FORMS = [
+    ("uint8", []),  # bytes are what such an input takes
+    ("NHWC in and out", ["--output-kind=softmax_logits", "--channel", "3", "15", "16"]),
+    ("softmax of two", ["--output-kind=probabilities", "--channel=1"]),
+    ("argmax", ["--output-kind=class_indices", "--channel=1"]),
+    ("named axes, NHWC", ["--layout=nhwc", "--output-layout=nchw"]),
+    (
+        "BGR with mean and std",
+        [
+            "--channel-order=bgr",
+            "--normalization={mean: [120, 110, 100], std: [50, 60, 70], scale: 255}",
+        ],
+    ),
+]
+
+
+def parsed(arguments: list[str]) -> dict:
+    parser = common.CommandParser("predict", None)
+    add_model_options(parser)
+    return model_options(parser.parse_args(arguments))._asdict()
+
+
+@pytest.mark.parametrize(("name", "arguments"), FORMS)
+def test_options_describe_networks_of_every_form(
+    tmp_path: Path, name: str, arguments: list[str]
+) -> None:
+    forms, defaults = variants(), {"output": "logits", "normalization": "unit"}
+    plain = evaluation.load(
+        onnx_models.save(forms["plain"].model, tmp_path, "plain.onnx"), **defaults, size=(12, 16)
+    )
+    given = {key: value for key, value in parsed(arguments).items() if value is not None}
+    if name == "uint8":
+        defaults.pop("normalization")
+    path = onnx_models.save(forms[name].model, tmp_path)
+    other = evaluation.load(path, **{**defaults, **given}, size=(12, 16))
+    wanted = plain.predict(NOISE)
+    assert 0.1 < wanted.mean() < 0.9
+    assert np.array_equal(other.predict(NOISE), wanted)
+    for part in forms[name].described:
+        assert part in other.description
+
+
+def test_a_mean_and_a_deviation_can_be_given_on_the_command_line() -> None:
+    text = "--normalization={mean: [0.1, 0.2, 0.3], std: [1, 2, 3]}"
+    wanted = config.MeanStd(mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
+    assert parsed([text])["normalization"] == wanted
+    assert parsed(["--normalization=half"])["normalization"] == "half"
+    for wrong in ("imagenett", "{mean: [1, 2, 3]}", "[1", "{mean: [0, 0, 0], std: [0, 1, 1]}"):
+        with pytest.raises(ConfigError) as caught:
+            parsed(["--normalization", wrong])
+        assert caught.value.code == "command-line"
 
 
 def test_drawings_have_the_size_of_the_image() -> None:

@@ -65,7 +65,7 @@ def fake(tmp_path, monkeypatch):
     events = session._first._session.events
     events.clear()
 
-    def join(parts, batch):
+    def join(parts, batch, layout):
         events.append("gather enqueued")
         return jnp.array(np.array(parts[0])).transpose(0, 2, 3, 1)
 
@@ -180,11 +180,11 @@ class OnGpu(onnx_device.DeviceSession):
         opened.append(self._device)
         self.images = 0
 
-    def __call__(self, images, chunk):
+    def __call__(self, images, chunk, layouts):
         assert images.devices() == {self._device}
         assert len(images) == chunk == 2
         self.images += len(images)
-        return super().__call__(images, chunk)
+        return super().__call__(images, chunk, layouts)
 
 alone = onnx_session.OnnxSession(OnnxGraph(Path(sys.argv[1])), ["mask", "deep"])
 onnx_session.DeviceSession = OnGpu

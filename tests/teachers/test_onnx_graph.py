@@ -10,7 +10,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_models import WEIGHTS, expected, noise_images, parse, save, segmenter
 
 from jaxdistill.runtime.errors import NetworkError
-from jaxdistill.teachers.onnx_graph import ImageInput, OnnxGraph
+from jaxdistill.teachers.network_format import ImageInput
+from jaxdistill.teachers.onnx_graph import OnnxGraph
 
 NCHW = noise_images(2, 8, 12).transpose(0, 3, 1, 2)
 
@@ -132,10 +133,9 @@ def test_half_precision_images_are_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("head", "found"),
     [
-        ("float[N, H, W, 3] image", "'image' (N, H, W, 3) of float"),
         ("float[N, 1, H, W] image", "'image' (N, 1, H, W) of float"),
         ("float[3, H, W] image", "'image' (3, H, W) of float"),
-        ("uint8[N, 3, H, W] image", "'image' (N, 3, H, W) of uint8"),
+        ("int32[N, 3, H, W] image", "'image' (N, 3, H, W) of int32"),
         (
             "float[N, 3, H, W] image, float[2] scale",
             "'image' (N, 3, H, W) of float, 'scale' (2) of float",

@@ -10,11 +10,12 @@ from onnx_models import expected, noise_images, parse, save, segmenter
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import ConfigError, NetworkError
-from jaxdistill.teachers import base, onnx_session, onnx_teacher
+from jaxdistill.teachers import base, network_format, onnx_session, onnx_teacher
 from jaxdistill.teachers.base import OutputShapes
 from jaxdistill.teachers.combined import Combined, from_config
+from jaxdistill.teachers.network_format import PROBABILITY_MARGIN
 from jaxdistill.teachers.onnx_session import OnnxSession
-from jaxdistill.teachers.onnx_teacher import PROBABILITY_MARGIN, Onnx
+from jaxdistill.teachers.onnx_teacher import Onnx
 from jaxdistill.types import TeacherOutputs
 
 SIZE = (32, 64)
@@ -328,7 +329,7 @@ def test_the_provenance_has_all_that_changes_the_values(path, monkeypatch):
     found = [provenance()]
     changes = {
         (onnxruntime, "__version__"): "0.0.0",
-        (onnx_teacher, "PROBABILITY_MARGIN"): 1e-5,
+        (network_format, "PROBABILITY_MARGIN"): 1e-5,
         (onnx_teacher, "CONVERSION_VERSION"): 99,
         (onnx_session.OnnxSession, "precision"): "tf32",
     }

@@ -30,7 +30,7 @@ def test_values_that_do_not_fit_their_description_are_a_warning(tmp_path, tensor
     for each in (teacher, combined):
         lines = list(plausibility.doubts(each, IMAGES))
         assert [remedy in line for line in lines] == ([True] if remedy else [])
-    assert teacher.output == output
+    assert teacher.mask.kind == output
 
 
 def function(logits):
