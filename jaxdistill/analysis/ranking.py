@@ -169,16 +169,16 @@ def suggest(ranked: Sequence[RankedFeature], config: Config, role: Role) -> dict
     if not features:
         return {}
     best = {"features": [features[tap] for tap in sorted(features, key=lambda tap: tap.stride)]}
-    if role == "detector" or config.teacher is None:
+    if role == "detector" or not config.teachers:
         return best
-    section = config.teacher.model_dump(mode="json", include=set(FrozenNetwork.model_fields))
+    section = config.teachers[0].model_dump(mode="json", include=set(FrozenNetwork.model_fields))
     return {"detector": section, **best}
 
 
 def _section(config: Config, role: Role | None) -> tuple[Role, FrozenNetwork]:
     sections: dict[Role, FrozenNetwork | None] = {
         "detector": config.detector,
-        "teacher": config.teacher,
+        "teacher": next(iter(config.teachers), None),
     }
     for name, section in sections.items():
         if section is not None and role in (None, name):

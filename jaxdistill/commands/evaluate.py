@@ -198,11 +198,10 @@ def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config
 
 def _teacher(settings: config.Config, console: Console) -> Teacher | None:
     """Returns the teacher of the configuration if its file exists."""
-    if settings.teacher is None:
-        return None
-    if not settings.teacher.onnx.is_file():
-        console.print(f"no teacher: {settings.teacher.onnx} does not exist")
-        return None
+    for teacher in settings.teachers:
+        if not teacher.onnx.is_file():
+            console.print(f"no teacher: {teacher.onnx} does not exist")
+            return None
     return combined.from_config(settings.model_copy(update={"detector": None, "features": ()}))
 
 

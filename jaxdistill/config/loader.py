@@ -146,6 +146,8 @@ def with_absolute_paths(section: AnySection) -> AnySection:
             changed[name] = value.absolute()
         elif isinstance(value, Section) and not isinstance(value, Split):
             changed[name] = with_absolute_paths(value)
+        elif isinstance(value, tuple) and all(isinstance(each, Section) for each in value):
+            changed[name] = tuple(map(with_absolute_paths, value))
     return section.model_copy(update=changed)
 
 

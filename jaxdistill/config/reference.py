@@ -51,8 +51,11 @@ def _section(annotation: Any) -> type[Section] | None:
     """Returns the section below a key that holds a section, an optional one, or a list of them."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    parts = [part for part in get_args(annotation) if part not in (type(None), ...)]
-    return _section(parts[0]) if len(parts) == 1 else None
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _section(parts[0])
+    found = {_section(part) for part in parts if part not in (type(None), ...)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _type(annotation: Any) -> str:

@@ -9,7 +9,7 @@ from jaxdistill.config.base import Precision, Section, invalid
 from jaxdistill.config.data import Data
 from jaxdistill.config.losses import Feature, Losses
 from jaxdistill.config.student import Student
-from jaxdistill.config.teacher import Detector, Onnxruntime, Targets, Teacher
+from jaxdistill.config.teacher import Detector, Onnxruntime, Targets, Teacher, Teachers
 from jaxdistill.config.training import Checkpoints, Mesh, Training
 
 _NEEDS_TEACHER = ("mask", "uncertainty")
@@ -26,8 +26,9 @@ class Config(Section):
     """Images and masks."""
     student: Student = Student()
     """The network that is trained."""
-    teacher: Teacher | None = None
-    """Frozen segmentation network whose masks the student imitates. null: none."""
+    teacher: Teachers | None = None
+    """Frozen segmentation network whose masks the student imitates, or a list of such networks, the
+    mean of whose probabilities it imitates. null: none."""
     detector: Detector | None = None
     """Frozen network whose inner tensors the student's feature maps imitate. null: none."""
     features: tuple[Feature, ...] = ()
@@ -58,9 +59,21 @@ class Config(Section):
         return self.features if weighted else ()
 
     @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """The teachers; empty where there is none."""
+        return tuple(self.teacher_roles.values())
+
+    @property
+    def teacher_roles(self) -> dict[str, Teacher]:
+        """The teachers by their keys: `teacher`, or `teacher.0` and so on of a list."""
+        if isinstance(self.teacher, tuple):
+            return {f"teacher.{index}": each for index, each in enumerate(self.teacher)}
+        return {} if self.teacher is None else {"teacher": self.teacher}
+
+    @property
     def imitates(self) -> bool:
         """Whether the student is trained on the teacher's logits."""
-        return self.teacher is not None and (self.losses.kl > 0 or self.losses.mse > 0)
+        return bool(self.teachers) and (self.losses.kl > 0 or self.losses.mse > 0)
 
     @property
     def asks_teacher(self) -> bool:
@@ -78,7 +91,7 @@ class Config(Section):
                 "data.train has no masks (annotations: null), so that training needs a teacher: "
                 "set teacher.onnx, and losses.kl or losses.mse above 0",
             )
-        if not self.data.validation.labelled and self.teacher is None:
+        if not self.data.validation.labelled and not self.teachers:
             raise invalid(
                 "masks-needed",
                 "data.validation has no masks (annotations: null), so that validation needs a "
@@ -96,7 +109,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_networks(self) -> "Config":
-        if self.teacher is None and (self.losses.kl > 0 or self.losses.mse > 0):
+        if not self.teachers and (self.losses.kl > 0 or self.losses.mse > 0):
             raise invalid(
                 "teacher-needed",
                 "losses.kl and losses.mse need a teacher: set teacher.onnx, or set both to 0",
@@ -107,7 +120,7 @@ class Config(Section):
                 "features need a network that computes them: set detector.onnx, or features to []",
             )
         for index, feature in enumerate(self.features):
-            if feature.attention in _NEEDS_TEACHER and self.teacher is None:
+            if feature.attention in _NEEDS_TEACHER and not self.teachers:
                 raise invalid(
                     "teacher-needed",
                     f"features.{index}.attention: {feature.attention} needs a teacher: set "

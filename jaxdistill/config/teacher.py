@@ -1,7 +1,9 @@
 """The sections `teacher`, `detector` and `targets`: frozen networks and their cached outputs."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
 
 from jaxdistill.config.base import (
     Channel,
@@ -9,6 +11,7 @@ from jaxdistill.config.base import (
     Layout,
     Normalization,
     OutputKind,
+    Positive,
     Section,
     Size,
 )
@@ -36,7 +39,8 @@ class FrozenNetwork(Section):
     @property
     def description(self) -> dict[str, Any]:
         """The keys that describe input and mask: keyword arguments of `teachers.Onnx`."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "onnx"}
+        others = ("onnx", "weight")
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in others}
 
 
 class Teacher(FrozenNetwork):
@@ -52,6 +56,20 @@ class Teacher(FrozenNetwork):
     together. null: the mask has one channel."""
     output_layout: Layout | None = None
     """Order of the mask tensor's axes. null: as its shape suggests."""
+    weight: Positive = 1.0
+    """The weight of its probabilities in the mean of several teachers."""
+
+
+def _tag(value: Any) -> str:
+    return "Teachers" if isinstance(value, list | tuple) else "Teacher"
+
+
+# The tags begin with a capital: `messages` leaves them out of the path of a key.
+Teachers = Annotated[
+    Annotated[Teacher, Tag("Teacher")] | Annotated[tuple[Teacher, ...], Tag("Teachers")],
+    Discriminator(_tag),
+]
+"""One teacher, or a list of teachers."""
 
 
 class Detector(FrozenNetwork):

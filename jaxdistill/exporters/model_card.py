@@ -110,9 +110,9 @@ def _fingerprints(best: Best) -> dict[str, str | None]:
     found: dict[str, str | None] = {"training_data": None, "teacher": None}
     with contextlib.suppress(UserError):
         found["training_data"] = open_split(best.settings.data, "train").fingerprint
-    if best.settings.teacher:
+    for role, teacher in best.settings.teacher_roles.items():
         with contextlib.suppress(UserError):
-            found["teacher"] = OnnxGraph(best.settings.teacher.onnx).fingerprint
+            found[role] = OnnxGraph(teacher.onnx).fingerprint
     return found
 
 

@@ -134,9 +134,12 @@ def _build_graphs(
 
 
 def _teacher(source: Source, console: Console) -> config.Teacher | None:
-    """Returns the section of the run's teacher if the teacher's file still exists."""
-    teacher = source.best.settings.teacher if source.best else None
-    if teacher is None or teacher.onnx.is_file():
+    """Returns the section of the run's only teacher if the teacher's file still exists."""
+    found = source.best.settings.teachers if source.best else ()
+    if len(found) != 1:
+        return None
+    [teacher] = found
+    if teacher.onnx.is_file():
         return teacher
     console.print(f"the teacher is not measured: {teacher.onnx} does not exist")
     return None

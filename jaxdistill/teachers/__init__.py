@@ -1,8 +1,9 @@
 """Teachers: frozen networks whose outputs a student is trained to reproduce.
 
 A teacher is anything with `__call__(images) -> TeacherOutputs` (`Teacher`). `Onnx` runs one ONNX
-file, `Combined` takes the mask from one teacher and the features from another, `CachedTeacher`
-keeps outputs on disk, and `MemoizedTeacher` keeps those of a validation set in memory.
+file, `Ensemble` is the mean of several teachers, `Combined` takes the mask from one teacher and the
+features from another, `CachedTeacher` keeps outputs on disk, and `MemoizedTeacher` keeps those of a
+validation set in memory.
 """
 
 from importlib import import_module
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         restrict,
     )
     from jaxdistill.teachers.combined import Combined, from_config
+    from jaxdistill.teachers.ensemble import Ensemble
     from jaxdistill.teachers.memo import MemoizedTeacher
     from jaxdistill.teachers.onnx_teacher import Onnx
     from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
@@ -27,6 +29,7 @@ _MODULES = {
     "CachedTeacher": "target_cache",
     "Combined": "combined",
     "Encoder": "target_cache",
+    "Ensemble": "ensemble",
     "MemoizedTeacher": "memo",
     "Onnx": "onnx_teacher",
     "OutputShapes": "base",
@@ -44,6 +47,7 @@ __all__ = [
     "CachedTeacher",
     "Combined",
     "Encoder",
+    "Ensemble",
     "MemoizedTeacher",
     "Onnx",
     "OutputShapes",

@@ -18,6 +18,8 @@ this module give an answer for every teacher, with or without them:
   that each device will be given at once; smaller batches may follow.
 - `restrict(*, logits, features) -> Teacher | None`: the same teacher, asked for fewer outputs; None
   where no output is left.
+- `members` and `merge(logits)`: teachers whose logits are merged to those of this one; a target
+  cache then keeps the logits of each member.
 """
 
 from collections.abc import Callable, Mapping
@@ -145,10 +147,13 @@ def file_fingerprints(teacher: Teacher | None) -> dict[str, str]:
       teacher: Any teacher; one that has no files gives an empty dictionary.
 
     Returns:
-      Digests under `teacher` (the file of the logits) and `detector` (that of the features).
+      Digests under `teacher` (the file of the logits) and `detector` (that of the features); of
+      several teachers under `teacher.0` and so on.
     """
     provenance = provenance_of(teacher)
     roles = {"teacher": provenance.get("logits"), "detector": provenance.get("features")}
+    if isinstance(roles["teacher"], Mapping) and "members" in roles["teacher"]:
+        roles |= {f"teacher.{i}": part for i, part in enumerate(roles["teacher"]["members"])}
     return {
         role: str(part["file"])
         for role, part in roles.items()

@@ -10,6 +10,7 @@ from jaxdistill.config import Config, Size
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers import base
 from jaxdistill.teachers.base import OutputShapes, Teacher
+from jaxdistill.teachers.ensemble import Ensemble
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_teacher import Onnx
 from jaxdistill.teachers.target_cache import CachedTeacher
@@ -121,13 +122,13 @@ def from_config(
     if options.precision == "auto" and config.precision != "bfloat16":
         options = options.model_copy(update={"precision": "float32"})
     teacher: Teacher | None = None
-    if section := config.teacher:
-        teacher = Onnx(
-            graph(section.onnx),
-            **section.description,
-            threads=threads,
-            options=options,
-        )
+    masks = [
+        Onnx(graph(section.onnx), **section.description, threads=threads, options=options)
+        for section in config.teachers
+    ]
+    if masks:
+        weights = [section.weight for section in config.teachers]
+        teacher = Ensemble(masks, weights) if len(masks) > 1 else masks[0]
     if config.detector and config.taught_features:
         detector = Onnx(
             graph(config.detector.onnx),

@@ -44,6 +44,10 @@ def doubts(teacher: Teacher | None, images: UInt8[np.ndarray, "n h w 3"]) -> Ite
     masks = base.restrict(teacher, features=False)
     if masks is None or not len(images):
         return
+    if members := getattr(masks, "members", ()):
+        for member in members:
+            yield from doubts(member, images)
+        return
     if isinstance(masks, Onnx):
         assert masks.mask is not None
         values, mask = masks.stored_mask(images), masks.mask

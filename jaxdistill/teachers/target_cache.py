@@ -44,7 +44,8 @@ class CachedTeacher:
     """A teacher whose outputs are kept in a cache directory, each image's computed once.
 
     The directory has a folder for each kind of outputs (`logits`, `features`, `encoder`), named by
-    a digest of the teacher's provenance and of the image size. An entry is found by the content of
+    a digest of the teacher's provenance and of the image size; of several teachers (`Ensemble`) one
+    for each. An entry is found by the content of
     its image, so adding or changing images leaves those of the others valid. Values are rounded to
     float16. Any number of processes may share the directory.
 
@@ -77,6 +78,9 @@ class CachedTeacher:
             )
         self.teacher, self.directory, self.encoder = teacher, Path(directory), encoder
         self.hits = self.computed = self.damaged = 0
+        self._masks = base.restrict(teacher, features=False)
+        members: Sequence[Teacher] = getattr(self._masks, "members", ())
+        self._members = {f"logits {index}": each for index, each in enumerate(members)}
         self._folders: dict[str, CacheFolder] | None = None
         self.image_size: Size | None = None
         if image_size is not None:
@@ -118,6 +122,9 @@ class CachedTeacher:
             for kind, folder in folders.items()
         }
         [logits] = outputs.get("logits", [None])
+        if self._members:
+            parts = [outputs[name][0] for name in self._members]
+            logits = self._masks.merge(parts).astype(jnp.float16)  # type: ignore[union-attr]
         return TeacherOutputs(logits, outputs.get("features", ()), outputs.get("encoder"))
 
     def contains(self, key: str, flipped: bool = False) -> bool:
@@ -195,7 +202,9 @@ class CachedTeacher:
             )
         shapes = base.output_shapes(self.teacher, image_size)
         kinds: dict[str, tuple[Mapping[str, Any], Sequence[Shape]]] = {}
-        if self.teacher is not None and shapes.logits is not None:
+        for name, member in self._members.items():
+            kinds[name] = base.output_provenance(member, "logits"), [(*image_size, 1)]
+        if self.teacher is not None and shapes.logits is not None and not self._members:
             kinds["logits"] = base.output_provenance(self.teacher, "logits"), [shapes.logits]
         if self.teacher is not None and shapes.features:
             kinds["features"] = base.output_provenance(self.teacher, "features"), shapes.features
@@ -203,8 +212,9 @@ class CachedTeacher:
             kinds["encoder"] = self.encoder.provenance, self.encoder.shapes
         images = {"images": {"size": list(image_size), "version": IMAGE_VERSION}}
         self._folders = {
-            kind: CacheFolder(self.directory, kind, {**images, kind: provenance}, kept)
-            for kind, (provenance, kept) in kinds.items()
+            name: CacheFolder(self.directory, kind, {**images, kind: provenance}, kept)
+            for name, (provenance, kept) in kinds.items()
+            for kind in name.split()[:1]
         }
         self.image_size = image_size
         return self._folders
@@ -257,6 +267,8 @@ class CachedTeacher:
         if needed is not None:
             outputs = needed(chosen)
             computed = {"logits": [outputs.logits], "features": outputs.features}
+        for name in self._members.keys() & set(kinds):
+            computed[name] = [self._members[name](chosen).logits]
         if self.encoder and "encoder" in kinds:
             each = [
                 self.encoder.encode(chosen[start : start + encoded_at_once])

@@ -31,7 +31,7 @@ def check(settings: config.Config) -> None:
 
 def _files(settings: config.Config) -> Iterator[tuple[str, Path]]:
     for key, path in (
-        ("teacher.onnx", settings.teacher and settings.teacher.onnx),
+        *((f"{role}.onnx", teacher.onnx) for role, teacher in settings.teacher_roles.items()),
         ("detector.onnx", settings.detector and settings.detector.onnx),
         ("student.weights", settings.student.weights),
         ("student.encoder_weights", settings.student.encoder_weights),

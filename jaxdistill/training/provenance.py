@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ _FREE = (
     "mesh",  # results differ by rounding only
 )
 _SHOWN = 5
+_INDEX = re.compile(r"\.\d+(?=\.)")  # of a list: `teacher.0.onnx`
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 Provenance = Mapping[str, Mapping[str, Any]]
@@ -113,7 +115,7 @@ def metadata_of_run(trainer: "Trainer") -> dict[str, dict[str, Any]]:
     settings, partition = trainer.settings, trainer.partition
     digests = file_fingerprints(trainer.teacher)
     paths = {
-        "teacher": settings.teacher and str(settings.teacher.onnx),
+        **{role: str(teacher.onnx) for role, teacher in settings.teacher_roles.items()},
         "detector": settings.detector and str(settings.detector.onnx),
     }
     weights = settings.student.weights or settings.student.encoder_weights
@@ -274,5 +276,5 @@ def _compared(
     for key, value in _flat(settings):
         if key == "targets.cache" and value is not None:
             yield key, "a folder"  # any folder, but what a cache keeps is rounded to float16
-        elif not any(key == path or key.startswith(path + ".") for path in free):
+        elif not any(f"{_INDEX.sub('', key)}.".startswith(f"{path}.") for path in free):
             yield key, value
