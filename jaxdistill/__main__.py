@@ -16,6 +16,7 @@ COMMANDS = {
     "check-data": "look at images and masks: counts, duplicates, a contact sheet",
     "cache-targets": "compute teacher outputs before training",
     "storage": "list and remove prepared data sets and target caches",
+    "inspect": "show what an ONNX file takes and gives, and how to configure it",
     "rank-features": "rank the inner tensors of a network for feature distillation",
     "report": "write the HTML report of a run again",
     "convert-weights": "convert weights from and to PyTorch (needs the extra `torch`)",

@@ -1,4 +1,4 @@
-"""Command-line options about the model, shared by `evaluate` and `predict`."""
+"""Command-line options about the model: of `evaluate`, `predict` and `inspect`."""
 
 import argparse
 import json
@@ -10,6 +10,8 @@ from jaxdistill import config
 from jaxdistill.config.yaml_files import parse_yaml
 from jaxdistill.evaluation.backend import ModelOptions
 from jaxdistill.runtime.errors import ConfigError
+
+_LAYOUT = "order of the axes of input or mask (default: as its shape suggests)"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="the class of people in the mask tensor, counted from 0, or several that are added up",
     )
     group.add_argument(
+        "--tensor", metavar="NAME", help="the mask tensor (default: the file's first output)"
+    )
+    group.add_argument("--output-layout", choices=get_args(config.Layout), help=_LAYOUT)
+    add_input_options(group)
+
+
+def add_input_options(parser: argparse._ActionsContainer) -> None:
+    """Adds the options about the input of an ONNX file.
+
+    Args:
+      parser: The parser of a command, or a group of it.
+    """
+    parser.add_argument(
         "--normalization",
         type=_normalization,
         metavar="NAME|YAML",
@@ -40,21 +55,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "([0, 255]), or '{mean: [r, g, b], std: [r, g, b]}', with scale: 255 where these are of "
         "pixels in [0, 255] (default: bytes for an input of uint8, else imagenet)",
     )
-    group.add_argument(
+    parser.add_argument(
         "--channel-order",
         choices=get_args(config.ChannelOrder),
         help="order of the input's channels (default: rgb)",
     )
-    for option, what in (("--layout", "input"), ("--output-layout", "mask tensor")):
-        group.add_argument(
-            option,
-            choices=get_args(config.Layout),
-            help=f"order of the axes of the {what} (default: as its shape suggests)",
-        )
-    group.add_argument(
-        "--tensor", metavar="NAME", help="the mask tensor (default: the file's first output)"
-    )
-    group.add_argument(
+    parser.add_argument("--layout", choices=get_args(config.Layout), help=_LAYOUT)
+    parser.add_argument(
         "--size",
         type=int,
         nargs=2,
@@ -78,8 +85,8 @@ def add_interpolation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def model_options(args: argparse.Namespace) -> ModelOptions:
-    """Returns the options of `add_model_options`.
+def checked_size(args: argparse.Namespace) -> config.Size | None:
+    """Returns `--size`.
 
     Args:
       args: The parsed command line.
@@ -94,11 +101,23 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
             f"such as 320 320",
             code="input-size",
         )
+    return size
+
+
+def model_options(args: argparse.Namespace) -> ModelOptions:
+    """Returns the options of `add_model_options`.
+
+    Args:
+      args: The parsed command line.
+
+    Raises:
+      ConfigError: A side is not positive, or too large (`input-size`).
+    """
     return ModelOptions(
         output=args.output_kind,
         normalization=args.normalization,
         tensor=args.tensor,
-        size=size,
+        size=checked_size(args),
         interpolate=args.interpolate,
         channel=args.channel,
         channel_order=args.channel_order,

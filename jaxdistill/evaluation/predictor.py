@@ -195,6 +195,7 @@ def load(
       NetworkError: The ONNX file cannot be read or run.
     """
     path = Path(path).expanduser()
+    size = (size[0], size[1]) if size else None
     options = ModelOptions(
         output=output,
         normalization=normalization,

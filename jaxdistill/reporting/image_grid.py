@@ -46,7 +46,7 @@ def sample_grid(
         [*cells, _difference(cells[0], cells[-1] > 0.5, cells[-2] > 0.5)]
         for cells in zip(*known.values(), strict=True)
     ]
-    return _draw([*known, COLUMNS[-1]], rows)
+    return draw_grid([*known, COLUMNS[-1]], rows)
 
 
 def _probability(logits: Maps) -> Maps:
@@ -59,8 +59,20 @@ def _difference(image: np.ndarray, student: np.ndarray, reference: np.ndarray) -
     return np.where(added, _ADDED, np.where(missed, _MISSED, grey))
 
 
-def _draw(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Image.Image:
-    cells = [[_cell(values) for values in row] for row in rows]
+def draw_grid(
+    titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], longest: int = _LONGEST
+) -> Image.Image:
+    """Draws cells of one size below the titles of their columns.
+
+    Args:
+      titles: One for each column.
+      rows: Cells of each row: values in [0, 1] of shape (h, w, 3) or (h, w, 1).
+      longest: Pixels of the longer side of a cell, at most.
+
+    Returns:
+      An RGB image.
+    """
+    cells = [[_cell(values, longest) for values in row] for row in rows]
     width, height = cells[0][0].size
     size = (
         len(titles) * (width + _GAP) - _GAP,
@@ -76,8 +88,8 @@ def _draw(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Image.
     return grid
 
 
-def _cell(values: np.ndarray) -> Image.Image:
+def _cell(values: np.ndarray, longest: int) -> Image.Image:
     levels = (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
     cell = Image.fromarray(np.repeat(levels, 3, -1) if levels.shape[-1] == 1 else levels)
-    cell.thumbnail((_LONGEST, _LONGEST))
+    cell.thumbnail((longest, longest))
     return cell

@@ -150,11 +150,15 @@ class MaskOutput(NamedTuple):
         Args:
           maps: The tensor's values, NHWC.
         """
-        values = self._reduce(maps)
+        values = self.reduce(maps)
         return np.asarray(values > (0 if self.margin is None else 0.5))
 
-    def _reduce(self, maps: Any) -> Any:
-        """Returns logits, or probabilities where there is a margin, of one channel."""
+    def reduce(self, maps: Any) -> Any:
+        """Returns the logits of people, or their probabilities where there is a margin.
+
+        Args:
+          maps: The tensor's values (B, h, w, C), an array of NumPy or JAX.
+        """
         if self.kind == "class_indices":
             return jnp.isin(maps, jnp.asarray(self.channels)).astype(jnp.float32)
         if self.kind == "softmax_logits":
@@ -204,7 +208,7 @@ def to_logits(
       mask: What it holds.
       size: Height and width of the result.
     """
-    values = image_ops.resize(mask._reduce(maps), size)
+    values = image_ops.resize(mask.reduce(maps), size)
     if mask.margin is None:
         return values
     return jax.scipy.special.logit(jnp.clip(values, mask.margin, 1 - mask.margin))

@@ -54,6 +54,16 @@ class OnnxGraph:
         """Names of the file's outputs, in its order."""
         return tuple(output.name for output in self._model.graph.output)
 
+    def described(self) -> tuple[list[str], list[str]]:
+        """Returns the inputs and the outputs in words: name, shape and type of each."""
+        graph = self._model.graph
+        defaults = {tensor.name for tensor in graph.initializer}
+        inputs = [
+            _describe(value) + (", which has a default" if value.name in defaults else "")
+            for value in graph.input
+        ]
+        return inputs, list(map(_describe, graph.output))
+
     def with_layout(self, layout: Layout | None) -> "OnnxGraph":
         """Returns this graph, read with another order of the image input's axes."""
         other = copy.copy(self)

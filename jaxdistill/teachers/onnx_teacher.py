@@ -81,7 +81,8 @@ class Onnx:
                 code="teacher-without-outputs",
             )
         self.graph, self.normalization, self.channel_order = graph, normalization, channel_order
-        self.size, self.threads = size, threads
+        self.size = None if size is None else (size[0], size[1])
+        self.threads = threads
         self.options = options or config.Onnxruntime(precision="float32")
         channels = (channel,) if isinstance(channel, int) else channel
         self.mask: MaskOutput | None = None
@@ -101,7 +102,7 @@ class Onnx:
                 self.pixels,
                 graph,
                 list(dict.fromkeys(tensors)),
-                size,
+                self.size,
                 threads,
                 self.options,
                 self.mask,

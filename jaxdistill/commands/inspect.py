@@ -1,0 +1,147 @@
+"""Shows what an ONNX file takes and gives: `jaxdistill inspect FILE.onnx [IMAGE ...]`.
+
+It lists inputs and outputs, and runs the file on the images, fed in each of the usual ways. It
+prints what values the outputs have, writes a picture of every mask that they may be, with a row for
+each way, and prints the lines of a configuration for the likeliest. Look at the picture: the right
+row shows people as people; where the likeliest row is another, change the lines.
+"""
+
+import argparse
+import io
+import itertools
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxdistill.analysis.inspection import Inspection, Reading, configuration, inspect
+from jaxdistill.commands import common
+from jaxdistill.commands.model_options import add_input_options, checked_size
+from jaxdistill.config import Section
+from jaxdistill.data import decode
+from jaxdistill.data.image_files import find_images
+from jaxdistill.runtime import files
+from jaxdistill.runtime.errors import DataError, OutputError
+
+MOST_IMAGES = 4
+"""Images that are looked at, at most."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses arguments, inspects, and writes the picture.
+
+    Args:
+      arguments: The arguments; None takes those of the process.
+    """
+    args = _parse(arguments)
+    console = common.console()
+    images = []
+    for file in find_images(args.images, [])[:MOST_IMAGES] if args.images else []:
+        try:
+            images.append(decode.decode(file.read(), upright=True))
+        except (OSError, decode.ImageError) as error:
+            raise DataError(f"{file.source}: {error}", code="no-such-image") from None
+    found = inspect(
+        args.file,
+        images,
+        normalization=args.normalization,
+        channel_order=args.channel_order or "rgb",
+        layout=args.layout,
+        size=checked_size(args),
+    )
+    for title, values in (("inputs", found.inputs), ("outputs", found.outputs)):
+        console.print(f"{title}: {', '.join(values)}")
+    image = found.image
+    console.print(
+        f"image: {image.name!r}, {image.dtype} {image.layout.upper()}, "
+        f"{found.size[0]} x {found.size[1]}"
+        + (f", in batches of {image.batch}" if image.batch else "")
+    )
+    for line in _describe(found):
+        console.print(line)
+    if not images:
+        console.print("without images, values and kinds are those of noise: name a few photographs")
+    candidates = list(found.candidates())
+    if not candidates:
+        console.print("no output can be a mask: give an inner tensor as teacher.tensor")
+        return
+    output = args.output or args.file.with_suffix(".inspect.png")
+    _write(output, found)
+    console.print(f"masks: {output}")
+    console.print("the likeliest, if its row of the picture shows people:\n")
+    for line in _suggest(found, candidates[0]):
+        console.print(line)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = common.CommandParser("inspect", __doc__)
+    parser.add_argument("file", type=Path, metavar="FILE.onnx")
+    parser.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help=f"photographs of people: files, folders or globs; the first {MOST_IMAGES} are used",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="the picture (default: FILE.inspect.png)"
+    )
+    add_input_options(parser)
+    return parser.parse_args(arguments)
+
+
+def _describe(found: Inspection) -> Iterator[str]:
+    """Yields a line for each output, and one for each way of feeding the network."""
+    for name, readings in itertools.groupby(
+        sorted(found.readings, key=lambda each: each.tensor.name), lambda each: each.tensor.name
+    ):
+        for index, each in enumerate(readings):
+            tensor = each.tensor
+            if index == 0:
+                layout = f" ({tensor.layout.upper()})" if tensor.layout else ""
+                yield f"{name}: {' x '.join(map(str, tensor.shape))}{layout}"
+            fed = each.normalization if isinstance(each.normalization, str) else "as given"
+            yield (
+                f"  {fed}: {each.low:.4g} ... {each.high:.4g}, mean {each.mean:.4g}; "
+                f"{each.kind or 'no mask'}"
+            )
+
+
+def _suggest(found: Inspection, best: Reading) -> Iterator[str]:
+    """Yields the lines of a configuration, and the same as options of `predict`."""
+    keys = {
+        name: value.model_dump(mode="json") if isinstance(value, Section) else value
+        for name, value in configuration(found, best).items()
+    }
+    yield "teacher:"
+    for name, value in keys.items():
+        yield f"  {name}: {_flow(value)}"
+    yield ""
+    options = {**keys, "output-kind": keys.pop("output")}
+    words = ["jaxdistill", "predict", str(found.path), "IMAGES", "--output", "FOLDER"]
+    for name, value in options.items():
+        if name not in ("onnx", "output"):
+            words.append(f"--{name.replace('_', '-')}")
+            words += [*map(str, value)] if isinstance(value, list) else [_flow(value)]
+    yield shlex.join(words)
+
+
+def _flow(value: Any) -> str:
+    """Returns a value in one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.strip().removesuffix("...").strip()
+
+
+def _write(path: Path, found: Inspection) -> None:
+    encoded = io.BytesIO()
+    found.sheet().save(encoded, "PNG")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(path, encoded.getvalue())
+    except OSError as error:
+        raise OutputError(
+            f"{path.absolute()}: cannot write: {error.strerror}; choose another --output",
+            code="cannot-write",
+        ) from None
