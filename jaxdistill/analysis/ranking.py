@@ -171,7 +171,9 @@ def suggest(ranked: Sequence[RankedFeature], config: Config, role: Role) -> dict
     best = {"features": [features[tap] for tap in sorted(features, key=lambda tap: tap.stride)]}
     if role == "detector" or not config.teachers:
         return best
-    section = config.teachers[0].model_dump(mode="json", include=set(FrozenNetwork.model_fields))
+    fields = set(FrozenNetwork.model_fields)
+    section = config.teachers[0].model_dump(mode="json", include=fields, exclude_defaults=True)
+    section.setdefault("normalization", config.teachers[0].normalization)  # a detector has another
     return {"detector": section, **best}
 
 

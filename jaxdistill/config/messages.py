@@ -75,7 +75,7 @@ def _location(error: Any) -> list[str]:
     *path, last = error["loc"] or ("",)
     unknown = error["type"] == "extra_forbidden"  # then the last part is what the user wrote
     named = [str(part) for part in (path if unknown else [*path, last]) if not _is_section(part)]
-    kinds = ("literal[", "function-", "constrained-")
+    kinds = ("literal[", "function-", "constrained-", "tag-")
     parts = [part for part in named if not part.startswith(kinds)]
     return [*parts, str(last)] if unknown else [part for part in parts if part]
 

@@ -27,14 +27,14 @@ class FrozenNetwork(Section):
     """Normalisation of the network's input: `unit` expects pixels in [0, 1], `half` in [-1, 1],
     `bytes` in [0, 255], which an input of uint8 needs; `imagenet` ImageNet's mean and std. The
     network gets (scale * pixels - mean) / std, for pixels in [0, 1]."""
+    size: Size | None = None
+    """Height and width of the network's input in pixels. null: the file's own size if it is fixed,
+    else `data.image_size`."""
     channel_order: ChannelOrder = "rgb"
     """Order of the input's channels. Mean and std are always those of red, green and blue."""
     layout: Layout | None = None
     """Order of the input's axes. null: as the file's shape has them, `nchw` where it leaves all of
     them free."""
-    size: Size | None = None
-    """Height and width of the network's input in pixels. null: the file's own size if it is fixed,
-    else `data.image_size`."""
 
     @property
     def description(self) -> dict[str, Any]:
@@ -61,12 +61,12 @@ class Teacher(FrozenNetwork):
 
 
 def _tag(value: Any) -> str:
-    return "Teachers" if isinstance(value, list | tuple) else "Teacher"
+    return "tag-list" if isinstance(value, list | tuple) else "tag-one"
 
 
-# The tags begin with a capital: `messages` leaves them out of the path of a key.
+# `messages` leaves the tags out of the path of a key.
 Teachers = Annotated[
-    Annotated[Teacher, Tag("Teacher")] | Annotated[tuple[Teacher, ...], Tag("Teachers")],
+    Annotated[Teacher, Tag("tag-one")] | Annotated[tuple[Teacher, ...], Tag("tag-list")],
     Discriminator(_tag),
 ]
 """One teacher, or a list of teachers."""

@@ -168,7 +168,7 @@ def test_a_pattern_selects_internal_tensors_too(place, capsys):
     found, printed = run(place, capsys, "--network", "teacher")
     assert [row["tensor"] for row in found["tensors"]] == ["deep"]
     assert found["suggestion"] == {
-        "detector": {"onnx": str(place / "network.onnx"), "normalization": "unit", "size": None},
+        "detector": {"onnx": str(place / "network.onnx"), "normalization": "unit"},
         "features": [{"tensor": "deep", "tap": "decoder.1"}],
     }
     found, printed = run(place, capsys, "--network", "teacher", "--tensors", "in*")

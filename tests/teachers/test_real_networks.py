@@ -16,6 +16,8 @@ from jaxdistill.data import coco, image_ops
 from jaxdistill.teachers import from_config
 
 SIZE = 320
+UNIT = ((0, 0, 0), (1, 1, 1))
+IMAGENET = (real_variants.MEAN, real_variants.STD)
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +44,15 @@ def mean_iou(people: Any, predictions: Any) -> float:
     return float(np.mean(scores))
 
 
-def by_configuration(path: Path, keys: dict[str, Any], people: Any) -> float:
+def by_configuration(teacher: Any, people: Any) -> float:
     tree = {
         "run": "run",
         "data": {"root": "data", "image_size": [SIZE, SIZE]},
-        "teacher": {"onnx": str(path), **keys},
+        "teacher": teacher,
     }
-    teacher = from_config(config.check(tree, "test"))
+    network = from_config(config.check(tree, "test"))
     found = [
-        np.asarray(teacher(jnp.asarray(image[None] / np.float32(255))).logits)[0, ..., 0] > 0
+        np.asarray(network(jnp.asarray(image[None] / np.float32(255))).logits)[0, ..., 0] > 0
         for image, _ in people
     ]
     return mean_iou(people, found)
@@ -58,7 +60,8 @@ def by_configuration(path: Path, keys: dict[str, Any], people: Any) -> float:
 
 def by_numpy(
     path: Path, people: Any, size: int, feed: dict[str, Any], mean: Any, std: Any
-) -> float:
+) -> list[np.ndarray]:
+    """Returns the probabilities of each image."""
     session = onnxruntime.InferenceSession(path)
     [given, *_], found = session.get_inputs(), []
     for image, _ in people:
@@ -73,8 +76,12 @@ def by_numpy(
             pixels = pixels.astype(np.float16)
         mask = session.run([session.get_outputs()[0].name], {given.name: pixels})[0]
         mask = feed.get("mask", lambda mask: mask[0, 0])(mask).astype(np.float32)
-        found.append(cv2.resize(mask, (SIZE, SIZE)) > 0.5)
-    return mean_iou(people, found)
+        found.append(cv2.resize(mask, (SIZE, SIZE)))
+    return found
+
+
+def score(people: Any, probabilities: Any) -> float:
+    return mean_iou(people, [each > 0.5 for each in probabilities])
 
 
 def compare(name: str, ours: float, own: float) -> None:
@@ -90,8 +97,8 @@ def test_the_selfie_network(shared, people, layout: str) -> None:
     feed = {"layout": layout}
     if layout == "nhwc":
         feed["mask"] = lambda mask: mask[0, ..., 0]
-    own = by_numpy(path, people, 256, feed, (0, 0, 0), (1, 1, 1))
-    compare(f"selfie {layout}", by_configuration(path, keys, people), own)
+    own = score(people, by_numpy(path, people, 256, feed, *UNIT))
+    compare(f"selfie {layout}", by_configuration({"onnx": str(path), **keys}, people), own)
 
 
 def floats16(path: Path, converter: str) -> onnx.ModelProto:
@@ -129,8 +136,29 @@ def test_u2netp_in_other_forms(shared, people, tmp_path: Path, form: str) -> Non
     else:
         model, keys, feed = real_variants.forms(plain, SIZE)[form]
         onnx.save(model, path)
-    statistics = (
-        ((0, 0, 0), (1, 1, 1)) if feed.get("bytes") else (real_variants.MEAN, real_variants.STD)
+    statistics = UNIT if feed.get("bytes") else IMAGENET
+    own = score(people, by_numpy(path, people, SIZE, feed, *statistics))
+    compare(f"u2netp, {form}", by_configuration({"onnx": str(path), **keys}, people), own)
+
+
+@pytest.mark.slow
+def test_two_networks_together(shared, people) -> None:
+    """Of different input sizes and normalisations."""
+    selfie, u2netp = (
+        shared("models", "selfie_segmentation_nchw.onnx"),
+        shared("models", "u2netp.onnx"),
     )
-    own = by_numpy(path, people, SIZE, feed, *statistics)
-    compare(f"u2netp, {form}", by_configuration(path, keys, people), own)
+    soft = {"output": "probabilities"}
+    teachers = [
+        {"onnx": str(selfie), **soft, "normalization": "unit", "size": [256, 256]},
+        {"onnx": str(u2netp), **soft},
+    ]
+    each = [
+        by_numpy(selfie, people, 256, {}, *UNIT),
+        by_numpy(u2netp, people, SIZE, {}, *IMAGENET),
+    ]
+    for weight in (1, 2):
+        together = [(weight * a + b) / (weight + 1) for a, b in zip(*each, strict=True)]
+        configured = [{**teachers[0], "weight": weight}, teachers[1]]
+        ours = by_configuration(configured, people)
+        compare(f"selfie {weight} : u2netp 1", ours, score(people, together))
