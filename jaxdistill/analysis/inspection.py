@@ -38,6 +38,7 @@ _SMALLEST = 8  # pixels of a mask's shorter side
 _EVEN = 0.05  # standard deviation of a mask in which nothing stands out
 _ROUNDING = 1e-2  # by which float16 and resizing may leave [0, 1]
 _CELL = 200  # pixels of the longer side of a picture
+_NAME = 14  # characters of a title
 _MOST_CELLS = 32  # in a row of the sheet
 
 Images = Sequence[UInt8[np.ndarray, "h w 3"]]
@@ -93,21 +94,27 @@ class Inspection(NamedTuple):
 
         A mask is drawn as the probability of each of its channels: white is 1.
         """
-        rows, titles = [], ["image"]
+        found = [each for each in self.readings if each.kind is not None]
+        columns = list(
+            dict.fromkeys(
+                (each.tensor.name, channel) for each in found for channel in _largest_classes(each)
+            )
+        )[:_MOST_CELLS]
+        rows = []
         for normalization in dict.fromkeys(each.normalization for each in self.readings):
-            readings = [
-                each
-                for each in self.readings
-                if each.normalization == normalization and each.kind is not None
-            ]
+            by_name = {
+                each.tensor.name: each for each in found if each.normalization == normalization
+            }
             for index, image in enumerate(self.images):
-                row, titles = [_captioned(image, str(normalization))], ["image"]
-                for reading in readings:
-                    for channel in _shown_channels(reading):
-                        row.append(_picture(reading, index, channel, self.size))
-                        titles.append(f"{reading.tensor.name[-14:]}: {channel}")
-                rows.append(row[: _MOST_CELLS + 1])
-        return draw_grid(titles[: _MOST_CELLS + 1], _filled(rows), _CELL)
+                shown = normalization if isinstance(normalization, str) else "as given"
+                rows.append([_captioned(image, shown)])
+                for name, channel in columns:
+                    picture = np.full((*self.size, 1), 0.5)  # where it is no mask when fed so
+                    if name in by_name:
+                        picture = _picture(by_name[name], index, channel, self.size)
+                    rows[-1].append(picture)
+        titles = [f"{name[-_NAME:]}: {channel}" for name, channel in columns]
+        return draw_grid(["image", *titles], rows, _CELL)
 
 
 def inspect(
@@ -254,8 +261,7 @@ def _kind(maps: Sequence[Float[np.ndarray, "h w c"]], is_integer: bool) -> Outpu
     if not several and (is_integer or (whole and high > 1 and low >= 0)):
         return "class_indices"
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        sums = several and all(np.ptp(each.sum(-1)) < _ROUNDING for each in maps)
-        return "softmax_logits" if several and not sums else "logits"
+        return "softmax_logits" if several else "logits"
     return "probabilities"
 
 
@@ -298,8 +304,8 @@ def _likelihood(reading: Reading) -> float:
     return float(np.mean(found))
 
 
-def _shown_channels(reading: Reading) -> list[int]:
-    """Returns the classes that are drawn, those that cover most."""
+def _largest_classes(reading: Reading) -> list[int]:
+    """Returns the classes that are drawn: in order, those that cover most."""
     shares = _shares(reading)
     return sorted(sorted(shares, key=lambda c: -shares[c])[:_MOST_CELLS])
 
@@ -315,9 +321,3 @@ def _captioned(image: UInt8[np.ndarray, "h w 3"], text: str) -> Float[np.ndarray
     font = ImageFont.load_default(max(12, image.shape[0] // 12))
     pen.text((4, 2), text, fill="white", stroke_fill="black", stroke_width=2, font=font)
     return np.asarray(drawn, np.float32) / 255
-
-
-def _filled(rows: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """Fills up shorter rows with white cells: another feeding may give fewer classes."""
-    longest = max(map(len, rows))
-    return [row + [np.ones_like(row[0])] * (longest - len(row)) for row in rows]

@@ -40,6 +40,12 @@ def test_the_headlines_are_the_best_epochs(run):
         assert expected in text
 
 
+def test_each_of_several_teachers_is_named(tmp_path):
+    several = {**SETTINGS, "teacher": [{"onnx": "models/one.onnx"}, {"onnx": "two.onnx"}, 3]}
+    text = Page(html_lib.render(make(tmp_path / "run", [line(1)], several))).text
+    assert "teacher one.onnx teacher two.onnx" in text
+
+
 def test_the_table_holds_every_number_of_every_epoch(run):
     html = html_lib.render(run)
     read = rows(html)

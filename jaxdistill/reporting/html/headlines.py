@@ -1,7 +1,7 @@
 """The top of the report: the line below its title, and the most important figures."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -24,14 +24,18 @@ def subtitle(run: Run) -> list[str]:
     parts = [
         run.setting("student.encoder"),
         " \N{MULTIPLICATION SIGN} ".join(map(str, size)) if isinstance(size, list) else None,
-        *(
-            f"{role} {PurePath(str(path)).name}"
-            for role in ("teacher", "detector")
-            if (path := run.setting(f"{role}.onnx"))
-        ),
+        *(f"{role} {name}" for role in ("teacher", "detector") for name in _files(run, role)),
         f"updated {run.updated:%Y-%m-%d %H:%M %Z}" if run.updated else None,
     ]
     return [str(part) for part in parts if part]
+
+
+def _files(run: Run, role: str) -> Iterator[str]:
+    """Yields the names of the files of a network, or of a list of networks."""
+    section = run.setting(role)
+    for each in section if isinstance(section, list) else [section]:
+        if isinstance(each, Mapping) and (path := each.get("onnx")):
+            yield PurePath(str(path)).name
 
 
 def headlines(run: Run) -> list[Headline]:
