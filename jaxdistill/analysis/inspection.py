@@ -87,7 +87,7 @@ class Inspection(NamedTuple):
     def candidates(self) -> Iterator[Reading]:
         """Yields the outputs that can be masks, those with certain and compact masks first."""
         found = [each for each in self.readings if each.kind is not None]
-        yield from sorted(found, key=_likelihood, reverse=True)
+        yield from sorted(found, key=likelihood, reverse=True)
 
     def sheet(self) -> Image.Image:
         """Returns a picture: each image and its masks, a row for each normalisation.
@@ -288,10 +288,13 @@ def _shares(reading: Reading) -> dict[int, float]:
     }
 
 
-def _likelihood(reading: Reading) -> float:
+def likelihood(reading: Reading) -> float:
     """Returns how certain and how compact masks are, from 0 to 1; empty and full ones have 0.
 
     A network that is fed wrongly is uncertain, or finds scattered pixels, which a blur removes.
+
+    Args:
+      reading: An output that can be a mask.
     """
     channel = likely_channel(reading)
     found = []

@@ -17,7 +17,13 @@ from typing import Any
 
 import yaml
 
-from jaxdistill.analysis.inspection import Inspection, Reading, configuration, inspect
+from jaxdistill.analysis.inspection import (
+    Inspection,
+    Reading,
+    configuration,
+    inspect,
+    likelihood,
+)
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
@@ -71,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = args.output or args.file.with_suffix(".inspect.png")
     _write(output, found)
     console.print(f"masks: {output}")
-    console.print("the likeliest, if its row of the picture shows people:\n")
+    console.print("the likeliest, if its row of the picture shows people best:\n")
     for line in _suggest(found, candidates[0]):
         console.print(line)
 
@@ -103,10 +109,8 @@ def _describe(found: Inspection) -> Iterator[str]:
                 layout = f" ({tensor.layout.upper()})" if tensor.layout else ""
                 yield f"{name}: {' x '.join(map(str, tensor.shape))}{layout}"
             fed = each.normalization if isinstance(each.normalization, str) else "as given"
-            yield (
-                f"  {fed}: {each.low:.4g} ... {each.high:.4g}, mean {each.mean:.4g}; "
-                f"{each.kind or 'no mask'}"
-            )
+            about = f"{each.kind}, likelihood {likelihood(each):.2f}" if each.kind else "no mask"
+            yield f"  {fed}: {each.low:.4g} ... {each.high:.4g}, mean {each.mean:.4g}; {about}"
 
 
 def _suggest(found: Inspection, best: Reading) -> Iterator[str]:

@@ -181,6 +181,16 @@ def test_a_missing_teacher_is_reported_and_left_out(
     assert result(tmp_path)["teacher"] is None
 
 
+def test_several_teachers_are_measured_as_one(
+    place: Path, tmp_path: Path, measured: dict[str, Any]
+) -> None:
+    one = f"{{onnx: {place / 'network.onnx'}, normalization: unit}}"
+    evaluate.main([str(place / "run"), f"teacher=[{one}, {one}]", "--output", str(tmp_path)])
+    found = result(tmp_path)
+    assert found["teacher"]["miou"] == pytest.approx(measured["teacher"]["miou"], abs=1e-6)
+    assert {"teacher.0", "teacher.1"} <= found["fingerprints"].keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
