@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdistill.data import image_ops
 from jaxdistill.models.symbolic import SymbolicTensor, join
+from jaxdistill.ops.upsampling import nearest
 
 Activation = Callable[[Any], Any]
 
@@ -89,7 +90,7 @@ def upsample_nearest(x: Any, layer: str = "") -> Any:
             nearest_mode="floor",
         )
         return SymbolicTensor(x.graph, output, layer or x.layer)
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+    return nearest(x)
 
 
 def upsample_bilinear(x: Any, factor: int = 2) -> Any:

@@ -39,12 +39,57 @@ def upsampled_convolve(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
     Returns:
       The convolved map, by the form that is fast on the platform.
     """
-    return choose("upsampling", x, skip, kernel, plain=plain, cpu=by_phases, gpu=transposed)
+    return choose(
+        "upsampling",
+        x,
+        skip,
+        kernel,
+        plain=plain,
+        cpu=by_phases,
+        gpu=transposed,
+        exported=by_copies,
+    )
+
+
+def nearest(x: Small) -> Float[Array, "b 2*h 2*w c"]:
+    """Doubles height and width; every position becomes a square of four equal ones.
+
+    Args:
+      x: The map.
+
+    Returns:
+      The larger map, by the form that suits an exported graph where one is traced.
+    """
+    return choose("nearest", x, plain=repeated, exported=copied)
+
+
+def repeated(x: Small) -> Float[Array, "b 2*h 2*w c"]:
+    """Repeats rows and columns, the reference; see `nearest`."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def copied(x: Small) -> Float[Array, "b 2*h 2*w c"]:
+    """Appends copies of columns, then of rows, and changes the shape; see `nearest`.
+
+    Concatenation and change of shape are operators that XNNPACK has, in contrast to broadcasting
+    and to nearest-neighbour resizing.
+    """
+    batch, height, width, channels = x.shape
+    rows = jnp.concatenate([x, x], axis=3).reshape(batch, height, 1, 2 * width * channels)
+    return jnp.concatenate([rows, rows], axis=2).reshape(batch, 2 * height, 2 * width, channels)
 
 
 def plain(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
     """Computes the result in three steps, the reference; see `upsampled_convolve`."""
-    x = x.repeat(2, axis=1).repeat(2, axis=2)
+    return _joined(repeated(x), skip, kernel)
+
+
+def by_copies(x: Small, skip: Skip | None, kernel: Kernel) -> Output:
+    """Computes the result in three steps, the first by `copied`; see `upsampled_convolve`."""
+    return _joined(copied(x), skip, kernel)
+
+
+def _joined(x: Skip, skip: Skip | None, kernel: Kernel) -> Output:
     joined = x if skip is None else jnp.concatenate([x, skip], axis=-1)
     return convolve(joined, kernel, _SAME)
 

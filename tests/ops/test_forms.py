@@ -37,3 +37,17 @@ def test_one_form_for_both_platforms_is_traced_once() -> None:
 
     jax.jit(lambda x: forms.choose("tried", x, plain=lambda x: -x, cpu=form, gpu=form))(1.0)
     assert len(calls) == 1
+
+
+def test_exported_graphs_have_forms_of_their_own() -> None:
+    def form(index: int):
+        return lambda x: x + index
+
+    def both(x):
+        first = forms.choose("tried", x, plain=form(1), cpu=form(2), gpu=form(3))
+        second = forms.choose("tried", x, plain=form(1), cpu=form(2), exported=form(4))
+        return first, second
+
+    with forms.portable():
+        assert both(0) == (1, 4)
+    assert jax.jit(lambda x: both(x)[0])(0) != 1

@@ -20,7 +20,12 @@ def test_the_forms_equal_the_plain_one(height: int, width: int, skip_channels: i
         y, pull = jax.vjp(form, *arguments)
         return jax.tree.leaves((y, pull(jax.random.normal(keys[3], y.shape))))
 
-    forms = (upsampling.by_phases, upsampling.transposed, upsampling.upsampled_convolve)
+    forms = (
+        upsampling.by_phases,
+        upsampling.transposed,
+        upsampling.by_copies,
+        upsampling.upsampled_convolve,
+    )
     expected, *found = (
         jax.jit(both_ways, static_argnums=0)(form, x, skip, kernel)
         for form in (upsampling.plain, *forms)
@@ -28,3 +33,10 @@ def test_the_forms_equal_the_plain_one(height: int, width: int, skip_channels: i
     for values in found:
         for one, other in zip(values, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_copies_make_the_same_map_as_repeating() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+    expected = np.repeat(np.repeat(x, 2, 1), 2, 2)
+    for form in (upsampling.repeated, upsampling.copied, upsampling.nearest):
+        np.testing.assert_array_equal(form(x), expected)
