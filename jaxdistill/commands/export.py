@@ -1,8 +1,9 @@
 """Exports the best student of a run: `jaxdistill export RUN OUTPUT`.
 
-OUTPUT is a file NAME.onnx or a folder NAME.orbax. An ONNX file is written only after onnxruntime
-has computed the same masks with it as the student; a model card is written beside it as NAME.json.
-An Orbax folder holds the student's variables.
+OUTPUT is a file NAME.onnx or NAME.tflite, or a folder NAME.orbax. An ONNX file is written only
+after onnxruntime has computed the same masks with it as the student; a model card is written beside
+it as NAME.json. A .tflite file, for LiteRT and MediaPipe, is compared in LiteRT. An Orbax folder
+holds the student's variables.
 """
 
 import argparse
@@ -40,15 +41,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = common.CommandParser("export", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
-        "output", type=Path, metavar="OUTPUT", help="the file NAME.onnx, or the folder NAME.orbax"
+        "output",
+        type=Path,
+        metavar="OUTPUT",
+        help="the file NAME.onnx or NAME.tflite, or the folder NAME.orbax",
     )
     parser.add_argument(
         "--input",
         choices=get_args(Input),
-        default="normalized",
         help="input of the graph, always RGB. normalized: float32 (N, 3, H, W), mean and std "
-        "applied by the caller (the default); unit: float32 (N, 3, H, W) in [0, 1]; uint8: "
-        "(N, H, W, 3), as images are decoded",
+        "applied by the caller (the default of ONNX); unit: float32 (N, 3, H, W) in [0, 1] (the "
+        "default of .tflite, where it is (1, H, W, 3)); uint8: (N, H, W, 3), as images are decoded",
     )
     parser.add_argument(
         "--sigmoid",
@@ -60,14 +63,16 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="fix height and width of the input (default: both are free)",
+        help="fix height and width of the input (default: both are free in ONNX, and those of the "
+        "run's images in .tflite)",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=get_args(Precision),
         default=["float32"],
-        help="number format of weights and arithmetic; several write NAME.PRECISION.onnx each",
+        help="number format of weights and arithmetic; several write NAME.PRECISION.onnx each. In "
+        ".tflite, float16 is that of the weights alone",
     )
     parser.add_argument(
         "--images",

@@ -14,6 +14,7 @@ from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.checkpoint.interpolation import interpolated
 from jaxdistill.config import Size
+from jaxdistill.exporters import litert as litert
 from jaxdistill.exporters import onnx as onnx
 from jaxdistill.exporters import orbax as orbax
 from jaxdistill.exporters.registry import EXPORTERS, Input, Options, Precision, Report, Source
@@ -28,7 +29,7 @@ def export(
     source: Best | Student | str | Path,
     output: str | Path,
     *,
-    input: Input = "normalized",
+    input: Input | None = None,
     sigmoid: bool = False,
     size: Size | None = None,
     precision: Precision | Sequence[Precision] = "float32",
@@ -39,18 +40,20 @@ def export(
     """Exports a student, in the format that the ending of the output's name selects.
 
     A file `NAME.onnx` is written only after onnxruntime has computed the same masks with it as the
-    student; a model card is written beside it as `NAME.json`. A folder `NAME.orbax` is an Orbax
+    student; a model card is written beside it as `NAME.json`. A file `NAME.tflite`, for LiteRT and
+    MediaPipe, likewise, with the card `NAME.tflite.json`. A folder `NAME.orbax` is an Orbax
     checkpoint of the student's variables.
 
     Args:
       source: Folder of a run, a run's best checkpoint (`trainer.best()`), or a student. A student
         without a run is compared with its graph on noise, because it has no images.
       output: Name of the file or folder to write.
-      input: Input of an ONNX graph; see `Options.input`.
-      sigmoid: Whether an ONNX graph returns probabilities instead of logits.
-      size: Fixed height and width of an ONNX graph's input, in pixels; None: both are free.
-      precision: Number format of an ONNX graph. Several write a file `NAME.PRECISION.onnx` each.
-      images: Number of validation images that an ONNX graph is measured on.
+      input: Input of a graph; see `Options.input`.
+      sigmoid: Whether a graph returns probabilities instead of logits.
+      size: Fixed height and width of a graph's input, in pixels; None: both are free in ONNX, and
+        those of the run's images in a `.tflite` file.
+      precision: Number format of a graph. Several write a file `NAME.PRECISION.onnx` each.
+      images: Number of validation images that a graph is measured on.
       interpolate: For a run that started from a whole student's weights: 0 is the start, 1 the
         best checkpoint, and numbers between them weights between them.
       console: Where to print what was measured; None prints nothing.

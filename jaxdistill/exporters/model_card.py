@@ -1,8 +1,8 @@
-"""The model card: how to use an exported ONNX file, where it comes from, how it was measured."""
+"""The model card: how to use an exported file, where it comes from, how it was measured."""
 
 import contextlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -29,12 +29,41 @@ _RANGES: dict[Input, str] = {
 _LIBRARIES = (jax, flax, onnx, onnxruntime)
 
 
-def make_card(model: onnx.ModelProto, form: Form, source: Source) -> dict[str, Any]:
-    """Returns the part of the model card that all precisions have in common.
+class Interface(NamedTuple):
+    """What a file describes itself as."""
+
+    image: dict[str, Any]
+    """Name, number format, shape and layout of the input."""
+    output: dict[str, Any]
+    """Those of the output."""
+    weights: int
+    """Number of the weights' values."""
+
+
+def describe(model: onnx.ModelProto, form: Form) -> Interface:
+    """Describes an ONNX graph.
 
     Args:
       model: The float32 graph.
       form: Input and output of the graph.
+    """
+    return Interface(
+        {**_tensor(model.graph.input[0]), "layout": "NHWC" if form.input == "uint8" else "NCHW"},
+        {**_tensor(model.graph.output[0]), "layout": "NCHW"},
+        sum(
+            int(np.prod(tensor.dims))
+            for tensor in model.graph.initializer
+            if tensor.name.endswith((".weight", ".bias"))
+        ),
+    )
+
+
+def make_card(interface: Interface, form: Form, source: Source) -> dict[str, Any]:
+    """Returns the part of the model card that all precisions have in common.
+
+    Args:
+      interface: The float32 file.
+      form: Input and output of the file.
       source: The student.
 
     Returns:
@@ -46,16 +75,14 @@ def make_card(model: onnx.ModelProto, form: Form, source: Source) -> dict[str, A
         "task": "human segmentation: a person where the output is above "
         + ("0.5" if form.sigmoid else "0"),
         "input": {
-            **_describe(model.graph.input[0]),
-            "layout": "NHWC" if form.input == "uint8" else "NCHW",
+            **interface.image,
             "channels": "RGB",
             "range": _RANGES[form.input],
             "height and width": "fixed" if form.size else f"any multiples of {multiple}",
             "image_size": best.settings.data.image_size if best else form.size,
         },
         "output": {
-            **_describe(model.graph.output[0]),
-            "layout": "NCHW",
+            **interface.output,
             "range": "probabilities in [0, 1]" if form.sigmoid else "logits",
         },
         "normalization": {
@@ -66,11 +93,7 @@ def make_card(model: onnx.ModelProto, form: Form, source: Source) -> dict[str, A
             "encoder": student.settings.encoder,
             "decoder": student.settings.decoder,
             "decoder_channels": [feature.channels for feature in student.decoder.feature_info],
-            "weights": sum(
-                int(np.prod(tensor.dims))
-                for tensor in model.graph.initializer
-                if tensor.name.endswith((".weight", ".bias"))
-            ),
+            "weights": interface.weights,
         },
         "training": None if best is None else _training(best),
         "versions": {
@@ -116,7 +139,7 @@ def _fingerprints(best: Best) -> dict[str, str | None]:
     return found
 
 
-def _describe(value: ValueInfoProto) -> dict[str, Any]:
+def _tensor(value: ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
     return {
         "name": value.name,

@@ -26,6 +26,7 @@ class OnnxStudent:
     """
 
     def __init__(self, model: bytes, form: Form, normalization: Normalization) -> None:
+        self.content = model
         self._form, self._normalization = form, normalization
         self._session = open_session(model)
 

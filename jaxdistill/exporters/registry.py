@@ -26,10 +26,10 @@ class Source(NamedTuple):
 class Options(NamedTuple):
     """How to export a student; an exporter may ignore what its format has no use for."""
 
-    input: Input = "normalized"
-    """Input of the graph, always RGB. `normalized`: float32 (N, 3, H, W), normalised as the encoder
-    expects. `unit`: float32 (N, 3, H, W) in [0, 1]. `uint8`: (N, H, W, 3), as images are decoded.
-    """
+    input: Input | None = None
+    """Input of the graph, always RGB; None: what is usual in the format. `normalized`: float32,
+    normalised as the encoder expects. `unit`: float32 in [0, 1]. `uint8`: as images are decoded.
+    In ONNX the first two are (N, 3, H, W), the last is (N, H, W, 3)."""
     sigmoid: bool = False
     """Whether the output holds probabilities, `mask`, instead of `logits`."""
     size: Size | None = None

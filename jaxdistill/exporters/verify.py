@@ -1,19 +1,19 @@
 """Comparison of exported graphs with the Flax student: difference, masks, size and speed."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
 from flax import nnx
 from jaxtyping import UInt8
 
 from jaxdistill import config
+from jaxdistill.config import Size
 from jaxdistill.exporters.latency import Cost, latencies, teacher_probe
 from jaxdistill.exporters.onnx_graph import Form
-from jaxdistill.exporters.onnx_student import OnnxStudent, Output
+from jaxdistill.exporters.onnx_student import Output
 from jaxdistill.exporters.registry import Precision
 from jaxdistill.exporters.sampling import Sample
 from jaxdistill.metrics import segmentation
@@ -30,6 +30,23 @@ MAX_IOU_LOSS = 0.02
 """Largest loss of mean IoU from float32 to int8."""
 MAX_CHANGED = 0.02
 """Largest share of pixels whose class int8 changes, where there are no masks to compare with."""
+
+
+class Exported(Protocol):
+    """A file, and how to run it."""
+
+    @property
+    def content(self) -> bytes:
+        """The file."""
+        ...
+
+    def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> Output:
+        """Computes logits or probabilities of RGB images, as the form of the file says."""
+        ...
+
+    def probe(self, size: Size) -> Callable[[], object]:
+        """Returns a function that runs the file once on an image of noise."""
+        ...
 
 
 class Row(NamedTuple):
@@ -51,16 +68,16 @@ class Row(NamedTuple):
 def compare(
     student: Student,
     form: Form,
-    graphs: Mapping[Precision, onnx.ModelProto],
+    exported: Mapping[Precision, Exported],
     sample: Sample,
     teacher: config.Teacher | None = None,
 ) -> tuple[dict[Precision, Row], Cost | None]:
-    """Measures graphs against the student, and against its teacher.
+    """Measures files against the student, and against its teacher.
 
     Args:
       student: The student.
-      form: Input and output of the graphs.
-      graphs: The graphs by precision.
+      form: Input and output of the files.
+      exported: The files by precision.
       sample: The images to measure on.
       teacher: The teacher's section of the configuration; None: no teacher is measured.
 
@@ -71,20 +88,16 @@ def compare(
       NetworkError: The teacher's file is missing or damaged.
     """
     size = sample.images.shape[1:3]
-    written = {name: graph.SerializeToString() for name, graph in graphs.items()}
-    students = {
-        name: OnnxStudent(model, form, student.normalization) for name, model in written.items()
-    }
-    probes = {str(name): own.probe(size) for name, own in students.items()}
+    probes = {str(name): own.probe(size) for name, own in exported.items()}
     teachers = None if teacher is None else teacher_probe(teacher, size)
     seconds = latencies(probes if teachers is None else {**probes, "teacher": teachers.run})
     few = sample.images[:COMPARED]
     expected = flax_outputs(in_float32(student), few, form)
     rows = {}
-    for name, own in students.items():
+    for name, own in exported.items():
         output = own(few if sample.masks is None else sample.images)
         rows[name] = Row(
-            len(written[name]),
+            len(own.content),
             seconds[name],
             difference(expected, output[:COMPARED]),
             changed(expected, output[:COMPARED], form),

@@ -1,6 +1,7 @@
 """Conversions from TensorFlow Lite files.
 
-Only this package imports LiteRT; install the extra `litert`.
+Only this package and `exporters.litert`, which writes such files, import LiteRT; install the extra
+`litert`.
 
 `jaxdistill convert-weights from-mediapipe` is its command.
 """

@@ -1,0 +1,200 @@
+"""Files of students that are measured, compared with the student, and written with a model card."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxdistill import config
+from jaxdistill.config import Size
+from jaxdistill.data.splits import open_split
+from jaxdistill.exporters import sampling, verify
+from jaxdistill.exporters.latency import Cost
+from jaxdistill.exporters.onnx_graph import Form
+from jaxdistill.exporters.registry import Options, Precision, Report, Source
+from jaxdistill.exporters.sampling import Sample
+from jaxdistill.exporters.verify import Exported, Row
+from jaxdistill.models.feature_info import size_multiple
+from jaxdistill.runtime.errors import ExportError, OutputError, UserError
+from jaxdistill.runtime.files import write_atomic
+
+_USUAL_SIZE = 320  # pixels; of the images of a student without a run
+
+
+def refuse_folder(output: Path) -> None:
+    """Checks that a file can have a name.
+
+    Args:
+      output: The file.
+
+    Raises:
+      OutputError: A folder has the name (`output-exists`).
+    """
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder; choose another name", code="output-exists")
+
+
+def usual_size(source: Source) -> Size:
+    """Returns height and width of the images of a run, or of a student without a run.
+
+    Args:
+      source: The student.
+    """
+    if source.best:
+        return source.best.settings.data.image_size
+    side = max(1, _USUAL_SIZE // size_multiple(source.student)) * size_multiple(source.student)
+    return side, side
+
+
+def validation_images(source: Source, options: Options, size: Size) -> Sample:
+    """Returns images of the run's validation split, or noise where there are none.
+
+    Args:
+      source: The student.
+      options: Number of images, precisions, and where to print that there are none.
+      size: Height and width of the images.
+
+    Raises:
+      ExportError: int8 needs images, and a student without a run has none (`int8-needs-images`).
+      DataError: int8 needs images, and the run's cannot be read.
+    """
+    reason = "a student without a run has no validation images"
+    if source.best:
+        try:
+            data = source.best.settings.data
+            dataset = open_split(data, "validation")
+            return sampling.sample(dataset, options.images, size, data.mask_resize)
+        except UserError as error:
+            if "int8" in options.precisions:
+                raise
+            reason = str(error)
+    if "int8" in options.precisions:  # which is calibrated and judged on images
+        raise ExportError(
+            "int8 needs images to calibrate with: export a run instead of a student, or choose "
+            "float32 or float16",
+            code="int8-needs-images",
+        )
+    _console(options).print(f"the graph is compared with the student on noise: {reason}")
+    return sampling.noise(verify.COMPARED, size)
+
+
+def write(
+    exported: Mapping[Precision, Exported],
+    card: dict[str, Any],
+    images: Sample,
+    source: Source,
+    form: Form,
+    output: Path,
+    options: Options,
+) -> Report:
+    """Measures files, compares them with the student, and writes those that were asked for.
+
+    Args:
+      exported: The files by precision, with float32, which the others are compared with.
+      card: What the model cards have in common.
+      images: The images to measure on.
+      source: The student.
+      form: Input and output of the files.
+      output: The file. Several precisions write a file each, see `Options.precisions`.
+      options: What to write, and where to print measurements.
+
+    Returns:
+      The files, and their measurements.
+
+    Raises:
+      ExportError: A file differs from the student (`graph-differs`); none is written.
+      OutputError: A file cannot be written (`output-unwritable`).
+    """
+    console = _console(options)
+    rows, cost = verify.compare(source.student, form, exported, images, _teacher(source, console))
+    console.print(_table(rows, cost, images))
+    trained_in, share = source.student.dtype, 0.0
+    if trained_in != "float32":
+        share = verify.changed_by_precision(source.student, images.images)
+        console.print(
+            f"the run computes in {trained_in}; the graphs are compared with its student in "
+            f"float32, which has another class at {share:.2%} of the pixels"
+        )
+    for precision in options.precisions:
+        verify.check(precision, rows[precision], rows["float32"])
+    measured: dict[str, Any] = {
+        precision: {
+            "images": len(images.images),
+            "size": images.images.shape[1:3],
+            **rows[precision]._asdict(),
+            "teacher": cost and cost._asdict(),
+            "student": {"precision": trained_in, "changed_in_float32": share},
+        }
+        for precision in options.precisions
+    }
+    paths = dict.fromkeys(options.precisions, output)
+    if len(paths) > 1:
+        paths = {name: output.with_suffix(f".{name}{output.suffix}") for name in paths}
+    for precision, path in paths.items():
+        whole = {**card, "measured": measured[precision]}
+        card_path = _write(path, precision, exported[precision].content, whole)
+        console.print(f"{path}, and its model card {card_path.name}")
+    return Report(tuple(paths.values()), measured)
+
+
+def _console(options: Options) -> Console:
+    return options.console or Console(quiet=True)
+
+
+def _teacher(source: Source, console: Console) -> config.Teacher | None:
+    """Returns the section of the run's only teacher if the teacher's file still exists."""
+    found = source.best.settings.teachers if source.best else ()
+    if len(found) != 1:
+        return None
+    [teacher] = found
+    if teacher.onnx.is_file():
+        return teacher
+    console.print(f"the teacher is not measured: {teacher.onnx} does not exist")
+    return None
+
+
+def _table(rows: Mapping[Precision, Row], teacher: Cost | None, images: Sample) -> Table:
+    count, height, width, _ = images.images.shape
+    table = Table(title=f"{count} images of {height} x {width}; batch 1, on the CPU")
+    for heading in ("", "MB", "ms", "faster", "error", "changed", "mIoU"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table.caption = (
+        "error: largest difference from the student's output, as a share of the largest output; "
+        "changed: share of pixels whose class differs from the student's"
+    )
+    if teacher:
+        table.caption += "; the teacher's input is {} x {}".format(*teacher.size)
+        table.add_row("teacher", f"{teacher.bytes / 1e6:.1f}", f"{teacher.seconds * 1e3:.1f}")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"{row.bytes / 1e6:.1f}",
+            f"{row.seconds * 1e3:.1f}",
+            f"{teacher.seconds / row.seconds:.2f} x" if teacher else "",
+            f"{row.difference:.1e}",
+            f"{row.changed:.2%}",
+            "" if row.mean_iou is None else f"{row.mean_iou:.4f}",
+        )
+    return table
+
+
+def _write(path: Path, precision: str, content: bytes, card: dict[str, Any]) -> Path:
+    file = {
+        "name": path.name,
+        "precision": precision,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    # NAME.json is the card of NAME.onnx, which may lie beside a file of another format.
+    own = path.with_suffix(".json" if path.suffix == ".onnx" else f"{path.suffix}.json")
+    try:
+        write_atomic(path, content)
+        write_atomic(own, json.dumps({"file": file, **card}, indent=2))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}", code="output-unwritable"
+        ) from None
+    return own
