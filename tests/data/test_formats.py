@@ -20,7 +20,7 @@ from jaxdistill import config, data
 from jaxdistill.data import Dataset, decode, splits
 from jaxdistill.data.layouts import recognise
 from jaxdistill.data.sources import tables
-from jaxdistill.data.sources.annotated import NO_ANNOTATION
+from jaxdistill.data.sources.annotated import NO_ANNOTATION, NO_IMAGE
 from jaxdistill.data.sources.coco_json import NO_OUTLINE, NOBODY
 from jaxdistill.data.sources.labelme import LabelMe
 from jaxdistill.data.sources.supervisely import Supervisely
@@ -170,6 +170,25 @@ def test_classes_of_yolo_are_known_by_name_or_number(tmp_path):
     assert len(dataset.accounts[0].notes) == 1
 
 
+@pytest.mark.parametrize("prefix", ["", "./", "../"])
+def test_folders_that_yolos_description_names_are_found(tmp_path, prefix):
+    layouts.yolo(tmp_path, PHOTOS, "a/images/b", "a/labels/b")
+    layouts.yolo(tmp_path, PHOTOS[:1], "c/images", "c/labels")
+    text = f"names: [dog, person]\ntrain: {prefix}a/images/b\nval: {prefix}c/images\ntest: [x]\n"
+    put(tmp_path / "data.yaml", text.encode())
+    found = opened(tmp_path)
+    assert str(found.settings.train.annotations) == "a/labels/b"
+    assert_same(found.train, PHOTOS)
+    assert_same(found.validation, PHOTOS[:1])
+
+
+@pytest.mark.parametrize("text", ["names: [", "3", "train: /etc/images", "train: nowhere/images"])
+def test_another_description_is_no_layout(tmp_path, text):
+    put(tmp_path / "data.yaml", text.encode())
+    with refused(DataError, "unknown-layout"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [
@@ -231,6 +250,25 @@ def test_painted_masks_and_boxes_of_labelme_are_told_apart(tmp_path):
     dataset = splits.open_split(found, "train")
     assert_same(dataset, PHOTOS[:2])
     assert omissions(dataset) == {NO_OUTLINE: 1}
+
+
+@pytest.mark.parametrize("written", ["{}", "..\\\\images\\\\{}", "../x/{}"])
+def test_an_image_of_another_name_is_found_by_what_labelme_says(tmp_path, written):
+    layouts.labelme(tmp_path, PHOTOS, "train")
+    for path in sorted((tmp_path / "train").glob("*.json")):
+        content = json.loads(path.read_bytes())
+        content["imagePath"] = written.format(f"{path.stem}.png").replace("\\\\", "\\")
+        path.unlink()
+        put(path.with_name(f"labels of {path.name}"), json.dumps(content).encode())
+    taken = layouts.photos(5)[4]._replace(name="other.png")
+    layouts.labelme(tmp_path, [taken], "train")
+    path = tmp_path / "train/stray.json"  # names an image that has its own file
+    path.write_bytes((tmp_path / "train/other.json").read_bytes())
+    settings = config.Data(root=tmp_path, prepared=tmp_path / "prepared")
+    found = recognise(settings, need_validation=False).settings
+    dataset = splits.open_split(found, "train")
+    assert_same(dataset, [*PHOTOS, taken])
+    assert omissions(dataset) == {NO_IMAGE: 1}
 
 
 @pytest.mark.parametrize(

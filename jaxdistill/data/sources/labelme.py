@@ -1,9 +1,9 @@
 """Images with LabelMe's JSON files."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Annotated as Checked
 
 from pydantic import Field, TypeAdapter
@@ -33,6 +33,7 @@ class _Shape:
 @dataclass(frozen=True, slots=True)
 class _File:
     shapes: list[_Shape]
+    imagePath: str | None = None
     imageData: str | None = None
     imageHeight: Side | None = None
     imageWidth: Side | None = None
@@ -82,8 +83,11 @@ class LabelMe(Annotated):
             found = {}  # they may be in the JSON files
         annotations = self.annotation_files(self.annotations)
         root = self.images.resolve()
+        elsewhere = self._named(found, annotations)
+        others = {path for path in elsewhere.values() if path is not None}
         for key in sorted({*found, *annotations}):
-            paths = found.get(key, [])
+            paths = [path for path in found.get(key, []) if path not in others]
+            file = annotations.get(key)
             if len(paths) > 1:
                 names = " and ".join(path.name for path in paths)
                 raise DataError(
@@ -91,13 +95,26 @@ class LabelMe(Annotated):
                     f"or remove what is too many",
                     code="ambiguous-mask",
                 )
-            file = annotations.get(key)
             if paths:
                 yield images.printable_name(paths[0], root), paths[0], file
-            elif file is not None and _parse(file, read(file, LARGEST)).imageData:
-                yield f"{key}.json", file, file
-            else:
-                yield f"{key}.json", None, file
+            elif file is not None:
+                path = elsewhere[key]
+                own = f"{key}.json" if path in (None, file) else ""
+                yield own or images.printable_name(path or file, root), path, file
+
+    def _named(
+        self, found: Mapping[str, Sequence[Path]], annotations: Mapping[str, Path]
+    ) -> dict[str, Path | None]:
+        """Returns the images of JSON files that have another name: a file, or the JSON file."""
+        without = (paths for key, paths in found.items() if key not in annotations)
+        by_name = {path.name: path for paths in without for path in paths}
+        named: dict[str, Path | None] = {}
+        for key, file in annotations.items():
+            if key not in found:
+                parsed = _parse(file, read(file, LARGEST))
+                name = PureWindowsPath(parsed.imagePath or "").name
+                named[key] = by_name.get(name) or (file if parsed.imageData else None)
+        return named
 
     def image_of(self, entry: Entry) -> bytes | None:
         """Returns the image that is in the JSON file, where there is no other; see the base."""

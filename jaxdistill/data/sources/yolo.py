@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxdistill import config
@@ -13,9 +13,9 @@ from jaxdistill.config.yaml_files import parse_yaml
 from jaxdistill.data.sources import categories
 from jaxdistill.data.sources.annotated import Annotated, People
 from jaxdistill.data.sources.base import read
-from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
+from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root, SplitKind
 from jaxdistill.data.sources.outlines import Outline
-from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.errors import ConfigError, DataError
 
 _FOLDERS = ("labels", "label")
 _DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -44,10 +44,11 @@ class Yolo(Annotated):
 
     @classmethod
     def recognise(cls, root: Root) -> Found | None:
-        """Finds `labels` beside `images`; see the base class."""
+        """Finds `labels` beside `images`, or the folders that `data.yaml` names; see the base."""
+        beside = root.parallel(IMAGE_FOLDERS, _FOLDERS) or _described(root)
         pairs = {
             kind: (one, other)
-            for kind, (one, other) in root.parallel(IMAGE_FOLDERS, _FOLDERS).items()
+            for kind, (one, other) in beside.items()
             if root.has_images(one) and root.suffixes_below(other)[".txt"]
         }
         splits = {
@@ -136,6 +137,34 @@ class Yolo(Annotated):
         """Returns a fingerprint of the files, and of which classes are people."""
         own = f"{super().fingerprint()} {sorted(self._classes) if self._names else None}"
         return hashlib.sha256(own.encode()).hexdigest()[:32]
+
+
+def _described(root: Root) -> dict[SplitKind, tuple[str, str]]:
+    """Returns the folders of images that `data.yaml` names, and those of their text files.
+
+    As YOLO has it, `labels` stands in place of the last `images` in the path. Exports begin their
+    paths with `../` though they are meant from the folder itself.
+    """
+    found: dict[SplitKind, tuple[str, str]] = {}
+    kinds: dict[str, SplitKind] = {"train": "train", "val": "validation", "test": "test"}
+    for name in set(_DESCRIPTIONS) & set(root.files_in("", (".yaml", ".yml"))):
+        text = read(root.path / name, _LARGEST).decode(errors="replace")
+        try:
+            content: Any = parse_yaml(text, name)
+        except ConfigError:
+            continue
+        if not isinstance(content, dict):
+            continue
+        for key, kind in kinds.items():
+            value = content.get(key)
+            parts = PurePosixPath(value).parts if isinstance(value, str) else ()
+            images = [part for part in parts if part != ".."]
+            if "images" in images and not PurePosixPath(*images).is_absolute():
+                place = len(images) - 1 - images[::-1].index("images")
+                labels = [*images[:place], "labels", *images[place + 1 :]]
+                if all(root.path.joinpath(*each).is_dir() for each in (images, labels)):
+                    found[kind] = "/".join(images), "/".join(labels)
+    return found
 
 
 def _names_in(path: Path) -> Mapping[int, str]:
