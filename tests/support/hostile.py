@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import coco_folders
 import damage
+import layouts
 import numpy as np
 import safetensors.numpy
 import tiny_run
@@ -18,7 +19,9 @@ from PIL import Image
 
 from jaxdistill import config
 from jaxdistill.data import decode, splits
+from jaxdistill.data import layouts as layouts_lib
 from jaxdistill.data.sources import coco_json, drawing
+from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.models import weights
 from jaxdistill.reporting import html as html_lib
 from jaxdistill.runtime.errors import UserError
@@ -120,6 +123,31 @@ def annotations(folder: Path) -> Reader:
         damage.bytes_of([json.dumps(sound).encode(), json.dumps(other).encode()]),
     )
     return Reader("annotation JSON", named("annotations.json", texts), read)
+
+
+@reader
+def other_annotations(folder: Path) -> Reader:
+    photos = layouts.photos(2)
+    layouts.yolo(folder / "yolo", photos)
+    layouts.labelme(folder / "labelme", photos[:1])
+    layouts.labelme(folder / "labelme", photos[1:], inside=True)
+    layouts.supervisely(folder / "supervisely", photos, "a")
+    layouts.supervisely(folder / "supervisely", photos, "b", "polygon")
+    layouts.hugging_face(folder / "hugging_face", photos)
+    layouts.hugging_face(folder / "parquet", photos, kind="parquet")
+    layouts.mask_folder(folder / "mask_folder", photos)
+    roots = ["yolo", "labelme", "supervisely", "hugging_face", "parquet", "mask_folder"]
+
+    def read(place: Path) -> None:
+        for name in roots:
+            data = config.Data(root=place / name, source=name.replace("parquet", "hugging_face"))
+            settings = layouts_lib.recognise(data, need_validation=False).settings
+            [source] = sources_of(settings, "train")
+            for entry in source.list_images():
+                source.load(entry)
+
+    files = [path for path in folder.rglob("*") if path.is_file() and "images" not in path.parts]
+    return Reader("other annotations and masks", one_of(folder, files), read, cost=4)
 
 
 def encoded() -> list[bytes]:

@@ -70,13 +70,13 @@ def cell(path: Path, column: str, row: int) -> Cell:
 
     def read(path: Path) -> Any:
         if path.suffix == ".arrow":
-            return _arrow(path).column(column)[row].as_py()
+            return _arrow(path, _state(path)).column(column)[row].as_py()
         first, group = 0, 0
-        counts = _group_sizes(path)
+        counts = _group_sizes(path, _state(path))
         while row >= first + counts[group]:
             first, group = first + counts[group], group + 1
         with _lock:  # the other threads want the same group
-            found = _group(path, column, group)
+            found = _group(path, _state(path), column, group)
         return found[row - first].as_py()
 
     value = _guarded(path, read) or {}
@@ -99,7 +99,7 @@ def names(path: Path, column: str, rows: int) -> list[str]:
 
     def read(path: Path) -> list[str]:
         if path.suffix == ".arrow":
-            table = _arrow(path)
+            table = _arrow(path, _state(path))
         else:
             table = pyarrow.parquet.ParquetFile(path).read([f"{column}.path"])
         found = pyarrow.compute.struct_field(table.column(column), "path")
@@ -112,26 +112,34 @@ def _schema(path: Path) -> tuple["pyarrow.Schema", int]:
     import pyarrow.parquet
 
     if path.suffix == ".arrow":
-        table = _arrow(path)
+        table = _arrow(path, _state(path))
         return table.schema, table.num_rows
     file = pyarrow.parquet.ParquetFile(path)
     return file.schema_arrow, file.metadata.num_rows
 
 
+def _state(path: Path) -> tuple[int, int]:
+    """Returns size and modification time of a file: what was kept of another state is not used."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
 @functools.lru_cache(_KEPT)
-def _arrow(path: Path) -> "pyarrow.Table":
+def _arrow(path: Path, state: tuple[int, int]) -> "pyarrow.Table":
     """Returns a table whose pages are read when they are needed."""
     import pyarrow
 
     mapped = pyarrow.memory_map(str(path))
     try:
-        return pyarrow.ipc.open_stream(mapped).read_all()
+        table = pyarrow.ipc.open_stream(mapped).read_all()
     except pyarrow.ArrowInvalid:
-        return pyarrow.ipc.open_file(mapped).read_all()
+        table = pyarrow.ipc.open_file(mapped).read_all()
+    table.validate(full=True)  # otherwise Arrow trusts the offsets in the file
+    return table
 
 
 @functools.lru_cache(_KEPT)
-def _group_sizes(path: Path) -> list[int]:
+def _group_sizes(path: Path, state: tuple[int, int]) -> list[int]:
     import pyarrow.parquet
 
     metadata = pyarrow.parquet.ParquetFile(path).metadata
@@ -139,7 +147,7 @@ def _group_sizes(path: Path) -> list[int]:
 
 
 @functools.lru_cache(_KEPT)
-def _group(path: Path, column: str, group: int) -> "pyarrow.ChunkedArray":
+def _group(path: Path, state: tuple[int, int], column: str, group: int) -> "pyarrow.ChunkedArray":
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetFile(path).read_row_group(group, columns=[column]).column(column)
