@@ -22,8 +22,8 @@ class Split(Section):
     images: Path
     """Folder of the images, relative to `data.root`."""
     annotations: Path | None
-    """COCO instances file, relative to `data.root`, or the file or folder of annotations that
-    `data.source` reads. null: the images have no masks, and every image in the folder and below it
+    """COCO instances file, relative to `data.root`, or the file, folder or pattern of annotations
+    that `data.source` reads. null: the images have no masks, and every image in the folder and below it
     is used."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For `data.validation`: share of the training images that is used for validation instead of
@@ -42,18 +42,22 @@ class Data(Section):
     root: Path | None = None
     """Folder that holds the dataset. Commands that read images need it."""
     source: str | None = None
-    """Name of the data source that reads the folder, such as `coco`. null: `coco` for a split with
-    annotations, a folder of images for one without."""
+    """Name of the data source that reads the folder: `coco`, `mask_folder`, `yolo`, `labelme`,
+    `supervisely`, `hugging_face`, `image_folder`, or one of a plug-in. null: found out from the
+    folder, unless `train` or `validation` is set: then `coco` for a split with annotations, a folder
+    of images for one without."""
     train: Split = Split(
         images=Path("images/train2017"),
         annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),
     )
-    """Training images."""
+    """Training images. Where neither this nor `validation` is set, and there are no folders of the
+    default names, the layout of `root` is found out."""
     validation: Split = Split(
         images=Path("images/val2017"),
         annotations=Path("annotations/instances_val2017_person_only_no_crowd.json"),
     )
-    """Validation images, evaluated after every epoch. Images without masks are compared with the
+    """Validation images, evaluated after every epoch; `10%` draws them from the training images.
+    Images without masks are compared with the
     teacher's masks."""
     unlabelled: Path | None = None
     """Folder of additional training images without masks, relative to `data.root`. null: none."""
