@@ -23,8 +23,8 @@ class Split(Section):
     """Folder of the images, relative to `data.root`."""
     annotations: Path | None
     """COCO instances file, relative to `data.root`, or the file, folder or pattern of annotations
-    that `data.source` reads. null: the images have no masks, and every image in the folder and below it
-    is used."""
+    that `data.source` reads. null: the images have no masks, and every image in the folder and
+    below it is used."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For `data.validation`: share of the training images that is used for validation instead of
     training. They are drawn by a hash of their names, so that added images move none of the others.
@@ -44,8 +44,8 @@ class Data(Section):
     source: str | None = None
     """Name of the data source that reads the folder: `coco`, `mask_folder`, `yolo`, `labelme`,
     `supervisely`, `hugging_face`, `image_folder`, or one of a plug-in. null: found out from the
-    folder, unless `train` or `validation` is set: then `coco` for a split with annotations, a folder
-    of images for one without."""
+    folder, unless `train` or `validation` is set: then `coco` for a split with annotations, a
+    folder of images for one without."""
     train: Split = Split(
         images=Path("images/train2017"),
         annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),
