@@ -50,8 +50,9 @@ def rewired(
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("mask", elem, sides))
     del graph.value_info[:]
-    for name, values in _CONSTANTS.items():
-        graph.initializer.append(numpy_helper.from_array(values, name))
+    read = {name for node in graph.node for name in node.input}
+    for name in _CONSTANTS.keys() & read:
+        graph.initializer.append(numpy_helper.from_array(_CONSTANTS[name], name))
     return model
 
 
