@@ -1,11 +1,10 @@
 """Export as a `.tflite` file for LiteRT and MediaPipe, with the extra `tflite`.
 
 JAX's and TensorFlow's own converters make the graph. The student is traced in its portable forms,
-so that it consists of convolutions and other operators that XNNPACK and mobile GPUs have.
+so that it consists of operators that XNNPACK has, LiteRT's library for CPUs.
 """
 
 import contextlib
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from jaxdistill.exporters.registry import EXPORTERS, Options, Precision, Report,
 from jaxdistill.models.parameters import flat_variables
 from jaxdistill.models.student import Student
 from jaxdistill.ops import forms
-from jaxdistill.runtime.errors import ConfigError, ExportError, first_line
+from jaxdistill.runtime.errors import ConfigError, ExportError, UserError, first_line
 
 IMAGE = "image"
 """Name of the input."""
@@ -101,15 +100,14 @@ def _convert(
     files = {LABELS_FILE: "person\n"}
     precisions: set[Precision] = {"float32", *options.precisions}
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            function = _concrete_function(tensorflow, source.student, form, size)
-            return {
-                name: litert_metadata.attach(
-                    _convert_to(tensorflow, function, name, source, form, size), metadata, files
-                )
-                for name in sorted(precisions)
-            }
-    except (ConfigError, ExportError):
+        function = _concrete_function(tensorflow, source.student, form, size)
+        return {
+            name: litert_metadata.attach(
+                _convert_to(tensorflow, function, name, source, form, size), metadata, files
+            )
+            for name in sorted(precisions)
+        }
+    except UserError:
         raise
     except Exception as error:  # whatever either converter raises
         raise ExportError(
@@ -151,7 +149,7 @@ def _convert_to(
         converter.optimizations = [lite.Optimize.DEFAULT]
     if precision == "float16":  # of the weights; LiteRT computes in what the device has
         converter.target_spec.supported_types = [tensorflow.float16]
-    if precision == "int8":
+    if precision == "int8":  # of all layers; the converter cannot leave some of them in float32
         converter.target_spec.supported_ops.append(lite.OpsSet.TFLITE_BUILTINS_INT8)
         converter.representative_dataset = lambda: _calibration_inputs(source, form, size)
     content: bytes = converter.convert()

@@ -79,8 +79,9 @@ def test_a_run_becomes_verified_files_with_cards(trained: Path, tmp_path: Path) 
         config.Student(
             encoder="mediapipe-selfie", decoder="mediapipe-selfie", normalization="unit", frozen=()
         ),
+        config.Student(encoder="mobilenetv3_small_050", decoder="lr-aspp", frozen=()),
     ],
-    ids=["unet", "mediapipe-selfie"],
+    ids=["unet", "mediapipe-selfie", "mobilenet-lr-aspp"],
 )
 def test_xnnpack_takes_the_whole_graph(
     small: Student, tmp_path: Path, settings: config.Student | None
