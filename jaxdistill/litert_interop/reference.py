@@ -4,6 +4,7 @@ It is a process of its own, because LiteRT trusts the files that it runs: one th
 it ends this process alone.
 """
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 from jaxdistill.runtime.errors import WeightsError
 
 _SECONDS = 300
+_MEMORY = 2**33
 
 
 def outputs(content: bytes, images: np.ndarray, name: str) -> np.ndarray:
@@ -50,6 +52,11 @@ def outputs(content: bytes, images: np.ndarray, name: str) -> np.ndarray:
 
 
 def _main(model: str, inputs: str, output: str) -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not everywhere
+        import resource
+
+        # A size inside the file could ask for any amount of memory.
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=model, num_threads=1)
