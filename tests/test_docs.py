@@ -40,7 +40,7 @@ NOT_RUN = {
     r"\S*python tools/demo/prepare_demo.py": "minutes: it is what `make demo` runs",
     r"\S*(python -m jaxdistill.|jaxdistill )train --config configs/demo": "`make demo` prepares it",
     r"npm |tar ": "a package from the internet",
-    r"jaxdistill convert-weights from-mediapipe|.*phone": "needs the weights in that package",
+    r"jaxdistill convert-weights from-mediapipe|.*phone|.*selfie": "needs what that package holds",
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",
     r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|gpu)": "tests/tools runs them",

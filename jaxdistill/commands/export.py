@@ -1,5 +1,7 @@
 """Exports the best student of a run: `jaxdistill export RUN OUTPUT`.
 
+RUN may also be a student's weights file, such as `convert-weights from-mediapipe` writes.
+
 OUTPUT is a file NAME.onnx or NAME.tflite, or a folder NAME.orbax. An ONNX file is written only
 after onnxruntime has computed the same masks with it as the student; a model card is written beside
 it as NAME.json. A .tflite file, for LiteRT and MediaPipe, is compared in LiteRT. An Orbax folder
@@ -39,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = common.CommandParser("export", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a run, or a student's .safetensors"
+    )
     parser.add_argument(
         "output",
         type=Path,

@@ -19,7 +19,7 @@ from jaxdistill.exporters import onnx as onnx
 from jaxdistill.exporters import orbax as orbax
 from jaxdistill.exporters.registry import EXPORTERS, Input, Options, Precision, Report, Source
 from jaxdistill.models import check_image_size, without_projectors
-from jaxdistill.models.student import Student
+from jaxdistill.models.student import Student, from_weights
 from jaxdistill.runtime.errors import ConfigError, OutputError
 
 __all__ = ["EXPORTERS", "Options", "Report", "Source", "export"]
@@ -45,8 +45,9 @@ def export(
     checkpoint of the student's variables.
 
     Args:
-      source: Folder of a run, a run's best checkpoint (`trainer.best()`), or a student. A student
-        without a run is compared with its graph on noise, because it has no images.
+      source: Folder of a run, a run's best checkpoint (`trainer.best()`), a student, or a weights
+        file that names its encoder and decoder. A student without a run is compared with its graph
+        on noise, because it has no images.
       output: Name of the file or folder to write.
       input: Input of a graph; see `Options.input`.
       sigmoid: Whether a graph returns probabilities instead of logits.
@@ -73,7 +74,8 @@ def export(
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
     _check(output, precisions, images)
     if isinstance(source, str | Path):
-        source = best_of(Path(source))
+        path = Path(source)
+        source = from_weights(path) if path.suffix == ".safetensors" else best_of(path)
     if not isinstance(source, Best):
         if interpolate is not None:
             raise ConfigError(

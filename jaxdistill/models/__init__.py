@@ -46,7 +46,9 @@ def create(
     encoder: str,
     weights: str | Path | None = None,
     encoder_weights: str | Path | None = None,
+    encoder_depth: int | None = None,
     decoder_channels: Sequence[int] | None = None,
+    upsampling: config.Upsampling | None = None,
     normalization: config.Normalization | None = None,
     frozen: Sequence[str] = ("encoder",),
     unfreeze: config.Unfreezing | None = None,
@@ -60,8 +62,11 @@ def create(
       encoder: Name of the encoder, one of `ENCODERS`.
       weights: Weights file of a whole student, or of an encoder alone. None: random values.
       encoder_weights: Weights file of which only the encoder is used.
+      encoder_depth: Number of the encoder's feature maps that are used, finest first. None: all.
       decoder_channels: Channels of the decoder's feature maps, coarsest first. None: the decoder's
         default.
+      upsampling: How logits reach the image's size where the decoder ends at a larger stride than
+        1, `bilinear` or `learned`. None: the decoder's default.
       normalization: Normalisation that the encoder expects of pixels in [0, 1]. None: that of the
         weights file, else `imagenet`.
       frozen: Parameter paths that are not trained; each includes everything below it.
@@ -86,6 +91,8 @@ def create(
             decoder=decoder,
             weights=None if weights is None else Path(weights),
             encoder_weights=None if encoder_weights is None else Path(encoder_weights),
+            encoder_depth=encoder_depth,
+            upsampling=upsampling,
             decoder_channels=None if decoder_channels is None else tuple(decoder_channels),
             normalization=normalization,
             frozen=tuple(frozen),

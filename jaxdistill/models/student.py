@@ -1,6 +1,7 @@
 """The student: encoder, decoder, head, and the projectors that only training needs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxdistill.models.parameters import flat_variables, is_frozen, merge, param
 from jaxdistill.models.projector import Projector
 from jaxdistill.models.registry import DECODERS, ENCODERS, build_decoder, build_encoder
 from jaxdistill.models.seeds import make_rngs
+from jaxdistill.runtime.errors import WeightsError
 from jaxdistill.types import FeatureScale, ModelOutputs
 
 EncoderFeatures = tuple[Float[Array, "b _ _ _"], ...]
@@ -213,6 +215,31 @@ def build(
     }
     filled = weights.fill(expected, read, path)
     return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
+
+
+def from_weights(path: Path) -> Student:
+    """Builds the student of a weights file, such as `convert-weights from-mediapipe` writes.
+
+    Args:
+      path: A safetensors file whose metadata name `encoder` and `decoder`.
+
+    Returns:
+      The student; the decoder has its default channels.
+
+    Raises:
+      WeightsError: The metadata do not name them (`weights-metadata`), the weights are of another
+        shape, or the file cannot be read.
+      ConfigError: There is no such encoder or decoder.
+    """
+    _, metadata = weights.load(path)
+    if not {"encoder", "decoder"} <= metadata.keys():
+        raise WeightsError(
+            f"{path}: the metadata do not name encoder and decoder; build the student by "
+            f"models.create(DECODER, encoder=ENCODER, weights=FILE)",
+            code="weights-metadata",
+        )
+    names = {"encoder": metadata["encoder"], "decoder": metadata["decoder"]}
+    return build(config.Student(**names, weights=path, frozen=()))
 
 
 def with_projectors(student: Student, pairs: Sequence[Pair]) -> Student:

@@ -20,6 +20,7 @@ from jaxdistill.commands.convert_weights import main
 from jaxdistill.data import image_ops
 from jaxdistill.litert_interop import mediapipe, reference, tflite_file
 from jaxdistill.models import weights
+from jaxdistill.models.student import from_weights
 from jaxdistill.runtime.errors import UserError, WeightsError, command
 
 
@@ -48,6 +49,16 @@ def test_a_file_becomes_the_student_that_computes_the_same(
     logits = np.asarray(nnx.jit(lambda m, x: m(x, train=False).logits)(student, images))
     assert np.abs(logits - expected).max() < mediapipe.TOLERANCE * np.abs(expected).max()
     assert weights.load(student_file)[1]["source"] == selfie.name
+
+
+def test_the_weights_file_says_what_it_is(student_file: Path, tmp_path: Path) -> None:
+    student = from_weights(student_file)
+    assert student.settings.decoder == mediapipe.NAME
+    arrays, metadata = weights.load(student_file)
+    metadata.pop("decoder")
+    weights.save(tmp_path / "a.safetensors", arrays, metadata)
+    with refused(WeightsError, "weights-metadata", "a.safetensors"):
+        from_weights(tmp_path / "a.safetensors")
 
 
 def test_a_file_that_computes_something_else_is_refused(

@@ -115,6 +115,14 @@ def test_an_encoder_that_ends_early_takes_the_weights_of_the_whole(tmp_path: Pat
         np.testing.assert_array_equal(own[path], arrays[path])
 
 
+def test_create_takes_what_a_configuration_takes() -> None:
+    model = models.create(
+        "lr-aspp", encoder="mediapipe-selfie", encoder_depth=3, upsampling="learned", frozen=()
+    )
+    assert [f.stride for f in model.feature_info] == [2, 4, 8, 8, 4]
+    assert model.head.kernel.shape == (4, 4, 32, 1)
+
+
 def test_an_encoder_cannot_end_where_it_has_no_map() -> None:
     with refused(ConfigError, "encoder-depth", "1 to 4"):
         build_encoder("mediapipe-selfie", 5, rngs=nnx.Rngs(0))

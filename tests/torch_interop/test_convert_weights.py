@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import safetensors.torch
+import timm
 from conversions import CHANNELS, ENCODER, Convert, convert, randomised
 
 from jaxdistill.data import image_ops
@@ -224,3 +225,20 @@ def test_a_student_file_without_decoder_or_of_another_encoder_is_refused(
     assert error_line(capsys).endswith("[no-decoder]")
     assert convert("to-smp", tmp_path, tmp_path / "unet.pth") == 2
     assert error_line(capsys).endswith("[not-a-run]")
+
+
+def test_a_mobilenet_of_timm_s_becomes_an_encoder(tmp_path: Path, convert: Convert) -> None:
+    name = "mobilenetv3_small_050"
+    network = randomised(timm.create_model(name))  # with its classifier
+    torch.save(network.state_dict(), tmp_path / "timm.pth")
+    output = tmp_path / "encoder.safetensors"
+    assert convert("encoder", tmp_path / "timm.pth", output, "--encoder", name) == 0
+    arrays, metadata = weights.load(output)
+    assert metadata["encoder"] == name
+    assert weights.parse_normalization(metadata["normalization"], output) == image_ops.resolve(
+        "imagenet"
+    )
+    np.testing.assert_array_equal(
+        arrays["encoder.blocks.0.0.conv_dw.kernel"],
+        network.blocks[0][0].conv_dw.weight.detach().numpy().transpose(2, 3, 1, 0),
+    )
