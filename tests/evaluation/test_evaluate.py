@@ -124,8 +124,8 @@ def test_scores_are_printed_as_a_table(place: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param([], id="normalized"),
         pytest.param(["--input", "uint8", "--sigmoid"], id="bytes"),
+        pytest.param([], id="normalized", marks=pytest.mark.slow),
         pytest.param(["--input", "unit", "--size", "64", "64"], id="unit", marks=pytest.mark.slow),
     ],
 )

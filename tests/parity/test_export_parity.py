@@ -27,10 +27,8 @@ CHANNELS = (32, 24, 16, 12, 8)
 SYNONYMS = {"ReduceMean": "GlobalAveragePool"}
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [pytest.param("timm-efficientnet-b0", marks=pytest.mark.slow), "tf_efficientnet_lite0"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["timm-efficientnet-b0", "tf_efficientnet_lite0"])
 def test_our_graph_equals_torch_s(encoder: str, tmp_path: Path) -> None:
     settings = config.Student(encoder=encoder, decoder_channels=CHANNELS)
     blank = student.build(settings)

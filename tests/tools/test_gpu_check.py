@@ -52,6 +52,7 @@ def stage_of(folder: Path, code: str, limit: float = 60) -> check.Stage:
     return check.Stage(limit, ((str(script),),), {"XLA_FLAGS": "--b"})
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_or_takes_too_long_does_not_end_the_others(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     environment = {**os.environ, results.VARIABLE: str(path), "XLA_FLAGS": "--a"}

@@ -130,6 +130,7 @@ def test_precomputing_leaves_nothing_to_compute(
     assert counts(tmp_path / "run")["computed"] == 0
 
 
+@pytest.mark.slow
 def test_precomputing_goes_on_after_it_was_killed(place: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -109,6 +109,7 @@ def test_the_frozen_encoder_keeps_every_byte_and_the_rest_changes(finished) -> N
             assert not np.array_equal(value, after[name]), name
 
 
+@pytest.mark.slow
 def test_the_step_is_compiled_once(finished, place: Path) -> None:
     settings = config.load(tiny_run.SPECIFIED, tiny_run.overrides(place))
     trainer = Trainer.from_config(settings)
@@ -120,6 +121,7 @@ def test_the_step_is_compiled_once(finished, place: Path) -> None:
     assert trainer.train_step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

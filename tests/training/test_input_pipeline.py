@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from virtual_devices import run_on_devices
 
 from jaxdistill.data import augment
@@ -56,5 +57,6 @@ print("compared")
 """
 
 
+@pytest.mark.slow
 def test_several_devices_augment_and_ask_the_teacher_for_their_own_rows() -> None:
     run_on_devices(DEVICES)

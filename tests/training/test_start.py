@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys
@@ -32,6 +34,7 @@ print(json.dumps(counts))
 """
 
 
+@pytest.mark.slow
 def test_a_run_starts_with_few_programs(tmp_path: Path) -> None:
     """Weights are drawn by NumPy and put on the device; the optimizer's state is one program."""
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,10 @@ from small_steps import Steps, batch_of, settings_for
 
 from jaxdistill.metrics import segmentation
 from jaxdistill.models.parameters import PARAM_GROUPS, param_group
+from jaxdistill.ops.padding import negative_paddings
+from jaxdistill.runtime.xla import FAST_COMPILE
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
-from jaxdistill.training.step import compile_eval_step
+from jaxdistill.training.step import compile_eval_step, train_step
 from jaxdistill.types import Batch, TeacherOutputs, TrainState
 
 WEIGHTS = {"kl": 1.0, "mse": 0.5, "bce": 0.5, "dice": 1.0, "feature": 0.5}
@@ -98,6 +101,19 @@ def test_the_learning_rate_that_is_logged_is_the_one_applied_after_a_skipped_ste
         moved.append(int(state.opt_state[-1].count))
     assert moved == [0, 1, 2, 3, 4]
     assert rates == pytest.approx([1e-2] * 4 + [(1e-2 + 1e-6) / 2])
+
+
+@pytest.mark.slow
+def test_a_compiled_step_has_no_convolution_with_negative_padding() -> None:
+    settings = settings_for()
+    student = settings.student.model_copy(update={"frozen": []})
+    steps = Steps(settings.model_copy(update={"student": student}))
+    lowered = jax.jit(partial(train_step, steps.spec)).lower(
+        steps.start(), steps.partition.frozen, *batch_of(2)
+    )
+    text = lowered.compile(FAST_COMPILE).as_text()
+    assert text.count(" convolution(") > 20
+    assert negative_paddings(text) == []
 
 
 def test_padded_images_count_for_nothing() -> None:
