@@ -36,6 +36,7 @@ NOT_RUN = {
     r"curl |unzip ": "gigabytes from the internet; the names are those that COCO's files have",
     r"\S*pip |\S*python -m pip ": "would change the environment that the tests run in",
     r"source ": "the tests have an environment already",
+    r"\S*pytest ": "tests of their own",
     r"make ": "the whole of it: CI runs make itself",
     r"\S*python tools/demo/prepare_demo.py": "minutes: it is what `make demo` runs",
     r"\S*(python -m jaxdistill.|jaxdistill )train --config configs/demo": "`make demo` prepares it",
