@@ -56,7 +56,7 @@ class InputPipeline:
     ) -> None:
         self.teacher, self.augmentation, self.keys_of = teacher, augmentation, keys_of
         self._seed, self._clean_images, self._rows = seed, clean_images, rows
-        self.seconds = {"data": 0.0, "teacher": 0.0}
+        self.seconds = {"data": 0.0} if teacher is None else {"data": 0.0, "teacher": 0.0}
         """Time that reading batches and asking the teacher have taken so far."""
         self._memo = MemoizedTeacher(teacher) if memoize and teacher is not None else None
 
@@ -76,7 +76,8 @@ class InputPipeline:
             seen_by_teacher = augmented.clean if self._clean_images else augmented.images
             start = time.perf_counter()
             outputs = self._divided(self._teacher_outputs(seen_by_teacher, batch, step, rows))
-            self.seconds["teacher"] += time.perf_counter() - start
+            if self.teacher is not None:
+                self.seconds["teacher"] += time.perf_counter() - start
             images, masks = augmented.images, augmented.masks
             if smallest_crop is not None:
                 images, masks, outputs = _crop(key, images, masks, outputs, smallest_crop, rows)
