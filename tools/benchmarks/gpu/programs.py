@@ -32,6 +32,8 @@ def compile_all(folder: Path) -> None:
       folder: The kit.
     """
     kit = kits.read(folder)
+    # On a CPU, a program that was read from the compilation cache cannot be serialised again.
+    jax.config.update("jax_enable_compilation_cache", False)
     mesh = gpu_program.h100s(1) if kit.target == "h100" else Mesh(1)
     (folder / _FOLDER).mkdir(exist_ok=True)
     for precision, batch in kit.programs:
