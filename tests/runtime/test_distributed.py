@@ -170,8 +170,9 @@ def test_after_a_killed_process_the_others_end_and_the_run_is_resumed(
     os.kill(other.pid, signal.SIGKILL)
     printed, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode not in (0, 2, 75), printed
-    assert printed.splitlines()[-1].startswith("error: process 0")
-    assert printed.splitlines()[-1].endswith("[other-process-failed]")
+    # In a collective operation the broken connection ends it with our line; in a barrier, or where
+    # the heartbeat is missed first, JAX ends it with its own.
+    assert re.search(r"\[other-process-failed\]|another task died", printed), printed
     other.wait()
     train(2, folder, run, "--resume", "checkpoints.every_steps=1")
     np.testing.assert_array_equal(trained_values(run), trained_values(two))

@@ -15,7 +15,7 @@ from jaxdistill.commands.train import main
 
 CHILD = Path(__file__).with_name("process_child.py")
 EPOCHS, STEPS = 3, 2
-HEARTBEAT_TIMEOUT = 100
+HEARTBEAT_TIMEOUT = 30
 ENCODER = "encoder.safetensors"
 IMAGES = {1, 2, 3, 4, 5, 6, 7, 8}
 SETTINGS = [
