@@ -101,8 +101,8 @@ def _contestant(path: Path, batch: int, size: Size, threads: int | None) -> Cont
       ConfigError: Its input is fixed to another batch or size (`input-size`).
     """
     network = open_network(path, threads=threads)
-    _, dtype, *fixed = network.image
-    wanted = (batch, *size)
+    image, wanted = network.image, (batch, *size)
+    fixed = (image.batch, image.height, image.width)
     if any(own not in (None, side) for own, side in zip(fixed, wanted, strict=True)):
         shown = " x ".join(str(side or "any") for side in fixed)
         raise ConfigError(
@@ -110,7 +110,7 @@ def _contestant(path: Path, batch: int, size: Size, threads: int | None) -> Cont
             f"{size[1]}; change --batch and --size, or export the file again",
             code="input-size",
         )
-    noise = np.random.default_rng(0).normal(size=(batch, 3, *size)).astype(dtype)
+    noise = np.random.default_rng(0).normal(size=image.shape(batch, size)).astype(image.dtype)
     return Contestant(path.stat().st_size, partial(network, noise))
 
 
