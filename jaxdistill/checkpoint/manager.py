@@ -78,7 +78,7 @@ class Checkpoints:
             files.retry_io(lambda: folders.recover(self._folder))
         distributed.barrier("replaced checkpoints recovered")
         with self._explained():
-            self._manager = files.retry_io(lambda: _with_os_errors(self._open))
+            self._manager = files.retry_io(lambda: files.with_os_errors(self._open))
             self._scores = _scores(self._folder)
 
     def __enter__(self) -> "Checkpoints":
@@ -159,7 +159,7 @@ class Checkpoints:
             if jax.process_count() > 1:
                 function()
             else:
-                files.retry_io(lambda: _with_os_errors(next(attempts)))
+                files.retry_io(lambda: files.with_os_errors(next(attempts)))
         except Exception:
             self._pending = None
             raise
@@ -251,13 +251,3 @@ def _scores(checkpoints: Path) -> dict[int, float | None]:
         with contextlib.suppress(DamagedError):
             scores[folders.step_of(folder)] = read_metadata(folder)["score"]
     return scores
-
-
-def _with_os_errors(function: Callable[[], T]) -> T:
-    """Calls a function of Orbax, and raises an error of the operating system as an `OSError`."""
-    try:
-        return function()
-    except Exception as error:
-        if (of_system := files.os_error(error)) is not None:
-            raise of_system from None
-        raise

@@ -260,7 +260,7 @@ def _open(source: Source[Any], folder: Path) -> ImageDatasetBuilder | None:
     if not folder.joinpath(source.NAME, str(ImageDatasetBuilder.VERSION)).exists():
         return None
     try:
-        return files.retry_io(lambda: _opened(source, folder))
+        return files.retry_io(lambda: files.with_os_errors(lambda: _opened(source, folder)))
     except Exception as error:  # TFDS raises nearly anything on its own damaged files
         raise unreadable(folder, error) from None
 

@@ -163,15 +163,40 @@ def retry_io(function: Callable[[], T]) -> T:
     return function()
 
 
+def with_os_errors(function: Callable[[], T]) -> T:
+    """Calls a function of another library, and raises an error of the system as an `OSError`.
+
+    Args:
+      function: A function; what it raises is raised, except where `os_error` knows better.
+    """
+    try:
+        return function()
+    except Exception as error:
+        if (of_system := os_error(error)) is not None:
+            raise of_system from None
+        raise
+
+
 def os_error(error: BaseException) -> OSError | None:
     """Returns the error of the operating system that another library's exception stands for.
 
     Args:
-      error: An exception, such as the `ValueError` of TensorStore or of array_record.
+      error: An exception, such as the `ValueError` of TensorStore or of array_record, or one that
+        was raised because of such an exception.
 
     Returns:
-      An `OSError` with its number; None where the message names none.
+      An `OSError` with its number; None where neither the exception nor its causes name one.
     """
+    cause: BaseException | None = error
+    while cause is not None:
+        if found := _numbered(cause):
+            return found
+        cause = cause.__cause__
+    return None
+
+
+def _numbered(error: BaseException) -> OSError | None:
+    """Returns the error of the system that an exception names by itself."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
     message = str(error)

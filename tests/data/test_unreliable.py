@@ -101,3 +101,25 @@ def test_metadata_that_tfds_could_not_look_up_are_not_missing(
 
     monkeypatch.setattr(dataset_info, "_load_metadata_from_file", flaky)
     assert len(splits.open_split(data, "train")) == 3
+
+
+def test_an_io_error_while_a_prepared_data_set_is_opened_is_retried_and_is_no_damage(
+    data: config.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits.open_split(data, "train")
+    read, failures = dataset_info.read_from_json, [1, 1]
+
+    def flaky(path: Any) -> Any:
+        if failures:
+            failures.pop()
+            try:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            except OSError as error:
+                raise dataset_info.DatasetInfoFileError(f"cannot read {path}") from error
+        return read(path)
+
+    monkeypatch.setattr(dataset_info, "read_from_json", flaky)
+    assert len(splits.open_split(data, "train")) == 3
+    failures += [1] * 9
+    with refused(DataError, "prepared-data-io", os.strerror(errno.EIO)):
+        splits.open_split(data, "train")
