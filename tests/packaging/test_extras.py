@@ -14,8 +14,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("ai-edge-litert>=2.0", "tensorflow>=2.20", "wandb>=0.18", "mlflow-skinny>=2.16")
+PACKAGES = (
+    "ai-edge-litert>=2.0",
+    "mlflow-skinny>=2.16",
+    "pillow-heif>=1.0",
+    "tensorflow>=2.20",
+    "wandb>=0.18",
+)
 TESTS = (
+    "tests/data/test_decode.py",
     "tests/exporters/test_litert.py",
     "tests/exporters/test_litert_metadata.py",
     "tests/litert_interop",
