@@ -299,7 +299,9 @@ def test_many_steps_leave_memory_descriptors_and_threads_as_they_were(
     assert len(lines) == epochs
     done, files, threads, memory, seconds = np.transpose(seen)
     assert files[-1] <= files[0] + 4, seen
-    assert threads[-1] <= threads[0] + 2, seen
+    # A checkpoint that is being written has threads of its own. One that stayed from each of the
+    # fifteen epochs between the looks would be seen.
+    assert threads[-1] <= threads[0] + 8, seen
     assert memory[-1] <= memory[0] * 1.05 + 5e6, seen
     # Of the processor, not of the clock: what else runs on the machine does not count.
     per_epoch = np.diff(seconds) / np.diff(done)
