@@ -4,13 +4,14 @@ Masks, overlays and cutouts are PNG files with the size of the image, upright: t
 orientation says, and without it. They lie exactly on what a viewer shows of the image. The folders
 of the images are mirrored in OUTPUT/masks, OUTPUT/overlays and so on.
 
-A file with the ending of a video becomes a video of each kind, with the times and the sound of the
+A file with the ending of a video becomes a video of each kind, with the times and the audio of the
 source; `0` stands for the first camera, until Ctrl-C. A command that was interrupted is given
 again, and goes on.
 """
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -19,13 +20,14 @@ from rich.progress import Progress, TimeRemainingColumn
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, model_options
 from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
-from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS, drawing
+from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS, drawings
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
 from jaxdistill.evaluation.predictor import Predictor, check_options, load
 from jaxdistill.evaluation.video import open_source, predict_video
 from jaxdistill.evaluation.video.reader import SUFFIXES, camera_number
 from jaxdistill.evaluation.video.writer import ENCODINGS
-from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.errors import ConfigError, DataError
+from jaxdistill.runtime.signals import Interruption
 from jaxdistill.runtime.text import printable
 
 
@@ -40,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = _parse(arguments)
     check_options(args.threshold, args.batch_size)
-    args.kinds = list(dict.fromkeys(args.kinds))
-    for kind in args.kinds:
-        drawing(kind)
+    if args.frames is not None and args.frames < 1:
+        raise ConfigError(f"--frames {args.frames}: expected at least 1", code="frames")
+    names = list(drawings(args.kinds))
     videos = [name for name in args.images if _is_video(name)]
     _check_names(videos)
     images = [name for name in args.images if name not in videos]
-    earlier = [args.output / kind for kind in (*DRAWINGS, BACKGROUND.rstrip("="))]
-    outputs = [args.output / kind.partition("=")[0] for kind in args.kinds]
+    earlier = [args.output / name for name in (*DRAWINGS, BACKGROUND.rstrip("="))]
+    outputs = [args.output / name for name in names]
     found = find_images(images, outputs, earlier) if images else []
     unsupported = unsupported_images(images, outputs, earlier)
     predictor = load(args.model, **model_options(args)._asdict())
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(printable(f"skipped {source}: {UNSUPPORTED}"))
     skipped += len(unsupported)
     count = len(found) + len(unsupported) - skipped
-    done = f"{count} images: {', '.join(args.kinds)} in {args.output}"
+    done = f"{count} images: {', '.join(names)} in {args.output}"
     console.print(f"{done}; {skipped} skipped" if skipped else done)
     return 1 if skipped else 0
 
@@ -88,7 +90,10 @@ def _predict_video(
     args: argparse.Namespace, predictor: Predictor, name: str, console: Console
 ) -> None:
     number = camera_number(name)
-    with open_source(name if number is None else number) as source:
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(name if number is None else number))
+        # A camera has no end but the user's; a file goes on where it was interrupted.
+        camera_off = None if number is None else stack.enter_context(Interruption(bool)).poll
         columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
         with Progress(
             *columns, console=console, transient=True, disable=not console.is_terminal
@@ -104,6 +109,7 @@ def _predict_video(
                 video_format=args.video_format,
                 batch_size=args.batch_size,
                 limit=args.frames,
+                stop=camera_off,
                 progress=lambda count: bar.advance(task, count),
             )
     if report.resumed:

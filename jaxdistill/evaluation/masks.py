@@ -1,6 +1,6 @@
 """Masks from logits, and images that show them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -145,25 +145,30 @@ BACKGROUND = "background="
 """Beginning of the name of a drawing on another background; the path of an image follows."""
 
 
-def drawing(kind: str) -> Drawing:
-    """Returns the function that draws an image and its mask.
+def drawings(kinds: Sequence[str]) -> dict[str, Drawing]:
+    """Returns the functions that draw an image and its mask, by the names of their folders.
 
     Args:
-      kind: A name in `DRAWINGS`, or `background=IMAGE`.
+      kinds: Names in `DRAWINGS`, or `background=IMAGE`, whose folder is `background`.
 
     Raises:
-      ConfigError: There is no such drawing (`unknown-drawing`).
+      ConfigError: There is no such drawing, or `background` is there twice (`unknown-drawing`).
       DataError: The image cannot be read (`background-unreadable`).
     """
-    if kind in DRAWINGS:
-        return DRAWINGS[kind]
-    if not kind.startswith(BACKGROUND):
-        raise ConfigError(
-            f"{kind}: there is no such drawing; expected one of {', '.join(DRAWINGS)}, or "
-            f"{BACKGROUND}IMAGE",
-            code="unknown-drawing",
-        )
-    path = Path(kind.removeprefix(BACKGROUND)).expanduser()
+    found: dict[str, Drawing] = {}
+    for kind in dict.fromkeys(kinds):
+        name, _, path = kind.partition("=")
+        if name in found or (kind not in DRAWINGS and not kind.startswith(BACKGROUND)):
+            raise ConfigError(
+                f"{kind}: expected {', '.join(DRAWINGS)}, and at most one {BACKGROUND}IMAGE",
+                code="unknown-drawing",
+            )
+        found[name] = DRAWINGS[kind] if kind in DRAWINGS else _on_background(Path(path))
+    return found
+
+
+def _on_background(path: Path) -> Drawing:
+    path = path.expanduser()
     try:
         background = decode.decode(files.read(path, decode.MAX_FILE_BYTES), upright=True)
     except (OSError, decode.ImageError) as error:

@@ -1,6 +1,6 @@
 """Prediction of many image files: masks, overlays and cutouts are written as PNG files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -13,7 +13,7 @@ import numpy as np
 from jaxdistill.config import Size
 from jaxdistill.data import decode, image_ops
 from jaxdistill.data.image_files import ImageFile
-from jaxdistill.evaluation.masks import DRAWINGS, GreyMask, RgbImage, grey_mask
+from jaxdistill.evaluation.masks import Drawing, GreyMask, RgbImage, drawings, grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.runtime.errors import OutputError
 from jaxdistill.runtime.prefetch import prefetch
@@ -48,7 +48,7 @@ def predict_files(
       predictor: The model.
       images: The image files.
       output: The folder of the results: `output/KIND/NAME`.
-      kinds: Names in `masks.DRAWINGS`.
+      kinds: See `masks.drawings`.
       threshold: A person is where the probability is above it; None draws the probabilities.
       batch_size: Number of images that the model processes at a time.
       progress: Called after each batch with the number of its images and those that were skipped.
@@ -57,14 +57,17 @@ def predict_files(
       The number of images that were skipped because they cannot be read.
 
     Raises:
+      ConfigError: A kind is unknown (`unknown-drawing`).
+      DataError: The image of a background cannot be read (`background-unreadable`).
       OutputError: A file cannot be written (`prediction-not-written`).
     """
+    draw = drawings(kinds)
     batch_size = min(batch_size, len(images))
     batches = prefetch(_predicted(predictor, images, threshold, batch_size), depth=1)
     count = 0
     with closing(batches), ThreadPoolExecutor(THREADS) as pool:
         for predicted, skipped in batches:
-            list(pool.map(partial(_write, output, kinds), predicted))
+            list(pool.map(partial(_write, output, draw), predicted))
             progress(len(predicted) + len(skipped), skipped)
             count += len(skipped)
     return count
@@ -112,13 +115,13 @@ def _predicted(
         yield predicted, [Skipped(o.file.source, o.problem) for o in batch if o.problem]
 
 
-def _write(output: Path, kinds: Sequence[str], predicted: _Predicted) -> None:
-    for kind in kinds:
-        path = output / kind / predicted.file.name
+def _write(output: Path, draw: Mapping[str, Drawing], predicted: _Predicted) -> None:
+    for name, function in draw.items():
+        path = output / name / predicted.file.name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            drawing = DRAWINGS[kind](predicted.image, predicted.mask)
-            drawing.save(path, compress_level=_PNG_LEVEL)
+            drawn = function(predicted.image, predicted.mask)
+            drawn.save(path, compress_level=_PNG_LEVEL)
         except OSError as error:
             raise OutputError(
                 f"{path}: cannot write the file: {error.strerror or error}",

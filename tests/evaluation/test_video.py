@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from refused import refused
 
 from jaxdistill.commands import predict
+from jaxdistill.data.image_files import find_images
+from jaxdistill.evaluation.prediction_files import predict_files
 from jaxdistill.evaluation.predictor import Predictor
 from jaxdistill.evaluation.video import (
     Smoother,
@@ -19,7 +22,7 @@ from jaxdistill.evaluation.video import (
     open_source,
     prediction,
 )
-from jaxdistill.runtime.errors import ConfigError, DataError, UserError
+from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserError
 
 pytest.importorskip("av", reason="needs the video extra")
 import clips
@@ -62,6 +65,13 @@ def test_frames_times_and_sound_are_those_of_the_source(drawn, tmp_path: Path) -
         assert np.mean(mask != (image[..., 0] > 128)) < 0.01
     assert clips.sound_packets(report.outputs[1]) == clips.sound_packets(clip)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlays"]
+
+
+@pytest.mark.parametrize("count", [1, 8, 16])
+def test_parts_may_end_with_the_video(drawn, tmp_path: Path, count: int) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(count)])
+    report = drawn(clip)
+    assert report.frames == len(clips.read(report.outputs[0])[0]) == count
 
 
 @pytest.mark.parametrize("size", [(47, 63), (48, 63)])
@@ -178,7 +188,7 @@ def damaged(tmp_path: Path, kind: str) -> Path:
         ("text", "video-unreadable"),
         ("empty", "video-unreadable"),
         ("missing", "video-unreadable"),
-        ("sound", "video-without-pictures"),
+        ("sound", "no-video-stream"),
         ("pictures", "video-without-frames"),
     ],
 )
@@ -198,6 +208,31 @@ def test_a_video_that_is_cut_off_is_drawn_as_far_as_it_goes(drawn, tmp_path: Pat
     assert len(clips.read(report.outputs[0])[0]) == report.frames
 
 
+def test_a_camera_is_drawn_until_it_is_stopped(tmp_path: Path, monkeypatch) -> None:
+    """OpenCV reads a file as it reads a camera."""
+    monkeypatch.setattr(prediction, "PART", 8)
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i % 8) for i in range(40)])
+    opened = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: opened(str(clip)))
+    asked = iter(range(100))
+    with open_source(0) as source:
+        report = prediction.predict_video(
+            Predictor(Bright()), source, tmp_path / "out", stop=lambda: next(asked) >= 11
+        )
+    assert report.frames == 12
+    [frames, times] = clips.read(report.outputs[0])
+    assert (len(frames), times) == (12, sorted(set(times)))
+    assert not list((tmp_path / "out").glob("*.parts"))
+
+
+def test_what_cannot_be_encoded_is_one_line(drawn, tmp_path: Path, monkeypatch) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(0)] * 3)
+    broken = prediction.ENCODINGS["mp4"]._replace(options={"crf": "-7", "preset": "none"})
+    monkeypatch.setitem(prediction.ENCODINGS, "mp4", broken)
+    with refused(OutputError, "prediction-not-written"):
+        drawn(clip)
+
+
 def test_a_camera_that_is_not_there_is_refused() -> None:
     with refused(DataError, "camera-unavailable"), open_source(63):
         pass
@@ -208,6 +243,8 @@ def test_a_camera_that_is_not_there_is_refused() -> None:
     [
         (["clip.mp4", "--as", "shadows"], "unknown-drawing"),
         (["clip.mp4", "--as", "background=none.png"], "background-unreadable"),
+        (["clip.mp4", "--as", "background=none.png", "background=b.png"], "background-unreadable"),
+        (["clip.mp4", "--frames", "0"], "frames"),
         (["a/clip.mp4", "b/clip.mp4"], "image-overwritten"),
     ],
 )
@@ -268,3 +305,18 @@ def test_the_flicker_of_a_video_is_measured_with_and_without_smoothing(tmp_path:
     assert found[0.0] > 0.05
     assert found[0.8] < 0.5 * found[0.0]
     assert steady == {0.0: 0.0, 0.8: 0.0}
+
+
+def test_images_get_another_background(tmp_path: Path) -> None:
+    image = clips.bright_disc(8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    Image.new("RGB", (10, 10), (200, 0, 0)).save(tmp_path / "red.png")
+    red = f"background={tmp_path / 'red.png'}"
+    files = find_images([str(tmp_path / "photo.png")], [])
+    predict_files(Predictor(Bright()), files, tmp_path / "out", kinds=[red, "blur"])
+    found = np.asarray(Image.open(tmp_path / "out" / "background" / "photo.png"))
+    person = image[..., 0] > 128
+    assert (found[~person] == (200, 0, 0)).all()
+    assert (found[person] == image[person]).all()
+    with refused(ConfigError, "unknown-drawing"):
+        predict_files(Predictor(Bright()), files, tmp_path / "out", kinds=[red, f"{red}.png"])

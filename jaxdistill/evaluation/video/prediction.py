@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill.data import image_ops
-from jaxdistill.evaluation.masks import drawing, grey_mask
+from jaxdistill.evaluation.masks import drawings, grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
-from jaxdistill.evaluation.video.reader import Frame, VideoSource
+from jaxdistill.evaluation.video.reader import Frame, VideoSource, import_av, reason
 from jaxdistill.evaluation.video.smoothing import Smoother
 from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
 from jaxdistill.runtime import files
@@ -24,18 +24,19 @@ from jaxdistill.version import __version__
 PART = 300
 """Frames of a part: what is computed again, at most, after an interruption."""
 _STATE = "state.npz"
+_Batch = list[tuple[Frame, np.ndarray]]
 _STAGES = ("reading", "network", "drawing", "encoding")
 
 
 class VideoReport(NamedTuple):
-    """What became of a video."""
+    """What `predict_video` wrote."""
 
     frames: int
     """Number of frames in the result."""
     resumed: int
     """How many of them an earlier, interrupted command had drawn."""
     outputs: tuple[Path, ...]
-    """The files, or folders of pictures."""
+    """The files, or folders of PNG files."""
     seconds: dict[str, float]
     """Time spent on `reading`, `network`, `drawing` and `encoding`."""
 
@@ -51,11 +52,12 @@ def predict_video(
     video_format: str | None = None,
     batch_size: int = 4,
     limit: int | None = None,
+    stop: Callable[[], bool] | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> VideoReport:
     """Draws the masks of a video into one file of each kind.
 
-    The frames keep their times and the result the sound. Memory depends on the size of the frames
+    Frames keep their times, and the result the audio. Memory depends on the size of the frames
     and on `batch_size`, not on the length. What an interrupted call has finished stays in
     `NAME.parts` beside the results, and the same call goes on from there.
 
@@ -63,12 +65,13 @@ def predict_video(
       predictor: The model.
       source: The video.
       output: The folder of the results: `output/KIND/NAME.mp4`, for example.
-      kinds: See `masks.drawing`.
+      kinds: See `masks.drawings`.
       threshold: A person is where the probability is above it; None draws the probabilities.
       smoothing: Weight of the frames before where nothing moves; see `Smoother`. 0 is off.
       video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
       batch_size: Number of frames that the model processes at a time.
-      limit: Largest number of frames; None takes all.
+      limit: Largest number of frames, at least 1; None takes all.
+      stop: Asked before each batch of frames whether the video ends here; None never ends it.
       progress: Called with the number of frames that were drawn.
 
     Returns:
@@ -85,9 +88,9 @@ def predict_video(
             f"smoothing: {smoothing}: expected a number from 0 to below 1, such as 0.8",
             code="smoothing",
         )
-    work = _Work(predictor, source, output, tuple(dict.fromkeys(kinds)), threshold, video_format)
+    work = _Work(predictor, source, output, kinds, threshold, video_format)
     with _written(work.parts):
-        return work.run(smoothing, batch_size, limit, progress)
+        return work.run(smoothing, batch_size, limit, stop, progress)
 
 
 class _Work:
@@ -96,19 +99,17 @@ class _Work:
         predictor: Predictor,
         source: VideoSource,
         output: Path,
-        kinds: tuple[str, ...],
+        kinds: Sequence[str],
         threshold: float | None,
         video_format: str | None,
     ) -> None:
         self.predictor, self.source, self.threshold = predictor, source, threshold
-        self.draw = {kind: drawing(kind) for kind in kinds}
-        self.encodings = {kind: _encoding(kind, video_format) for kind in kinds}
+        self.kinds, self.draw = list(kinds), drawings(kinds)
+        self.encodings = {name: _encoding(name, video_format) for name in self.draw}
         stem = source.path.stem if source.path else source.name.replace(" ", "_")
         self.targets = {
-            kind: output / kind.partition("=")[0] / f"{stem}{encoding.suffix}"
-            if encoding.codec
-            else output / kind.partition("=")[0] / stem
-            for kind, encoding in self.encodings.items()
+            name: output / name / (f"{stem}{encoding.suffix}" if encoding.codec else stem)
+            for name, encoding in self.encodings.items()
         }
         name = source.path.name if source.path else stem
         self.parts = output / f"{name}.parts"
@@ -119,6 +120,7 @@ class _Work:
         smoothing: float,
         batch_size: int,
         limit: int | None,
+        stop: Callable[[], bool] | None,
         progress: Callable[[int], object],
     ) -> VideoReport:
         smoother = Smoother(smoothing) if smoothing else None
@@ -129,29 +131,38 @@ class _Work:
                 smoother.restore(dict(state))
         progress(resumed)
         count = resumed
-        frames = prefetch(self._read(resumed, limit, batch_size), depth=2)
-        with closing(frames):
-            while True:
+        with closing(prefetch(self._read(resumed, limit, batch_size, stop), depth=2)) as batches:
+            batch = self._next(batches)
+            while batch is not None:
                 unfinished = self.parts / f"{len(finished):05}.unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
-                drawn = self._draw_part(unfinished, frames, count, batch_size, smoother, progress)
+                unfinished.mkdir()
+                with self._writers(unfinished) as writers:
+                    drawn = 0
+                    while batch is not None and drawn < PART:
+                        self._draw(batch, batch_size, smoother, writers, count + drawn)
+                        drawn += len(batch)
+                        progress(len(batch))
+                        batch = self._next(batches)
+                state = smoother.state() if smoother else {}
+                np.savez(unfinished / _STATE, allow_pickle=False, count=drawn, **state)
+                finished.append(unfinished.rename(unfinished.with_suffix("")))
                 count += drawn
-                if drawn:
-                    finished.append(self.parts / f"{len(finished):05}")
-                    unfinished.rename(finished[-1])
-                if drawn < PART:
-                    break
         with self._timed("encoding"):
             self._join(finished)
         return VideoReport(count, resumed, tuple(self.targets.values()), self.seconds)
 
     def _read(
-        self, skipped: int, limit: int | None, batch_size: int
-    ) -> Generator[list[tuple[Frame, np.ndarray]]]:
-        """Yields batches of frames, each with the picture at the model's size; none spans parts."""
-        batch: list[tuple[Frame, np.ndarray]] = []
+        self,
+        skipped: int,
+        limit: int | None,
+        batch_size: int,
+        stop: Callable[[], bool] | None,
+    ) -> Generator[_Batch]:
+        """Yields batches of frames, each with the image at the model's size; none spans parts."""
+        batch: _Batch = []
         for index, frame in enumerate(self.source.frames()):
-            if index == limit:
+            if index == limit or (stop is not None and index and stop()):
                 break
             if index < skipped:
                 continue
@@ -162,51 +173,46 @@ class _Work:
         if batch:
             yield batch
 
-    def _draw_part(
-        self,
-        folder: Path,
-        batches: Iterator[list[tuple[Frame, np.ndarray]]],
-        first: int,
-        batch_size: int,
-        smoother: Smoother | None,
-        progress: Callable[[int], object],
-    ) -> int:
-        """Draws up to `PART` frames; returns their number."""
-        folder.mkdir(parents=True)
-        source, count = self.source, 0
+    def _next(self, batches: Iterator[_Batch]) -> _Batch | None:
+        with self._timed("reading"):
+            return next(batches, None)
+
+    @contextmanager
+    def _writers(self, folder: Path) -> Iterator[dict[str, PartWriter]]:
+        """Yields a writer for each kind, and finishes their files."""
+        source = self.source
         writers = {
-            kind: PartWriter(
-                self._part(folder, kind), encoding, source.size, source.rate, source.time_base
+            name: PartWriter(
+                self._part(folder, name), encoding, source.size, source.rate, source.time_base
             )
-            for kind, encoding in self.encodings.items()
+            for name, encoding in self.encodings.items()
         }
-        while count < PART:
-            with self._timed("reading"):
-                batch = next(batches, None)
-            if batch is None:
-                break
-            with self._timed("network"):
-                resized = [small for _, small in batch]
-                logits = self.predictor.padded_logits(resized, batch_size)
-            for (frame, small), values in zip(batch, logits, strict=True):
-                with self._timed("drawing"):
-                    steady = smoother(values, small) if smoother else values
-                    mask = grey_mask(to_mask(steady, source.size, self.threshold))
-                    drawn = {
-                        kind: np.asarray(draw(frame.image, mask))
-                        for kind, draw in self.draw.items()
-                    }
-                with self._timed("encoding"):
-                    for kind, image in drawn.items():
-                        writers[kind].add(image, frame.pts, first + count)
-                count += 1
-            progress(len(batch))
+        yield writers
         with self._timed("encoding"):
             for writer in writers.values():
                 writer.close()
-        state = smoother.state() if smoother else {}
-        np.savez(folder / _STATE, allow_pickle=False, count=count, **state)
-        return count
+
+    def _draw(
+        self,
+        batch: _Batch,
+        batch_size: int,
+        smoother: Smoother | None,
+        writers: Mapping[str, PartWriter],
+        first: int,
+    ) -> None:
+        """Draws and encodes a batch, whose first frame has the number `first`."""
+        with self._timed("network"):
+            logits = self.predictor.padded_logits([small for _, small in batch], batch_size)
+        for index, ((frame, small), values) in enumerate(zip(batch, logits, strict=True), first):
+            with self._timed("drawing"):
+                steady = smoother(values, small) if smoother else values
+                mask = grey_mask(to_mask(steady, self.source.size, self.threshold))
+                drawn = {
+                    name: np.asarray(draw(frame.image, mask)) for name, draw in self.draw.items()
+                }
+            with self._timed("encoding"):
+                for name, image in drawn.items():
+                    writers[name].add(image, frame.pts, index)
 
     def _finished(self, settings: dict[str, object]) -> list[Path]:
         """Returns the finished parts of an earlier call with the same model and settings."""
@@ -233,25 +239,24 @@ class _Work:
             "model": self.predictor.fingerprint,
             "size": list(self.predictor.size),
             "threshold": self.threshold,
-            "kinds": {kind: encoding.suffix for kind, encoding in self.encodings.items()},
+            "kinds": self.kinds,
+            "encodings": [encoding.codec for encoding in self.encodings.values()],
             "source": [state.st_size, state.st_mtime_ns] if state else time.time(),
         }
 
-    def _part(self, folder: Path, kind: str) -> Path:
-        """Returns the file of a part; pictures go to their folder at once."""
-        encoding = self.encodings[kind]
-        if not encoding.codec:
-            return self.targets[kind]
-        return folder / f"{list(self.encodings).index(kind)}{encoding.suffix}"
+    def _part(self, folder: Path, name: str) -> Path:
+        """Returns the file of a part; PNG files are written to their folder at once."""
+        encoding = self.encodings[name]
+        return folder / f"{name}{encoding.suffix}" if encoding.codec else self.targets[name]
 
     def _join(self, parts: Sequence[Path]) -> None:
-        for kind, target in self.targets.items():
-            encoding = self.encodings[kind]
+        for name, target in self.targets.items():
+            encoding = self.encodings[name]
             if not encoding.codec:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             whole = self.parts / f"whole{encoding.suffix}"
-            join([self._part(part, kind) for part in parts], whole, self.source, encoding)
+            join([self._part(part, name) for part in parts], whole, self.source, encoding)
             whole.replace(target)
         shutil.rmtree(self.parts)
 
@@ -262,14 +267,14 @@ class _Work:
         self.seconds[what] += time.perf_counter() - start
 
 
-def _encoding(kind: str, video_format: str | None) -> Encoding:
-    name = video_format or ("webm" if kind == "cutouts" else "mp4")
+def _encoding(drawing: str, video_format: str | None) -> Encoding:
+    name = video_format or ("webm" if drawing == "cutouts" else "mp4")
     if name not in ENCODINGS:
         raise ConfigError(
             f"{name}: there is no such video format; expected one of {', '.join(ENCODINGS)}",
             code="unknown-video-format",
         )
-    if kind == "cutouts" and not ENCODINGS[name].alpha:
+    if drawing == "cutouts" and not ENCODINGS[name].alpha:
         raise ConfigError(
             f"{name} cannot be transparent, which cutouts are; choose webm, mov or png",
             code="video-without-alpha",
@@ -282,9 +287,9 @@ def _written(folder: Path) -> Iterator[None]:
     """Turns a failure to write into one line."""
     try:
         yield
-    except OSError as error:
+    except (OSError, import_av().error.FFmpegError) as error:
         raise OutputError(
-            f"{folder}: cannot write the video: {error.strerror or error}; what is finished stays "
-            f"there, and the same command goes on",
+            f"{folder}: cannot write the video: {reason(error)}; what is finished stays there, and "
+            f"the same command goes on",
             code="prediction-not-written",
         ) from None

@@ -1,5 +1,6 @@
 """Frames of video files (by PyAV) and of cameras (by OpenCV), upright and in RGB."""
 
+import itertools
 import logging
 import os
 import re
@@ -35,7 +36,7 @@ MILLISECONDS = Fraction(1, 1000)
 
 
 class Frame(NamedTuple):
-    """A picture of a video."""
+    """A frame of a video."""
 
     image: RgbImage
     """RGB, upright, of shape (H, W, 3) and type uint8."""
@@ -58,14 +59,14 @@ class VideoSource(ABC):
     """Number of frames, as far as the file says; None if unknown, or without an end."""
     path: Path | None = None
     """The file; None for a camera."""
+    start: float = 0.0
+    """Seconds of the file's clock at which the first frame is shown."""
 
     @abstractmethod
     def frames(self) -> Generator[Frame]:
         """Yields the frames in the order in which they are shown.
 
-        Raises:
-          DataError: Not one frame can be decoded (`video-without-frames`). A file that is damaged
-            or cut off later ends there, with a warning.
+        A file that is damaged or cut off ends there, with a warning.
         """
 
 
@@ -78,8 +79,9 @@ def open_source(source: str | Path | int) -> Iterator[VideoSource]:
 
     Raises:
       ConfigError: The package PyAV is not installed (`extra-missing`).
-      DataError: The file is not a video (`video-unreadable`), has no pictures
-        (`video-without-pictures`), or there is no such camera (`camera-unavailable`).
+      DataError: The file is not a video (`video-unreadable`), has no video stream
+        (`no-video-stream`), not one frame can be decoded (`video-without-frames`), or there is no
+        such camera (`camera-unavailable`).
     """
     if isinstance(source, int):
         camera = _Camera(source)
@@ -94,7 +96,7 @@ def open_source(source: str | Path | int) -> Iterator[VideoSource]:
         container = av.open(str(path))
     except (OSError, av.error.FFmpegError) as error:
         raise DataError(
-            f"{path}: cannot be read as a video: {_reason(error)}", code="video-unreadable"
+            f"{path}: cannot be read as a video: {reason(error)}", code="video-unreadable"
         ) from None
     with container:
         yield _File(path, container)
@@ -129,68 +131,64 @@ def import_av() -> "ModuleType":
 
 class _File(VideoSource):
     def __init__(self, path: Path, container: Any) -> None:
-        self.path, self.name, self._container = path, str(path), container
-        if not container.streams.video:
+        self.path, self.name = path, str(path)
+        stream = _video_stream(path, container)
+        self.time_base = stream.time_base or MILLISECONDS
+        self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        self.count = stream.frames or self._estimated_count(container.duration)
+        first = self._next_frame(container.decode(stream))
+        if first is None:
             raise DataError(
-                f"{path}: there are no pictures in it; expected a video",
-                code="video-without-pictures",
+                f"{path}: not one of its frames can be decoded", code="video-without-frames"
             )
-        self._stream = container.streams.video[0]
-        self._stream.thread_type = "AUTO"
-        codec = self._stream.codec_context
-        if codec is None or not 0 < codec.width * codec.height <= MAX_PIXELS:
-            shape = "no size" if codec is None else f"{codec.width} x {codec.height}"
-            raise DataError(
-                f"{path}: cannot be read as a video: its pictures have {shape}",
-                code="video-unreadable",
-            )
-        self.time_base = self._stream.time_base or MILLISECONDS
-        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
-        self.count = self._stream.frames or self._estimated_count()
-        self._first = self._next_frame(container.decode(self._stream))
-        if self._first is None:
-            raise DataError(
-                f"{path}: not one of its pictures can be decoded", code="video-without-frames"
-            )
-        self.size = _upright(self._first).shape[:2]
-
-    @property
-    def start(self) -> float:
-        """Seconds of the file's clock at which the first frame is shown."""
-        assert self._first is not None
-        return float((self._first.pts or 0) * self.time_base)
+        self.start = float((first.pts or 0) * self.time_base)
+        self.size = _upright(first).shape[:2]
 
     def frames(self) -> Generator[Frame]:
-        self._container.seek(0)
-        decoded = self._container.decode(self._stream)
-        first = previous = None
-        index = 0
-        while (frame := self._next_frame(decoded)) is not None:
-            pts = frame.pts
-            if pts is None:  # some old formats keep no times
-                pts = round(index / self.rate / self.time_base)
-            first = pts if first is None else first
-            index += 1
-            if previous is not None and pts <= previous:
-                continue  # shown never, or at the same time as another one
-            previous = pts
-            image = _upright(frame)
-            if image.shape[:2] != self.size:  # the size may change within a stream
-                image = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
-            yield Frame(image, pts - first)
+        # Opened anew: not every format can be rewound.
+        with import_av().open(str(self.path)) as container:
+            decoded = container.decode(_video_stream(self.path, container))
+            first = previous = None
+            for index in itertools.count():
+                if (frame := self._next_frame(decoded)) is None:
+                    return
+                pts = frame.pts
+                if pts is None:  # some old formats keep no times
+                    pts = round(index / self.rate / self.time_base)
+                first = pts if first is None else first
+                if previous is not None and pts <= previous:
+                    continue  # never shown, or at the same time as another one
+                previous = pts
+                image = _upright(frame)
+                if image.shape[:2] != self.size:  # the size may change within a stream
+                    image = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
+                yield Frame(image, pts - first)
 
     def _next_frame(self, decoded: Iterator[Any]) -> Any:
         """Returns the next decodable frame; None at the end, or where the file is damaged."""
-        av = import_av()
         try:
             return next(decoded, None)
-        except av.error.FFmpegError as error:
-            log.warning("%s: the rest of it cannot be decoded: %s", self.name, _reason(error))
+        except import_av().error.FFmpegError as error:
+            log.warning("%s: the rest of it cannot be decoded: %s", self.name, reason(error))
             return None
 
-    def _estimated_count(self) -> int | None:
-        duration = self._container.duration  # in microseconds
-        return round(duration / 1e6 * self.rate) if duration else None
+    def _estimated_count(self, microseconds: int | None) -> int | None:
+        return round(microseconds / 1e6 * self.rate) if microseconds else None
+
+
+def _video_stream(path: Path | None, container: Any) -> Any:
+    """Returns the first video stream of a file."""
+    if not container.streams.video:
+        raise DataError(f"{path}: it has no video stream; expected a video", code="no-video-stream")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    codec = stream.codec_context
+    if codec is None or not 0 < codec.width * codec.height <= MAX_PIXELS:
+        shape = "no size" if codec is None else f"{codec.width} x {codec.height}"
+        raise DataError(
+            f"{path}: cannot be read as a video: its frames have {shape}", code="video-unreadable"
+        )
+    return stream
 
 
 class _Camera(VideoSource):
@@ -204,7 +202,7 @@ class _Camera(VideoSource):
         if image is None:
             self.release()
             raise DataError(
-                f"camera {number}: it is not there, is in use, or gives no picture",
+                f"camera {number}: it is not there, is in use, or gives no frame",
                 code="camera-unavailable",
             )
         self.size = image.shape[:2]
@@ -233,7 +231,12 @@ def _upright(frame: Any) -> RgbImage:
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Returns the message of an exception of PyAV, without its number and path.
+
+    Args:
+      error: The exception.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return first_line(error)

@@ -1,7 +1,7 @@
-"""Video files, written in parts that are joined at the end, with the sound of the source.
+"""Video files, written in parts that are joined at the end, with the audio of the source.
 
 A part that is finished stays valid whatever happens later, so that an interrupted command goes on
-after the last one. Joining copies the encoded pictures; nothing is encoded twice.
+after the last one. Joining copies the encoded frames; nothing is encoded twice.
 """
 
 import heapq
@@ -22,19 +22,19 @@ class Encoding(NamedTuple):
     """How frames become a file."""
 
     suffix: str
-    """Ending of the file; that of a frame's file for a folder of pictures."""
+    """Ending of the file; for a folder of PNG files, of each frame's."""
     codec: str
-    """FFmpeg's name of the encoder; empty for a folder of pictures."""
+    """FFmpeg's name of the encoder; empty for a folder of PNG files."""
     pixels: str
     """FFmpeg's name of the pixel format."""
     options: dict[str, str]
     """Options of the encoder."""
     audio: str = "aac"
-    """Encoder of sound that the file cannot hold as it is."""
+    """Encoder of audio that the file cannot hold as it is."""
     copied_audio: tuple[str, ...] = ()
-    """Codecs of sound that is copied."""
+    """Codecs of audio that is copied."""
     alpha: bool = False
-    """Whether the pictures may be transparent."""
+    """Whether the frames may be transparent."""
 
 
 # Without B-frames the packets of joined parts are in order. Quality is near that of the source.
@@ -55,7 +55,7 @@ ENCODINGS = {
     ),
     "png": Encoding(".png", "", "", {}, alpha=True),
 }  # fmt: skip
-"""Encodings by the name of the format; `png` is a folder of pictures."""
+"""Encodings by the name of the format; `png` is a folder of PNG files."""
 
 
 class PartWriter:
@@ -119,25 +119,25 @@ class PartWriter:
 
 
 def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Encoding) -> None:
-    """Writes one file from parts, with the sound of the source.
+    """Writes one file from parts, with the audio of the source.
 
     Args:
       parts: The parts, in order; their frames' times are those of the whole.
       target: The file.
-      source: Where the sound comes from, if it has any.
+      source: Where the audio comes from, if it has any.
       encoding: That of the parts.
     """
     av = import_av()
     with av.open(str(target), "w") as written, av.open(str(parts[0])) as first:
         video = written.add_stream_from_template(first.streams.video[0])
         streams = [_video_packets(av, parts, video)]
-        sound = av.open(str(source.path)) if source.path else None
-        if sound and sound.streams.audio:
-            streams.append(_audio_packets(av, sound, written, source, encoding))
+        audio = av.open(str(source.path)) if source.path else None
+        if audio and audio.streams.audio:
+            streams.append(_audio_packets(av, audio, written, source, encoding))
         for _, _, packet in heapq.merge(*streams, key=lambda timed: timed[:2]):
             written.mux_one(packet)
-        if sound:
-            sound.close()
+        if audio:
+            audio.close()
 
 
 _Timed = tuple[float, int, Any]
@@ -157,19 +157,18 @@ def _video_packets(av: Any, parts: Sequence[Path], video: Any) -> Iterator[_Time
 
 
 def _audio_packets(
-    av: Any, sound: Any, written: Any, source: VideoSource, encoding: Encoding
+    av: Any, container: Any, written: Any, source: VideoSource, encoding: Encoding
 ) -> Iterator[_Timed]:
-    """Returns the packets of the sound, counted from the first picture."""
-    found = sound.streams.audio[0]
-    is_copied = found.codec_context.name.removesuffix("float") in encoding.copied_audio
-    if is_copied:
+    """Returns the packets of the audio, their times counted from the first frame."""
+    found = container.streams.audio[0]
+    codec = found.codec_context.name.removesuffix("float")  # the decoder mp3float is of mp3
+    if codec in encoding.copied_audio:
         stream = written.add_stream_from_template(found)
-        packets = _copied(sound, found, stream)
+        packets = _copied(av, container, found, stream)
     else:
         stream = written.add_stream(encoding.audio, rate=48000)
-        packets = _encoded(av, sound, found, stream)
-    start = getattr(source, "start", 0.0)
-    return _from_start(packets, start)
+        packets = _encoded(av, container, found, stream)
+    return _from_start(packets, source.start)
 
 
 def _from_start(packets: Iterator[Any], start: float) -> Iterator[_Timed]:
@@ -178,15 +177,14 @@ def _from_start(packets: Iterator[Any], start: float) -> Iterator[_Timed]:
             return
         shift = round(start / packet.time_base)
         if packet.pts is None or packet.pts < shift:
-            continue  # heard before the first picture
+            continue  # before the first frame
         packet.pts -= shift
         packet.dts = packet.pts
         yield float(packet.pts * packet.time_base), number, packet
 
 
-def _copied(sound: Any, found: Any, stream: Any) -> Iterator[Any]:
-    av = import_av()
-    packets = sound.demux(found)
+def _copied(av: Any, container: Any, found: Any, stream: Any) -> Iterator[Any]:
+    packets = container.demux(found)
     while True:
         try:
             packet = next(packets, None)
@@ -199,12 +197,12 @@ def _copied(sound: Any, found: Any, stream: Any) -> Iterator[Any]:
             yield packet
 
 
-def _encoded(av: Any, sound: Any, found: Any, stream: Any) -> Iterator[Any]:
+def _encoded(av: Any, container: Any, found: Any, stream: Any) -> Iterator[Any]:
     context = stream.codec_context
     resampler = av.AudioResampler(
         format=context.format.name if context.format else "fltp", layout="stereo", rate=48000
     )
-    decoded = sound.decode(found)
+    decoded = container.decode(found)
     while True:
         try:
             frame = next(decoded, None)
