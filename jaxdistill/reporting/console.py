@@ -11,6 +11,7 @@ from rich.table import Table
 from jaxdistill.models.parameters import param_group
 from jaxdistill.reporting.run_files import PAGE, sample_paths
 from jaxdistill.runtime import distributed
+from jaxdistill.runtime.warn_once import WarnOnce
 from jaxdistill.types import Variables
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,13 @@ _SCORES = {"student_miou": "mIoU", "teacher_miou": "teacher", "agreement": "agre
 class UnfailingConsole(Console):
     """A console whose output may be lost, such as on a full disk or in a closed pipe.
 
-    What a run prints is a report, and a failing report never ends a run. The first failure is
-    logged.
+    What a run prints is a report, and a failing report never ends a run. A failure is logged once
+    for each cause.
     """
 
-    _failed = False
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._warn = WarnOnce(log)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints as the base class does, and goes on after an `OSError`."""
@@ -40,9 +43,8 @@ class UnfailingConsole(Console):
         self._log(BrokenPipeError())
 
     def _log(self, error: OSError) -> None:
-        if not self._failed:
-            log.warning("the run's messages cannot be printed, training goes on: %s", error)
-        self._failed = True
+        message = f"the run's messages cannot be printed, training goes on: {error}"
+        self._warn(error.errno, message)
 
 
 def default_console() -> Console:

@@ -1,6 +1,6 @@
 """Experiment trackers of a run: services and packages that its metrics are also sent to.
 
-Whatever a tracker raises is logged once and ends no run.
+Whatever a tracker raises ends no run, and is logged once for each class of error.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ from jaxdistill.reporting import mlflow_tracker as mlflow_tracker
 from jaxdistill.reporting import wandb_tracker as wandb_tracker
 from jaxdistill.reporting.tracker import TRACKERS, Tracker
 from jaxdistill.runtime.errors import ConfigError, first_line
+from jaxdistill.runtime.warn_once import WarnOnce
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Trackers:
     """
 
     def __init__(self, names: Sequence[str], run: Path, settings: Mapping[str, Any]) -> None:
-        self._failed: set[str] = set()
+        self._warn = WarnOnce(log)
         self._trackers: dict[str, Tracker] = {}
         for name in names:
             self._attempt(name, partial(self._start, name, run, settings))
@@ -72,6 +73,5 @@ class Trackers:
         try:
             function()
         except Exception as error:  # whatever a package of somebody else raises
-            if name not in self._failed:
-                log.warning("%s failed, training goes on: %s", name, first_line(error))
-            self._failed.add(name)
+            message = f"{name} failed, training goes on: {first_line(error)}"
+            self._warn((name, type(error)), message)

@@ -39,9 +39,9 @@ EPOCH_VALUES = (
 class MetricWriter:
     """Writes the report files of a run.
 
-    Every method raises only `OutputError` when something cannot be written, and leaves no file
-    half-written, so that a caller can go on after a failed report. A line of metrics that could not
-    be written is written with the next one.
+    Every method raises only `OutputError`, or a group of them, when something cannot be written,
+    and leaves no file half-written, so that a caller can go on after a failed report. A line of
+    metrics that could not be written is written with the next one.
 
     Args:
       run: The run folder; it is created.
@@ -90,6 +90,7 @@ class MetricWriter:
         Raises:
           OutputError: A file cannot be written (`report-not-written`), or a file of the run from
             which the HTML report is made is damaged (the codes of `reporting.html.render`).
+          ExceptionGroup: Several parts failed so.
         """
         errors = []
         for write in (self._write_metrics, self._write_grid, self._write_curves, self._write_page):
@@ -100,6 +101,8 @@ class MetricWriter:
                 errors.append(error)
         if self._trackers is not None:
             self._trackers.epoch(number, dict(_scalars(values)), grid)
+        if len(errors) > 1:
+            raise ExceptionGroup("several parts of the report failed", errors)
         if errors:
             raise errors[0]
 

@@ -22,6 +22,7 @@ from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import OutputError, TrainingError
 from jaxdistill.runtime.sharding import local_rows
 from jaxdistill.runtime.signals import Interruption
+from jaxdistill.runtime.warn_once import WarnOnce, kind_of
 from jaxdistill.training.callback import Callback
 from jaxdistill.training.early_stopping import EarlyStopping
 from jaxdistill.types import Batch, TeacherOutputs
@@ -171,9 +172,13 @@ class ProgressBar(Callback):
 
 
 class Report(Callback):
-    """Writes metrics, curves, sample images and the report page; a failure never ends a run."""
+    """Writes metrics, curves, sample images and the report page.
 
-    _failed = False
+    A failure never ends a run; it is logged once for each kind.
+    """
+
+    def __init__(self) -> None:
+        self._warn = WarnOnce(log)
 
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Writes what holds for the whole run."""
@@ -229,9 +234,9 @@ class Report(Callback):
         try:
             write(*args)
         except Exception as error:
-            if not self._failed:
-                log.warning("the report could not be written, training goes on: %s", error)
-            self._failed = True
+            for each in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
+                message = f"the report could not be written, training goes on: {each}"
+                self._warn(kind_of(each), message)
 
 
 class EpochLine(Callback):

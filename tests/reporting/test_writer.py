@@ -181,6 +181,19 @@ def test_a_part_that_fails_leaves_the_others(run: Path) -> None:
     assert (run / "report.html").exists()
 
 
+def test_all_parts_that_fail_are_named(run: Path) -> None:
+    (run / run_files.TENSORBOARD).write_text("a file")
+    written = MetricWriter(run, epochs=1)
+    (run / "report.html").unlink(missing_ok=True)
+    (run / "report.html").mkdir()
+    with pytest.raises(ExceptionGroup) as caught:
+        written.epoch(2, {"train": {"total": 0.5}}, GRID)
+    written.close()
+    assert all(isinstance(each, OutputError) for each in caught.value.exceptions)
+    names = [str(each) for each in caught.value.exceptions]
+    assert [run_files.TENSORBOARD in names[0], "report.html" in names[1]] == [True, True]
+
+
 def test_curves_that_could_not_be_opened_are_tried_again(run: Path) -> None:
     (run / run_files.TENSORBOARD).write_text("a file")
     written = MetricWriter(run, epochs=1)
