@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import jax
 from jaxtyping import Array, Float
 
 from jaxdistill.losses.base import Loss, PerImage
@@ -90,3 +91,12 @@ def requires_mask(name: str, losses: Mapping[str, Loss]) -> bool:
 def _counted(name: str, losses: Mapping[str, Loss], batch: Batch) -> Float[Array, " b"]:
     """Returns 1 for each image that a value is defined on."""
     return batch.labelled if requires_mask(name, losses) else batch.weights
+
+
+def to_host(metrics: Mapping[str, Array]) -> dict[str, float]:
+    """Fetches scalars from the device.
+
+    Args:
+      metrics: Scalars by name.
+    """
+    return {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxdistill.runtime.errors import TrainingError
 from jaxdistill.runtime.text import format_duration as duration
 from jaxdistill.training import phases
-from jaxdistill.training.aggregation import first_nonfinite
-from jaxdistill.training.callbacks import to_host
+from jaxdistill.training.aggregation import first_nonfinite, to_host
 from jaxdistill.training.ema import averaged
 from jaxdistill.training.gradient_audit import audit
 from jaxdistill.training.input_pipeline import TrainBatch

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jaxdistill.reporting.run_files import BEST_BY
-from jaxdistill.training.aggregation import averaged_over_masks, first_nonfinite
-from jaxdistill.training.callbacks import to_host
+from jaxdistill.training.aggregation import averaged_over_masks, first_nonfinite, to_host
 from jaxdistill.types import Batch
 
 if TYPE_CHECKING:

@@ -31,14 +31,13 @@ from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, set_batch_size
 from jaxdistill.training import (
     assembly,
-    early_stopping,
     feature_statistics,
     phases,
     provenance,
     run_folder,
 )
 from jaxdistill.training.aggregation import mean_metrics
-from jaxdistill.training.callbacks import Callback, default_callbacks
+from jaxdistill.training.callbacks import Callback, default_callbacks, early_stopping
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.ema import averaged
 from jaxdistill.training.input_pipeline import TrainBatch

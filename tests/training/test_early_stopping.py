@@ -14,7 +14,7 @@ from rich.console import Console
 import jaxdistill as jd
 from jaxdistill import config
 from jaxdistill.runtime.errors import ConfigError
-from jaxdistill.training.early_stopping import EarlyStopping
+from jaxdistill.training.callbacks import EarlyStopping
 from jaxdistill.training.progress import Progress
 
 SIZE = 16

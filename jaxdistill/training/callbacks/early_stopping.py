@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jaxdistill import config
 from jaxdistill.data import Data, IterableData
 from jaxdistill.runtime.errors import ConfigError
-from jaxdistill.training.callback import Callback
+from jaxdistill.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
