@@ -1,10 +1,14 @@
-"""The smallest encoder and decoder that train: what a user of their own writes in one file."""
+"""The smallest encoder and decoder that train, as a user writes them, and images for them."""
 
+import numpy as np
 from flax import nnx
 
 from jaxdistill.models import DECODERS, ENCODERS, Decoder, Encoder, FeatureInfo
 from jaxdistill.models.functional import concatenate, relu, upsample_nearest
 from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
+
+SIZE = 16
+"""Height and width of the images of `batches`."""
 
 
 class ToyEncoder(Encoder):
@@ -49,3 +53,11 @@ def register() -> None:
     """Registers both as `toy-encoder` and `toy-decoder`; may be called again."""
     ENCODERS.register("toy-encoder")(ToyEncoder)
     DECODERS.register("toy-decoder")(ToyDecoder)
+
+
+def batches() -> list[dict[str, np.ndarray]]:
+    """Two batches of two images, whose brightness shows their masks."""
+    draw = np.random.default_rng(0)
+    masks = draw.integers(0, 2, (2, 2, SIZE, SIZE, 1)).astype(np.float32)
+    images = np.clip(masks + draw.normal(0, 0.1, (2, 2, SIZE, SIZE, 3)), 0, 1).astype(np.float32)
+    return [{"images": image, "masks": mask} for image, mask in zip(images, masks, strict=True)]

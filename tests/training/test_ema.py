@@ -22,7 +22,6 @@ from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime.errors import RunError
 from jaxdistill.training import Callback
 
-SIZE = 16
 EMA = {"decay": 0.8}
 UNFREEZE = config.Unfreezing(from_epoch=2, batch_norm=True)
 
@@ -30,13 +29,6 @@ UNFREEZE = config.Unfreezing(from_epoch=2, batch_norm=True)
 @pytest.fixture(autouse=True)
 def _registered() -> None:
     toy_student.register()
-
-
-def batches() -> list[dict[str, np.ndarray]]:
-    draw = np.random.default_rng(0)
-    masks = draw.integers(0, 2, (2, 2, SIZE, SIZE, 1)).astype(np.float32)
-    images = np.clip(masks + draw.normal(0, 0.1, (2, 2, SIZE, SIZE, 3)), 0, 1).astype(np.float32)
-    return [{"images": image, "masks": mask} for image, mask in zip(images, masks, strict=True)]
 
 
 def trainer(
@@ -48,8 +40,8 @@ def trainer(
     """A toy student of which the encoder joins in the epochs 2 and 3, two steps each."""
     return jd.Trainer(
         jd.models.create("toy-decoder", encoder="toy-encoder", unfreeze=unfreeze),
-        batches(),
-        validation=batches(),
+        toy_student.batches(),
+        validation=toy_student.batches(),
         losses={"bce": jd.losses.BCE(weight=1.0)},
         run=run,
         callbacks=callbacks,
@@ -114,7 +106,7 @@ def test_validation_and_the_best_student_take_the_average(run: Path) -> None:
     for path, average in stored["ema"].items():
         np.testing.assert_array_equal(values[path], average, err_msg=path)
     assert any(not np.array_equal(values[path], now) for path, now in stored["params"].items())
-    measured = jd.evaluate(found, batches()).network["miou"]
+    measured = jd.evaluate(found, toy_student.batches()).network["miou"]
     assert found.metadata["validation"]["student_miou"] == pytest.approx(measured, abs=1e-6)
 
 

@@ -17,19 +17,10 @@ from jaxdistill.models.parameters import flat_variables, param_group
 from jaxdistill.reporting import writer
 from jaxdistill.runtime.errors import RunError
 
-SIZE = 16
-
 
 @pytest.fixture(autouse=True)
 def _registered() -> None:
     toy_student.register()
-
-
-def batches() -> list[dict[str, np.ndarray]]:
-    draw = np.random.default_rng(0)
-    masks = draw.integers(0, 2, (2, 2, SIZE, SIZE, 1)).astype(np.float32)
-    images = np.clip(masks + draw.normal(0, 0.1, (2, 2, SIZE, SIZE, 3)), 0, 1).astype(np.float32)
-    return [{"images": image, "masks": mask} for image, mask in zip(images, masks, strict=True)]
 
 
 def train(run: Path, epochs: int, *, encoder: int = 0, resume: bool = True, **options: bool):
@@ -37,8 +28,8 @@ def train(run: Path, epochs: int, *, encoder: int = 0, resume: bool = True, **op
     model = jd.models.create("toy-decoder", encoder="toy-encoder", seed=encoder)
     trainer = jd.Trainer(
         model,
-        batches(),
-        validation=batches(),
+        toy_student.batches(),
+        validation=toy_student.batches(),
         losses={"bce": jd.losses.BCE(weight=1.0)},
         run=run,
         console=tiny_run.QUIET,
@@ -158,5 +149,7 @@ def test_an_unreadable_sample_ends_no_run_and_no_resumed_one(
     with caplog.at_level(logging.WARNING, logger="jaxdistill"):
         train(run, 4, resume=resume)
     assert epochs_of(run) == [1, 2, 3, 4]
-    assert len([each for each in caplog.records if "report" in each.getMessage()]) == 1
+    warnings = [each for each in caplog.records if "report" in each.getMessage()]
+    # The page cannot show it; a run from the start cannot replace it either.
+    assert len(warnings) == (1 if resume else 2)
     assert best(run).step > 0
