@@ -21,7 +21,7 @@ from jaxdistill.teachers import plausibility
 from jaxdistill.teachers.base import Teacher, describe_teacher, output_shapes
 from jaxdistill.training import batch_size, preflight
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
-from jaxdistill.training.inputs import asks_for_logits
+from jaxdistill.training.input_pipeline import asks_for_logits
 from jaxdistill.training.phases import phase_of
 from jaxdistill.training.sizes import check_sizes, feature_pairs
 

@@ -16,8 +16,7 @@ from jaxdistill.training import phases
 from jaxdistill.training.aggregation import first_nonfinite, to_host
 from jaxdistill.training.ema import averaged
 from jaxdistill.training.gradient_audit import audit
-from jaxdistill.training.input_pipeline import TrainBatch
-from jaxdistill.training.inputs import wait_on_cpu
+from jaxdistill.training.input_pipeline import TrainBatch, wait_on_cpu
 from jaxdistill.training.trainer import Trainer
 
 _STEPS = 3  # besides those that compile

@@ -1,7 +1,10 @@
-"""From batches as they are read to batches with teacher outputs: augmentation, teacher, crops."""
+"""From batches as they are read to batches with teacher outputs: augmentation, teacher, crops.
+
+`InputPipeline` makes one kind of batches; `InputPipelines` holds those of a run.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,17 +14,27 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Float, Key, Num
 
-from jaxdistill.data import augment, image_ops
+from jaxdistill import config
+from jaxdistill.data import Data, IterableData, augment, image_ops
 from jaxdistill.data.augment import Augmentation
+from jaxdistill.losses import Loss
+from jaxdistill.models import Student
+from jaxdistill.models.parameters import Partition
+from jaxdistill.runtime import distributed, memory
+from jaxdistill.runtime.prefetch import prefetch
+from jaxdistill.runtime.sharding import Mesh
+from jaxdistill.teachers import base
 from jaxdistill.teachers.base import Teacher
 from jaxdistill.teachers.memo import MemoizedTeacher
 from jaxdistill.teachers.target_cache import CachedTeacher, content_key
+from jaxdistill.training import target_caching
+from jaxdistill.training.target_caching import KeysOf
 from jaxdistill.types import Batch, TeacherOutputs
+
+_NEEDS_LOGITS = ("mask", "uncertainty")  # kinds of attention
 
 TrainBatch = tuple[Batch, TeacherOutputs]
 """A batch with what the frozen networks compute for it."""
-KeysOf = Callable[[Batch], Sequence[str]]
-"""Returns the content key of each image of a batch as it is read; padding has any key."""
 
 
 class InputPipeline:
@@ -111,24 +124,138 @@ class InputPipeline:
         return self.teacher(images, *extra)
 
 
-def content_keys_by_id(ids: Sequence[int], keys: Sequence[str]) -> KeysOf:
-    """Returns a function that looks content keys up by the ids of a batch.
+class InputPipelines:
+    """The input pipelines of a run.
 
     Args:
-      ids: Ids of a data set's images.
-      keys: Their content keys.
+      settings: Seed, cache directory, precision, the unfreezing plan.
+      data: The run's data.
+      teacher: The teacher, if there is one.
+      losses: The losses by name; training asks the teacher only for what they need.
+      student: The student.
+      partition: Its variables; a frozen encoder's feature maps are cached too.
+      mesh: The devices, among which each batch is divided.
     """
-    by_id = dict(zip((int(each) for each in ids), keys, strict=True))
-    return lambda batch: [by_id.get(int(each), "") for each in batch.ids]
+
+    def __init__(
+        self,
+        settings: config.Config,
+        data: Data | IterableData,
+        teacher: Teacher | None,
+        losses: Mapping[str, Loss],
+        student: Student,
+        partition: Partition,
+        mesh: Mesh,
+    ) -> None:
+        target_caching.check_cacheable(teacher, data)
+        asked = base.restrict(
+            teacher, logits=asks_for_logits(losses), features=_trains_on_features(losses)
+        )
+        encoder = None
+        if settings.student.unfreeze is None:
+            encoder = target_caching.frozen_encoder(settings, student, partition, data.image_size)
+        same_pixels = not data.augmentation.is_photometric and data.augmentation.crop is None
+        cached = partial(
+            target_caching.cached, directory=settings.targets.cache, size=data.image_size
+        )
+        pipeline = partial(
+            InputPipeline,
+            seed=settings.seed,
+            clean_images=settings.targets.clean_images,
+            # The devices of a CPU are one: to divide the rows there would only change roundings.
+            rows=None if mesh.platform == "cpu" else mesh.own,
+        )
+        train_teacher = cached(asked, encoder=encoder if same_pixels else None)
+        train_keys = target_caching.keys_of(data.train)
+        self.train = pipeline(train_teacher, data.augmentation, keys_of=train_keys)
+        """Training batches, augmented."""
+        self.still = pipeline(train_teacher, augment.NO_AUGMENTATION, keys_of=train_keys)
+        """Training batches as the data set has them."""
+        self.validation = pipeline(
+            cached(teacher, encoder=encoder),
+            augment.NO_AUGMENTATION,
+            keys_of=target_caching.keys_of(data.validation),
+            memoize=True,
+        )
+        """Validation batches."""
+        self._data, self._settings = data, settings
+
+    def train_batches(self, first_step: int) -> Generator[TrainBatch]:
+        """Yields endless batches with teacher outputs, made ahead of the steps on an accelerator.
+
+        Args:
+          first_step: The step of the first batch.
+
+        Returns:
+          A generator of this process's rows of each batch.
+        """
+        read = self._data.train_batches(
+            self._settings.training.images_per_step,
+            self._settings.seed,
+            first_step,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        return prefetch(self.train(read, first_step), _prefetch_depth())
+
+    def validation_batches(self) -> Generator[TrainBatch]:
+        """Yields the validation data once, in order, with teacher outputs."""
+        read = self._data.validation_batches(
+            self._settings.training.images_per_step, jax.process_index(), jax.process_count()
+        )
+        return prefetch(self.validation(read), _prefetch_depth())
+
+    def caches(self) -> list[CachedTeacher]:
+        """Returns the target caches of training and validation; empty without a cache."""
+        teachers = (self.train.teacher, self.validation.teacher)
+        return [each for each in teachers if isinstance(each, CachedTeacher)]
+
+    def cache_counts(self) -> dict[str, dict[str, int]]:
+        """Returns under `cache` the entries read, computed and damaged, over all processes."""
+        counts = [cache.counts for cache in self.caches()]
+        if not counts:
+            return {}
+        own = [[sum(each[kind] for each in counts) for kind in counts[0]]]
+        total = distributed.all_gather(own).sum(0).tolist()
+        return {"cache": dict(zip(counts[0], total, strict=True))}
 
 
-def content_keys_by_pixels(batch: Batch) -> Sequence[str]:
-    """Returns content keys that are hashes of the images as they are read.
+def wait_on_cpu(scalars: Mapping[str, Any]) -> None:
+    """On a CPU the next batch is made in turn with the steps: waits, and keeps freed memory.
 
     Args:
-      batch: A batch of images without keys of their own.
+      scalars: What a step returned.
     """
-    return [content_key(image) for image in np.asarray(batch.images)]
+    if _prefetch_depth() == 0:
+        jax.block_until_ready(scalars)
+        memory.keep_freed()
+
+
+def asks_for_logits(losses: Mapping[str, Loss]) -> bool:
+    """Returns whether training needs the teacher's mask.
+
+    Args:
+      losses: The losses by name.
+    """
+    attentive = any(
+        pair.attention in _NEEDS_LOGITS
+        for loss in losses.values()
+        for pair in getattr(loss, "pairs", ())
+    )
+    return attentive or any("teacher_logits" in loss.requires for loss in losses.values())
+
+
+def _prefetch_depth() -> int:
+    """Returns how many batches are made ahead.
+
+    On a CPU there are none: teacher and step share its cores, and each would hold its memory while
+    the other runs.
+    """
+    return 0 if jax.default_backend() == "cpu" else 2
+
+
+def _trains_on_features(losses: Mapping[str, Loss]) -> bool:
+    return any("features" in loss.requires for loss in losses.values())
 
 
 @partial(jax.jit, static_argnames=("kind", "rows"))

@@ -40,8 +40,7 @@ from jaxdistill.training.aggregation import mean_metrics
 from jaxdistill.training.callbacks import Callback, default_callbacks, early_stopping
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.ema import averaged
-from jaxdistill.training.input_pipeline import TrainBatch
-from jaxdistill.training.inputs import Inputs, wait_on_cpu
+from jaxdistill.training.input_pipeline import InputPipelines, TrainBatch, wait_on_cpu
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.records import Pending, epoch_record, read_metrics, score_of
 from jaxdistill.training.requests import Requests
@@ -287,7 +286,7 @@ class Trainer(Requests):
             self.console.print(line)
         natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
-        self.inputs = Inputs(
+        self.inputs = InputPipelines(
             self.settings,
             self.data,
             self.teacher,

@@ -15,7 +15,7 @@ from jaxdistill.data import loader, splits
 from jaxdistill.data.augment.copy_paste import paste
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers.target_cache import CachedTeacher
-from jaxdistill.training.inputs import _check_cacheable
+from jaxdistill.training.target_caching import check_cacheable
 
 SIZE = (48, 64)
 COUNT = 12
@@ -175,6 +175,6 @@ def test_what_copy_paste_cannot_be_used_with_is_refused(data, tmp_path) -> None:
     with refused(ConfigError, "cannot-cache", "copy_paste"):
         config.check({**run, "data": {**images, "copy_paste": 0.5}}, source="")
     cached = CachedTeacher.__new__(CachedTeacher)
-    _check_cacheable(cached, splits.Data(data.model_copy(update={"copy_paste": 0.0})))
+    check_cacheable(cached, splits.Data(data.model_copy(update={"copy_paste": 0.0})))
     with refused(ConfigError, "cannot-cache", "copy_paste"):
-        _check_cacheable(cached, splits.Data(data))
+        check_cacheable(cached, splits.Data(data))

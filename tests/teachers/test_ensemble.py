@@ -15,8 +15,9 @@ from jaxdistill.runtime.errors import ConfigError, NetworkError
 from jaxdistill.teachers import Combined, Ensemble, Onnx, base, from_config, plausibility
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.training import preflight
-from jaxdistill.training.input_pipeline import InputPipeline, content_keys_by_pixels
+from jaxdistill.training.input_pipeline import InputPipeline
 from jaxdistill.training.provenance import differences
+from jaxdistill.training.target_caching import content_keys_by_pixels
 from jaxdistill.types import Batch, TeacherOutputs
 
 SIZE = (32, 64)

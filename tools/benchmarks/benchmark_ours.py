@@ -20,7 +20,7 @@ from jaxdistill.losses.base import Scalars
 from jaxdistill.runtime import errors
 from jaxdistill.teachers.base import restrict
 from jaxdistill.teachers.target_cache import CachedTeacher
-from jaxdistill.training.inputs import wait_on_cpu
+from jaxdistill.training.input_pipeline import wait_on_cpu
 from jaxdistill.training.trainer import Trainer
 
 LEAD = 3  # steps until the prefetched batches are as many as they ever will be
