@@ -6,6 +6,7 @@ shown with their masks in a page, or as one image with `--output NAME.png`.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0, or 1 if an image cannot be used or is in both splits.
     """
     args = _parse(arguments)
-    overrides = [each if "=" in each else f"data.root={each!r}" for each in args.arguments]
+    overrides = [
+        each if "=" in each else f"data.root={json.dumps(each, ensure_ascii=False)}"
+        for each in args.arguments
+    ]
     settings = config.load_data(args.config, overrides)
     console = common.console()
     with Progress(console=common.console(stderr=True), transient=True) as bar:
@@ -76,7 +80,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help=f"images of each split that are shown (default: {data_sheet.SAMPLES})",
     )
-    return parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
+    folders = [each for each in args.arguments if "=" not in each]
+    if len(folders) > 1:
+        parser.error(f"expected one folder, got {', '.join(folders)}")
+    return args
 
 
 def _count(text: str) -> int:

@@ -88,6 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "images",
         nargs="*",
+        default=[],
         metavar="IMAGE",
         help=f"photographs of people: files, folders or globs; the first {MOST_IMAGES} are used",
     )

@@ -54,6 +54,7 @@ STRUCTURE_ERRORS = frozenset(
 """Error numbers which prove that a file is not what was written. Any other one proves nothing: the
 disk, the network or a permission may be at fault."""
 
+_LOST = "lost+found"
 # How a library of another language reports an error of the system: TensorStore and safetensors with
 # its number, array_record with its text alone.
 _NUMBER_IN_MESSAGE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
@@ -212,11 +213,23 @@ def _numbered(error: BaseException) -> OSError | None:
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yields what `os.walk` yields, following links to folders and visiting each folder once.
 
+    `lost+found`, which belongs to the file system, is passed over.
+
     Args:
-      root: The folder to start from.
+      root: The folder to start from; nothing is yielded if there is none.
+
+    Raises:
+      OSError: A folder cannot be listed. `os.walk` would take it for an empty one.
     """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        if _LOST in folders:
+            folders.remove(_LOST)
         path = Path(folder)
         status = path.stat()
         if (status.st_dev, status.st_ino) in seen:

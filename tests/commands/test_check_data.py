@@ -123,6 +123,7 @@ def test_a_configuration_names_the_data(tmp_path: Path) -> None:
         (["a", "run=b"], ConfigError, "unknown-key"),
         (["a", "data.workers=0"], ConfigError, "out-of-range"),
         (["a", "--samples", "0"], ConfigError, "command-line"),
+        (["a", "b"], ConfigError, "command-line"),
         (["/nowhere/at/all"], DataError, "missing-images"),
     ],
 )

@@ -100,8 +100,10 @@ def test_descriptions_count_images_and_warn_of_overlap(root: Path, people: data.
 def test_missing_folders_are_found_before_anything_is_read(tmp_path: Path) -> None:
     with refused(DataError, "unknown-layout", "data.train"):
         data.coco(tmp_path)
-    with refused(DataError, "missing-images", "data.train"):
-        data.coco(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "none", tmp_path / "file"):
+        with refused(DataError, "missing-images", f"data.root: {root}"):
+            data.coco(root)
     with refused(DataError, "missing-images", "data.validation"):
         (tmp_path / "train").mkdir()
         data.image_folder(tmp_path)

@@ -168,3 +168,25 @@ def test_retry_io_raises_other_errors_at_once(error: Exception, no_waits: list[f
     with pytest.raises(type(error)):
         retry_io(function)
     assert not no_waits
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open", "closed", "lost+found"):
+        (tmp_path / name).mkdir()
+    listed = os.scandir
+    closed = {str(tmp_path / "closed"), str(tmp_path / "lost+found")}
+
+    def scandir(path: str) -> object:
+        if str(path) in closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        list(files.walk(tmp_path))
+    closed.discard(str(tmp_path / "closed"))
+    found = {folder.name for folder, _, _ in files.walk(tmp_path)}
+    assert found == {tmp_path.name, "open", "closed"}
+    assert list(files.walk(tmp_path / "none")) == []

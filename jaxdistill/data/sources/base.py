@@ -191,6 +191,14 @@ class Source(ABC, Generic[Entry]):
           DataError: One does not (`missing-images`, `missing-annotations`).
         """
         if not self.images.is_dir():
+            root = self.settings.root
+            if root is not None and not root.is_dir():
+                fault = "is not a folder" if root.exists() else "does not exist"
+                raise DataError(
+                    f"data.root: {root.absolute()} {fault}; expected the folder with "
+                    f"data.{self.split}.images, {self.images}",
+                    code="missing-images",
+                )
             raise DataError(
                 f"data.{self.split}: there is no folder {self.images}; expected {self.LAYOUT}",
                 code="missing-images",
