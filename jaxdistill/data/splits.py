@@ -106,6 +106,15 @@ class Data:
             for source in sources_of(self.settings, split):
                 source.check()
 
+    def prepare(self) -> None:
+        """Opens both splits, and builds the prepared data sets that do not exist yet.
+
+        Raises:
+          DataError: See `open_split`.
+          ConfigError: There is no source of that name (`unknown-data-source`).
+        """
+        _ = self.train, self.validation
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of whole batches in the training split; see `loader`.
 

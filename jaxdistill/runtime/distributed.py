@@ -7,6 +7,7 @@ TPU, or JAX's own variables); `--coordinator`, `--processes` and `--process` giv
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -31,6 +32,8 @@ OTHER_PROCESS_FAILED = 76
 """Exit code of a process that ends because another one failed (`EX_PROTOCOL` of sysexits.h)."""
 _FAILED = "jaxdistill/failed"  # key in the coordinator's store; the value is a process index
 _POLL = 0.5  # seconds between two looks at that key
+_LONGEST_WAIT = 7 * 24 * 3600 * 1000  # milliseconds; a lost process is noticed by its heartbeat
+_meetings = itertools.count()  # makes the names of the coordinator's barriers unique
 _GRACE = 2.0  # seconds that a process has to fail by itself, with its own message
 
 
@@ -212,16 +215,25 @@ def barrier(name: str) -> None:
 def main_process_first(name: str) -> Iterator[None]:
     """Runs the `with` block in the main process, and afterwards in all other processes.
 
-    Use it around code that creates a file unless it exists.
+    Use it around code that creates a file unless it exists, which may take hours. The block ends at
+    the same time in all processes.
 
     Args:
       name: The same name in every process; it appears in JAX's messages.
     """
     if not is_main_process():
-        barrier(name)
+        _wait_for_all(name)
     yield
     if is_main_process():
-        barrier(name)
+        _wait_for_all(name)
+    _wait_for_all(f"{name} in all")
+
+
+def _wait_for_all(name: str) -> None:
+    """Waits for all processes by the coordinator: the first collective gives up in 30 seconds."""
+    if jax.process_count() > 1:
+        client: Any = jax_distributed.global_state.client
+        client.wait_at_barrier(f"jaxdistill/{next(_meetings)} {name}", _LONGEST_WAIT)
 
 
 def broadcast(tree: Tree) -> Tree:

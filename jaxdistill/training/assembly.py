@@ -67,8 +67,9 @@ def trainer_from_config(
     teacher = teachers.from_config(settings, threads=threads, batch_size=rows)
     terms = losses.from_config(settings)
     pairs = _check_fit(settings, model, terms, teacher)
+    data = data_package.from_config(settings.data)
     with distributed.main_process_first("data"):
-        data = data_package.from_config(settings.data)
+        data.prepare()
     if found.layout_note:
         console.print(found.layout_note)
     for line in (*data_package.describe(data), *describe_cache(settings)):

@@ -105,6 +105,16 @@ def test_every_image_is_read_once_per_epoch_by_one_process(
     assert epochs == [sorted(IMAGES)] * EPOCHS
 
 
+def test_one_process_builds_the_data_set_and_the_other_opens_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    args = [*arguments(folder, tmp_path / "run"), f"data.prepared={tmp_path / 'prepared'}"]
+    processes = launch(2, tmp_path / "seen", [str(CHILD)], [*args, "--dry-run"])
+    printed = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert ["preparing data.train" in text for text in printed] == [True, False]
+
+
 def test_feature_statistics_and_an_unfrozen_encoder_use_the_rows_of_all_processes(
     folder: Path, tmp_path: Path
 ) -> None:

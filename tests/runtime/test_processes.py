@@ -89,6 +89,22 @@ def test_values_are_exchanged_between_two_processes() -> None:
     assert main["shape"] == other["shape"] == [4, 3]
 
 
+LONG = """
+import jax
+with distributed.main_process_first("data"):
+    time.sleep(35 * (jax.process_index() == 0))
+distributed.barrier("end")
+"""
+
+
+@pytest.mark.slow
+def test_the_main_process_may_take_longer_than_a_collective_waits() -> None:
+    """JAX connects the processes of a CPU in their first collective, for 30 seconds at most."""
+    processes = start(2, LONG)
+    printed = [process.communicate(timeout=PATIENCE) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+
+
 FAIL = "distributed.barrier('start'); raise errors.RunError('a disk is gone', code='some-code')"
 CRASH = "distributed.barrier('start'); raise KeyError('a bug')"
 WAIT = "distributed.barrier('start'); time.sleep(60)"
