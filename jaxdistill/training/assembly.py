@@ -20,10 +20,10 @@ from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import plausibility
 from jaxdistill.teachers.base import Teacher, describe_teacher, output_shapes
 from jaxdistill.training import batch_size, preflight
+from jaxdistill.training.feature_pairs import feature_pairs
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.input_pipeline import asks_for_logits
 from jaxdistill.training.phases import phase_of
-from jaxdistill.training.sizes import check_sizes, feature_pairs
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
@@ -53,7 +53,7 @@ def trainer_from_config(
     settings = config.with_data(settings, found.settings)
     preflight.check(settings)
     model = _student(settings)
-    check_sizes(model, settings.data.image_size, settings.data.sizes)
+    preflight.check_sizes(model, settings.data.image_size, settings.data.sizes)
     mesh = Mesh(settings.mesh.data)
     settings = batch_size.of_run(settings)
     automatic = settings.training.batch_size == "auto"

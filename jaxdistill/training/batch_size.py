@@ -22,7 +22,8 @@ from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, output_shapes
 from jaxdistill.training import ema
 from jaxdistill.training.compile_ahead import abstract_batch
-from jaxdistill.training.step import compile_train_step, step_spec
+from jaxdistill.training.step import compile_train_step
+from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import TrainState
 
 SHARE = 0.9

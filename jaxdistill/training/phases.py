@@ -11,7 +11,8 @@ from jaxdistill.models import unfreezing
 from jaxdistill.models.parameters import Partition, merge
 from jaxdistill.training import ema
 from jaxdistill.training.optimizer import migrate_opt_state
-from jaxdistill.training.step import compile_eval_step, compile_train_step, step_spec
+from jaxdistill.training.step import compile_eval_step, compile_train_step
+from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import TrainState
 
 if TYPE_CHECKING:

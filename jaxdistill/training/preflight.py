@@ -1,13 +1,14 @@
-"""Checks before data is touched: are all names known, and do all files exist?"""
+"""Checks before data is touched: are names known, do files exist, and do sizes fit?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxdistill import config, losses
+from jaxdistill import config, losses, models
 from jaxdistill.checkpoint.best import can_rebuild
-from jaxdistill.models import DECODERS, ENCODERS
+from jaxdistill.models import DECODERS, ENCODERS, Student
 from jaxdistill.reporting import trackers
 from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.teachers.base import Size
 
 
 def check(settings: config.Config) -> None:
@@ -27,6 +28,23 @@ def check(settings: config.Config) -> None:
     for key, path in _files(settings):
         if not path.is_file():
             raise ConfigError(f"{key}: there is no file {path.absolute()}", code="no-such-file")
+
+
+def check_sizes(model: Student, image_size: Size, sizes: Sequence[Size]) -> None:
+    """Checks that a student can compute images of all sizes of a run.
+
+    Args:
+      model: The student.
+      image_size: `data.image_size`.
+      sizes: Sizes of training images.
+
+    Raises:
+      ConfigError: It cannot (`image-size`).
+    """
+    models.check_image_size(model, image_size)
+    for size in sizes:
+        if size != image_size:
+            models.check_image_size(model, size, "data.sizes")
 
 
 def _files(settings: config.Config) -> Iterator[tuple[str, Path]]:

@@ -33,6 +33,7 @@ from jaxdistill.training import (
     assembly,
     feature_statistics,
     phases,
+    preflight,
     provenance,
     run_folder,
 )
@@ -40,17 +41,18 @@ from jaxdistill.training.aggregation import mean_metrics
 from jaxdistill.training.callbacks import Callback, default_callbacks, early_stopping
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.ema import averaged
+from jaxdistill.training.feature_pairs import feature_pairs
 from jaxdistill.training.input_pipeline import InputPipelines, TrainBatch, wait_on_cpu
+from jaxdistill.training.loop_control import LoopControl
 from jaxdistill.training.progress import Progress
-from jaxdistill.training.records import Pending, epoch_record, read_metrics, score_of
-from jaxdistill.training.requests import Requests
-from jaxdistill.training.sizes import check_sizes, feature_pairs
-from jaxdistill.training.step import StepSpec, initial_state, weighted_total
+from jaxdistill.training.run_metrics import Pending, epoch_record, read_metrics, score_of
+from jaxdistill.training.step import weighted_total
+from jaxdistill.training.step_spec import StepSpec, initial_state
 from jaxdistill.training.waits import Waits
 from jaxdistill.types import TrainState, Variables
 
 
-class Trainer(Requests):
+class Trainer(LoopControl):
     """Trains a student with a teacher, ground-truth masks, or both.
 
     Args:
@@ -100,7 +102,7 @@ class Trainer(Requests):
         )
         set_batch_size(teacher, self.settings.training.images_per_step // self.mesh.size)
         sizes = self.data.image_size, self.data.train_sizes
-        check_sizes(model, *sizes)
+        preflight.check_sizes(model, *sizes)
         self.pairs = feature_pairs(model, self.losses, teacher, *sizes)
         self.model = with_projectors(model, self.pairs)
         self.partition = unfreezing.partition_in_phase(self.model, self.settings.student, phase=0)
@@ -109,7 +111,7 @@ class Trainer(Requests):
         self.progress = Progress()
         self.waits = Waits()
         self.callbacks = [*default_callbacks(), *callbacks]
-        self.writer: MetricWriter | NullWriter = NullWriter()
+        self.writer: MetricWriter = NullWriter()
         self.last_saved_step = -1
         self._ready = False
         # Made by `setup`, and anew when a stage of the encoder joins the training.

@@ -29,13 +29,8 @@ from jaxdistill import config
 from jaxdistill.losses import from_config
 from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.parameters import Partition, partition
-from jaxdistill.training.step import (
-    compile_train_step,
-    initial_state,
-    loss_terms,
-    step_spec,
-    weighted_total,
-)
+from jaxdistill.training.step import compile_train_step, loss_terms, weighted_total
+from jaxdistill.training.step_spec import initial_state, step_spec
 from jaxdistill.types import Batch, TeacherOutputs, Variables
 
 STEPS_PER_EPOCH = 2  # so that five steps see three epochs' temperatures and learning rates

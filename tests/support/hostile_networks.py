@@ -21,7 +21,7 @@ from jaxdistill.losses import from_config as losses_of
 from jaxdistill.models import unfreezing
 from jaxdistill.models.parameters import flat_variables
 from jaxdistill.teachers import onnx_session
-from jaxdistill.training.step import initial_state, step_spec
+from jaxdistill.training.step_spec import initial_state, step_spec
 
 try:  # here, for it needs more room than a reader is given
     import torch

@@ -10,7 +10,8 @@ from jaxdistill import config, losses, models
 from jaxdistill.models import Student, unfreezing
 from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.parameters import Partition
-from jaxdistill.training.step import StepSpec, compile_train_step, initial_state, step_spec
+from jaxdistill.training.step import compile_train_step
+from jaxdistill.training.step_spec import StepSpec, initial_state, step_spec
 from jaxdistill.types import Batch, TeacherOutputs, TrainState
 
 SIZE = 32

@@ -20,7 +20,7 @@ from jaxdistill.models import build, unfreezing
 from jaxdistill.models.parameters import flat_variables, param_group
 from jaxdistill.runtime.errors import RunError
 from jaxdistill.training.optimizer import migrate_opt_state
-from jaxdistill.training.step import initial_state, step_spec
+from jaxdistill.training.step_spec import initial_state, step_spec
 
 STAGES = [f"encoder.blocks.{i}" for i in reversed(range(7))]
 STAGES_OF_LITE0 = unfreezing.encoder_stages(build(config.Student(encoder="tf_efficientnet_lite0")))

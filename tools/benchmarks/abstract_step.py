@@ -13,7 +13,8 @@ from jaxdistill.models import feature_info, student, unfreezing
 from jaxdistill.models.feature_info import find_tap
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.training.step import compile_eval_step, compile_train_step, step_spec
+from jaxdistill.training.step import compile_eval_step, compile_train_step
+from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import Batch, TeacherOutputs, TrainState
 
 

@@ -1,30 +1,13 @@
-"""Sizes that have to fit: of images, of the student, and of the detector's feature maps."""
+"""The feature pairs of a run, whose images may have several sizes."""
 
 from collections.abc import Mapping, Sequence
 
-from jaxdistill import losses, models
+from jaxdistill import losses
 from jaxdistill.losses import Loss
 from jaxdistill.models import Student
 from jaxdistill.models.feature_pairs import Pair, pair_up
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers.base import Size, Teacher, feature_shapes
-
-
-def check_sizes(model: Student, image_size: Size, sizes: Sequence[Size]) -> None:
-    """Checks that a student can compute images of all sizes of a run.
-
-    Args:
-      model: The student.
-      image_size: `data.image_size`.
-      sizes: Sizes of training images.
-
-    Raises:
-      ConfigError: It cannot (`image-size`).
-    """
-    models.check_image_size(model, image_size)
-    for size in sizes:
-        if size != image_size:
-            models.check_image_size(model, size, "data.sizes")
 
 
 def feature_pairs(

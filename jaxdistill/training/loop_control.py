@@ -1,7 +1,7 @@
 """What callbacks ask of the training loop."""
 
 
-class Requests:
+class LoopControl:
     """Requests for an end of the training, or a checkpoint; the loop answers after each step."""
 
     def __init__(self) -> None:
