@@ -29,6 +29,8 @@ class Setting(NamedTuple):
     teacher_checkpoint: Path
     threads: int | None
     """None leaves the number to each library."""
+    compiler: str | None
+    """The backend of `torch.compile`; None lets PyTorch run in eager mode."""
 
 
 class Contestant(Protocol):
@@ -53,9 +55,11 @@ def serve(make: Callable[[Setting], Contestant]) -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("teacher_checkpoint", type=Path)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--compiler")
     args = parser.parse_args()
     answers = _answers()
-    contestant = make(Setting(config.load(args.config), args.teacher_checkpoint, args.threads))
+    settings = config.load(args.config)
+    contestant = make(Setting(settings, args.teacher_checkpoint, args.threads, args.compiler))
     print(json.dumps(contestant.found), file=answers, flush=True)
     for line in sys.stdin:
         question = json.loads(line)

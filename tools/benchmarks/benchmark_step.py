@@ -1,5 +1,7 @@
 """Measures a training step: the PyTorch original's, ours, and ours with cached teacher outputs.
 
+`--contestants original compiled ours` measures the original under `torch.compile` as well.
+
     python tools/benchmarks/benchmark_step.py \\
         --config configs/yolo_feature_distillation_b0_from_b3.yaml \\
         --detector yolo.onnx --teacher teacher.onnx --teacher-checkpoint teacher.pth
@@ -24,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +41,16 @@ from jaxdistill.runtime.errors import ConfigError, UserError
 
 TOOLS = Path(__file__).parent
 SCRIPTS = {
-    "original": "benchmark_original.py",
-    "ours": "benchmark_ours.py",
-    "cached": "benchmark_ours.py",
+    "original": ("benchmark_original.py",),
+    "compiled": ("benchmark_original.py", "--compiler", "{compiler}"),
+    "ours": ("benchmark_ours.py",),
+    "cached": ("benchmark_ours.py",),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses arguments, measures, and prints tables."""
-    args = _parser().parse_intermixed_args(arguments)
+    args = parser().parse_intermixed_args(arguments)
     for path in (args.detector, args.teacher, args.teacher_checkpoint):
         if not path.is_file():
             raise ConfigError(f"there is no file {path.absolute()}", code="no-such-file")
@@ -54,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _restrict_cores(args.threads)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, ExitStack() as running:
         console = Console(soft_wrap=True, highlight=False)
-        configs = _write_configs(args, Path(folder))
-        arithmetic = Child("benchmark_arithmetic.py", configs["ours"], args)
-        arithmetic.close()
+        configs = write_configs(args, Path(folder))
+        with Child(("benchmark_arithmetic.py",), configs["ours"], args) as child:
+            arithmetic = child.found
         if "cached" in args.contestants:
             console.print("filling the target cache")
             _run("-m", "jaxdistill", "cache-targets", "--config", configs["cached"])
@@ -64,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in args.contestants:
             console.print(f"building {name}")
             children[name] = running.enter_context(Child(SCRIPTS[name], configs[name], args))
-        measured = _measure(children, args.rounds, args.steps, console)
+            children[name].wait()
+        measured = measure(children, args.rounds, args.steps, console)
         settings = config.load(configs["ours"])
-    measured["arithmetic"] = arithmetic.found
+    measured["arithmetic"] = arithmetic
     measured["setting"] = {
         "size": settings.data.image_size,
         "batch": settings.training.batch_size,
@@ -79,24 +84,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Child:
-    """The process of a contestant; see `benchmark_child`."""
+    """The process of a contestant, which builds itself; see `benchmark_child`.
 
-    def __init__(self, script: str, settings: Path, args: argparse.Namespace) -> None:
+    Args:
+      command: Its script and options.
+      settings: Its configuration.
+      args: Of the command line.
+    """
+
+    def __init__(self, command: Sequence[str], settings: Path, args: argparse.Namespace) -> None:
+        script, *options = command
         self._script, self._log = script, settings.with_suffix(f".{Path(script).stem}.log")
         threads = ["--threads", str(args.threads)] if args.threads else []
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, TOOLS / script, settings, args.teacher_checkpoint, *threads],
+                [
+                    *(sys.executable, TOOLS / script, settings, args.teacher_checkpoint),
+                    *threads,
+                    *(each.format(compiler=args.compiler) for each in options),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=_environment(),
             )
-        self.found = self._answer()
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """Facts about the contestant, its first answer."""
+        return self._answer()
+
+    def wait(self) -> None:
+        """Waits until the contestant is built."""
+        _ = self.found
 
     def ask(self, **question: object) -> dict[str, Any]:
         """Sends a question and returns the answer."""
+        self.wait()
         print(json.dumps(question), file=self._process.stdin, flush=True)
         return self._answer()
 
@@ -118,10 +143,17 @@ class Child:
         raise _failure(self._script, self._process.wait(), self._log.read_text())
 
 
-def _measure(
+def measure(
     children: Mapping[str, Child], rounds: int, steps: int, console: Console
 ) -> dict[str, Any]:
-    """Returns for each contestant its facts, seconds by part, and memory after whole steps."""
+    """Returns for each contestant its facts, seconds by part, and memory after whole steps.
+
+    Args:
+      children: The contestants by name.
+      rounds: How often each takes its turn.
+      steps: Steps of a turn.
+      console: Shows a bar, if it is a terminal.
+    """
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in children}
     memory = {}
     for measure in ("whole", "parts"):
@@ -145,8 +177,19 @@ def _measure(
     }
 
 
-def _write_configs(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
-    """Writes the configuration of each contestant and the images that it names."""
+def write_configs(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
+    """Writes the configuration of each contestant and the images that it names.
+
+    Args:
+      args: Of the command line.
+      folder: Where to.
+
+    Returns:
+      The files by the names of contestants.
+
+    Raises:
+      ConfigError: The original cannot be trained like that.
+    """
     overrides = [
         f"run={folder / 'run'}",
         f"data.root={folder / 'data'}",
@@ -175,7 +218,8 @@ def _write_configs(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
     if settings.data.augment != "none" and not settings.targets.clean_images:
         cached.append("data.augment=flip")
     files = {}
-    for name, more in (("original", []), ("ours", []), ("cached", cached)):
+    for name in SCRIPTS:
+        more = cached if name == "cached" else []
         files[name] = folder / f"{name}.yaml"
         own = config.load(args.config, [*overrides, *more])
         files[name].write_text(config.dump(own), encoding="utf-8")
@@ -215,7 +259,8 @@ def _failure(what: str, code: int, log: str) -> Exception:
     return RuntimeError(f"{what} failed:\n{log}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -234,7 +279,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=5, help="steps per turn (default: 5)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
     parser.add_argument(
-        "--contestants", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), help="default: all"
+        "--contestants", nargs="+", choices=SCRIPTS, default=["original", "ours", "cached"]
+    )
+    parser.add_argument(
+        "--compiler", default="inductor", help="backend of torch.compile (default: inductor)"
     )
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any key of --config")

@@ -47,16 +47,14 @@ class Student(nn.Module):
         """Computes the logits, and the feature maps by the names that our student uses."""
         features = self.unet.encoder(normalize(images, self.normalization))
         maps = {f"encoder.{i}": each for i, each in enumerate(features) if i > 0}
-        hooks = [
-            block.register_forward_hook(
-                lambda _, __, output, i=i: maps.__setitem__(f"decoder.{i}", output)
-            )
-            for i, block in enumerate(self.unet.decoder.blocks)
-        ]
-        logits = self.unet.segmentation_head(self.unet.decoder(features))
-        for hook in hooks:
-            hook.remove()
-        return logits, maps
+        # Block by block: with forward hooks, torch.compile would break the network into pieces.
+        decoder, skips = self.unet.decoder, features[-2:0:-1]
+        values = decoder.center(features[-1])
+        for i, block in enumerate(decoder.blocks):
+            height, width = features[-2 - i].shape[2:]
+            skip = skips[i] if i < len(skips) else None
+            values = maps[f"decoder.{i}"] = block(values, height, width, skip_connection=skip)
+        return self.unet.segmentation_head(values), maps
 
 
 def projector(inputs: int, outputs: int, hidden: int | None) -> nn.Sequential:
@@ -204,6 +202,13 @@ class Original:
             lr=settings.training.learning_rate,
             weight_decay=settings.training.weight_decay,
         )
+
+    def compile(self, backend: str) -> None:
+        """Lets `torch.compile` make programs of the teacher, and of the student with its losses."""
+        for network in (self._teacher, self.student):
+            network.to(memory_format=torch.channels_last)
+        self._teacher = torch.compile(self._teacher, backend=backend)
+        self.loss = torch.compile(self.loss, backend=backend)
 
     def train_step(self, images: Tensor, masks: Tensor) -> None:
         """Takes a step on images (N, 3, H, W) in [0, 1] and masks (N, 1, H, W) in {0, 1}."""

@@ -46,6 +46,10 @@ class Kit:
     """Precision, batch, and `eager` or `compile`, of the original's steps, in order."""
     compiler: str
     """The backend of `torch.compile`."""
+    whole: list[list]
+    """Precision and batch of the whole steps that are compared with the original's."""
+    small: bool
+    """Whether teacher and detector are small, for a rehearsal."""
     networks: list[dict]
     """See `Network`."""
     run: list[str]
@@ -85,6 +89,8 @@ FULL = Kit(
         *(["bfloat16", 32, "compile"], ["float32", 4, "compile"], ["float32", 32, "compile"]),
     ],
     compiler="inductor",
+    whole=[["float32", 32], ["float32", 4]],
+    small=False,
     networks=[
         asdict(Network("networks/teacher.onnx", 640, 4)),
         asdict(Network("networks/detector.onnx", 640, 4)),
@@ -95,7 +101,7 @@ FULL = Kit(
         "teacher.onnx={kit}/networks/run_teacher.onnx",
         "detector.onnx={kit}/networks/run_teacher.onnx",
     ],
-    tests=["-m", "not slow and not campaign", "-n", "8", "--dist", "loadfile", "--maxfail", "60"],
+    tests=["-m", "not slow and not campaign", "-n", "12", "--dist", "loadfile", "--maxfail", "60"],
     sides=[1 << 29, 8192],
     seconds=2.0,
     round=10,
@@ -115,6 +121,8 @@ SMALL = Kit(
     steps=[["bfloat16", 2]],
     torch=[["bfloat16", 2, "eager"], ["float32", 2, "compile"]],
     compiler="eager",  # traces, but generates no code, which needs a C++ compiler and a minute
+    whole=[["float32", 2]],
+    small=True,
     networks=[
         asdict(Network("networks/teacher.onnx", 64, 2)),
         asdict(Network("networks/detector.onnx", 64, 2)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,14 +46,30 @@ def write(folder: Path, side: int, channels: int, *, small: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     if not (folder / "teacher.onnx").exists():
-        encoder = "timm-efficientnet-b0" if small else export_teacher.DEFAULT_ENCODER
-        decoder = (16, 8, 8, 4, 4) if small else (256, 128, 64, 32, 16)
-        teacher = _with_statistics(smp_networks.unet(encoder, decoder))
-        (folder / "teacher.onnx").write_bytes(export_teacher.to_onnx(teacher, None, 17))
+        (folder / "teacher.onnx").write_bytes(export_teacher.to_onnx(_teacher(small), None, 17))
     if not (folder / "detector.onnx").exists():
         with smp_networks.quiet():
             detector = Detector("resnet18" if small else "resnet152", channels)
         _export(_with_statistics(detector.eval()), folder / "detector.onnx", side)
+
+
+def write_checkpoint(path: Path, *, small: bool) -> None:
+    """Writes the teacher as the original's checkpoint, with other random weights.
+
+    Args:
+      path: A `.safetensors` file.
+      small: Whether to write a small network, for a rehearsal.
+    """
+    save_file(_teacher(small).state_dict(), path, metadata={"encoder": _encoder(small)})
+
+
+def _teacher(small: bool) -> nn.Module:
+    decoder = (16, 8, 8, 4, 4) if small else (256, 128, 64, 32, 16)
+    return _with_statistics(smp_networks.unet(_encoder(small), decoder))
+
+
+def _encoder(small: bool) -> str:
+    return "timm-efficientnet-b0" if small else export_teacher.DEFAULT_ENCODER
 
 
 def _with_statistics(network: nn.Module) -> nn.Module:

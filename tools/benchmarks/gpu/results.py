@@ -2,6 +2,7 @@
 
 import json
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def record_error(kind: str, error: Exception, **values: Any) -> None:
       error: Why it was not.
       **values: Which one it was.
     """
-    record(kind, **values, error=f"{type(error).__name__}: {error}"[:400])
+    traceback.print_exception(error)
+    text = f"{type(error).__name__}: {error}"
+    # The end of a long one is that of another program's log.
+    record(kind, **values, error=text if len(text) < 500 else f"{text[:200]} ... {text[-280:]}")
 
 
 def append(path: Path, kind: str, **values: Any) -> None:
