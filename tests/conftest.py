@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,19 @@ def shared() -> Callable[..., Path]:
         return found
 
     return path
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets JAX and onnxruntime compute on the CPU on a machine with a GPU as well."""
+    import jax
+
+    from jaxdistill.teachers import onnx_device, onnx_runtime
+
+    for module in (onnx_device, onnx_runtime):
+        monkeypatch.setattr(module, "providers", lambda: ["CPUExecutionProvider"])
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -194,6 +194,7 @@ def test_an_error_while_reading_reaches_the_reader(data, dataset, monkeypatch):
 
 
 def test_a_gpu_gets_more_decoding_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader.jax, "default_backend", lambda: "cpu")
     assert loader.decoding_threads(None) == 2
     monkeypatch.setattr(loader.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(loader.os, "sched_getaffinity", lambda _: set(range(26)))

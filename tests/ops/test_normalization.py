@@ -27,15 +27,18 @@ def test_value_and_gradient_are_those_of_the_plain_form(shape, mean, rectify) ->
     given, dy = arrays(shape, mean=mean)
 
     def both_ways(form, *given):
-        outputs, pull = jax.vjp(lambda *given: form(*given, given[1], EPS, rectify), *given)
+        about = jnp.full_like(given[1], mean)
+        outputs, pull = jax.vjp(lambda *given: form(*given, about, EPS, rectify), *given)
         return outputs, pull((dy.astype(given[0].dtype), *map(jnp.zeros_like, outputs[1:])))
 
     found, gradients = both_ways(ops.batch_norm, *given)
     expected, _ = both_ways(ops.plain, *given)
     with jax.enable_x64(True):
         _, exact = both_ways(ops.plain, *(jnp.asarray(array, jnp.float64) for array in given))
+    on_cpu = jax.default_backend() == "cpu"  # a GPU has a form of its own for the statistics
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+        digits = 0 if on_cpu else 1e-4
+        np.testing.assert_allclose(one, other, rtol=digits, atol=digits * (1 + np.abs(other).max()))
     for one, other in zip(gradients, exact, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * (1 + np.abs(other).max()))
 

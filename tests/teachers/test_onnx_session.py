@@ -72,7 +72,7 @@ def batch_mean(tmp_path):
     return opened(save(model, tmp_path))
 
 
-def test_on_a_cpu_images_go_one_by_one(batch_mean):
+def test_on_a_cpu_images_go_one_by_one(on_a_cpu, batch_mean):
     assert batch_mean.provider == "CPUExecutionProvider"
     [mask] = batch_mean(jnp.asarray(noise_images(3, 8, 12)))
     np.testing.assert_array_equal(mask, 0)
@@ -206,7 +206,7 @@ def test_an_operation_that_onnxruntime_lacks_is_named(tmp_path, capfd):
 FLIPPED = segmenter(1, 8, 12).SerializeToString()
 
 
-def test_another_image_size_is_tried_too(tmp_path):
+def test_another_image_size_is_tried_too(on_a_cpu, tmp_path):
     session = opened(save(segmenter(), tmp_path))
     [mask] = session(jnp.asarray(noise_images(2, 16, 20)))
     assert mask.shape == (2, 8, 10, 1)

@@ -42,8 +42,9 @@ class Counting:
         return self.counts[0]
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Combined:
+@pytest.fixture
+def teacher(tmp_path_factory: pytest.TempPathFactory, on_a_cpu: None) -> Combined:
+    """On a GPU, entries are completed with whole batches; there is a test of that."""
     path = save(segmenter(), tmp_path_factory.mktemp("network"))
     detector = Onnx(path, output=None, features=["inner", "deep"])
     return Combined(Onnx(path, tensor="score", normalization="unit"), detector)

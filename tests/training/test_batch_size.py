@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import tiny_run
 import toy_student
@@ -83,6 +84,8 @@ def test_where_not_one_image_fits_it_says_so() -> None:
 
 
 def test_a_cpu_refuses_it_before_anything_is_done(place: Path, tmp_path: Path) -> None:
+    if jax.default_backend() != "cpu":
+        pytest.skip("a GPU takes it")
     prepared = tmp_path / "prepared"
     with refused(ConfigError, "batch-size-auto"):
         Trainer.from_config(settings(place, f"data.prepared={prepared}"), tiny_run.QUIET)
