@@ -9,14 +9,20 @@ There are three families of variants:
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxdistill.models.encoders.blocks import (
+    BlockSettings,
+    DepthwiseSeparable,
+    InvertedResidual,
+    round_channels,
+)
 from jaxdistill.models.feature_info import FeatureInfo
-from jaxdistill.models.functional import Activation, global_mean, relu6, sigmoid, silu
-from jaxdistill.models.layers import BatchNorm, Conv, ScaledConv, conv_norm
+from jaxdistill.models.functional import Activation, relu6, silu
+from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
 from jaxdistill.models.registry import ENCODERS, Encoder
 from jaxdistill.ops.padding import PaddingKind
 
@@ -73,9 +79,7 @@ class Variant(NamedTuple):
 
     def round(self, channels: int) -> int:
         """Returns a scaled number of channels: a multiple of 8, at least 90 % of the product."""
-        scaled = channels * self.width
-        rounded = max(8, int(scaled + 4) // 8 * 8)
-        return rounded + 8 if rounded < 0.9 * scaled else rounded
+        return round_channels(channels * self.width)
 
 
 _SCALES = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
@@ -111,9 +115,19 @@ class EfficientNet(Encoder):
         for stage in v.stages:
             blocks = []
             for position in range(stage.blocks):
-                stride = stage.stride if position == 0 else 1
+                settings = BlockSettings(
+                    inputs=channels,
+                    inner=channels * stage.expansion,
+                    outputs=stage.channels,
+                    size=stage.size,
+                    stride=stage.stride if position == 0 else 1,
+                    activation=v.activation,
+                    padding=v.padding,
+                    eps=v.eps,
+                    reduced=channels // 4 if v.squeeze else 0,
+                )
                 block = DepthwiseSeparable if stage.expansion == 1 else InvertedResidual
-                blocks.append(block(v, stage, channels, stride, rngs=rngs))
+                blocks.append(block(settings, rngs=rngs))
                 channels = stage.channels
             stages.append(nnx.List(blocks))
             outputs.append((channels, outputs[-1][1] * stage.stride))
@@ -169,95 +183,3 @@ class EfficientNet(Encoder):
 
 for _name, _variant in VARIANTS.items():
     ENCODERS.add(_name, functools.partial(EfficientNet, _variant))
-
-
-class SqueezeExcite(nnx.Module):
-    """Computes a factor in (0, 1) of each channel from all channels' means.
-
-    Args:
-      channels: Channels of the map.
-      reduced: Channels of the hidden layer.
-      activation: The activation function of the hidden layer.
-      gate: The function that makes the factors.
-      rngs: Source of the initial values.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        reduced: int,
-        *,
-        activation: Activation = silu,
-        gate: Activation = sigmoid,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.activation, self.gate = activation, gate
-        self.conv_reduce = Conv(channels, reduced, 1, bias=True, rngs=rngs)
-        self.conv_expand = Conv(reduced, channels, 1, bias=True, rngs=rngs)
-
-    def __call__(self, x: Any) -> Any:
-        """Computes the factors by which the channels of a map are to be multiplied."""
-        return self.gate(self.conv_expand(self.activation(self.conv_reduce(global_mean(x)))))
-
-
-class DepthwiseSeparable(nnx.Module):
-    """The first stage's block: depthwise, squeeze-and-excitation, pointwise.
-
-    Args:
-      v: The variant.
-      stage: The stage that the block belongs to.
-      inputs: Channels of the input.
-      stride: Stride of the depthwise convolution.
-      rngs: Source of the initial values.
-    """
-
-    def __init__(
-        self, v: Variant, stage: Stage, inputs: int, stride: int, *, rngs: nnx.Rngs
-    ) -> None:
-        self.activation = v.activation
-        self.residual = stride == 1 and inputs == stage.channels
-        self.conv_dw = Conv(
-            inputs, inputs, stage.size, stride=stride, padding=v.padding, groups=inputs, rngs=rngs
-        )
-        self.bn1 = BatchNorm(inputs, eps=v.eps)
-        self.se = SqueezeExcite(inputs, inputs // 4, rngs=rngs) if v.squeeze else None
-        self.conv_pw = ScaledConv(inputs, stage.channels, 1, rngs=rngs)
-        self.bn2 = BatchNorm(stage.channels, eps=v.eps)
-
-    def __call__(self, x: Any, *, train: bool) -> Any:
-        """Applies the block, with a residual connection where the shapes agree."""
-        y = self.activation(conv_norm(self.conv_dw, self.bn1, x, train=train))
-        factor = None if self.se is None else self.se(y)
-        y = conv_norm(self.conv_pw, self.bn2, y, factor, train=train)
-        return x + y if self.residual else y
-
-
-class InvertedResidual(nnx.Module):
-    """Pointwise expansion, depthwise, squeeze-and-excitation, pointwise projection.
-
-    Args: see `DepthwiseSeparable`.
-    """
-
-    def __init__(
-        self, v: Variant, stage: Stage, inputs: int, stride: int, *, rngs: nnx.Rngs
-    ) -> None:
-        self.activation = v.activation
-        self.residual = stride == 1 and inputs == stage.channels
-        inner = inputs * stage.expansion
-        self.conv_pw = Conv(inputs, inner, 1, rngs=rngs)
-        self.bn1 = BatchNorm(inner, eps=v.eps)
-        self.conv_dw = Conv(
-            inner, inner, stage.size, stride=stride, padding=v.padding, groups=inner, rngs=rngs
-        )
-        self.bn2 = BatchNorm(inner, eps=v.eps)
-        self.se = SqueezeExcite(inner, inputs // 4, rngs=rngs) if v.squeeze else None
-        self.conv_pwl = ScaledConv(inner, stage.channels, 1, rngs=rngs)
-        self.bn3 = BatchNorm(stage.channels, eps=v.eps)
-
-    def __call__(self, x: Any, *, train: bool) -> Any:
-        """Applies the block, with a residual connection where the shapes agree."""
-        y = self.activation(conv_norm(self.conv_pw, self.bn1, x, train=train))
-        y = self.activation(conv_norm(self.conv_dw, self.bn2, y, train=train))
-        factor = None if self.se is None else self.se(y)
-        y = conv_norm(self.conv_pwl, self.bn3, y, factor, train=train)
-        return x + y if self.residual else y

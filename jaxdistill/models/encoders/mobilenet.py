@@ -5,16 +5,21 @@ are multiplied by 0.5 and rounded. `tf_` stands for TensorFlow's padding and eps
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxdistill.models.encoders.efficientnet import SqueezeExcite
+from jaxdistill.models.encoders.blocks import (
+    BlockSettings,
+    DepthwiseSeparable,
+    InvertedResidual,
+    depthwise,
+    round_channels,
+)
 from jaxdistill.models.feature_info import FeatureInfo
 from jaxdistill.models.functional import Activation, hard_sigmoid, hard_swish, relu
-from jaxdistill.models.layers import BatchNorm, Conv, ScaledConv, conv_norm
+from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
 from jaxdistill.models.registry import ENCODERS, Encoder
 from jaxdistill.ops.padding import PaddingKind
 
@@ -22,8 +27,8 @@ from jaxdistill.ops.padding import PaddingKind
 class Block(NamedTuple):
     """A block of any kind."""
 
-    kind: str
-    """`conv`, `separable`, `inverted` or `universal`; see the classes of these names below."""
+    kind: Literal["conv", "separable", "inverted", "universal"]
+    """`PlainBlock`, `DepthwiseSeparable`, `InvertedResidual` or `UniversalBlock`."""
     size: int
     """Height and width of the kernel that is not 1x1; 0: there is none."""
     stride: int
@@ -61,12 +66,6 @@ class Variant(NamedTuple):
     """Padding of the convolutions."""
     eps: float = 1e-5
     """Added to the variance in BatchNorm."""
-
-
-def round_channels(channels: float) -> int:
-    """Returns a multiple of 8 near a number of channels, and at least 90 % of it."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def _inverted(*values: Any, squeeze: bool = False, activation: Activation = relu) -> Block:
@@ -154,7 +153,7 @@ class MobileNet(Encoder):
         for index, stage in enumerate(v.stages):
             blocks = []
             for block in stage:
-                blocks.append(_KINDS[block.kind](v, block, channels, rngs=rngs))
+                blocks.append(_build(v, block, channels, rngs=rngs))
                 channels, stride = round_channels(block.channels * v.width), stride * block.stride
             stages.append(nnx.List(blocks))
             last_at[stride] = (channels, index + 1)
@@ -190,105 +189,75 @@ class MobileNet(Encoder):
         return tuple(maps[(feature.stages or 0) - 1] for feature in self.feature_info)
 
 
+def _build(v: Variant, block: Block, inputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Returns a block whose numbers of channels are scaled by the width."""
+    inner = round_channels(inputs * block.expansion)
+    settings = BlockSettings(
+        inputs=inputs,
+        inner=inner,
+        outputs=round_channels(block.channels * v.width),
+        size=block.size,
+        stride=block.stride,
+        activation=block.activation,
+        padding=v.padding,
+        eps=v.eps,
+        reduced=round_channels(inner / 4) if block.squeeze else 0,
+        squeeze_activation=relu,
+        gate=hard_sigmoid,
+    )
+    match block.kind:
+        case "conv":
+            return PlainBlock(settings, rngs=rngs)
+        case "separable":
+            return DepthwiseSeparable(settings, rngs=rngs)
+        case "inverted":
+            return InvertedResidual(settings, rngs=rngs)
+        case "universal":
+            return UniversalBlock(settings, block.start, rngs=rngs)
+
+
 class PlainBlock(nnx.Module):
     """A convolution, BatchNorm, activation.
 
     Args:
-      v: The variant.
-      block: The block.
-      inputs: Channels of the input.
+      s: Sizes and activation.
       rngs: Source of the initial values.
     """
 
-    def __init__(self, v: Variant, block: Block, inputs: int, *, rngs: nnx.Rngs) -> None:
-        outputs = round_channels(block.channels * v.width)
-        self.activation = block.activation
-        self.conv = Conv(
-            inputs, outputs, block.size, stride=block.stride, padding=v.padding, rngs=rngs
-        )
-        self.bn1 = BatchNorm(outputs, eps=v.eps)
+    def __init__(self, s: BlockSettings, *, rngs: nnx.Rngs) -> None:
+        self.activation = s.activation
+        self.conv = Conv(s.inputs, s.outputs, s.size, stride=s.stride, padding=s.padding, rngs=rngs)
+        self.bn1 = BatchNorm(s.outputs, eps=s.eps)
 
     def __call__(self, x: Any, *, train: bool) -> Any:
         """Applies the block."""
         return self.activation(conv_norm(self.conv, self.bn1, x, train=train))
 
 
-class SeparableBlock(nnx.Module):
-    """Depthwise, squeeze-and-excitation, pointwise.
-
-    Args: see `PlainBlock`.
-    """
-
-    def __init__(self, v: Variant, block: Block, inputs: int, *, rngs: nnx.Rngs) -> None:
-        outputs = round_channels(block.channels * v.width)
-        self.activation = block.activation
-        self.residual = block.stride == 1 and inputs == outputs
-        self.conv_dw = _depthwise(v, inputs, block.size, block.stride, rngs)
-        self.bn1 = BatchNorm(inputs, eps=v.eps)
-        self.se = _squeeze(block, inputs, rngs)
-        self.conv_pw = ScaledConv(inputs, outputs, 1, rngs=rngs)
-        self.bn2 = BatchNorm(outputs, eps=v.eps)
-
-    def __call__(self, x: Any, *, train: bool) -> Any:
-        """Applies the block, with a residual connection where the shapes agree."""
-        y = self.activation(conv_norm(self.conv_dw, self.bn1, x, train=train))
-        factor = None if self.se is None else self.se(y)
-        y = conv_norm(self.conv_pw, self.bn2, y, factor, train=train)
-        return x + y if self.residual else y
-
-
-class InvertedBlock(nnx.Module):
-    """Pointwise expansion, depthwise, squeeze-and-excitation, pointwise projection.
-
-    Args: see `PlainBlock`.
-    """
-
-    def __init__(self, v: Variant, block: Block, inputs: int, *, rngs: nnx.Rngs) -> None:
-        inner = round_channels(inputs * block.expansion)
-        outputs = round_channels(block.channels * v.width)
-        self.activation = block.activation
-        self.residual = block.stride == 1 and inputs == outputs
-        self.conv_pw = Conv(inputs, inner, 1, rngs=rngs)
-        self.bn1 = BatchNorm(inner, eps=v.eps)
-        self.conv_dw = _depthwise(v, inner, block.size, block.stride, rngs)
-        self.bn2 = BatchNorm(inner, eps=v.eps)
-        self.se = _squeeze(block, inner, rngs)
-        self.conv_pwl = ScaledConv(inner, outputs, 1, rngs=rngs)
-        self.bn3 = BatchNorm(outputs, eps=v.eps)
-
-    def __call__(self, x: Any, *, train: bool) -> Any:
-        """Applies the block, with a residual connection where the shapes agree."""
-        y = self.activation(conv_norm(self.conv_pw, self.bn1, x, train=train))
-        y = self.activation(conv_norm(self.conv_dw, self.bn2, y, train=train))
-        factor = None if self.se is None else self.se(y)
-        y = conv_norm(self.conv_pwl, self.bn3, y, factor, train=train)
-        return x + y if self.residual else y
-
-
 class UniversalBlock(nnx.Module):
     """MobileNetV4's block: depthwise, expansion, depthwise, projection; either depthwise may miss.
 
-    Args: see `PlainBlock`.
+    Args:
+      s: Sizes and activation; the size is that of the second depthwise kernel.
+      start: Height and width of the first depthwise kernel; 0: there is none.
+      rngs: Source of the initial values.
     """
 
-    def __init__(self, v: Variant, block: Block, inputs: int, *, rngs: nnx.Rngs) -> None:
-        inner = round_channels(inputs * block.expansion)
-        outputs = round_channels(block.channels * v.width)
-        self.activation = block.activation
-        self.residual = block.stride == 1 and inputs == outputs
-        first = 1 if block.size else block.stride  # the stride belongs to the second, if it exists
+    def __init__(self, s: BlockSettings, start: int, *, rngs: nnx.Rngs) -> None:
+        self.activation, self.residual = s.activation, s.residual
+        first = 1 if s.size else s.stride  # the stride belongs to the second, if it exists
         self.dw_start = (
-            Unit(_depthwise(v, inputs, block.start, first, rngs), inputs, v.eps)
-            if block.start
+            Unit(depthwise(s, s.inputs, start, first, rngs=rngs), s.inputs, s.eps)
+            if start
             else None
         )
-        self.pw_exp = Unit(Conv(inputs, inner, 1, rngs=rngs), inner, v.eps)
+        self.pw_exp = Unit(Conv(s.inputs, s.inner, 1, rngs=rngs), s.inner, s.eps)
         self.dw_mid = (
-            Unit(_depthwise(v, inner, block.size, block.stride, rngs), inner, v.eps)
-            if block.size
+            Unit(depthwise(s, s.inner, s.size, s.stride, rngs=rngs), s.inner, s.eps)
+            if s.size
             else None
         )
-        self.pw_proj = Unit(Conv(inner, outputs, 1, rngs=rngs), outputs, v.eps)
+        self.pw_proj = Unit(Conv(s.inner, s.outputs, 1, rngs=rngs), s.outputs, s.eps)
 
     def __call__(self, x: Any, *, train: bool) -> Any:
         """Applies the block, with a residual connection where the shapes agree."""
@@ -316,26 +285,6 @@ class Unit(nnx.Module):
         """Applies the layers."""
         return conv_norm(self.conv, self.bn, x, train=train)
 
-
-def _depthwise(v: Variant, channels: int, size: int, stride: int, rngs: nnx.Rngs) -> Conv:
-    return Conv(
-        channels, channels, size, stride=stride, padding=v.padding, groups=channels, rngs=rngs
-    )
-
-
-def _squeeze(block: Block, channels: int, rngs: nnx.Rngs) -> SqueezeExcite | None:
-    if not block.squeeze:
-        return None
-    reduced = round_channels(channels / 4)
-    return SqueezeExcite(channels, reduced, activation=relu, gate=hard_sigmoid, rngs=rngs)
-
-
-_KINDS: dict[str, Callable[..., nnx.Module]] = {
-    "conv": PlainBlock,
-    "separable": SeparableBlock,
-    "inverted": InvertedBlock,
-    "universal": UniversalBlock,
-}
 
 for _name, _variant in VARIANTS.items():
     ENCODERS.add(_name, functools.partial(MobileNet, _variant))
