@@ -27,11 +27,6 @@ from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import RunError
 
 
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "RETRY_WAITS", (0.0,))
-
-
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     restored = restore(tmp_path)

@@ -23,14 +23,8 @@ from small_checkpoints import (
 
 from jaxdistill.checkpoint.folders import CHECKPOINTS
 from jaxdistill.checkpoint.restore import by_score, newest_metadata, restore_latest
-from jaxdistill.runtime import distributed, files
+from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import RunError
-
-
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "RETRY_WAITS", (0.0,))
-
 
 UNREADABLE = Path("/proc/self/mem")  # a real file whose first byte cannot be read: EIO
 
