@@ -109,7 +109,7 @@ class Inspection(NamedTuple):
                 shown = normalization if isinstance(normalization, str) else "as given"
                 rows.append([_captioned(image, shown)])
                 for name, channel in columns:
-                    picture = np.full((*self.size, 1), 0.5)  # where it is no mask when fed so
+                    picture = np.full((*self.size, 1), 0.5)  # where it is no mask with this input
                     if name in by_name:
                         picture = _picture(by_name[name], index, channel, self.size)
                     rows[-1].append(picture)
@@ -166,7 +166,7 @@ def configuration(inspection: Inspection, reading: Reading) -> dict[str, Any]:
 
     Args:
       inspection: What was found.
-      reading: The mask, and how the network was fed for it.
+      reading: The mask, and the normalisation of the input that gave it.
     """
     image, tensor = inspection.image, reading.tensor
     first = inspection.readings[0].tensor.name
@@ -291,7 +291,8 @@ def _shares(reading: Reading) -> dict[int, float]:
 def likelihood(reading: Reading) -> float:
     """Returns how certain and how compact masks are, from 0 to 1; empty and full ones have 0.
 
-    A network that is fed wrongly is uncertain, or finds scattered pixels, which a blur removes.
+    With a wrong normalisation a network is uncertain, or finds scattered pixels, which a blur
+    removes.
 
     Args:
       reading: An output that can be a mask.

@@ -1,6 +1,6 @@
 """Shows what an ONNX file takes and gives: `jaxdistill inspect FILE.onnx [IMAGE ...]`.
 
-It lists inputs and outputs, and runs the file on the images, fed in each of the usual ways. It
+It lists inputs and outputs, and runs the file on the images, with each usual normalisation. It
 prints what values the outputs have, writes a picture of every mask that they may be, with a row for
 each way, and prints the lines of a configuration for the likeliest. Look at the picture: the right
 row shows people as people; where the likeliest row is another, change the lines.
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in _describe(found):
         console.print(line)
     if not images:
-        console.print("without images, values and kinds are those of noise: name a few photographs")
+        console.print("without images, values and kinds are those of noise: name a few images")
     candidates = list(found.candidates())
     if not candidates:
         console.print("no output can be a mask: give an inner tensor as teacher.tensor")
@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="IMAGE",
-        help=f"photographs of people: files, folders or globs; the first {MOST_IMAGES} are used",
+        help=f"images of people: files, folders or globs; the first {MOST_IMAGES} are used",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="the picture (default: FILE.inspect.png)"
@@ -100,7 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _describe(found: Inspection) -> Iterator[str]:
-    """Yields a line for each output, and one for each way of feeding the network."""
+    """Yields a line for each output, and one for each normalisation."""
     for name, readings in itertools.groupby(
         sorted(found.readings, key=lambda each: each.tensor.name), lambda each: each.tensor.name
     ):
@@ -109,9 +109,9 @@ def _describe(found: Inspection) -> Iterator[str]:
             if index == 0:
                 layout = f" ({tensor.layout.upper()})" if tensor.layout else ""
                 yield f"{name}: {' x '.join(map(str, tensor.shape))}{layout}"
-            fed = each.normalization if isinstance(each.normalization, str) else "as given"
+            shown = each.normalization if isinstance(each.normalization, str) else "as given"
             about = f"{each.kind}, likelihood {likelihood(each):.2f}" if each.kind else "no mask"
-            yield f"  {fed}: {each.low:.4g} ... {each.high:.4g}, mean {each.mean:.4g}; {about}"
+            yield f"  {shown}: {each.low:.4g} ... {each.high:.4g}, mean {each.mean:.4g}; {about}"
 
 
 def _suggest(found: Inspection, best: Reading) -> Iterator[str]:

@@ -67,7 +67,7 @@ class OnnxSession:
         self._threads, self._options = threads, options or config.Onnxruntime(precision="float32")
         cut = graph.cut(tensors)
         self.image = cut.input
-        """The image input that is fed, of the file or of its float16 copy."""
+        """The image input of the session, of the file or of its float16 copy."""
         self.input_size(size or (1, 1))  # the file's own size may conflict, or be too large
         self.float16_error: float | None = None
         """Error of the float16 copy that is used; None where there is none."""

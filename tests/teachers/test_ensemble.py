@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def networks(path: Path) -> list[Onnx]:
-    """The same file, fed in three ways."""
+    """The same file with three kinds of input."""
     return [
         Onnx(path, tensor="score", normalization="unit"),
         Onnx(path, output="probabilities", normalization="half", size=(16, 48)),
