@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdistill.data import image_ops
 from jaxdistill.models.symbolic import SymbolicTensor, join
+from jaxdistill.ops.global_mean import global_mean as mean_over_positions
 from jaxdistill.ops.upsampling import nearest
 
 Activation = Callable[[Any], Any]
@@ -62,7 +63,7 @@ def global_mean(x: Any) -> Any:
     """Returns the mean over height and width, which stay as dimensions of length 1."""
     if isinstance(x, SymbolicTensor):
         return x.apply("GlobalAveragePool", "mean")
-    return x.mean((1, 2), keepdims=True)
+    return mean_over_positions(x)
 
 
 def concatenate(maps: Sequence[Any]) -> Any:

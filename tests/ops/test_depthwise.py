@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdistill.ops.depthwise import plain, shifted
+from jaxdistill.ops.depthwise import plain, shifted, shifted_finished
 from jaxdistill.ops.padding import PaddingKind, resolve_padding
 
 
@@ -32,6 +32,8 @@ def test_shifted_equals_plain(batch, height, width, channels, size, stride, kind
         y, pull = jax.vjp(lambda x, kernel: form(x, kernel, stride, (rows, columns)), x, kernel)
         return y, *pull(jax.random.normal(keys[2], y.shape))
 
-    forms = [jax.jit(both_ways, static_argnums=0)(form, x, kernel) for form in (shifted, plain)]
-    for one, other in zip(*forms, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    compiled = jax.jit(both_ways, static_argnums=0)
+    expected = compiled(plain, x, kernel)
+    for form in (shifted, shifted_finished):
+        for one, other in zip(compiled(form, x, kernel), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

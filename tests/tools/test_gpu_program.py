@@ -1,6 +1,8 @@
 """The steps as an H100 gets them: compiled on a machine without a GPU, and counted.
 
-The bounds on bytes only go down: whoever makes a step move fewer bytes lowers its bound.
+The bounds on bytes only go down: whoever makes a step move fewer bytes lowers its bound. They went
+up once, by three to nine parts in a hundred, for kernels that a card ran thirty times faster: see
+`summed_slices`.
 """
 
 import json
@@ -106,6 +108,7 @@ def check(report: dict[str, Any], bound: float) -> None:
     assert report["megabytes_per_image"] <= bound
     assert report["host_calls"] == []
     assert report["layout_changes_mb"] == []
+    assert report["summed_slices"] == []
     assert report["cudnn_calls"] == report["convolutions"] > 50
 
 
@@ -116,7 +119,7 @@ def test_a_small_student_s_step() -> None:
         *("student.decoder_channels=[16, 8, 8, 4, 4]", "features.0.hidden_channels=8"),
         "data.image_size=[128, 128]",  # of 16 images, the largest maps have 4 MB
     )["train"]
-    check(report, 42.8)
+    check(report, 46.2)
     assert report["graphs"] > 1
     assert report["collectives"] == {}
 
@@ -126,11 +129,11 @@ def test_a_small_student_s_step() -> None:
 @pytest.mark.parametrize(
     ("bound", "arguments"),
     [
-        (2582, ["--batch", "32"]),
-        (1321, ["--batch", "32", "precision=bfloat16"]),
-        (3090, ["--batch", "32", "training.accumulate=8", "--steps", "train"]),
-        (6096, ["--batch", "32", "student.frozen=[]", "--steps", "train"]),
-        (2585, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
+        (2672, ["--batch", "32"]),
+        (1358, ["--batch", "32", "precision=bfloat16"]),
+        (3175, ["--batch", "32", "training.accumulate=8", "--steps", "train"]),
+        (6568, ["--batch", "32", "student.frozen=[]", "--steps", "train"]),
+        (2676, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
     ],
     ids=["float32", "bfloat16", "accumulated", "unfrozen", "8-gpus"],
 )
@@ -139,6 +142,35 @@ def test_the_specified_step(bound: float, arguments: list[str]) -> None:
     for report in found.values():
         check(report, bound)
     assert set(found["train"]["collectives"]) <= {"all-reduce"}
+
+
+def test_a_sum_over_a_depthwise_convolution_is_found() -> None:
+    """As in the program that was measured on a card before `ops/global_mean.py`."""
+    slices = "\n".join(
+        f"  %s{i} = f32[4,8,8,16]{{3,2,1,0}} slice(%padded), "
+        f"slice={{[0:4], [{i // 3}:{i // 3 + 8}], [{i % 3}:{i % 3 + 8}], [0:16]}}"
+        for i in range(9)
+    )
+    program = f"""\
+HloModule jit_step
+
+%dw (p: f32[4,8,8,16]) -> f32[4,16] {{
+  %p = f32[4,8,8,16]{{3,2,1,0}} parameter(0)
+  %zero = f32[] constant(0)
+  %padded = f32[4,10,10,16]{{3,2,1,0}} pad(%p, %zero), padding=0_0x1_1x1_1x0_0
+{slices}
+  ROOT %sum = f32[4,16]{{1,0}} reduce(%s0, %zero), dimensions={{1,2}}, to_apply=%add
+}}
+
+ENTRY %main (x: f32[4,8,8,16]) -> f32[4,16] {{
+  %x = f32[4,8,8,16]{{3,2,1,0}} parameter(0)
+  ROOT %fused = f32[4,16]{{1,0}} fusion(%x), kind=kInput, calls=%dw
+}}
+"""
+    [launch] = gpu_launches.launches(hlo_text.parse(program))
+    assert launch.sums_slices
+    [alone] = gpu_launches.launches(hlo_text.parse(program.replace(" reduce(", " maximum(")))
+    assert not alone.sums_slices
 
 
 STEPS = """

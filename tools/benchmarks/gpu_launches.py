@@ -31,6 +31,7 @@ _MOVES = {"broadcast", "bitcast", "concatenate", "constant", "copy", "iota", "pa
 }  # fmt: skip
 _HOST = {"infeed", "outfeed", "send", "recv"}
 _MOST_POSITIONS = 7  # rows and columns of the largest kernels
+_FEWEST_SLICES = 8  # of a depthwise convolution: 3x3 without the middle one, which is the map
 
 
 class Device(NamedTuple):
@@ -68,6 +69,8 @@ class Launch(NamedTuple):
     """Groups of a convolution; 0 for anything else."""
     host: bool = False
     """Whether it calls the host."""
+    sums_slices: bool = False
+    """Whether it is a sum over what it computes from shifted slices: thirty times its floor."""
 
 
 def launches(program: Program, device: Device = H100) -> list[Launch]:
@@ -149,6 +152,7 @@ def _launch(
         tuple(each.bytes for each in inside.values() if _changes_layout(inside, each)),
         groups,
         _calls_host(instruction),
+        _sums_slices(inside),
     )
 
 
@@ -210,6 +214,14 @@ def is_map(dims: tuple[int, ...]) -> bool:
     dims = tuple(dim for dim in dims if dim > 1)
     small = [dim for dim in dims if dim <= _MOST_POSITIONS]
     return len(dims) > 2 and len(set(small)) == len(small)
+
+
+def _sums_slices(inside: Computation) -> bool:
+    """Returns whether a kernel sums a depthwise convolution's output while it computes it."""
+    padded = {name for name, each in inside.items() if each.opcode == "pad"}
+    slices = [each for each in inside.values() if each.opcode == "slice"]
+    shifted = sum(each.operands[0] in padded for each in slices)
+    return shifted >= _FEWEST_SLICES and any(each.opcode == "reduce" for each in inside.values())
 
 
 def _calls_host(instruction: Instruction) -> bool:

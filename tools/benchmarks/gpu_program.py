@@ -68,6 +68,8 @@ class Report:
     """Maps of more than a megabyte that are transposed or copied."""
     host_calls: list[str]
     """Callbacks, infeeds and other visits to the host."""
+    summed_slices: list[str]
+    """Sums over what the same kernel computes as a depthwise convolution."""
     collectives: dict[str, int]
     """Calls by kind, such as `all-reduce`."""
     collective_mb: float
@@ -207,6 +209,7 @@ def measure(step: jax.stages.Lowered, images: int) -> tuple[str, Report]:
             if changed > gpu_launches.MEGABYTE
         ],
         host_calls=[launch.kind for launch in found if launch.host],
+        summed_slices=[launch.name for launch in found if launch.sums_slices],
         collectives=sent.calls,
         collective_mb=sum(sent.bytes.values()) / 1e6,
         compile_seconds=seconds,
