@@ -27,7 +27,7 @@ demo: setup
 
 # Measures the project on this machine's GPU: make check-gpu EXTRA=cuda13
 check-gpu: setup
-	$(BIN)/python tools/benchmarks/gpu/pack.py build/gpu_check --no-programs
+	$(BIN)/python tools/benchmarks/gpu/pack.py build/gpu_check
 	$(BIN)/python tools/benchmarks/gpu/check.py --kit build/gpu_check/kit
 	$(BIN)/python tools/benchmarks/gpu/tables.py build/gpu_check/results/results.jsonl
 

@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import check
+import gpu_launches
 import kit as kits
+import measure_profile
 import measure_tests
 import numpy as np
 import onnx
 import onnx_models
-import pack
 import pieces
 import prune
 import pytest
@@ -41,7 +42,7 @@ def test_a_kit_is_read_as_it_was_written(tmp_path: Path, kit: kits.Kit) -> None:
     kits.write(tmp_path / "kit", kit)
     assert kits.read(tmp_path / "kit") == kit
     assert f"data.root={tmp_path}/images" in kits.run_settings(kit, tmp_path)
-    for precision, batch in [*kit.programs, *kit.steps]:
+    for precision, batch in [*kit.steps, *kit.whole]:
         settings = step_program.settings_of(kit, precision, batch)
         assert (settings.precision, settings.training.batch_size) == (precision, batch)
 
@@ -166,22 +167,61 @@ FAILED tests/a/test_x.py::test_two[1-x y] - assert False
 
 
 def test_pytest_s_output_is_read_also_without_its_end() -> None:
-    outcomes, failed, complete = measure_tests.parse(LINES.splitlines())
+    outcomes, complete = measure_tests.parse(LINES.splitlines())
     assert outcomes == {"passed": 2, "failed": 1, "error": 1, "skipped": 1}
-    assert failed == ["tests/a/test_x.py::test_two[1-x y]", "tests/b/test_y.py::test_four"]
     assert not complete
     end = "==== 1 failed, 2 passed, 1 skipped, 1 error in 12.30s ===="
-    assert measure_tests.parse([*LINES.splitlines(), end])[2]
+    assert measure_tests.parse([*LINES.splitlines(), end])[1]
 
 
-def test_messages_of_failed_tests(tmp_path: Path) -> None:
-    report = tmp_path / "tests.xml"
-    report.write_text(
-        '<testsuites><testsuite><testcase name="test_one"/><testcase name="test_two[1-x y]">'
-        '<failure message="assert 1 == 2&#10; more">text</failure></testcase></testsuite>'
-        "</testsuites>"
+def test_a_failure_is_recorded_while_other_tests_still_run(tmp_path: Path) -> None:
+    """The run is killed in its second test."""
+    path, module = tmp_path / "results.jsonl", tmp_path / "test_some.py"
+    module.write_text(
+        "import os\ndef test_bad():\n    assert 1 == 2\ndef test_stuck():\n    os._exit(9)\n"
     )
-    assert measure_tests.failures(report) == {"test_two[1-x y]": "assert 1 == 2"}
+    environment = {**os.environ, results.VARIABLE: str(path), "PYTHONPATH": str(check.HERE)}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    options = ["-p", "report_failures", "-p", "no:cacheprovider", "-c", os.devnull]
+    program = [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), str(module)]
+    assert subprocess.run(program, env=environment, check=False, cwd=tmp_path).returncode == 9
+    [found] = results.read(path)
+    assert (found["kind"], found["message"]) == ("failed test", "assert 1 == 2")
+    assert found["name"].endswith("::test_bad")
+
+
+class Event:
+    def __init__(self, name: str, duration: int, **stats: str) -> None:
+        self.name, self.duration_ns, self.stats = name, duration, list(stats.items())
+
+
+class Tree:
+    """A profile with planes, a plane with lines, or a line with events."""
+
+    def __init__(self, name: str, children: list) -> None:
+        self.name = name
+        self.planes = self.lines = self.events = children
+
+
+def test_kernels_are_compared_with_the_floor_of_their_launches() -> None:
+    events = [
+        Event("sum_fusion_1", 3000, hlo_op="command_buffer_7"),  # in a graph
+        Event("sm90_gemm", 6000, hlo_op="something.2"),  # of a library
+        Event("convert", 3000, hlo_op="something.2"),
+    ]
+    profile = Tree("", [Tree("/device:GPU:0", [Tree("Stream", events)]), Tree("/host:CPU", [])])
+    seconds = measure_profile.kernels(profile)
+    assert seconds == {"sum_fusion_1": pytest.approx(1e-6), "something_2": pytest.approx(3e-6)}
+    launch = gpu_launches.Launch("something.2", "fusion", 2_000_000, 0, 5e-7, 1, "jit(step)/a", ())
+    first, second = measure_profile.joined(seconds, [launch])
+    assert (first["name"], first["us"], first["floor_us"], first["MB"]) == (
+        "something_2",
+        3,
+        0.5,
+        2,
+    )
+    assert first["operation"] == "jit(step)/a"
+    assert (second["us"], second["floor_us"], second["operation"]) == (1, 0, "")
 
 
 PROGRAM = """\
@@ -204,13 +244,24 @@ STEP = {"precision": "float32", "batch": 32, "ms": 50.0, "share_of_floor": 0.714
 RESULTS = [
     {"kind": "card", "name": CARD, "driver": "580", "jax": "0.10.2"},
     {"kind": "copy", "TB_per_s": 3.01},
-    {"kind": "program", **STEP, "ms": 80.0},
     {"kind": "step", **STEP, "flags": "", "images_per_s": 640.0, "ms": 51.0},
     {"kind": "step", **STEP, "flags": "", "images_per_s": 640.0},
     {"kind": "step", "precision": "bfloat16", "batch": 64, "error": "out of | memory"},
     {
         **{"kind": "torch", "precision": "float32", "batch": 32, "mode": "eager"},
         **{"layout": "NHWC", "ms": 150.0, "images_per_s": 213.3, "peak_GB": 20.0},
+    },
+    {
+        **{"kind": "whole", "precision": "float32", "batch": 4, "contestant": "original"},
+        **{"ms": 90.0, "images_per_s": 44.4, "peak_GB": 5.0, "parts": {"teacher": 20.0}},
+    },
+    {
+        **{"kind": "whole", "precision": "float32", "batch": 4, "contestant": "ours"},
+        **{"ms": 30.0, "images_per_s": 133.3, "peak_GB": 2.0, "parts": {"student step": 9.0}},
+    },
+    {
+        **{"kind": "profile", "precision": "float32", "batch": 4, "ms": 13.0, "floor_ms": 2.8},
+        "launches": [{"name": "a", "us": 9.0, "floor_us": 1.0, "MB": 3.0, "operation": "jit(b)"}],
     },
     {"kind": "tests", "exit": 1, "complete": False, "passed": 900, "failed": 1},
     {"kind": "failed test", "name": "tests/test_x.py::test_y", "message": "assert a | b"},
@@ -222,9 +273,10 @@ def test_tables_show_the_last_result_of_each_measurement() -> None:
     card, text = tables.section(RESULTS)
     assert card == CARD
     lines = text.splitlines()
-    assert any(line.startswith("| float32 | 32 | compiled ahead | 80.0 |") for line in lines)
-    [tuned] = [line for line in lines if line.startswith("| float32 | 32 | tuned |")]
+    [tuned] = [line for line in lines if line.startswith("| float32 | 32 |  | 50.0 |")]
     assert "| 50.0 | 640.0 |" in tuned
+    assert "| float32 | 4 | original | 90.0 | 44.4 | 20.0 |  |  | 5.0 | 3.00 x |" in lines
+    assert "| a | 9.0 | 1.0 | 3.0 | jit(b) |" in lines
     assert "| 71 % |" in tuned
     assert "3.00 x" in text  # the original, against the tuned step
     assert "900 passed, 1 failed before the time was up" in text
@@ -245,10 +297,6 @@ def test_a_page_holds_the_tables_of_a_card_once(tmp_path: Path) -> None:
     assert "### another" not in tables.replaced(other, "another", "### newer\n")
 
 
-def test_the_compiler_s_environment_is_this_one_for_the_same_version(tmp_path: Path) -> None:
-    assert pack.environment(tmp_path, "python3.12", pack.version("jax")) == sys.executable
-
-
 @pytest.mark.slow
 def test_every_stage_on_a_cpu(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the torch extra")
@@ -266,12 +314,13 @@ def test_every_stage_on_a_cpu(tmp_path: Path) -> None:
 
     run("pack.py", tmp_path, "--small")
     work, out = tmp_path / "work", tmp_path / "results"
-    run("check.py", "--kit", tmp_path / "kit", "--work", work, "--results", out)
+    stages = [name for name in check.STAGES if name != "graph"]
+    run("check.py", "--kit", tmp_path / "kit", "--work", work, "--results", out, *stages)
     found = results.read(out / "results.jsonl")
     log = (out / "log.txt").read_text()
     assert not [each for each in found if "error" in each], log
-    stages = {each["name"]: each["exit"] for each in found if each["kind"] == "stage"}
-    assert stages == {name: [0] for name, stage in check.STAGES.items() if stage.default}, log
+    ends = {each["name"]: each["exit"] for each in found if each["kind"] == "stage"}
+    assert ends == {name: [0] for name in stages}, log
     by_kind: dict[str, list] = {}
     for each in found:
         by_kind.setdefault(each["kind"], []).append(each)
@@ -279,16 +328,18 @@ def test_every_stage_on_a_cpu(tmp_path: Path) -> None:
         ("card", 1),
         ("copy", 1),
         ("product", 2),
-        ("program", len(kits.SMALL.programs)),
         ("step", len(kits.SMALL.steps)),
+        ("profile", 1),  # of a CPU, it lists no launches
+        ("whole", 3),
         ("torch", 3),  # eager in two layouts, compiled in one
         ("onnx", 2 * len(kits.SMALL.networks)),
     ):
         assert len(by_kind[kind]) == expected
-    for each in [*by_kind["program"], *by_kind["step"], *by_kind["torch"]]:
+    for each in [*by_kind["step"], *by_kind["whole"]]:
         assert each["ms"] > 0
-    for each in [*by_kind["program"], *by_kind["step"]]:
+    for each in by_kind["step"]:
         assert each["launches"] > 100
+    assert {each["contestant"] for each in by_kind["whole"]} == {"original", "compiled", "ours"}
     [train], [resumed], [exported] = by_kind["train"], by_kind["resume"], by_kind["export"]
     assert train["exit"] == exported["exit"] == resumed["exit"] == 0
     assert train["epochs"] == resumed["epochs"] == 4

@@ -32,22 +32,20 @@ class Network:
 class Kit:
     """What is measured, and how large."""
 
-    target: str
-    """What programs are compiled ahead for: `h100`, or `cpu` for a rehearsal."""
     overrides: list[str]
     """Settings of the training step, over those of `SPECIFIED`."""
     channels: int
     """Channels of the detector's tensor."""
-    programs: list[list]
-    """Precision and batch of every program that is compiled ahead."""
     steps: list[list]
-    """Precision and batch of every step that is compiled and tuned on the card, in order."""
+    """Precision and batch of every training step, in order; the first one is profiled."""
     torch: list[list]
     """Precision, batch, and `eager` or `compile`, of the original's steps, in order."""
     compiler: str
     """The backend of `torch.compile`."""
     whole: list[list]
     """Precision and batch of the whole steps that are compared with the original's."""
+    whole_steps: int
+    """Whole steps that are measured."""
     small: bool
     """Whether teacher and detector are small, for a rehearsal."""
     networks: list[dict]
@@ -66,9 +64,6 @@ class Kit:
     """Factor of the stages' time limits."""
 
 
-_BATCHES = [
-    [precision, batch] for precision in ("float32", "bfloat16") for batch in (4, 16, 32, 64)
-]
 _RUN = [
     "data.root={kit}/images",
     "data.prepared={kit}/prepared",
@@ -76,12 +71,10 @@ _RUN = [
 ]
 
 FULL = Kit(
-    target="h100",
     overrides=[],
     channels=1024,
-    programs=_BATCHES,
     steps=[
-        *(["float32", 4], ["bfloat16", 32], ["float32", 32], ["bfloat16", 4]),
+        *(["float32", 4], ["float32", 32], ["bfloat16", 32], ["bfloat16", 4]),
         *(["bfloat16", 64], ["bfloat16", 16], ["float32", 16], ["float32", 64]),
     ],
     torch=[
@@ -89,7 +82,8 @@ FULL = Kit(
         *(["bfloat16", 32, "compile"], ["float32", 4, "compile"], ["float32", 32, "compile"]),
     ],
     compiler="inductor",
-    whole=[["float32", 32], ["float32", 4]],
+    whole=[["float32", 4], ["float32", 32]],
+    whole_steps=6,
     small=False,
     networks=[
         asdict(Network("networks/teacher.onnx", 640, 4)),
@@ -109,7 +103,6 @@ FULL = Kit(
 )
 
 SMALL = Kit(
-    target="cpu",
     overrides=[
         "student.encoder=tf_efficientnet_lite0",
         "student.decoder_channels=[16, 8, 8, 4, 4]",
@@ -117,11 +110,11 @@ SMALL = Kit(
         "data.image_size=[32, 32]",
     ],
     channels=6,
-    programs=[["float32", 2]],
     steps=[["bfloat16", 2]],
     torch=[["bfloat16", 2, "eager"], ["float32", 2, "compile"]],
     compiler="eager",  # traces, but generates no code, which needs a C++ compiler and a minute
     whole=[["float32", 2]],
+    whole_steps=1,
     small=True,
     networks=[
         asdict(Network("networks/teacher.onnx", 64, 2)),

@@ -1,6 +1,7 @@
 """A stage of check.py: the card, its versions, and its rates of copying and of multiplying."""
 
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import kit as kits
 import results
 
-_CALLS = 20
+_CALLS, _ROUNDS = 5, 10
 _PACKAGES = ("jaxlib", "flax", "torch", "numpy", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 
 
@@ -25,6 +26,7 @@ def main() -> None:
     values = jax.random.normal(jax.random.key(0), (elements,))
     rate = _rate(jax.jit(lambda x: x + 1), values)
     results.record("copy", TB_per_s=round(2 * values.nbytes * rate / 1e12, 3))
+    del values
     for precision in ("float32", "bfloat16"):
         matrix = jax.random.normal(jax.random.key(1), (side, side)).astype(precision)
         rate = _rate(jax.jit(jnp.matmul), matrix, matrix)
@@ -32,13 +34,18 @@ def main() -> None:
 
 
 def _rate(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
-    """Returns calls per second, without the first."""
-    function(*arguments).block_until_ready()
-    start = time.perf_counter()
-    for _ in range(_CALLS):
-        result = function(*arguments)
-    result.block_until_ready()
-    return _CALLS / (time.perf_counter() - start)
+    """Returns calls per second: the median of rounds, without the first ones.
+
+    As long as JAX asks the driver for more memory, a call takes several times as long.
+    """
+    rounds = []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        for _ in range(_CALLS):
+            result = function(*arguments)
+        result.block_until_ready()
+        rounds.append(time.perf_counter() - start)
+    return _CALLS / statistics.median(rounds[2:])
 
 
 def _versions() -> dict[str, str]:

@@ -1,21 +1,17 @@
-"""A stage of check.py: the project's fast tests, with a list of those that fail."""
+"""A stage of check.py: the project's fast tests; `report_failures` records those that fail."""
 
-import os
 import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from xml.etree import ElementTree
 
 import kit as kits
 import results
 
-_OUT = Path(os.environ.get("JAXDISTILL_GPU_OUT", "build/gpu_check/results"))
 _LINE = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
-_NODE = re.compile(r"(\S+\.py::.*?)(?: (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b.*)?$")
+_NODE = re.compile(r"\S+\.py::")
 _SUMMARY = re.compile(r"^=+ .*\b(?:passed|failed|error|no tests ran).* in [\d.]+s")
 _TEST_SECONDS = 100
 
@@ -23,8 +19,6 @@ _TEST_SECONDS = 100
 def main() -> None:
     """Runs pytest and records the outcome, also of a run that was stopped."""
     kit, _ = kits.opened()
-    report = _OUT / "tests.xml"
-    report.unlink(missing_ok=True)
     program = [
         *(
             sys.executable,
@@ -34,7 +28,7 @@ def main() -> None:
             "--override-ini",
             "addopts=--strict-markers",
         ),
-        *("-p", "no:cacheprovider", f"--junitxml={report}", *_supported(kit.tests)),
+        *("-p", "no:cacheprovider", "-p", "report_failures", *_supported(kit.tests)),
     ]
     if find_spec("pytest_timeout"):
         program.append(f"--timeout={_TEST_SECONDS}")
@@ -42,49 +36,34 @@ def main() -> None:
         program, cwd=kits.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     lines: list[str] = []
+    code: int | str = "limit"
     try:
         lines.extend(_echoed(process))
-    except KeyboardInterrupt:  # pytest has got the signal too, and writes its report
-        lines.extend(_echoed(process))
-    code = process.wait()
-    outcomes, failed, complete = parse(lines)
-    messages = failures(report) if report.exists() else {}
-    for name in failed:
-        results.record("failed test", name=name, message=messages.get(name.rpartition("::")[2], ""))
+        code = process.wait()
+    except KeyboardInterrupt:  # its workers may take longer to end than there is time
+        process.kill()
+    outcomes, complete = parse(lines)
     results.record("tests", exit=code, complete=complete, **outcomes)
 
 
-def parse(lines: Iterable[str]) -> tuple[dict[str, int], list[str], bool]:
+def parse(lines: Iterable[str]) -> tuple[dict[str, int], bool]:
     """Reads pytest's verbose output.
 
     Args:
       lines: With or without the process of pytest-xdist in front.
 
     Returns:
-      The number of tests by outcome, the failed ones, and whether pytest came to its end.
+      The number of tests by outcome, and whether pytest came to its end.
     """
     outcomes: Counter[str] = Counter()
-    failed, complete = [], False
+    complete = False
     for line in lines:
         complete |= bool(_SUMMARY.match(line))
-        status, node = _LINE.search(line), _NODE.search(line)
-        if not status or not node or line.startswith(("FAILED", "ERROR", "SKIPPED")):
-            continue  # the last is the summary, which repeats them
-        outcomes[status[1].lower()] += 1
-        if status[1] in ("FAILED", "ERROR"):
-            failed.append(node[1].strip())
-    return dict(outcomes), failed, complete
-
-
-def failures(report: Path) -> dict[str, str]:
-    """Returns the first line of the message of each failed test, by its name in the module."""
-    found = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        for kind in ("failure", "error"):
-            if (element := case.find(kind)) is not None:
-                message = element.get("message", "").strip().partition("\n")[0]
-                found[case.get("name", "")] = message[:300]
-    return found
+        status = _LINE.search(line)
+        # The summary, which repeats them, begins its lines with the outcome.
+        if status and _NODE.search(line) and not line.startswith(("FAILED", "ERROR", "SKIPPED")):
+            outcomes[status[1].lower()] += 1
+    return dict(outcomes), complete
 
 
 def _supported(arguments: Sequence[str]) -> list[str]:

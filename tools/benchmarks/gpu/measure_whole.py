@@ -1,12 +1,15 @@
 """A stage of check.py: whole training steps of the PyTorch original, eager and compiled, and ours.
 
 A whole step is teacher, detector, student, losses and update; ours also reads and augments its
-images. The contestants are those of `benchmark_step.py`. All are built before the first is
-measured, then they take turns.
+images. The contestants are those of `benchmark_step.py`. The GPU is nobody else's, so they need not
+take turns: each is measured when it is built, and ended, since those of a large batch would not fit
+the memory together. Only the compiled originals are built beside the others: PyTorch compiles on
+the CPU, for a minute.
 """
 
 import argparse
 import os
+import statistics
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,12 +18,64 @@ import benchmark_step
 import kit as kits
 import networks
 import results
-from rich.console import Console
 
 _WORK = Path(os.environ.get("JAXDISTILL_GPU_WORK", "build/gpu_check/work"))
-# Ours is built while the compiled originals, which need the CPU for a minute, are.
-_NAMES = ("original", "compiled", "ours")
-_ROUNDS = 3
+
+
+class Contestants:
+    """The contestants of one precision and batch.
+
+    Args:
+      kit: What is measured.
+      folder: The kit.
+      checkpoint: The teacher's, for the original.
+      precision: `float32` or `bfloat16`.
+      batch: Number of images.
+      place: A folder for configurations and images.
+    """
+
+    def __init__(
+        self,
+        kit: kits.Kit,
+        folder: Path,
+        checkpoint: Path,
+        precision: str,
+        batch: int,
+        place: Path,
+    ) -> None:
+        self._about = {"precision": precision, "batch": batch}
+        self._args = arguments(kit, folder, checkpoint, precision, batch)
+        self._files = benchmark_step.write_configs(self._args, place / f"{precision}-{batch}")
+
+    def start(self, name: str) -> benchmark_step.Child:
+        """Starts to build a contestant."""
+        command = benchmark_step.SCRIPTS[name]
+        return benchmark_step.Child(command, self._files[name], self._args)
+
+    def measure(self, name: str, child: benchmark_step.Child) -> None:
+        """Measures a contestant when it is built, records the result, and ends it."""
+        about = {**self._about, "contestant": name}
+        try:
+            with child:
+                self._record(about, child)
+        except Exception as error:
+            results.record_error("whole", error, **about)
+
+    def _record(self, about: dict[str, object], child: benchmark_step.Child) -> None:
+        child.wait()
+        answer = child.ask(measure="whole", steps=self._args.steps)
+        memory = answer["memory"]["device"]
+        whole = 1e3 * statistics.median(answer["seconds"]["whole step"])
+        parts = child.ask(measure="parts", steps=self._args.steps)["seconds"]
+        results.record(
+            "whole",
+            **about,
+            ms=round(whole, 2),
+            images_per_s=round(1e3 * self._args.batch / whole, 1),
+            parts={name: round(1e3 * statistics.median(each), 2) for name, each in parts.items()},
+            peak_GB=memory and round(memory / 1e9, 2),
+            first_step_s=round(child.found.get("first step", 0.0), 1) or None,
+        )
 
 
 def main() -> None:
@@ -31,26 +86,18 @@ def main() -> None:
     networks.write_checkpoint(checkpoint, small=kit.small)
     with ExitStack() as running:
         place = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="whole-")))
-        steps = []
-        for precision, batch in kit.whole:
-            args = arguments(kit, folder, checkpoint, precision, batch)
-            files = benchmark_step.write_configs(args, place / f"{precision}-{batch}")
-            steps.append(({"precision": precision, "batch": batch}, args, files))
-        children = [{} for _ in steps]
-        for name in _NAMES:
-            for (_, args, files), own in zip(steps, children, strict=True):
-                child = benchmark_step.Child(benchmark_step.SCRIPTS[name], files[name], args)
-                own[name] = running.enter_context(child)
-                if name == "ours":  # XLA and onnxruntime time algorithms: one after the other
-                    _failure(child)
-        for (about, args, _), own in zip(steps, children, strict=True):
-            built = {}
-            for name, child in own.items():
-                if error := _failure(child):
-                    results.record_error("whole", error, **about, contestant=name)
-                else:
-                    built[name] = child
-            measure(about, built, args)
+        comparisons = [
+            Contestants(kit, folder, checkpoint, precision, batch, place)
+            for precision, batch in kit.whole
+        ]
+        compiled = []
+        for each in comparisons:
+            compiled.append(each.start("compiled"))
+            each.measure("original", each.start("original"))
+        for each, child in zip(comparisons, compiled, strict=True):
+            each.measure("compiled", child)
+        for each in comparisons:
+            each.measure("ours", each.start("ours"))
 
 
 def arguments(
@@ -64,49 +111,13 @@ def arguments(
             *("--teacher", str(folder / "networks/teacher.onnx")),
             *("--teacher-checkpoint", str(checkpoint)),
             *("--detector", str(folder / "networks/detector.onnx")),
-            *("--steps", str(kit.round), "--compiler", kit.compiler),
+            *("--steps", str(kit.whole_steps), "--compiler", kit.compiler),
             *kit.overrides,
             f"data.image_size=[{side}, {side}]",
             f"features.0.tensor={networks.TENSOR}",
             f"precision={precision}",
         ]
     )
-
-
-def measure(
-    about: dict[str, object], children: dict[str, benchmark_step.Child], args: argparse.Namespace
-) -> None:
-    """Measures contestants in turns and records a result for each.
-
-    Args:
-      about: What they have in common.
-      children: The contestants by name.
-      args: Of `benchmark_step.py`.
-    """
-    measured = benchmark_step.measure(children, _ROUNDS, args.steps, Console(stderr=True))
-    for name, found in measured["contestants"].items():
-        milliseconds = {part: round(1e3 * s, 2) for part, s in found["median"].items()}
-        whole = milliseconds.pop("whole step")
-        memory = found["memory"]["device"]
-        results.record(
-            "whole",
-            **about,
-            contestant=name,
-            ms=whole,
-            images_per_s=round(1e3 * args.batch / whole, 1),
-            parts=milliseconds,
-            peak_GB=memory and round(memory / 1e9, 2),
-            first_step_s=round(found.get("first step", 0.0), 1) or None,
-        )
-
-
-def _failure(child: benchmark_step.Child) -> Exception | None:
-    """Waits until a contestant is built and returns why it is not, if so."""
-    try:
-        child.wait()
-    except Exception as error:
-        return error
-    return None
 
 
 if __name__ == "__main__":

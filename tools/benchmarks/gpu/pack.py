@@ -5,13 +5,8 @@
     python tools/benchmarks/gpu/pack.py build/gpu_check --bare   # without a network
 
 The kit is `build/gpu_check/kit`: networks with random weights, images and a teacher for a whole
-run, and training steps that are compiled for an H100. With `--bare` it is put into pieces, together
-with Python packages that the other machine lacks: `build/gpu_check/pieces`. What is there already
-is not made again.
-
-A program runs only with the version of JAX that compiled it. If the other machine has another one,
-name its version with `--jax`; an environment for it is made, by a Python that can have that version
-(`--python`).
+run. With `--bare` it is put into pieces, together with Python packages that the other machine
+lacks: `build/gpu_check/pieces`. What is there already is not made again.
 """
 
 import argparse
@@ -20,10 +15,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import kit as kits
@@ -37,8 +30,6 @@ _PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17
     "manylinux2014_x86_64",
     "manylinux1_x86_64",
 ]
-_PLUGIN = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
-_COMPILER = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-runtime")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true", help="a kit that rehearses on a CPU")
-    parser.add_argument("--no-programs", action="store_true", help="compile nothing ahead")
-    parser.add_argument("--jax", default=version("jax"), help="version of JAX on the machine")
     parser.add_argument(
         "--python", default="python3.12", help="the machine's Python, such as python3.12"
     )
@@ -68,15 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = args.folder.absolute()
     kit = kits.SMALL if args.small else kits.FULL
     make(folder / "kit", kit, args.network)
-    if not args.no_programs:
-        python = environment(folder, args.python, args.jax)
-        _run(python, HERE / "programs.py", "compile", folder / "kit")
     if args.bare:
         bare(folder, args)
 
 
 def make(folder: Path, kit: kits.Kit, more: Sequence[Path] = ()) -> None:
-    """Makes everything of a kit but the programs.
+    """Makes a kit.
 
     Args:
       folder: The kit.
@@ -96,31 +82,6 @@ def make(folder: Path, kit: kits.Kit, more: Sequence[Path] = ()) -> None:
         _drawn(folder / "images")
     else:
         _demo(folder)
-
-
-def environment(folder: Path, python: str, jax_version: str) -> str:
-    """Returns a Python that compiles for a GPU with a version of JAX; makes it if need be.
-
-    Args:
-      folder: Where a virtual environment is made, if this one has another version.
-      python: The Python that makes it.
-      jax_version: Version of JAX.
-    """
-    if jax_version == version("jax"):
-        return sys.executable
-    venv = folder / f"venv-jax-{jax_version}"
-    own = venv / "bin" / "python"
-    if not (venv / "complete").exists():
-        shutil.rmtree(venv, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", venv], check=True)
-        project = tomllib.loads((kits.ROOT / "pyproject.toml").read_text())["project"]
-        others = [each for each in project["dependencies"] if not each.startswith("jax>")]
-        others += project["optional-dependencies"]["cpu"]
-        _run(own, "-m", "pip", "install", "--quiet", f"jax=={jax_version}", *others)
-        plugin = [f"{each}=={jax_version}" for each in _PLUGIN]
-        _run(own, "-m", "pip", "install", "--quiet", "--no-deps", *plugin, *_COMPILER)
-        (venv / "complete").touch()
-    return str(own)
 
 
 def bare(folder: Path, args: argparse.Namespace) -> None:

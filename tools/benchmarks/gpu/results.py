@@ -18,8 +18,7 @@ def record(kind: str, **values: Any) -> None:
       **values: Plain values.
     """
     print(json.dumps({"kind": kind, **values}), flush=True)
-    if path := os.environ.get(VARIABLE):
-        append(Path(path), kind, **values)
+    append_here(kind, **values)
 
 
 def record_error(kind: str, error: Exception, **values: Any) -> None:
@@ -34,6 +33,12 @@ def record_error(kind: str, error: Exception, **values: Any) -> None:
     text = f"{type(error).__name__}: {error}"
     # The end of a long one is that of another program's log.
     record(kind, **values, error=text if len(text) < 500 else f"{text[:200]} ... {text[-280:]}")
+
+
+def append_here(kind: str, **values: Any) -> None:
+    """Appends a result to the file that `VARIABLE` names, if it does."""
+    if path := os.environ.get(VARIABLE):
+        append(Path(path), kind, **values)
 
 
 def append(path: Path, kind: str, **values: Any) -> None:

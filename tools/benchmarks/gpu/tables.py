@@ -18,6 +18,7 @@ import results
 
 Result = dict[str, Any]
 _CELL = Callable[[Result], Any]
+_LONGEST = 12  # launches of a profile
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +55,7 @@ def section(found: Sequence[Result]) -> tuple[str, str]:
         f"### {name}",
         f"Measured by `tools/benchmarks/gpu/check.py`; {versions}." if versions else "",
         _ceilings(found),
-        *(make(found) for make in (_steps, _torch, _onnx, _run, _tests, _failed, _errors, _stages)),
+        *(make(found) for make in _TABLES),
     ]
     return name, "\n\n".join(filter(None, blocks)) + "\n"
 
@@ -107,16 +108,12 @@ def _ceilings(found: Sequence[Result]) -> str:
 
 
 def _steps(found: Sequence[Result]) -> str:
-    ahead, tuned = of(found, "program", "precision", "batch"), []
-    for each in of(found, "step", "precision", "batch", "flags"):
-        flags = each["flags"] and f", `{each['flags']}`"
-        tuned.append({**each, "how": f"tuned{flags}"})
-    rows = [*({**each, "how": "compiled ahead"} for each in ahead), *tuned]
-    rows.sort(key=lambda each: (each["precision"] != "float32", each["batch"], each["how"]))
+    rows = of(found, "step", "precision", "batch", "flags")
+    rows.sort(key=lambda each: (each["precision"] != "float32", each["batch"], each["flags"]))
     return table(
         rows,
         {
-            **{"student's step": "precision", "batch": "batch", "program": "how", "ms": "ms"},
+            **{"student's step": "precision", "batch": "batch", "flags": "flags", "ms": "ms"},
             **{"images/s": "images_per_s", "floor, ms": "floor_ms"},
             "share of the floor": _percent("share_of_floor"),
             **{"GB": "GB", "launches": "launches", "compile, s": "compile_s"},
@@ -126,14 +123,8 @@ def _steps(found: Sequence[Result]) -> str:
 
 
 def _torch(found: Sequence[Result]) -> str:
-    ours: dict[tuple, float] = {}
-    for kind in ("program", "step"):  # a tuned step counts before one that was compiled ahead
-        for each in of(found, kind, "precision", "batch"):
-            ours[each["precision"], each["batch"]] = each["ms"]
-
-    def ratio(row: Result) -> str | None:
-        own = ours.get((row["precision"], row["batch"]))
-        return f"{row['ms'] / own:.2f} x" if own else None
+    steps = of(found, "step", "precision", "batch")
+    ratio = _ratio({(each["precision"], each["batch"]): each["ms"] for each in steps})
 
     return table(
         of(found, "torch", "precision", "batch", "mode", "layout"),
@@ -143,6 +134,51 @@ def _torch(found: Sequence[Result]) -> str:
             **{"peak, GB": "peak_GB", "ours is faster by": ratio},
         },
     )
+
+
+def _whole(found: Sequence[Result]) -> str:
+    rows = of(found, "whole", "precision", "batch", "contestant")
+    own = [each for each in rows if each["contestant"] == "ours"]
+    ratio = _ratio({(each["precision"], each["batch"]): each["ms"] for each in own})
+
+    def part(name: str) -> _CELL:
+        return lambda row: row["parts"].get(name)
+
+    return table(
+        rows,
+        {
+            **{"whole step": "precision", "batch": "batch", "of": "contestant", "ms": "ms"},
+            **{"images/s": "images_per_s", "teacher, ms": part("teacher")},
+            **{"detector, ms": part("detector"), "student's step, ms": part("student step")},
+            **{"peak without onnxruntime, GB": "peak_GB", "ours is faster by": ratio},
+        },
+    )
+
+
+def _ratio(ours: dict[tuple[str, int], float]) -> _CELL:
+    """Returns a cell: by how much our milliseconds, by precision and batch, are fewer."""
+
+    def cell(row: Result) -> str | None:
+        own = ours.get((row["precision"], row["batch"]))
+        return f"{row['ms'] / own:.2f} x" if own else None
+
+    return cell
+
+
+def _profile(found: Sequence[Result]) -> str:
+    profiles = of(found, "profile", "precision", "batch")
+    if not profiles:
+        return ""
+    last = profiles[-1]
+    rows = table(
+        last["launches"][:_LONGEST],
+        {
+            **{"launch": "name", "us": "us", "floor, us": "floor_us", "MB": "MB"},
+            "operation": lambda row: row["operation"][-60:],
+        },
+    )
+    about = f"{last['precision']}, batch {last['batch']}: {last['ms']} ms in kernels, floor "
+    return f"Launches that are furthest from their floor, {about}{last['floor_ms']} ms.\n\n{rows}"
 
 
 def _onnx(found: Sequence[Result]) -> str:
@@ -205,6 +241,9 @@ def _stages(found: Sequence[Result]) -> str:
 
 def _codes(row: Result) -> str:
     return ", ".join(map(str, row["exit"]))
+
+
+_TABLES = (_steps, _whole, _torch, _profile, _onnx, _run, _tests, _failed, _errors, _stages)
 
 
 def _percent(key: str) -> _CELL:
