@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from jaxdistill import config
 from jaxdistill.commands import common
-from jaxdistill.data import inspection
+from jaxdistill.data import data_check
 from jaxdistill.reporting import data_sheet
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import OutputError
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = common.console()
     with Progress(console=common.console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading images")
-        found = inspection.inspect(
+        found = data_check.check_data(
             settings, lambda done, total: bar.update(task, completed=done, total=total)
         )
     for line in data_sheet.summary(found):

@@ -17,13 +17,9 @@ from typing import Any
 
 import yaml
 
-from jaxdistill.analysis.inspection import (
-    Inspection,
-    Reading,
-    configuration,
-    inspect,
-    likelihood,
-)
+from jaxdistill.analysis import inspection_sheet
+from jaxdistill.analysis.network_inspection import Inspection, configuration, inspect
+from jaxdistill.analysis.readings import Reading, likelihood
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
@@ -141,7 +137,7 @@ def _flow(value: Any) -> str:
 
 def _write(path: Path, found: Inspection) -> None:
     encoded = io.BytesIO()
-    found.sheet().save(encoded, "PNG")
+    inspection_sheet.draw(found).save(encoded, "PNG")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, encoded.getvalue())

@@ -11,17 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxdistill.data.data_check import DataCheck, check_data
     from jaxdistill.data.dataset import Dataset, Example
     from jaxdistill.data.description import describe
-    from jaxdistill.data.inspection import Inspection, inspect
     from jaxdistill.data.iterable import IterableData, batches
     from jaxdistill.data.sources import SOURCES, Source, SourceExample
     from jaxdistill.data.splits import Data, Options, coco, from_config, image_folder, open
 
 _MODULES = {
+    "data_check": ("DataCheck", "check_data"),
     "dataset": ("Dataset", "Example"),
     "description": ("describe",),
-    "inspection": ("Inspection", "inspect"),
     "iterable": ("IterableData", "batches"),
     "sources": ("SOURCES", "Source", "SourceExample"),
     "splits": ("Data", "Options", "coco", "from_config", "image_folder", "open"),
@@ -30,19 +30,19 @@ _MODULES = {
 __all__ = [
     "SOURCES",
     "Data",
+    "DataCheck",
     "Dataset",
     "Example",
-    "Inspection",
     "IterableData",
     "Options",
     "Source",
     "SourceExample",
     "batches",
+    "check_data",
     "coco",
     "describe",
     "from_config",
     "image_folder",
-    "inspect",
     "open",
 ]
 

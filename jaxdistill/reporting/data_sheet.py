@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdistill.data.inspection import ImageFacts, Inspection, SplitFacts
+from jaxdistill.data.data_check import DataCheck, ImageFacts, SplitFacts
 from jaxdistill.runtime.text import printable
 
 SAMPLES = 24
@@ -53,11 +53,11 @@ class Section(NamedTuple):
     """A histogram: label, number of images, and height of the bar as a share of the highest."""
 
 
-def summary(found: Inspection) -> list[str]:
+def summary(found: DataCheck) -> list[str]:
     """Returns lines for people about what was found.
 
     Args:
-      found: The inspection of a folder.
+      found: The check of a folder.
     """
     lines = [found.layout_note] if found.layout_note else []
     for key, split in found.splits.items():
@@ -65,11 +65,11 @@ def summary(found: Inspection) -> list[str]:
     return [*lines, *_duplicates(found)]
 
 
-def html(found: Inspection, samples: int = SAMPLES) -> str:
+def html(found: DataCheck, samples: int = SAMPLES) -> str:
     """Returns the sheet as a page for any browser, in one file.
 
     Args:
-      found: The inspection of a folder.
+      found: The check of a folder.
       samples: Number of images of each split that are shown.
     """
     environment = jinja2.Environment(
@@ -90,11 +90,11 @@ def html(found: Inspection, samples: int = SAMPLES) -> str:
     return page.encode(errors="replace").decode()
 
 
-def png(found: Inspection, samples: int = SAMPLES) -> bytes:
+def png(found: DataCheck, samples: int = SAMPLES) -> bytes:
     """Returns the sheet as an image.
 
     Args:
-      found: The inspection of a folder.
+      found: The check of a folder.
       samples: Number of images of each split that are shown.
     """
     shown = [section for section in sections(found, samples) if section.tiles]
@@ -123,11 +123,11 @@ def png(found: Inspection, samples: int = SAMPLES) -> bytes:
     return encoded.getvalue()
 
 
-def sections(found: Inspection, samples: int = SAMPLES) -> Iterator[Section]:
+def sections(found: DataCheck, samples: int = SAMPLES) -> Iterator[Section]:
     """Yields the parts of the sheet: a sample of each split, and what is doubtful.
 
     Args:
-      found: The inspection of a folder.
+      found: The check of a folder.
       samples: Number of images of each split that are shown.
     """
     for key, split in found.splits.items():
@@ -176,7 +176,7 @@ def overlay(
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
 
 
-def _duplicates(found: Inspection) -> Iterator[str]:
+def _duplicates(found: DataCheck) -> Iterator[str]:
     """Yields lines about images with equal pixels."""
     within = [group for group in found.duplicates if group not in found.across]
     if not found.duplicates:
@@ -194,7 +194,7 @@ def _duplicates(found: Inspection) -> Iterator[str]:
 
 
 def _tiles(
-    found: Inspection, images: Sequence[ImageFacts], *, with_split: bool = False
+    found: DataCheck, images: Sequence[ImageFacts], *, with_split: bool = False
 ) -> list[Tile]:
     return [
         Tile(
@@ -207,7 +207,7 @@ def _tiles(
     ]
 
 
-def _headlines(found: Inspection) -> Iterator[tuple[str, str, str]]:
+def _headlines(found: DataCheck) -> Iterator[tuple[str, str, str]]:
     """Yields name, value and remark of the most important numbers."""
     for key, split in found.splits.items():
         left = sum(map(len, split.omissions.values()))

@@ -217,3 +217,24 @@ def traced(photo: Photo) -> Photo:
     found, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons = [((each.reshape(-1, 2) + 0.5) / 4).reshape(-1).tolist() for each in found]
     return photo._replace(polygons=[each for each in polygons if len(each) >= 6])
+
+
+def faulty(root: Path) -> list[Photo]:
+    """Writes a folder of masks in which a good deal is wrong, and returns the sound images in it.
+
+    The first four are in training, and those from the fourth on in validation.
+    """
+    sound = photos(6)
+    mask_folder(root, sound[:4], "images/train", "masks/train")
+    mask_folder(root, sound[3:], "images/val", "masks/val")
+    copy = sound[0]._replace(name="copy.png")
+    empty = sound[4]._replace(name="empty.png", mask=sound[4].mask * 0)
+    full = photos(1, 20, 40)[0]
+    full = full._replace(name="full.png", mask=full.mask * 0 + 1)
+    mask_folder(root, [copy, empty, full], "images/train", "masks/train")
+    put(root / "images/train/lonely.png", sound[5].image)
+    put(root / "images/val/cut.png", sound[0].image[:200])
+    put(root / "masks/val/cut.png", encode(sound[0].mask * np.uint8(255)))
+    put(root / "images/val/small.png", encode(np.zeros((4, 4, 3), np.uint8)))
+    put(root / "masks/val/small.png", encode(sound[0].mask * np.uint8(255)))
+    return sound

@@ -224,3 +224,10 @@ def half_resolution() -> Variant:
     """Returns the form whose mask has half the size of the image."""
     pool = "mask = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (score)"
     return Variant(_net(tail=pool, mask="float[N, 1, h, w] mask"), {})
+
+
+def disc() -> np.ndarray:
+    """Returns an image for the network: a bright disc on dark ground."""
+    rows, columns = np.ogrid[:48, :64]
+    inside = (rows - 24) ** 2 + (columns - 30) ** 2 < 15**2
+    return np.where(inside[..., None], (250, 200, 160), (20, 30, 40)).astype(np.uint8)

@@ -1,22 +1,18 @@
-"""What an unknown ONNX file takes and gives: its tensors, their values, and possible masks."""
+"""What an unknown ONNX file takes and gives: its tensors, and their values on images."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import UInt8
 
-from jaxdistill.config import ChannelOrder, Layout, Normalization, OutputKind, Size
+from jaxdistill.analysis.readings import Reading, Tensor, kind_of, likelihood, likely_channel
+from jaxdistill.config import ChannelOrder, Layout, Normalization, Size
 from jaxdistill.data import image_ops
-from jaxdistill.reporting.image_grid import draw_grid
 from jaxdistill.runtime.errors import NetworkError
 from jaxdistill.teachers.network_format import (
     ImageInput,
-    MaskOutput,
     OutputLayout,
     PixelFormat,
     as_hwc,
@@ -35,37 +31,8 @@ NORMALIZATIONS: tuple[Normalization, ...] = ("imagenet", "unit", "half", "bytes"
 MOST_CHANNELS = 64
 """A map with more channels is taken for features."""
 _SMALLEST = 8  # pixels of a mask's shorter side
-_EVEN = 0.05  # standard deviation of a mask in which nothing stands out
-_ROUNDING = 1e-2  # by which float16 and resizing may leave [0, 1]
-_CELL = 200  # pixels of the longer side of a picture
-_NAME = 14  # characters of a title
-_MOST_CELLS = 32  # in a row of the sheet
 
 Images = Sequence[UInt8[np.ndarray, "h w 3"]]
-
-
-class Tensor(NamedTuple):
-    """An output, for a batch of one image."""
-
-    name: str
-    shape: tuple[int, ...]
-    layout: OutputLayout | None
-    """Its axes, where it can be a mask."""
-    is_integer: bool
-
-
-class Reading(NamedTuple):
-    """An output's values under one normalisation."""
-
-    tensor: Tensor
-    normalization: Normalization
-    kind: OutputKind | None
-    """What it seems to hold; None where it cannot be a mask."""
-    low: float
-    high: float
-    mean: float
-    maps: list[Float[np.ndarray, "h w c"]]
-    """Its values for each image, where it can be a mask."""
 
 
 class Inspection(NamedTuple):
@@ -88,33 +55,6 @@ class Inspection(NamedTuple):
         """Yields the outputs that can be masks, those with certain and compact masks first."""
         found = [each for each in self.readings if each.kind is not None]
         yield from sorted(found, key=likelihood, reverse=True)
-
-    def sheet(self) -> Image.Image:
-        """Returns a picture: each image and its masks, a row for each normalisation.
-
-        A mask is drawn as the probability of each of its channels: white is 1.
-        """
-        found = [each for each in self.readings if each.kind is not None]
-        columns = list(
-            dict.fromkeys(
-                (each.tensor.name, channel) for each in found for channel in _largest_classes(each)
-            )
-        )[:_MOST_CELLS]
-        rows = []
-        for normalization in dict.fromkeys(each.normalization for each in self.readings):
-            by_name = {
-                each.tensor.name: each for each in found if each.normalization == normalization
-            }
-            for index, image in enumerate(self.images):
-                shown = normalization if isinstance(normalization, str) else "as given"
-                rows.append([_captioned(image, shown)])
-                for name, channel in columns:
-                    picture = np.full((*self.size, 1), 0.5)  # where it is no mask with this input
-                    if name in by_name:
-                        picture = _picture(by_name[name], index, channel, self.size)
-                    rows[-1].append(picture)
-        titles = [f"{name[-_NAME:]}: {channel}" for name, channel in columns]
-        return draw_grid(["image", *titles], rows, _CELL)
 
 
 def inspect(
@@ -186,12 +126,6 @@ def configuration(inspection: Inspection, reading: Reading) -> dict[str, Any]:
     return keys
 
 
-def likely_channel(reading: Reading) -> int:
-    """Returns the class other than 0, usually the background, that covers most of the images."""
-    shares = _shares(reading)
-    return max((c for c in shares if c != 0), key=lambda c: shares[c], default=0)
-
-
 def _usable_outputs(graph: OnnxGraph) -> list[str]:
     """Returns the outputs that depend on one image alone."""
     names, refused = [], None
@@ -250,78 +184,4 @@ def _read(
     if layout is None or not np.isfinite(every).all():
         return Reading(tensor, normalization, None, low, high, mean, [])
     maps = [to_nhwc(each[:1], layout)[0].astype(np.float32) for each in values]
-    return Reading(tensor, normalization, _kind(maps, is_integer), low, high, mean, maps)
-
-
-def _kind(maps: Sequence[Float[np.ndarray, "h w c"]], is_integer: bool) -> OutputKind:
-    """Returns what values look like."""
-    several = maps[0].shape[-1] > 1
-    low, high = min(each.min() for each in maps), max(each.max() for each in maps)
-    whole = all((each == np.rint(each)).all() for each in maps)
-    if not several and (is_integer or (whole and high > 1 and low >= 0)):
-        return "class_indices"
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        return "softmax_logits" if several else "logits"
-    return "probabilities"
-
-
-def _probability(reading: Reading, index: int, channel: int) -> Float[np.ndarray, "h w 1"]:
-    assert reading.kind is not None
-    mask = MaskOutput(reading.tensor.name, reading.kind, (channel,))
-    values = np.asarray(mask.reduce(reading.maps[index][None]))[0]
-    return values if mask.margin is not None else 0.5 * (1 + np.tanh(0.5 * values))
-
-
-def _classes(reading: Reading) -> list[int]:
-    if reading.kind == "class_indices":
-        return sorted({int(c) for each in reading.maps for c in np.unique(each) if c >= 0})
-    return list(range(reading.maps[0].shape[-1]))
-
-
-def _shares(reading: Reading) -> dict[int, float]:
-    """Returns the mean probability of each class."""
-    return {
-        channel: float(
-            np.mean([_probability(reading, i, channel).mean() for i in range(len(reading.maps))])
-        )
-        for channel in _classes(reading)
-    }
-
-
-def likelihood(reading: Reading) -> float:
-    """Returns how certain and how compact masks are, from 0 to 1; empty and full ones have 0.
-
-    With a wrong normalisation a network is uncertain, or finds scattered pixels, which a blur
-    removes.
-
-    Args:
-      reading: An output that can be a mask.
-    """
-    channel = likely_channel(reading)
-    found = []
-    for index in range(len(reading.maps)):
-        values = np.asarray(_probability(reading, index, channel)[..., 0], np.float32)
-        side = max(3, max(values.shape) // 16)
-        spread, blurred = values.std(), cv2.blur(values, (side, side)).std()
-        certainty = np.abs(2 * values - 1).mean()
-        found.append(certainty * blurred / spread if spread > _EVEN else 0.0)
-    return float(np.mean(found))
-
-
-def _largest_classes(reading: Reading) -> list[int]:
-    """Returns the classes that are drawn: in order, those that cover most."""
-    shares = _shares(reading)
-    return sorted(sorted(shares, key=lambda c: -shares[c])[:_MOST_CELLS])
-
-
-def _picture(reading: Reading, index: int, channel: int, size: Size) -> np.ndarray:
-    values = _probability(reading, index, channel)
-    return np.asarray(image_ops.resize(jnp.asarray(values)[None], size))[0]
-
-
-def _captioned(image: UInt8[np.ndarray, "h w 3"], text: str) -> Float[np.ndarray, "h w 3"]:
-    drawn = Image.fromarray(image)
-    pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(max(12, image.shape[0] // 12))
-    pen.text((4, 2), text, fill="white", stroke_fill="black", stroke_width=2, font=font)
-    return np.asarray(drawn, np.float32) / 255
+    return Reading(tensor, normalization, kind_of(maps, is_integer), low, high, mean, maps)

@@ -81,7 +81,7 @@ class SplitFacts:
         return _decoded(self.source, self.entries[image.place])
 
 
-class Inspection(NamedTuple):
+class DataCheck(NamedTuple):
     """What was found out about a folder."""
 
     settings: config.Data
@@ -98,9 +98,9 @@ class Inspection(NamedTuple):
         return [group for group, side in zip(self.duplicates, sides, strict=True) if len(side) == 2]
 
 
-def inspect(
+def check_data(
     settings: config.Data, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Inspection:
+) -> DataCheck:
     """Reads all images and masks of a folder once, and prepares nothing.
 
     Args:
@@ -129,7 +129,7 @@ def inspect(
         for image in facts.usable:
             by_pixels[image.pixels].append(image)
     duplicates = [group for group in by_pixels.values() if len(group) > 1]
-    return Inspection(layout.settings, layout.note, splits, duplicates)
+    return DataCheck(layout.settings, layout.note, splits, duplicates)
 
 
 def _sources(settings: config.Data) -> Iterator[Source[Any]]:
@@ -141,7 +141,7 @@ def _sources(settings: config.Data) -> Iterator[Source[Any]]:
 def _look_at_all(facts: SplitFacts, workers: int) -> Iterator[ImageFacts]:
     """Yields facts in order, which threads find out a few images ahead."""
     entries = list(enumerate(facts.entries))
-    with ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="check-data") as pool:
         for start in range(0, len(entries), _AHEAD):
             yield from pool.map(
                 lambda each: _look_at(facts.source, each[0], each[1]),

@@ -1,0 +1,24 @@
+"""The contact sheet of a data set: small images on which people are marked."""
+
+import numpy as np
+import pytest
+
+from jaxdistill.reporting import data_sheet
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (500, 400)])
+def test_images_of_any_shape_become_tiles(size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 128, np.uint8)
+    for mask in (None, np.zeros(size, np.uint8), np.full(size, 255, np.uint8)):
+        tile = data_sheet.overlay(image, mask)
+        assert 1 <= tile.width <= 240
+        assert 1 <= tile.height <= 180
+
+
+def test_people_are_marked() -> None:
+    image, mask = np.full((180, 240, 3), 128, np.uint8), np.zeros((180, 240), np.uint8)
+    mask[40:140, 60:180] = 255
+    tile = np.asarray(data_sheet.overlay(image, mask)).astype(int)
+    red, green, _ = tile[90, 120]
+    assert red > green + 30
+    assert np.ptp(tile[10, 10]) == 0
