@@ -16,8 +16,6 @@ from jaxdistill import config
 from jaxdistill.commands import common
 from jaxdistill.data import data_check
 from jaxdistill.reporting import data_sheet
-from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import OutputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(line)
     draw = data_sheet.png if args.output.suffix.lower() == ".png" else data_sheet.html
     content = draw(found, args.samples)
-    try:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(args.output, content)
-    except OSError as error:
-        raise OutputError(
-            f"{args.output.absolute()}: cannot write: {error.strerror}; choose another --output",
-            code="cannot-write",
-        ) from None
+    common.write_output(args.output, content)
     console.print(f"{args.output}")
     return int(bool(found.across) or any(split.problems for split in found.splits.values()))
 

@@ -1,4 +1,4 @@
-"""What the commands of `jaxdistill` have in common: their parser, `--plugin`, and the console."""
+"""What the commands of `jaxdistill` have in common: parser, `--plugin`, console, output file."""
 
 import argparse
 import importlib
@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime import files
+from jaxdistill.runtime.errors import ConfigError, OutputError
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -121,3 +122,28 @@ def console(*, stderr: bool = False) -> Console:
       stderr: Print to stderr instead of stdout.
     """
     return Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False)
+
+
+def write_output(path: Path, content: bytes | str) -> None:
+    """Writes the file of `--output`, completely or not at all, and makes its folder.
+
+    A device or a pipe, such as `/dev/null`, is written to and not replaced.
+
+    Args:
+      path: The file.
+      content: The whole content; text is encoded as UTF-8.
+
+    Raises:
+      OutputError: The file cannot be written (`cannot-write`).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            files.write_atomic(path, content)
+    except OSError as error:
+        raise OutputError(
+            f"{path.absolute()}: cannot write: {error.strerror}; choose another --output",
+            code="cannot-write",
+        ) from None

@@ -25,8 +25,7 @@ from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
 from jaxdistill.data import decode
 from jaxdistill.data.image_files import find_images
-from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import DataError, OutputError
+from jaxdistill.runtime.errors import DataError
 
 MOST_IMAGES = 4
 """Images that are looked at, at most."""
@@ -71,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print("no output can be a mask: give an inner tensor as teacher.tensor")
         return
     output = args.output or args.file.with_suffix(".inspect.png")
-    _write(output, found)
+    picture = io.BytesIO()
+    inspection_sheet.draw(found).save(picture, "PNG")
+    common.write_output(output, picture.getvalue())
     console.print(f"masks: {output}")
     console.print("the likeliest, if its row of the picture shows people best:\n")
     for line in _suggest(found, candidates[0]):
@@ -133,16 +134,3 @@ def _flow(value: Any) -> str:
     """Returns a value in one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
     return text.strip().removesuffix("...").strip()
-
-
-def _write(path: Path, found: Inspection) -> None:
-    encoded = io.BytesIO()
-    inspection_sheet.draw(found).save(encoded, "PNG")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(path, encoded.getvalue())
-    except OSError as error:
-        raise OutputError(
-            f"{path.absolute()}: cannot write: {error.strerror}; choose another --output",
-            code="cannot-write",
-        ) from None

@@ -18,7 +18,6 @@ from rich.table import Table
 from jaxdistill import config
 from jaxdistill.analysis.ranking import STRIDES, rank_features
 from jaxdistill.commands import common
-from jaxdistill.runtime.errors import OutputError
 
 _SHOWN = 5  # rows of the table for each stride; the file has all
 
@@ -39,14 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images=args.images,
         console=console,
     )
-    _write(
-        args.output,
-        {
-            **ranking.metadata,
-            "suggestion": ranking.suggestion,
-            "tensors": ranking.tensors,
-        },
-    )
+    content = {
+        **ranking.metadata,
+        "suggestion": ranking.suggestion,
+        "tensors": ranking.tensors,
+    }
+    common.write_output(args.output, json.dumps(content, indent=1))
     console.print(_table(ranking.tensors))
     if ranking.not_finite:
         console.print(f"left out: {ranking.not_finite} with values that are not finite")
@@ -118,14 +115,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
             )
         table.add_section()
     return table
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path.absolute()}: cannot write: {error.strerror}; choose another --output",
-            code="cannot-write",
-        ) from None
