@@ -84,6 +84,11 @@ class Feature(Section):
     weight: Weight = 1.0
     """Weight of this pair within the feature loss."""
 
+    @property
+    def uses_teacher_mask(self) -> bool:
+        """Whether the positions are weighted by the teacher's mask."""
+        return self.attention in ("mask", "uncertainty")
+
     @model_validator(mode="after")
     def _check_attention(self) -> "Feature":
         if self.loss == "cwd" and self.attention != "none":

@@ -12,8 +12,6 @@ from jaxdistill.config.student import Student
 from jaxdistill.config.teacher import Detector, Onnxruntime, Targets, Teacher, Teachers
 from jaxdistill.config.training import Checkpoints, Mesh, Training
 
-_NEEDS_TEACHER = ("mask", "uncertainty")
-
 
 class Config(Section):
     """All settings of a run."""
@@ -78,9 +76,7 @@ class Config(Section):
     @property
     def asks_teacher(self) -> bool:
         """Whether training needs the teacher; otherwise it serves for comparison only."""
-        return self.imitates or any(
-            feature.attention in _NEEDS_TEACHER for feature in self.taught_features
-        )
+        return self.imitates or any(each.uses_teacher_mask for each in self.taught_features)
 
     @model_validator(mode="after")
     def _check_masks(self) -> "Config":
@@ -120,7 +116,7 @@ class Config(Section):
                 "features need a network that computes them: set detector.onnx, or features to []",
             )
         for index, feature in enumerate(self.features):
-            if feature.attention in _NEEDS_TEACHER and not self.teachers:
+            if feature.uses_teacher_mask and not self.teachers:
                 raise invalid(
                     "teacher-needed",
                     f"features.{index}.attention: {feature.attention} needs a teacher: set "

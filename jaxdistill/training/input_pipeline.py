@@ -31,8 +31,6 @@ from jaxdistill.training import target_caching
 from jaxdistill.training.target_caching import KeysOf
 from jaxdistill.types import Batch, TeacherOutputs
 
-_NEEDS_LOGITS = ("mask", "uncertainty")  # kinds of attention
-
 TrainBatch = tuple[Batch, TeacherOutputs]
 """A batch with what the frozen networks compute for it."""
 
@@ -238,9 +236,7 @@ def asks_for_logits(losses: Mapping[str, Loss]) -> bool:
       losses: The losses by name.
     """
     attentive = any(
-        pair.attention in _NEEDS_LOGITS
-        for loss in losses.values()
-        for pair in getattr(loss, "pairs", ())
+        pair.uses_teacher_mask for loss in losses.values() for pair in getattr(loss, "pairs", ())
     )
     return attentive or any("teacher_logits" in loss.requires for loss in losses.values())
 

@@ -11,7 +11,9 @@ from jaxdistill.runtime.errors import OutputError
 
 
 @pytest.mark.parametrize("content", ["Gr\u00fc\u00dfe", b"\x00\xff"])
-def test_an_output_is_written_in_a_folder_that_is_made(tmp_path: Path, content: str | bytes) -> None:
+def test_an_output_is_written_in_a_folder_that_is_made(
+    tmp_path: Path, content: str | bytes
+) -> None:
     path = tmp_path / "a/b/c.txt"
     for _ in range(2):
         write_output(path, content)
