@@ -7,6 +7,7 @@ shown with their masks in a page, or as one image with `--output NAME.png`.
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = _parse(arguments)
     overrides = [
-        each if "=" in each else f"data.root={json.dumps(each, ensure_ascii=False)}"
+        f"data.root={json.dumps(each, ensure_ascii=False)}" if _is_folder(each) else each
         for each in args.arguments
     ]
     settings = config.load_data(args.config, overrides)
@@ -72,10 +73,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"images of each split that are shown (default: {data_sheet.SAMPLES})",
     )
     args = parser.parse_intermixed_args(arguments)
-    folders = [each for each in args.arguments if "=" not in each]
+    folders = [each for each in args.arguments if _is_folder(each)]
     if len(folders) > 1:
         parser.error(f"expected one folder, got {', '.join(folders)}")
     return args
+
+
+def _is_folder(argument: str) -> bool:
+    """Tells a folder, in whose name there may be `=`, from `KEY=VALUE`."""
+    key, equals, _ = argument.partition("=")
+    return not equals or os.sep in key or os.path.isdir(argument)  # noqa: PTH112 (never raises)
 
 
 def _count(text: str) -> int:

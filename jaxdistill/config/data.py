@@ -24,7 +24,7 @@ class Split(Section):
     annotations: Path | None
     """COCO instances file, relative to `data.root`, or the file, folder or pattern of annotations
     that `data.source` reads. null: the images have no masks, and every image in the folder and
-    below it is used."""
+    below it is used. The default is null where `data.source` reads images without masks."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For `data.validation`: share of the training images that is used for validation instead of
     training. They are drawn by a hash of their names, so that added images move none of the others.

@@ -23,12 +23,15 @@ class Layout(NamedTuple):
 def recognise(settings: config.Data, need_validation: bool = True) -> Layout:
     """Returns settings whose splits are those that are found in `data.root`.
 
-    Settings that name a split, and a folder with the default names, stay as they are. `data.source`
-    restricts the search to the layouts of that source.
+    Settings that name a split, and a folder with the default names, stay as they are, but for what
+    is left at its default and does not fit: annotations, where the source reads none, and the
+    validation split, where it does not exist and is not needed. `data.source` restricts the search
+    to the layouts of that source.
 
     Args:
       settings: The section `data` of a configuration.
-      need_validation: Whether a folder without a validation split is refused.
+      need_validation: Whether a folder without a validation split is refused. Without one, the
+        validation split is that of training.
 
     Raises:
       DataError: The folder has no known layout (`unknown-layout`) or several of them
@@ -36,7 +39,7 @@ def recognise(settings: config.Data, need_validation: bool = True) -> Layout:
       ConfigError: There is no source of that name (`unknown-data-source`).
     """
     if not _is_open(settings):
-        return Layout(settings)
+        return _named(settings, need_validation)
     assert settings.root is not None
     root = Root(settings.root)
     names = list(SOURCES) if settings.source is None else [settings.source]
@@ -83,6 +86,27 @@ def _is_open(settings: config.Data) -> bool:
         if path is not None
     )
     return not (exist and settings.source in (None, "coco"))
+
+
+def _named(settings: config.Data, need_validation: bool) -> Layout:
+    """Returns settings that need no search, without defaults that do not fit."""
+    note, update = "", {}
+    if settings.source is not None and not SOURCES[settings.source].HAS_MASKS:
+        defaults = (_DEFAULT.train.annotations, _DEFAULT.validation.annotations)
+        for key in ("train", "validation"):
+            split: config.Split = getattr(settings, key)
+            if split.annotations in defaults:
+                update[key] = split.model_copy(update={"annotations": None})
+    if (
+        not need_validation
+        and settings.root is not None
+        and settings.train != _DEFAULT.train
+        and settings.validation == _DEFAULT.validation
+        and not (missing := settings.root / settings.validation.images).exists()
+    ):
+        update["validation"] = update.get("train", settings.train)
+        note = f"data: there is no validation split: data.validation is not set, and no {missing}"
+    return Layout(settings.model_copy(update=update) if update else settings, note)
 
 
 def _applied(settings: config.Data, name: str, layout: Found, need_validation: bool) -> Layout:

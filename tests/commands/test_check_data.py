@@ -56,15 +56,39 @@ def test_a_configuration_names_the_data(tmp_path: Path) -> None:
     assert check_data.main(arguments) == 0
 
 
+@pytest.mark.parametrize("name", ["a=b", "./a=b", "=", "sub/a.b=c/d=e"])
+def test_a_folder_may_have_an_equals_sign_in_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    layouts.mask_folder(tmp_path / name, PHOTOS)
+    monkeypatch.chdir(tmp_path)
+    assert check_data.main([name, "data.source=mask_folder"]) == 0
+    assert check_data.main([str(tmp_path / name)]) == 0
+
+
+@pytest.mark.parametrize("annotations", [[], ["data.train.annotations=null"]])
+def test_folders_of_images_can_be_named_alone(
+    tmp_path: Path, annotations: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    layouts.mask_folder(tmp_path / "data", PHOTOS, "photos")
+    arguments = ["data.source=image_folder", "data.train.images=photos", *annotations]
+    assert run(tmp_path / "data", *arguments)[0] == 0
+    assert "6 images of image_folder" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "code"),
     [
         ([], ConfigError, "missing-data-root"),
         (["data.rot=a"], ConfigError, "unknown-key"),
         (["a", "run=b"], ConfigError, "unknown-key"),
+        (["a", f"data.{'x' * 5000}=0"], ConfigError, "unknown-key"),
         (["a", "data.workers=0"], ConfigError, "out-of-range"),
         (["a", "--samples", "0"], ConfigError, "command-line"),
         (["a", "b"], ConfigError, "command-line"),
+        (["a", "./b=c"], ConfigError, "command-line"),
+        (["no/such=folder"], DataError, "missing-images"),
+        (["no=folder"], ConfigError, "unknown-key"),
         (["/nowhere/at/all"], DataError, "missing-images"),
     ],
 )

@@ -116,6 +116,30 @@ def test_named_splits_are_not_searched_for(tmp_path):
     assert recognise(config.Data()).settings == config.Data()
 
 
+def test_default_annotations_are_none_where_the_source_reads_none(tmp_path):
+    layouts.mask_folder(tmp_path, PHOTOS, "a")
+    named = config.Split(images=Path("a"), annotations=config.Data().train.annotations)
+    for validation in (named.model_copy(update={"share": 0.5}), named):
+        more = {"train": named, "validation": validation, "root": tmp_path}
+        read = recognise(config.Data(source="image_folder", **more)).settings
+        assert (read.train.annotations, read.validation.annotations) == (None, None)
+        assert (read.train.images, read.validation.share) == (named.images, validation.share)
+        kept = config.Data(source="coco", **more)
+        assert recognise(kept).settings == kept
+
+
+def test_a_default_validation_split_that_is_not_there_is_left_out_on_request(tmp_path):
+    layouts.mask_folder(tmp_path, PHOTOS, "a", "b")
+    train = config.Split(images=Path("a"), annotations=Path("b"))
+    settings = config.Data(root=tmp_path, source="mask_folder", train=train)
+    layout = recognise(settings, need_validation=False)
+    assert layout.settings.validation == train
+    assert "val2017" in layout.note
+    assert recognise(settings).settings == settings
+    (tmp_path / settings.validation.images).mkdir(parents=True)
+    assert recognise(settings, need_validation=False).settings == settings
+
+
 def test_a_split_that_is_missing_is_asked_for_and_can_be_drawn(tmp_path):
     layouts.mask_folder(tmp_path, PHOTOS)
     with refused(DataError, "validation-needed", "data.validation=10%"):
