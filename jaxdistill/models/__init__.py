@@ -10,6 +10,7 @@ from jaxdistill import config
 from jaxdistill.models import decoders as decoders
 from jaxdistill.models import encoders as encoders
 from jaxdistill.models import weights as _weights
+from jaxdistill.models.decoders.skips import SkipDecoder
 from jaxdistill.models.feature_info import FeatureInfo, check_image_size
 from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.parameters import param_group
@@ -30,6 +31,7 @@ __all__ = [
     "Encoder",
     "FeatureInfo",
     "Pair",
+    "SkipDecoder",
     "Student",
     "build",
     "check_image_size",

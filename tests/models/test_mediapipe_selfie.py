@@ -71,11 +71,6 @@ def test_the_graph_computes_the_student_s_logits(changes: dict) -> None:
     assert np.abs(logits_of_graph(model, images) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_a_decoder_refuses_channels_that_do_not_fit() -> None:
-    with refused(ConfigError, "decoder-channels", "4 numbers"):
-        student(decoder_channels=(8, 8))
-
-
 def test_the_encoder_joins_the_training_stage_by_stage() -> None:
     settings = SELFIE.model_copy(
         update={"frozen": ("encoder",), "unfreeze": config.Unfreezing(from_epoch=2)}

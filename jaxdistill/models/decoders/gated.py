@@ -6,35 +6,33 @@ arXiv:1905.02244, section 6.4).
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float
 
+from jaxdistill.models.decoders.skips import SkipDecoder
 from jaxdistill.models.encoders.mediapipe_selfie import ChannelGate
 from jaxdistill.models.feature_info import FeatureInfo
 from jaxdistill.models.functional import global_mean, relu, sigmoid, upsample_bilinear
 from jaxdistill.models.layers import Conv
-from jaxdistill.models.registry import DECODERS, Decoder
-from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.models.registry import DECODERS
 
 _HEAD_CHANNELS = 128
 
 
 @DECODERS.register("mediapipe-selfie")
-class GatedDecoder(Decoder):
-    """One map for each map of the encoder, at the same strides, coarsest first.
+class GatedDecoder(SkipDecoder):
+    """One map for each map of the encoder that is used, at the same strides, coarsest first.
 
     Args:
       encoder: The encoder's feature maps, finest first; the stride doubles from map to map.
-      channels: Channels of the maps, coarsest first; None: 128 for the coarsest, and for the others
-        those of the encoder's map of the same stride.
+      channels: Channels of the maps, coarsest first; their number decides at which stride the
+        logits are computed. None: 128 for the coarsest, and for the others those of the encoder's
+        map of the same stride.
       rngs: Source of the initial values.
 
     Raises:
-      ConfigError: The strides do not double (`decoder-encoder`), or there are not as many channels
-        as feature maps (`decoder-channels`).
+      ConfigError: See `SkipDecoder`.
     """
 
     upsampling = "learned"
@@ -46,39 +44,10 @@ class GatedDecoder(Decoder):
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        deepest, *skips = reversed(encoder)
-        channels = _check(encoder, channels or (_HEAD_CHANNELS, *(f.channels for f in skips)))
-        self.context = GlobalContext(deepest.channels, channels[0], rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                GatedUpBlock(below, skip.channels, outputs, rngs=rngs)
-                for (below, outputs), skip in zip(pairwise(channels), skips, strict=True)
-            ]
+        channels = channels or (_HEAD_CHANNELS, *(f.channels for f in encoder[::-1][1:]))
+        super().__init__(
+            "mediapipe-selfie", encoder, channels, GlobalContext, GatedUpBlock, rngs=rngs
         )
-        self.feature_info = tuple(
-            FeatureInfo(f"decoder.{number}", outputs, feature.stride)
-            for number, (outputs, feature) in enumerate(
-                zip(channels, reversed(encoder), strict=True)
-            )
-        )
-
-    def __call__(
-        self, features: Sequence[Float[Array, "b _ _ _"]], *, train: bool
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Computes the maps, coarsest first.
-
-        Args:
-          features: The encoder's feature maps, finest first.
-          train: Not used: nothing depends on the batch.
-
-        Returns:
-          One map for each entry of `feature_info`.
-        """
-        deepest, *skips = reversed(features)
-        outputs = [self.context(deepest)]
-        for block, skip in zip(self.blocks, skips, strict=True):
-            outputs.append(block(outputs[-1], skip))
-        return tuple(outputs)
 
 
 class GlobalContext(nnx.Module):
@@ -94,8 +63,13 @@ class GlobalContext(nnx.Module):
         self.conv = Conv(inputs, outputs, 1, bias=True, rngs=rngs)
         self.gate = Conv(inputs, outputs, 1, bias=True, rngs=rngs)
 
-    def __call__(self, x: Any) -> Any:
-        """Applies the layers."""
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        """Applies the layers.
+
+        Args:
+          x: The map.
+          train: Not used: nothing depends on the batch.
+        """
         return relu(self.conv(x)) * sigmoid(self.gate(global_mean(x)))
 
 
@@ -119,28 +93,17 @@ class GatedUpBlock(nnx.Module):
         self.pointwise = Conv(outputs, outputs, 1, bias=True, rngs=rngs)
         self.depthwise = Conv(outputs, outputs, 3, groups=outputs, bias=True, rngs=rngs)
 
-    def __call__(self, x: Any, skip: Any) -> Any:
-        """Applies the block to a map and the skip connection of twice its size."""
+    def __call__(self, x: Any, skip: Any, *, train: bool) -> Any:
+        """Applies the block to a map and the skip connection of twice its size.
+
+        Args:
+          x: The map.
+          skip: The skip connection.
+          train: Not used: nothing depends on the batch.
+        """
         # MediaPipe upsamples first. The two commute, and a pointwise convolution of the small map
         # takes a quarter of the operations.
         x = upsample_bilinear(self.reduce(x))
         skip = skip if self.skip is None else self.skip(skip)
         y = relu(self.pointwise(skip * self.gate(x + skip) + x))
         return y + relu(self.depthwise(y))
-
-
-def _check(encoder: Sequence[FeatureInfo], channels: Sequence[int]) -> tuple[int, ...]:
-    strides = [feature.stride for feature in encoder]
-    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-        raise ConfigError(
-            f"student.decoder: mediapipe-selfie needs an encoder whose strides double from map to "
-            f"map; this encoder has strides {', '.join(map(str, strides))}",
-            code="decoder-encoder",
-        )
-    if len(channels) != len(strides):
-        raise ConfigError(
-            f"student.decoder_channels: mediapipe-selfie needs {len(strides)} numbers for this "
-            f"encoder, one for each of its feature maps; got {list(channels)}",
-            code="decoder-channels",
-        )
-    return tuple(channels)

@@ -5,23 +5,21 @@ more channels than it returns.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float
 
-from jaxdistill.models.blocks import ConvNorm
+from jaxdistill.models.decoders.conv_norm import ConvNorm
+from jaxdistill.models.decoders.skips import SkipDecoder
 from jaxdistill.models.feature_info import FeatureInfo
 from jaxdistill.models.functional import relu, upsample_bilinear
-from jaxdistill.models.registry import DECODERS, Decoder
-from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.models.registry import DECODERS
 
 DEFAULT_CHANNELS = (96, 64, 48, 32, 24)
 
 
 @DECODERS.register("light-unet")
-class LightUnetDecoder(Decoder):
+class LightUnetDecoder(SkipDecoder):
     """One map for each feature map of the encoder that is used, at the same strides.
 
     Args:
@@ -31,9 +29,10 @@ class LightUnetDecoder(Decoder):
       rngs: Source of the initial values.
 
     Raises:
-      ConfigError: The strides do not double (`decoder-encoder`), or there are more channels than
-        feature maps (`decoder-channels`).
+      ConfigError: See `SkipDecoder`.
     """
+
+    first_name = "deepest"
 
     def __init__(
         self,
@@ -42,39 +41,8 @@ class LightUnetDecoder(Decoder):
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        channels = check_channels(
-            "light-unet", encoder, channels or DEFAULT_CHANNELS[-len(encoder) :]
-        )
-        used = list(reversed(encoder))[: len(channels)]
-        self.deepest = ConvNorm(used[0].channels, channels[0], rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                SeparableUpBlock(below, skip.channels, outputs, rngs=rngs)
-                for (below, outputs), skip in zip(pairwise(channels), used[1:], strict=True)
-            ]
-        )
-        self.feature_info = tuple(
-            FeatureInfo(f"decoder.{number}", outputs, feature.stride)
-            for number, (outputs, feature) in enumerate(zip(channels, used, strict=True))
-        )
-
-    def __call__(
-        self, features: Sequence[Float[Array, "b _ _ _"]], *, train: bool
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Computes the maps, coarsest first.
-
-        Args:
-          features: The encoder's feature maps, finest first.
-          train: Whether BatchNorm uses the statistics of the batch.
-
-        Returns:
-          One map for each entry of `feature_info`.
-        """
-        deepest, *skips = reversed(features)
-        outputs = [self.deepest(deepest, train=train)]
-        for block, skip in zip(self.blocks, skips, strict=False):
-            outputs.append(block(outputs[-1], skip, train=train))
-        return tuple(outputs)
+        channels = channels or DEFAULT_CHANNELS[-len(encoder) :]
+        super().__init__("light-unet", encoder, channels, ConvNorm, SeparableUpBlock, rngs=rngs)
 
 
 class SeparableUpBlock(nnx.Module):
@@ -99,33 +67,3 @@ class SeparableUpBlock(nnx.Module):
         x = upsample_bilinear(self.below(x, train=train))
         x = relu(x + self.skip(skip, train=train))
         return self.pointwise(self.depthwise(x, train=train), train=train)
-
-
-def check_channels(
-    name: str, encoder: Sequence[FeatureInfo], channels: Sequence[int]
-) -> tuple[int, ...]:
-    """Returns the channels of a decoder that has at most one map for each map of the encoder.
-
-    Args:
-      name: Name of the decoder, for messages.
-      encoder: The encoder's feature maps, finest first.
-      channels: Channels of the decoder's maps, coarsest first.
-
-    Raises:
-      ConfigError: The strides do not double (`decoder-encoder`), or there are more channels than
-        feature maps (`decoder-channels`).
-    """
-    strides = [feature.stride for feature in encoder]
-    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-        raise ConfigError(
-            f"student.decoder: {name} needs an encoder whose strides double from map to map; this "
-            f"encoder has strides {', '.join(map(str, strides))}",
-            code="decoder-encoder",
-        )
-    if len(channels) > len(strides):
-        raise ConfigError(
-            f"student.decoder_channels: {name} takes at most {len(strides)} numbers for this "
-            f"encoder, one for each of its feature maps; got {list(channels)}",
-            code="decoder-channels",
-        )
-    return tuple(channels)

@@ -4,31 +4,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float
 
-from jaxdistill.models.blocks import LrAspp
-from jaxdistill.models.decoders.light_unet import check_channels
+from jaxdistill.models.decoders.conv_norm import ConvNorm
+from jaxdistill.models.decoders.skips import SkipDecoder
 from jaxdistill.models.feature_info import FeatureInfo
-from jaxdistill.models.functional import upsample_bilinear
+from jaxdistill.models.functional import global_mean, sigmoid, upsample_bilinear
 from jaxdistill.models.layers import Conv
-from jaxdistill.models.registry import DECODERS, Decoder
+from jaxdistill.models.registry import DECODERS
 
 DEFAULT_CHANNELS = (128, 32)
 
 
 @DECODERS.register("lr-aspp")
-class LrAsppDecoder(Decoder):
+class LrAsppDecoder(SkipDecoder):
     """A gated projection of the coarsest map, to which projections of finer maps are added.
 
     Args:
       encoder: The encoder's feature maps, finest first; the stride doubles from map to map.
       channels: Channels of the maps, coarsest first; their number decides at which stride the
-        logits are computed. None: `DEFAULT_CHANNELS`, which end at half the coarsest map's stride.
+        logits are computed. None: `DEFAULT_CHANNELS`, which end at half the coarsest map's stride,
+        or the first of them where the encoder has one map.
       rngs: Source of the initial values.
 
     Raises:
-      ConfigError: The strides do not double (`decoder-encoder`), or there are more channels than
-        feature maps (`decoder-channels`).
+      ConfigError: See `SkipDecoder`.
     """
 
     def __init__(
@@ -38,37 +37,28 @@ class LrAsppDecoder(Decoder):
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        channels = check_channels("lr-aspp", encoder, channels or DEFAULT_CHANNELS)
-        used = list(reversed(encoder))[: len(channels)]
-        self.context = LrAspp(used[0].channels, channels[0], rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                AddBlock(below, skip.channels, outputs, rngs=rngs)
-                for below, skip, outputs in zip(channels, used[1:], channels[1:], strict=False)
-            ]
-        )
-        self.feature_info = tuple(
-            FeatureInfo(f"decoder.{number}", outputs, feature.stride)
-            for number, (outputs, feature) in enumerate(zip(channels, used, strict=True))
-        )
+        channels = channels or DEFAULT_CHANNELS[: len(encoder)]
+        super().__init__("lr-aspp", encoder, channels, LrAspp, AddBlock, rngs=rngs)
 
-    def __call__(
-        self, features: Sequence[Float[Array, "b _ _ _"]], *, train: bool
-    ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Computes the maps, coarsest first.
 
-        Args:
-          features: The encoder's feature maps, finest first.
-          train: Whether BatchNorm uses the statistics of the batch.
+class LrAspp(nnx.Module):
+    """A pointwise convolution with BatchNorm, scaled by factors from the map's global mean.
 
-        Returns:
-          One map for each entry of `feature_info`.
-        """
-        deepest, *skips = reversed(features)
-        outputs = [self.context(deepest, train=train)]
-        for block, skip in zip(self.blocks, skips, strict=False):
-            outputs.append(block(outputs[-1], skip))
-        return tuple(outputs)
+    The lite reduced atrous spatial pyramid, with the mean of the whole map, as in torchvision.
+
+    Args:
+      inputs: Channels of the input.
+      outputs: Channels of the output.
+      rngs: Source of the initial values.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
+        self.project = ConvNorm(inputs, outputs, rngs=rngs)
+        self.gate = Conv(inputs, outputs, 1, rngs=rngs)
+
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        """Applies the layers."""
+        return self.project(x, train=train) * sigmoid(self.gate(global_mean(x)))
 
 
 class AddBlock(nnx.Module):
@@ -85,7 +75,13 @@ class AddBlock(nnx.Module):
         self.below = Conv(below, outputs, 1, bias=True, rngs=rngs)
         self.skip = Conv(skip, outputs, 1, rngs=rngs)
 
-    def __call__(self, x: Any, skip: Any) -> Any:
-        """Applies the block to a map and the skip connection of twice its size."""
+    def __call__(self, x: Any, skip: Any, *, train: bool) -> Any:
+        """Applies the block to a map and the skip connection of twice its size.
+
+        Args:
+          x: The map.
+          skip: The skip connection.
+          train: Not used: nothing depends on the batch.
+        """
         # Upsampling commutes with a pointwise convolution, which is cheaper on the small map.
         return upsample_bilinear(self.below(x)) + self.skip(skip)

@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxdistill.models.decoders.skips import check_channels
 from jaxdistill.models.feature_info import FeatureInfo
 from jaxdistill.models.layers import BatchNorm, Conv, UpsampledConv, conv_norm
 from jaxdistill.models.registry import DECODERS, Decoder
@@ -39,7 +40,14 @@ class UnetDecoder(Decoder):
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        channels = _check(encoder, channels)
+        channels = channels or DEFAULT_CHANNELS[-len(encoder) :]
+        check_channels("unet", encoder, channels)
+        if encoder[0].stride != 2:
+            raise ConfigError(
+                f"student.decoder: unet needs an encoder with feature maps at strides 2, 4, 8, "
+                f"...; this encoder's begin at stride {encoder[0].stride}",
+                code="decoder-encoder",
+            )
         deepest, *skips = (feature.channels for feature in reversed(encoder))
         inputs, skips = [deepest, *channels[:-1]], [*skips, 0][: len(channels)]
         self.blocks = nnx.List(
@@ -112,22 +120,3 @@ class ConvNormRelu(nnx.Module):
     def __call__(self, *inputs: Any, train: bool) -> Any:
         """Applies the layers to the arguments of the convolution."""
         return conv_norm(self.conv, self.norm, *inputs, train=train, rectify=True)
-
-
-def _check(encoder: Sequence[FeatureInfo], channels: Sequence[int] | None) -> tuple[int, ...]:
-    strides = [feature.stride for feature in encoder]
-    if strides != [2 ** (index + 1) for index in range(len(strides))]:
-        raise ConfigError(
-            f"student.decoder: unet needs an encoder with feature maps at strides 2, 4, 8, ...; "
-            f"this encoder has strides {', '.join(map(str, strides))}",
-            code="decoder-encoder",
-        )
-    if channels is None:
-        channels = DEFAULT_CHANNELS[-len(strides) :]
-    if len(channels) > len(strides):
-        raise ConfigError(
-            f"student.decoder_channels: unet takes at most {len(strides)} numbers for this "
-            f"encoder, one for each of its feature maps; got {list(channels)}",
-            code="decoder-channels",
-        )
-    return tuple(channels)

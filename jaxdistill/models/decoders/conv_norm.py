@@ -1,10 +1,9 @@
-"""Blocks that several decoders are built of."""
+"""A convolution with BatchNorm and ReLU, which decoders are built of."""
 
 from typing import Any
 
 from flax import nnx
 
-from jaxdistill.models.functional import global_mean, sigmoid
 from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
 
 
@@ -37,24 +36,3 @@ class ConvNorm(nnx.Module):
     def __call__(self, x: Any, *, train: bool) -> Any:
         """Applies the layers."""
         return conv_norm(self.conv, self.norm, x, train=train, rectify=self.rectify)
-
-
-class LrAspp(nnx.Module):
-    """A pointwise convolution with BatchNorm, scaled by factors from the map's global mean.
-
-    The lite reduced atrous spatial pyramid of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244,
-    section 6.4), with the mean of the whole map, as in torchvision.
-
-    Args:
-      inputs: Channels of the input.
-      outputs: Channels of the output.
-      rngs: Source of the initial values.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs) -> None:
-        self.project = ConvNorm(inputs, outputs, rngs=rngs)
-        self.gate = Conv(inputs, outputs, 1, rngs=rngs)
-
-    def __call__(self, x: Any, *, train: bool) -> Any:
-        """Applies the layers."""
-        return self.project(x, train=train) * sigmoid(self.gate(global_mean(x)))
