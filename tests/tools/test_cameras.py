@@ -1,0 +1,89 @@
+"""Data sets as other cameras would have taken them."""
+
+from pathlib import Path
+
+import cameras
+import coco_folders
+import numpy as np
+import pytest
+from onnx_models import parse, save
+from PIL import Image
+
+from jaxdistill import config
+from jaxdistill.data import decode
+from jaxdistill.data.sources.selection import sources_of
+
+TRAIN, VALIDATION = 5, 2
+
+
+def bright(folder: Path) -> Path:
+    """A teacher that takes what is bright for a person."""
+    model = parse(
+        """
+        bright (float[N, 3, H, W] image) => (float[N, 1, H, W] mask)
+        { mean = ReduceMean <axes = [1], keepdims = 1> (image)  mask = Identity (mean) }"""
+    )
+    return save(model, folder, "bright.onnx")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("cameras")
+    data = coco_folders.discs(folder / "coco", TRAIN, VALIDATION)
+    teacher = f"{bright(folder)}:unit"
+    cameras.main([str(folder / "made"), "--data", str(data), "--teacher", teacher, "--few", "2"])
+    return data, folder / "made"
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize("camera", cameras.CAMERAS)
+def test_images_are_changed_and_masks_move_with_them(made, camera: str) -> None:
+    data, folder = made
+    [source] = sources_of(config.Data(root=data), "train")
+    examples = [source.load(entry) for entry in source.entries()]
+    assert len(list((folder / camera / "train" / "images").iterdir())) == TRAIN
+    assert len(list((folder / camera / "val" / "masks").iterdir())) == VALIDATION
+    for example in examples:
+        name = Path(example.name).stem + ".png"
+        before, mask = decode.decode(example.image), decode.decode_mask(example.mask)
+        after = read(folder / camera / "train" / "images" / name)
+        turn = np.rot90 if "turned" in camera else np.asarray
+        np.testing.assert_array_equal(read(folder / camera / "train" / "masks" / name), turn(mask))
+        assert after.shape == turn(before).shape
+        assert (after != turn(before)).any() == (camera != "turned")
+        if camera == "infrared":
+            assert (after == after[..., :1]).all()
+        if "dark" in camera:
+            assert after.mean() < 0.6 * before.mean()
+
+
+def test_labels_are_the_teacher_s_of_the_unchanged_image(made) -> None:
+    data, folder = made
+    [source] = sources_of(config.Data(root=data), "train")
+    for entry in source.entries():
+        example = source.load(entry)
+        wanted = decode.decode(example.image).mean(-1) > 127.5
+        found = read(folder / "dark" / "train" / "labels" / f"{Path(example.name).stem}.png") > 127
+        # The teacher sees the image at another size.
+        assert (found == wanted).mean() > 0.9
+
+
+def test_of_few_masks_the_others_are_labels(made) -> None:
+    train = made[1] / "turned" / "train"
+    kinds = []
+    for path in sorted((train / "few").iterdir()):
+        mask, true, label = (read(train / kind / path.name) for kind in ("few", "masks", "labels"))
+        assert (mask == true).all() or (mask == label).all()
+        kinds.append((mask == true).all())
+    assert sum(kinds) == 2
+
+
+def test_what_is_written_is_a_data_set(made) -> None:
+    root = made[1] / "infrared"
+    split = {"images": "train/images", "annotations": "train/few"}
+    settings = config.Data(root=root, source="mask_folder", train=split)
+    [source] = sources_of(settings, "train")
+    assert len(source.entries()) == TRAIN
