@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from coco_folders import SQUARE, Folder, encode, pixels, rle
+from coco_folders import SQUARE, encode, pixels, rle
+from folder_data import omissions
 from PIL import Image
 from refused import refused
 from test_sources import Pairs, settings
@@ -14,16 +15,6 @@ from jaxdistill.runtime.errors import DataError
 
 SHARES = [[0.1, 0.1, 0.5, 0.1, 0.5, 0.6, 0.1, 0.6]]
 PAIRS = [[1.0, 1.0], [6.0, 1.0], [6.0, 6.0], [1.0, 6.0]]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path)
-
-
-def omissions(dataset):
-    [account] = dataset.accounts
-    return {count.reason: count.number for count in account.omissions}
 
 
 def doubts(dataset):

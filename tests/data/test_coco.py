@@ -1,13 +1,11 @@
-"""COCO folders, sound and broken, as prepared data sets; masks against pycocotools."""
+"""COCO folders, sound and broken; masks against pycocotools."""
 
 import contextlib
 import json
-import os
-import tempfile
 
 import numpy as np
 import pytest
-from coco_folders import SQUARE, Folder, encode, pixels, rle
+from coco_folders import SQUARE, encode, pixels, rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,14 +13,9 @@ from pycocotools import mask as coco_mask
 from refused import refused
 
 from jaxdistill import config
-from jaxdistill.data import builder, splits
+from jaxdistill.data import splits
 from jaxdistill.data.sources import coco_json, drawing, outlines
 from jaxdistill.runtime.errors import DataError, UserError
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path)
 
 
 def test_a_mask_is_the_union_of_people_in_every_notation_and_crowds_and_dogs_are_left_out(folder):
@@ -148,57 +141,6 @@ def test_a_person_whose_outline_encloses_nothing_is_none(folder):
     assert (examples[0].mask == 255).sum() == 25
 
 
-def test_images_behind_a_linked_folder_are_noticed_when_they_change(folder, tmp_path):
-    (tmp_path / "batch").mkdir()
-    (tmp_path / "batch/a.png").write_bytes(encode(pixels(8, 12)))
-    (tmp_path / "images/linked").symlink_to(tmp_path / "batch")
-    folder.person(folder.image("b.png"))
-    folder.instances["images"][0]["file_name"] = "linked/a.png"
-    before = folder.open().fingerprint
-    (tmp_path / "batch/a.png").write_bytes(encode(pixels(8, 12) // 2))
-    assert folder.open().fingerprint != before
-
-
-@pytest.mark.parametrize("part_bytes", [2**28, 1])
-def test_a_data_set_is_built_once_found_again_and_the_same_in_parts(
-    folder, monkeypatch, part_bytes
-):
-    monkeypatch.setattr(builder, "_PART_BYTES", part_bytes)
-    for index in range(12):
-        folder.person(folder.image(f"{index}.png", size=(8 + index, 12)))
-    examples = folder.open()
-    assert examples.names == [f"{index}.png" for index in range(12)]
-    for index in range(12):
-        np.testing.assert_array_equal(examples[index].image, pixels(8 + index, 12))
-    assert examples.fingerprint == folder.open().fingerprint
-
-    def never(*_):
-        raise AssertionError("built twice")
-
-    monkeypatch.setattr(builder.ImageDatasetBuilder, "download_and_prepare", never)
-    folder.open()
-
-
-def test_a_data_set_that_is_built_leaves_nothing_elsewhere(folder, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    folder.person(folder.image("a.png"))
-    folder.open()
-    assert not list(temporary.iterdir())
-
-
-def test_the_fingerprint_is_of_the_content(folder, tmp_path):
-    folder.person(folder.image("a.png"))
-    before = folder.open().fingerprint
-    os.utime(tmp_path / "images/a.png", (1, 1))
-    assert folder.open().fingerprint == before
-    folder.instances["annotations"][0]["segmentation"] = [[1, 1, 5, 1, 5, 5]]
-    masks_changed = folder.open().fingerprint
-    (tmp_path / "images/a.png").write_bytes(encode(pixels(8, 12) // 2))
-    assert len({before, masks_changed, folder.open().fingerprint}) == 3
-
-
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK", "I;16"])
 def test_every_kind_of_image_becomes_rgb(folder, mode):
     grey = np.linspace(0, 255, 96).astype(np.uint8).reshape(8, 12)
@@ -250,12 +192,6 @@ def test_an_image_upside_down_is_rotated_if_those_on_their_side_are(folder, decl
     upside_down, plain, *_ = folder.open()
     turned = np.rot90(plain.image, 2 if declared == "upright" else 0)
     np.testing.assert_array_equal(upside_down.image, turned)
-
-
-def test_the_folders_bytes_are_kept(folder):
-    data = encode(pixels(8, 12), "JPEG", quality=30)
-    folder.person(folder.image("a.jpg", data))
-    assert folder.open()._parts[0].records[0]["image"] == data
 
 
 @pytest.mark.parametrize(
@@ -330,48 +266,6 @@ def test_a_missing_place_is_named_with_the_layout_expected(tmp_path, missing):
     data = config.Data(root=tmp_path, train=split, validation=split, prepared=tmp_path / "prepared")
     with refused(DataError, f"missing-{missing}", f"{tmp_path}/{missing}"):
         splits.open_split(data, "train")
-
-
-def damaged():
-    """A JPEG cut off in the middle."""
-    return encode(pixels(64, 64), "JPEG")[:1500]
-
-
-def test_a_rare_damaged_image_is_skipped_and_named(folder, caplog):
-    folder.person(folder.image("cut.jpg", damaged(), size=(64, 64)))
-    for index in range(100):
-        folder.person(folder.image(f"{index}.png"))
-    examples = folder.open()
-    assert len(examples) == 100
-    assert "cut.jpg" not in examples.names
-    [message] = caplog.messages
-    assert message.startswith("data.train: 1 images")
-    assert "cut.jpg (" in message
-
-
-def test_many_damaged_images_stop_the_build_and_leave_nothing_behind(folder, tmp_path):
-    for index in range(10):
-        folder.person(folder.image(f"cut{index}.jpg", damaged(), size=(64, 64)))
-    for index in range(100):
-        folder.person(folder.image(f"{index}.png"))
-    with refused(DataError, "too-many-undecodable-images", "cut0.jpg") as raised:
-        folder.open()
-    assert "cut1.jpg" in str(raised.value)
-    assert not list(tmp_path.glob("prepared/*/coco/*"))
-
-
-def test_a_damaged_data_set_is_named(folder, tmp_path):
-    for index in range(5):
-        folder.person(folder.image(f"{index}.png", size=(64, 64)))
-    folder.open()
-    (record,) = tmp_path.glob("prepared/*/coco/*/*.array_record*")
-    os.truncate(record, record.stat().st_size // 2)
-    with refused(DataError, "prepared-data-damaged", "3.png"):
-        folder.open()[3]
-    (information,) = tmp_path.glob("prepared/*/coco/*/metadata.json")
-    information.write_text("{")
-    with refused(DataError, "prepared-data-damaged", "prepared"):
-        folder.open()
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 160), ("validation", 40)])

@@ -7,23 +7,20 @@ from pathlib import Path
 
 import layouts
 import numpy as np
-import pyarrow as pa
 import pytest
 from coco_folders import encode
+from folder_data import assert_same, opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import Photo, put
+from layouts import Photo
 from PIL import Image
 from refused import refused
 
 from jaxdistill import config, data
-from jaxdistill.data import Dataset, decode, splits
+from jaxdistill.data import splits
 from jaxdistill.data.layouts import recognise
-from jaxdistill.data.sources.annotated import NO_ANNOTATION, NO_IMAGE
-from jaxdistill.data.sources.coco_json import NO_OUTLINE, NOBODY
 from jaxdistill.data.sources.labelme import LabelMe
 from jaxdistill.data.sources.supervisely import Supervisely
-from jaxdistill.data.sources.yolo import Yolo
 from jaxdistill.runtime.errors import DataError, UserError
 
 PHOTOS = layouts.photos()
@@ -59,23 +56,9 @@ WRITERS = {
     "supervisely": [layouts.supervisely, write_polygons],
     "hugging_face": [layouts.hugging_face, write_parquet, write_named],
 }
+
+
 BY_NAME = [(name, write) for name, writers in WRITERS.items() for write in writers]
-
-
-def opened(root: Path, **more) -> data.Data:
-    return data.open(root, image_size=32, prepared=root.parent / "prepared", **more)
-
-
-def omissions(dataset: Dataset) -> dict[str, int]:
-    [account] = dataset.accounts
-    return {count.reason: count.number for count in account.omissions}
-
-
-def assert_same(dataset: Dataset, photos: list[Photo]) -> None:
-    assert len(dataset) == len(photos)
-    for example, photo in zip(dataset, photos, strict=True):
-        np.testing.assert_array_equal(example.image, decode.decode(photo.image))
-        np.testing.assert_array_equal(example.mask, photo.mask * 255)
 
 
 @pytest.mark.parametrize(("name", "write"), BY_NAME)
@@ -130,146 +113,6 @@ def test_another_category_can_be_the_person(tmp_path, name, write):
     assert "cat" in str(raised.value)
 
 
-def test_images_without_people_or_annotations_are_counted(tmp_path):
-    write_yolo(tmp_path, PHOTOS, "train")
-    labels = tmp_path / "labels/train"
-    (labels / "1.txt").unlink()
-    put(labels / "2.txt", b"")
-    put(labels / "3.txt", b"1 0.5 0.5 0.2 0.2\n")
-    settings = config.Data(root=tmp_path, prepared=tmp_path / "prepared")
-    dataset = splits.open_split(recognise(settings, need_validation=False).settings, "train")
-    assert omissions(dataset) == {NO_ANNOTATION: 1, NOBODY: 2, NO_OUTLINE: 1}
-    assert_same(dataset, PHOTOS[3:])
-
-
-def yolo_split(root: Path, **more) -> Dataset:
-    split = config.Split(images=Path("images"), annotations=Path("labels"))
-    settings = config.Data(
-        root=root, source="yolo", train=split, prepared=root.parent / "prepared", **more
-    )
-    return splits.open_split(settings, "train")
-
-
-def test_classes_of_yolo_are_known_by_name_or_number(tmp_path):
-    root = layouts.yolo(tmp_path / "data", PHOTOS)
-    assert_same(yolo_split(root, category=1), PHOTOS)
-    put(root / "data.yaml", b"names: {0: cat, 1: PERSON}")
-    assert_same(yolo_split(root), PHOTOS)
-    with refused(DataError, "no-person-category", "cat (0), PERSON (1)"):
-        yolo_split(root, category="dog")
-    (root / "data.yaml").unlink()
-    assert_same(yolo_split(root, category=1), PHOTOS)
-    with refused(DataError, "no-person-category", "data.yaml"):
-        yolo_split(root)
-    for path in (root / "labels").iterdir():
-        lines = [line for line in path.read_text().splitlines() if line.startswith("1")]
-        path.write_text("\n".join(f"0{line[1:]}" for line in lines))
-    dataset = yolo_split(root)
-    assert_same(dataset, PHOTOS)
-    assert len(dataset.accounts[0].notes) == 1
-
-
-@pytest.mark.parametrize("prefix", ["", "./", "../"])
-def test_folders_that_yolos_description_names_are_found(tmp_path, prefix):
-    layouts.yolo(tmp_path, PHOTOS, "a/images/b", "a/labels/b")
-    layouts.yolo(tmp_path, PHOTOS[:1], "c/images", "c/labels")
-    text = f"names: [dog, person]\ntrain: {prefix}a/images/b\nval: {prefix}c/images\ntest: [x]\n"
-    put(tmp_path / "data.yaml", text.encode())
-    found = opened(tmp_path)
-    assert str(found.settings.train.annotations) == "a/labels/b"
-    assert_same(found.train, PHOTOS)
-    assert_same(found.validation, PHOTOS[:1])
-
-
-@pytest.mark.parametrize("text", ["names: [", "3", "train: /etc/images", "train: nowhere/images"])
-def test_another_description_is_no_layout(tmp_path, text):
-    put(tmp_path / "data.yaml", text.encode())
-    with refused(DataError, "unknown-layout"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("1 a b", "damaged-annotation"),
-        ("x 0.1 0.1 0.2 0.2 0.3 0.3", "damaged-annotation"),
-        ("1 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "damaged-annotation"),
-        ("1 10 10 200 20 30 30", "damaged-annotation"),
-        ("1 nan 0.1 0.2 0.2 0.3 0.3", "damaged-annotation"),
-    ],
-)
-def test_a_line_that_is_not_of_yolo_is_named(tmp_path, line, code):
-    root = layouts.yolo(tmp_path / "data", PHOTOS)
-    put(root / "labels/2.txt", f"\n{line}\n".encode())
-    with refused(DataError, code, "2.txt:2"):
-        yolo_split(root)
-    put(root / "data.yaml", b"names: 3")
-    with refused(DataError, code, "data.yaml"):
-        yolo_split(root)
-
-
-def test_boxes_alone_are_refused(tmp_path):
-    root = layouts.yolo(tmp_path / "data", PHOTOS)
-    for path in (root / "labels").iterdir():
-        path.write_text("1 0.5 0.5 0.2 0.2")
-    with refused(DataError, "no-segmentation", "4 "):
-        yolo_split(root)
-
-
-def test_holes_and_bitmaps_of_supervisely_are_drawn(tmp_path):
-    square = [2.0, 2.0, 20.0, 2.0, 20.0, 20.0, 2.0, 20.0]
-    hole = [5.0, 5.0, 10.0, 5.0, 10.0, 10.0, 5.0, 10.0]
-    layouts.supervisely(tmp_path, PHOTOS[:1], "train")
-    path = tmp_path / "train/ann/1.png.json"
-    content = json.loads(path.read_bytes())
-    rectangle = {"exterior": [[1, 1], [9, 9]], "interior": []}
-    content["objects"] = [
-        layouts.sly_polygon("person", square, [hole]),
-        {"classTitle": "person", "geometryType": "rectangle", "points": rectangle},
-    ]
-    path.write_text(json.dumps(content))
-    settings = config.Data(root=tmp_path, prepared=tmp_path / "prepared")
-    found = recognise(settings, need_validation=False).settings
-    dataset = splits.open_split(found, "train")
-    expected = layouts.draw([square], 24, 32) - layouts.draw([hole], 24, 32)
-    np.testing.assert_array_equal(dataset[0].mask, expected * 255)
-    assert expected.sum() == 18 * 18 - 25
-    assert omissions(dataset) == {NO_OUTLINE: 1}
-
-
-def test_painted_masks_and_boxes_of_labelme_are_told_apart(tmp_path):
-    layouts.labelme(tmp_path, PHOTOS[:2], "train")
-    path = tmp_path / "train/1.json"
-    content = json.loads(path.read_bytes())
-    box = {"label": "person", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
-    content["shapes"] = [layouts.labelme_mask(PHOTOS[0]), box]
-    path.write_text(json.dumps(content))
-    settings = config.Data(root=tmp_path, prepared=tmp_path / "prepared")
-    found = recognise(settings, need_validation=False).settings
-    dataset = splits.open_split(found, "train")
-    assert_same(dataset, PHOTOS[:2])
-    assert omissions(dataset) == {NO_OUTLINE: 1}
-
-
-@pytest.mark.parametrize("written", ["{}", "..\\\\images\\\\{}", "../x/{}"])
-def test_an_image_of_another_name_is_found_by_what_labelme_says(tmp_path, written):
-    layouts.labelme(tmp_path, PHOTOS, "train")
-    for path in sorted((tmp_path / "train").glob("*.json")):
-        content = json.loads(path.read_bytes())
-        content["imagePath"] = written.format(f"{path.stem}.png").replace("\\\\", "\\")
-        path.unlink()
-        put(path.with_name(f"labels of {path.name}"), json.dumps(content).encode())
-    taken = layouts.photos(5)[4]._replace(name="other.png")
-    layouts.labelme(tmp_path, [taken], "train")
-    path = tmp_path / "train/stray.json"  # names an image that has its own file
-    path.write_bytes((tmp_path / "train/other.json").read_bytes())
-    settings = config.Data(root=tmp_path, prepared=tmp_path / "prepared")
-    found = recognise(settings, need_validation=False).settings
-    dataset = splits.open_split(found, "train")
-    assert_same(dataset, [*PHOTOS, taken])
-    assert omissions(dataset) == {NO_IMAGE: 1}
-
-
 @pytest.mark.parametrize(
     ("write", "name", "change", "code"),
     [
@@ -302,69 +145,11 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path, write, name, change, cod
         _ = opened(tmp_path).train
 
 
-def test_a_bitmap_out_of_the_image_is_refused(tmp_path):
-    layouts.supervisely(tmp_path, PHOTOS, "train")
-    layouts.supervisely(tmp_path, PHOTOS, "val")
-    path = tmp_path / "train/ann/1.png.json"
-    path.write_text(path.read_text().replace('"origin": [', '"origin": [3'))
-    with refused(DataError, "damaged-segmentation", "1.png"):
-        _ = opened(tmp_path).train
-
-
-def test_tables_are_read_whatever_their_columns_are_called(tmp_path):
-    root = layouts.hugging_face(tmp_path, PHOTOS, columns=("a", "b"))
-    layouts.hugging_face(tmp_path, PHOTOS, "validation", columns=("a", "b"))
-    with refused(DataError, "unknown-columns", "a, b"):
-        _ = opened(root).train
-    found = opened(root, mask_column="b").train
-    assert_same(found, PHOTOS)
-    assert list(found.names) == [photo.name for photo in PHOTOS]
-
-
-def test_a_row_that_names_a_file_elsewhere_is_refused(tmp_path):
-    outside = put(tmp_path / "secret.png", PHOTOS[0].image)
-    root = tmp_path / "data"
-    for split in ("train", "test"):
-        layouts.hugging_face(root, PHOTOS, split)
-    path = root / "train/data-00000-of-00002.arrow"
-    with pa.memory_map(str(path)) as file:
-        table = pa.ipc.open_stream(file).read_all()
-    rows = table.to_pylist()
-    for place, code in (("../../secret.png", "bad-file-name"), (str(outside), "bad-file-name")):
-        rows[0]["image"] = {"bytes": None, "path": place}
-        path.unlink()
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(pa.Table.from_pylist(rows, table.schema))
-        with refused(DataError, code, "secret.png"):
-            _ = opened(root).train
-
-
-@pytest.mark.parametrize("kind", ["arrow", "parquet"])
-def test_a_damaged_table_is_named(tmp_path, kind):
-    for split in ("train", "validation"):
-        layouts.hugging_face(tmp_path, PHOTOS, split, kind)
-    [path, _] = sorted(tmp_path.rglob(f"*train*.{kind}")) or sorted(tmp_path.glob("train/*.arrow"))
-    path.write_bytes(b"nothing")
-    with refused(DataError, "damaged-table", path.name):
-        _ = opened(tmp_path).train
-
-
-texts = st.text(max_size=30) | st.from_regex(r"[01]( -?[0-9.]{1,4}){0,9}", fullmatch=True)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=8,
 )
-
-
-@settings(max_examples=60)
-@given(st.lists(texts, max_size=4))
-def test_no_text_file_does_harm(tmp_path_factory, lines):
-    root = tmp_path_factory.getbasetemp()
-    source = Yolo("train", root, root, settings=config.Data(category=1))
-    with contextlib.suppress(UserError):
-        people = source.read_people(root / "a.txt", "\n".join(lines).encode())
-        assert len(source.scaled(people, (8, 12))) == len(people.outlines)
 
 
 @settings(max_examples=60)

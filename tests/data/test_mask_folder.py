@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import folder_data
 import layouts
 import numpy as np
 import pytest
 from coco_folders import encode
+from folder_data import omissions
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import Photo, put
@@ -40,16 +42,9 @@ def opened(root: Path, *args, **more) -> Dataset:
     return splits.open_split(settings(root, *args, **more), "train")
 
 
-def omissions(dataset: Dataset) -> dict[str, int]:
-    [account] = dataset.accounts
-    return {count.reason: count.number for count in account.omissions}
-
-
 def assert_same(dataset: Dataset, photos: list[Photo] = PHOTOS) -> None:
     assert list(dataset.names) == [photo.name for photo in photos]
-    for example, photo in zip(dataset, photos, strict=True):
-        np.testing.assert_array_equal(example.image, decode.decode(photo.image))
-        np.testing.assert_array_equal(example.mask, photo.mask * 255)
+    folder_data.assert_same(dataset, photos)
 
 
 def palette(indices: np.ndarray, colours: np.ndarray = VOC) -> bytes:

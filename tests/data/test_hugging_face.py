@@ -1,0 +1,50 @@
+"""Tables of Hugging Face: their columns, files that a row names, and damage."""
+
+import layouts
+import pyarrow as pa
+import pytest
+from folder_data import assert_same, opened
+from layouts import put
+from refused import refused
+
+from jaxdistill.runtime.errors import DataError
+
+PHOTOS = layouts.photos()
+
+
+def test_tables_are_read_whatever_their_columns_are_called(tmp_path):
+    root = layouts.hugging_face(tmp_path, PHOTOS, columns=("a", "b"))
+    layouts.hugging_face(tmp_path, PHOTOS, "validation", columns=("a", "b"))
+    with refused(DataError, "unknown-columns", "a, b"):
+        _ = opened(root).train
+    found = opened(root, mask_column="b").train
+    assert_same(found, PHOTOS)
+    assert list(found.names) == [photo.name for photo in PHOTOS]
+
+
+def test_a_row_that_names_a_file_elsewhere_is_refused(tmp_path):
+    outside = put(tmp_path / "secret.png", PHOTOS[0].image)
+    root = tmp_path / "data"
+    for split in ("train", "test"):
+        layouts.hugging_face(root, PHOTOS, split)
+    path = root / "train/data-00000-of-00002.arrow"
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_stream(file).read_all()
+    rows = table.to_pylist()
+    for place, code in (("../../secret.png", "bad-file-name"), (str(outside), "bad-file-name")):
+        rows[0]["image"] = {"bytes": None, "path": place}
+        path.unlink()
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows, table.schema))
+        with refused(DataError, code, "secret.png"):
+            _ = opened(root).train
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_damaged_table_is_named(tmp_path, kind):
+    for split in ("train", "validation"):
+        layouts.hugging_face(tmp_path, PHOTOS, split, kind)
+    [path, _] = sorted(tmp_path.rglob(f"*train*.{kind}")) or sorted(tmp_path.glob("train/*.arrow"))
+    path.write_bytes(b"nothing")
+    with refused(DataError, "damaged-table", path.name):
+        _ = opened(tmp_path).train
