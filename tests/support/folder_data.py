@@ -13,7 +13,7 @@ from jaxdistill.data.layouts import recognise
 
 def opened(root: Path, **more) -> data.Data:
     """Opens a folder whose layout is recognised."""
-    return data.open(root, image_size=32, prepared=root.parent / "prepared", **more)
+    return data.open(root, image_size=32, prepared=root / "prepared", **more)
 
 
 def train_split(root: Path) -> Dataset:
