@@ -106,8 +106,9 @@ def floats16(path: Path, converter: str) -> onnx.ModelProto:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         return convert_float_to_float16(onnx.load(path))
-    module = pytest.importorskip("onnxconverter_common.float16")
-    return module.convert_float_to_float16(onnx.load(path))
+    from onnxconverter_common.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(onnx.load(path))
 
 
 @pytest.mark.slow
