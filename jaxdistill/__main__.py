@@ -12,7 +12,7 @@ COMMANDS = {
     "train": "train a student",
     "evaluate": "measure a run or an ONNX file on a dataset",
     "predict": "write masks, overlays and cutouts of images",
-    "export": "export the best student of a run to ONNX or Orbax",
+    "export": "export the best student of a run to ONNX, .tflite or Orbax",
     "check-data": "look at images and masks: counts, duplicates, a contact sheet",
     "cache-targets": "compute teacher outputs before training",
     "storage": "list and remove prepared data sets and target caches",

@@ -109,7 +109,8 @@ class Data(Section):
     def _list_mask_values(cls, value: Any) -> Any:
         """Takes a single value for a list of one."""
         single = isinstance(value, int) or (isinstance(value, str) and value.startswith("#"))
-        return [value] if single else value
+        # Tuples, as strict validation demands of values that are not read from JSON by itself.
+        return (value,) if single else tuple(value) if isinstance(value, list) else value
 
     @field_validator("sizes", mode="before")
     @classmethod
@@ -117,7 +118,6 @@ class Data(Section):
         """Takes a number for a square."""
         if not isinstance(value, list | tuple):
             return value
-        # Tuples, as strict validation demands of values that are not read from JSON by itself.
         sizes = ([each, each] if isinstance(each, int) else each for each in value)
         return tuple(tuple(each) if isinstance(each, list) else each for each in sizes)
 

@@ -29,7 +29,7 @@ def describe(data: Data | IterableData) -> list[str]:
     )
     share = data.settings.validation.share
     if share is not None:
-        counts += f" ({share:.4g} of the training images, drawn by their names)"
+        counts += f" (about {share:.4g} of the training images, drawn by their names)"
     accounts = (accounting.describe(split) for split in (train, validation))
     return [
         *([data.layout_note] if data.layout_note else []),

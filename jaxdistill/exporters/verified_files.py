@@ -160,10 +160,10 @@ def _teacher(source: Source, console: Console) -> config.Teacher | None:
 def _table(rows: Mapping[Precision, Row], teacher: Cost | None, images: Sample) -> Table:
     count, height, width, _ = images.images.shape
     table = Table(title=f"{count} images of {height} x {width}; batch 1, on the CPU")
-    for heading in ("", "MB", "ms", "faster", "error", "changed", "mIoU"):
+    for heading in ("", "MB", "ms", "faster", "difference", "changed", "mIoU"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     table.caption = (
-        "error: largest difference from the student's output, as a share of the largest output; "
+        "difference: the largest from the student's output, as a share of the largest output; "
         "changed: share of pixels whose class differs from the student's"
     )
     if teacher:

@@ -132,8 +132,8 @@ def sections(found: DataCheck, samples: int = SAMPLES) -> Iterator[Section]:
     """
     for key, split in found.splits.items():
         usable = split.usable
-        chosen = [usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, samples, dtype=int))]
-        tiles = _tiles(found, chosen if usable else [])
+        places = np.unique(np.linspace(0, len(usable) - 1, samples, dtype=int)) if usable else ()
+        tiles = _tiles(found, [usable[i] for i in places])
         yield Section(f"data.{key}", list(_describe(split)), tiles, _histogram(split))
     splits = found.splits.values()
     within = [group for group in found.duplicates if group not in found.across]

@@ -49,6 +49,18 @@ def test_data_without_faults_are_fine(tmp_path: Path) -> None:
     assert "How much" not in text
 
 
+def test_a_split_without_a_usable_image_is_shown_too(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        layouts.mask_folder(tmp_path / "data", PHOTOS, name)
+    for path in (tmp_path / "data").glob("**/masks/**/*.png"):
+        with Image.open(path) as mask:
+            half = mask.resize((mask.width // 2, mask.height // 2))
+        half.save(path)
+    code, page = run(tmp_path / "data")
+    assert code == 1
+    assert page.exists()
+
+
 def test_a_configuration_names_the_data(tmp_path: Path) -> None:
     root = coco_folders.discs(tmp_path / "coco", train=3, validation=2)
     (tmp_path / "mine.yaml").write_text(f"extends: recommended\ndata: {{root: {root}}}\n")

@@ -191,6 +191,15 @@ def test_a_person_is_what_the_values_say(tmp_path, kind, values, noted):
     assert len(list(accounting.describe(dataset))) == noted
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("15", (15,)), ("[15, 16]", (15, 16)), ('["#c08080"]', ("#c08080",)), ("alpha", "alpha")],
+)
+def test_a_configuration_says_what_a_person_is(text, values):
+    overrides = ["run=run", "data.root=people", f"data.mask_values={text}"]
+    assert config.load("masks", overrides).data.mask_values == values
+
+
 def test_soft_edges_are_cut_in_the_middle():
     masks = [decode.decode_stored(encode(soft(photo.mask))) for photo in PHOTOS]
     assert mask_values.find_out(masks) == Reading("white")
