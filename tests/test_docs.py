@@ -35,6 +35,7 @@ ROOT = tiny_run.ROOT
 NOT_RUN = {
     r"curl |unzip ": "gigabytes from the internet; the names are those that COCO's files have",
     r"\S*pip |\S*python -m pip ": "would change the environment that the tests run in",
+    r"jaxdistill export \S+ \S+\.tflite": "needs TensorFlow; test_extras.py has it",
     r"source ": "the tests have an environment already",
     r"\S*pytest ": "tests of their own",
     r"make ": "the whole of it: CI runs make itself",
@@ -48,13 +49,9 @@ NOT_RUN = {
 }
 """Commands that the slow test leaves out, and why."""
 
-TINY = [
-    "data.image_size=[64, 64]",
-    "student.decoder_channels=[16, 8, 8, 4, 4]",
-    "training.epochs=2",
-    "training.batch_size=4",
-]
-"""What a command's configuration is shrunk by."""
+TINY = ["data.image_size=[64, 64]", "training.epochs=2", "training.batch_size=4"]
+"""What a command's configuration is shrunk by, besides the decoder's channels."""
+CHANNELS = [16, 8, 8, 4, 4]
 
 
 ALL = [command for document in DOCUMENTS for command in commands(document)]
@@ -301,7 +298,9 @@ def test_the_commands_of_a_document_run_in_order(
             words = [sys.executable, *command.program]
             words[1] = str(ROOT / words[1]) if words[1].startswith("tools/") else words[1]
             if getattr(given, "config", None):
-                words += TINY
+                monkeypatch.chdir(home)
+                depth = settings(given).student.encoder_depth
+                words += [*TINY, f"student.decoder_channels={CHANNELS[:depth]}"]
             trains = command.program[1] == "jaxdistill.train" or command.program[2:3] == ["train"]
             if trains and not (given.resume or given.dry_run):
                 monkeypatch.chdir(home)
