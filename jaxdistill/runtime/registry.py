@@ -53,7 +53,8 @@ class Registry(Generic[T]):
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"{self.key}: unknown {self.kind} {name!r}; {hint}available: {', '.join(self)}",
+                f"{self.key}: unknown {self.kind} {name!r}; {hint}available: {', '.join(self)}; "
+                f"a plug-in's need --plugin MODULE",
                 code=f"unknown-{self.kind.replace(' ', '-')}",
             )
         return self._entries[name]

@@ -26,7 +26,7 @@ _SIZE = 64  # pixels of a noise image; which gradients are zero does not depend 
 def audit(trainer: "Trainer") -> list[str]:
     """Returns `describe_reach` of what was measured in the trainer's present phase."""
     reach = measured_reach(trainer)
-    return [f"audit: {line}" for line in describe_reach(reach, reach)]
+    return [f"measured: {line}" for line in describe_reach(reach, reach)]
 
 
 def measured_reach(trainer: "Trainer") -> Reach:
