@@ -4,7 +4,8 @@ XLA's CPU back end computes a grouped convolution channel by channel. A sum of s
 slices gives the same result 20 to 60 times faster. On a GPU, a grouped convolution is a call of
 cuDNN, for which the map before and after it must be in memory; the sum of slices is fused with the
 activations around it. Of a 5x5 kernel, only with those behind it: an activation before it would be
-computed 25 times for each output, which on an H200 took ten times as long.
+computed 25 times for each output. One such kernel took 416 us on an H200, for a map of 1.1 M values;
+those that read a finished map took 41 us for 1.8 M.
 """
 
 from functools import partial

@@ -61,8 +61,8 @@ def check_against_flax(student: Student, count: int, height: int, width: int) ->
     expected = flax_outputs(student, batch, Form())
     assert expected.std() > 0.05  # otherwise anything would be equal
     model = student_graph(student, Form("unit"))
-    # As a share of the largest logit, which is 50 in a network of random statistics.
-    assert np.abs(run(model, unit(batch)) - expected).max() < 1e-4 * np.abs(expected).max()
+    # As a share of the largest logit: MobileNets with random statistics reach 101.
+    assert np.abs(run(model, unit(batch)) - expected).max() < 2e-5 * np.abs(expected).max()
     return model
 
 

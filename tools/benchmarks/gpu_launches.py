@@ -70,7 +70,7 @@ class Launch(NamedTuple):
     host: bool = False
     """Whether it calls the host."""
     sums_slices: bool = False
-    """Whether it is a sum over what it computes from shifted slices: thirty times its floor."""
+    """Whether it is a sum over what it computes from shifted slices: sixty times its floor."""
 
 
 def launches(program: Program, device: Device = H100) -> list[Launch]:

@@ -75,10 +75,10 @@ def make(folder: Path, kit: kits.Kit, more: Sequence[Path] = ()) -> None:
     side, batch = kit.networks[0]["side"], kit.networks[0]["batch"]
     own = [dataclasses.asdict(kits.Network(f"networks/{path.name}", side, batch)) for path in more]
     kits.write(folder, dataclasses.replace(kit, networks=[*kit.networks, *own]))
-    networks.write(folder / "networks", side, kit.channels, small=kit is kits.SMALL)
+    networks.write(folder / "networks", side, kit.channels, small=kit.small)
     for path in more:
         shutil.copyfile(path, folder / "networks" / path.name)
-    if kit is kits.SMALL:
+    if kit.small:
         _drawn(folder / "images")
     else:
         _demo(folder)
