@@ -78,7 +78,7 @@ class SplitFacts:
         Args:
           image: One of `usable`.
         """
-        return _decoded(self.source, self.entries[image.place])
+        return read_example(self.source, self.entries[image.place])
 
 
 class DataCheck(NamedTuple):
@@ -152,14 +152,24 @@ def _look_at_all(facts: SplitFacts, workers: int) -> Iterator[ImageFacts]:
 def _look_at(source: Source[Any], place: int, entry: Any) -> ImageFacts:
     name = source.name(entry)
     try:
-        image, mask = _decoded(source, entry)
+        image, mask = read_example(source, entry)
     except (DataError, decode.ImageError) as error:
         return ImageFacts(source.split, name, place, problem=str(error))
     person = None if mask is None else float((mask > 127).mean())
     return ImageFacts(source.split, name, place, image.shape[:2], person, _digest(image))
 
 
-def _decoded(source: Source[Any], entry: Any) -> Example:
+def read_example(source: Source[Any], entry: Any) -> Example:
+    """Reads and decodes an image of a source, with its mask.
+
+    Args:
+      source: The source.
+      entry: One of its entries.
+
+    Raises:
+      ImageError: The image cannot be decoded.
+      DataError: The image or its annotation is wrong.
+    """
     example = source.load(entry)
     if example.problem:
         raise decode.ImageError(f"{example.name}: {example.problem}")

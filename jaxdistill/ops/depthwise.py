@@ -4,8 +4,8 @@ XLA's CPU back end computes a grouped convolution channel by channel. A sum of s
 slices gives the same result 20 to 60 times faster. On a GPU, a grouped convolution is a call of
 cuDNN, for which the map before and after it must be in memory; the sum of slices is fused with the
 activations around it. Of a 5x5 kernel, only with those behind it: an activation before it would be
-computed 25 times for each output. One such kernel took 416 us on an H200, for a map of 1.1 M values;
-those that read a finished map took 41 us for 1.8 M.
+computed 25 times for each output. On an H200, a kernel that did so took 416 us for a map of 1.1 M
+values; those that read a finished map took 41 us for 1.8 M.
 """
 
 from functools import partial

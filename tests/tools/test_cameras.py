@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from onnx_models import parse, save
 from PIL import Image
+from refused import refused
 
 from jaxdistill import config
 from jaxdistill.data import decode
 from jaxdistill.data.sources.selection import sources_of
+from jaxdistill.runtime.errors import ConfigError
 
 TRAIN, VALIDATION = 5, 2
 
@@ -50,7 +52,7 @@ def test_images_are_changed_and_masks_move_with_them(made, camera: str) -> None:
         name = Path(example.name).stem + ".png"
         before, mask = decode.decode(example.image), decode.decode_mask(example.mask)
         after = read(folder / camera / "train" / "images" / name)
-        turn = np.rot90 if "turned" in camera else np.asarray
+        turn = np.rot90 if cameras.CAMERAS[camera].turned else np.asarray
         np.testing.assert_array_equal(read(folder / camera / "train" / "masks" / name), turn(mask))
         assert after.shape == turn(before).shape
         assert (after != turn(before)).any() == (camera != "turned")
@@ -79,6 +81,23 @@ def test_of_few_masks_the_others_are_labels(made) -> None:
         assert (mask == true).all() or (mask == label).all()
         kinds.append((mask == true).all())
     assert sum(kinds) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        (["--teacher", "bright.onnx"], "teacher-normalization"),
+        (["--few", "0"], "few-masks"),
+        (["--few", str(TRAIN)], "few-masks"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path: Path, changed: list[str], code: str) -> None:
+    data = coco_folders.discs(tmp_path / "coco", TRAIN, VALIDATION)
+    given = [str(tmp_path / "made"), "--data", str(data)]
+    teacher = [] if "--teacher" in changed else ["--teacher", f"{bright(tmp_path)}:unit"]
+    with refused(ConfigError, code):
+        cameras.main([*given, *teacher, *changed])
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_is_written_is_a_data_set(made) -> None:

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Makes data sets as other cameras would have taken them, to measure what fine-tuning brings.
 
-    python tools/ablation/cameras.py build/cameras --data PATH/TO/COCO --teacher a.onnx ...
+    python tools/ablation/cameras.py build/cameras --data PATH/TO/COCO \\
+        --teacher u2netp.onnx:imagenet --teacher selfie.onnx:unit
 
 For every camera, `build/cameras/CAMERA` gets the training and validation images and their masks,
-as folders of PNG files, and two more sets of training masks: `labels`, the
-teacher's masks of the images before they were changed, as a second camera or a known rotation
-would give them, and `few`, of which some are the true ones. `CAMERAS` says what the cameras do.
+as folders of PNG files, and two more sets of training masks: `labels`, the teachers' masks of the
+images before they were changed, as a second camera or a known rotation would give them, and `few`,
+of which some are the true ones. `CAMERAS` says what the cameras do.
 """
 
 import argparse
@@ -18,13 +19,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
+from rich.progress import track
 
 from jaxdistill import config
-from jaxdistill.data import decode, layouts
+from jaxdistill.data import layouts
+from jaxdistill.data.data_check import read_example
 from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.evaluation import load
-from jaxdistill.evaluation.predictor import DEFAULT_SIZE
-from jaxdistill.runtime.errors import command
+from jaxdistill.evaluation.predictor import DEFAULT_SIZE, Predictor
+from jaxdistill.runtime.errors import ConfigError, DataError, command
 
 Image = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w"]
@@ -33,21 +36,14 @@ _INFRARED_SIZE = (160, 120)  # width and height
 _FOG, _CONTRAST, _INFRARED_NOISE = 60, 0.4, 10
 
 
+def _levels(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    return values.round().clip(0, 255).astype(np.uint8)
+
+
 def dark(image: Image, noise: np.random.Generator) -> Image:
-    """Darkens by a gamma curve to a third of the brightness, and adds noise."""
+    """Darkens by a gamma curve and to 35 % of the brightness, and adds noise."""
     darkened = 255 * _BRIGHTNESS * (image / 255) ** _GAMMA
     return _levels(darkened + noise.normal(0, _NOISE, image.shape))
-
-
-def turned(image: Image, noise: np.random.Generator) -> Image:
-    """Turns by 90 degrees, counterclockwise."""
-    del noise
-    return np.rot90(image)
-
-
-def dark_turned(image: Image, noise: np.random.Generator) -> Image:
-    """Darkens and turns."""
-    return turned(dark(image, noise), noise)
 
 
 def infrared(image: Image, noise: np.random.Generator) -> Image:
@@ -60,18 +56,22 @@ def infrared(image: Image, noise: np.random.Generator) -> Image:
     return np.repeat(np.asarray(large)[..., None], 3, 2)
 
 
-CAMERAS: dict[str, Callable[[Image, np.random.Generator], Image]] = {
-    "dark": dark,
-    "turned": turned,
-    "dark-turned": dark_turned,
-    "infrared": infrared,
+class Camera(NamedTuple):
+    """What a camera does to the world."""
+
+    change: Callable[[Image, np.random.Generator], Image] | None = None
+    """Changes the pixels of an image, by a source of noise; None leaves them."""
+    turned: bool = False
+    """Whether image and mask are turned by 90 degrees, counterclockwise."""
+
+
+CAMERAS = {
+    "dark": Camera(dark),
+    "turned": Camera(turned=True),
+    "dark-turned": Camera(dark, turned=True),
+    "infrared": Camera(infrared),
 }
-"""The cameras by name: functions of an image and a source of noise."""
-_TURNED = ("turned", "dark-turned")
-
-
-def _levels(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    return values.round().clip(0, 255).astype(np.uint8)
+"""The cameras by name."""
 
 
 class Set(NamedTuple):
@@ -98,58 +98,73 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--few", type=int, default=16, help="true masks in the set `few`")
     args = parser.parse_args(arguments)
+    teachers = [_teacher(each) for each in args.teacher]
     settings = layouts.recognise(config.Data(root=args.data)).settings
     train, validation = (_read(settings, split) for split in ("train", "validation"))
-    labels = _labels(train.images, args.teacher)
-    for camera in CAMERAS:
-        root = args.folder / camera
-        _write(root / "train", camera, train, {"masks": train.masks, "labels": labels})
+    if not 0 < args.few < len(train.names):
+        raise ConfigError(
+            f"--few {args.few}: expected a number between 1 and {len(train.names) - 1}, since "
+            f"there are {len(train.names)} training images",
+            code="few-masks",
+        )
+    labels = _labels(train.images, teachers)
+    known = range(0, len(train.names), len(train.names) // args.few)[: args.few]
+    few = [train.masks[i] if i in known else label for i, label in enumerate(labels)]
+    for name, camera in CAMERAS.items():
+        root = args.folder / name
+        masks = {"masks": train.masks, "labels": labels, "few": few}
+        _write(root / "train", camera, train, masks)
         _write(root / "val", camera, validation, {"masks": validation.masks})
-        known = range(0, len(train.names), max(len(train.names) // args.few, 1))
-        few = [train.masks[i] if i in known[: args.few] else labels[i] for i in range(len(labels))]
-        _write_masks(root / "train" / "few", camera, train.names, few)
         print(f"{root}: {len(train.names)} training and {len(validation.names)} validation images")
+
+
+def _teacher(text: str) -> Predictor:
+    file, _, normalization = text.rpartition(":")
+    if not file:
+        raise ConfigError(
+            f"--teacher {text}: expected FILE.onnx:NORMALIZATION, such as {text}:imagenet",
+            code="teacher-normalization",
+        )
+    return load(
+        file, output="probabilities", normalization=normalization, default_size=DEFAULT_SIZE
+    )
 
 
 def _read(settings: config.Data, split: Literal["train", "validation"]) -> Set:
     names, images, masks = [], [], []
     for source in sources_of(settings, split):
         for entry in source.entries():
-            example = source.load(entry)
-            names.append(Path(example.name).stem)
-            images.append(decode.decode(example.image, example.upright))
-            masks.append(decode.decode_mask(example.mask))
+            image, mask = read_example(source, entry)
+            name = Path(source.name(entry)).stem
+            if mask is None or name in names:
+                wrong = "has no mask" if mask is None else "is the second image of this name"
+                raise DataError(f"{source.file(entry)}: {wrong}", code="camera-image")
+            names.append(name)
+            images.append(image)
+            masks.append(mask)
     return Set(names, images, masks)
 
 
-def _labels(images: Sequence[Image], teachers: Sequence[str]) -> list[Mask]:
+def _labels(images: Sequence[Image], teachers: Sequence[Predictor]) -> list[Mask]:
     """Returns the masks that the mean of the teachers' probabilities gives."""
-    total = [np.zeros(image.shape[:2], np.float32) for image in images]
-    for teacher in teachers:
-        file, _, normalization = teacher.rpartition(":")
-        network = load(
-            file, output="probabilities", normalization=normalization, default_size=DEFAULT_SIZE
-        )
-        for sum_, found in zip(total, network.predict(images, soft=True), strict=True):
-            sum_ += found / len(teachers)
-    return [np.where(mean > 0.5, 255, 0).astype(np.uint8) for mean in total]
+    labels = []
+    for image in track(images, "teachers"):
+        mean = sum(teacher.predict(image, soft=True) for teacher in teachers) / len(teachers)
+        labels.append(np.where(mean > 0.5, 255, 0).astype(np.uint8))
+    return labels
 
 
-def _write(root: Path, camera: str, images: Set, masks: dict[str, Sequence[Mask]]) -> None:
-    (root / "images").mkdir(parents=True, exist_ok=True)
+def _write(root: Path, camera: Camera, images: Set, masks: dict[str, Sequence[Mask]]) -> None:
+    changed = []
     for name, image in zip(images.names, images.images, strict=True):
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-        changed = CAMERAS[camera](image, np.random.default_rng(seed))
-        Pillow.fromarray(np.ascontiguousarray(changed)).save(root / "images" / f"{name}.png")
-    for kind, own in masks.items():
-        _write_masks(root / kind, camera, images.names, own)
-
-
-def _write_masks(folder: Path, camera: str, names: Sequence[str], masks: Sequence[Mask]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, mask in zip(names, masks, strict=True):
-        turned_too = np.rot90(mask) if camera in _TURNED else mask
-        Pillow.fromarray(np.ascontiguousarray(turned_too)).save(folder / f"{name}.png")
+        change = camera.change or (lambda image, noise: image)
+        changed.append(change(image, np.random.default_rng(seed)))
+    for kind, arrays in {"images": changed, **masks}.items():
+        (root / kind).mkdir(parents=True, exist_ok=True)
+        for name, array in zip(images.names, arrays, strict=True):
+            seen = np.rot90(array) if camera.turned else array
+            Pillow.fromarray(np.ascontiguousarray(seen)).save(root / kind / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 A whole step is teacher, detector, student, losses and update; ours also reads and augments its
 images. The contestants are those of `benchmark_step.py`. The GPU is nobody else's, so they need not
 take turns: each is measured when it is built, and ended, since those of a large batch would not fit
-the memory together. Only the compiled originals are built beside the others: PyTorch compiles on
-the CPU, for a minute.
+the memory together. Only the compiled originals are built beside the others, since PyTorch compiles
+on the CPU for most of that time.
 """
 
 import argparse
 import os
-import statistics
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ import benchmark_step
 import kit as kits
 import networks
 import results
+from rich.console import Console
 
 _WORK = Path(os.environ.get("JAXDISTILL_GPU_WORK", "build/gpu_check/work"))
 
@@ -62,19 +62,19 @@ class Contestants:
             results.record_error("whole", error, **about)
 
     def _record(self, about: dict[str, object], child: benchmark_step.Child) -> None:
-        child.wait()
-        answer = child.ask(measure="whole", steps=self._args.steps)
-        memory = answer["memory"]["device"]
-        whole = 1e3 * statistics.median(answer["seconds"]["whole step"])
-        parts = child.ask(measure="parts", steps=self._args.steps)["seconds"]
+        quiet = Console(quiet=True)
+        measured = benchmark_step.measure({"it": child}, 1, self._args.steps, quiet)
+        found = measured["contestants"]["it"]
+        milliseconds = {part: round(1e3 * value, 2) for part, value in found["median"].items()}
+        whole, memory = milliseconds.pop("whole step"), found["memory"]["device"]
         results.record(
             "whole",
             **about,
-            ms=round(whole, 2),
+            ms=whole,
             images_per_s=round(1e3 * self._args.batch / whole, 1),
-            parts={name: round(1e3 * statistics.median(each), 2) for name, each in parts.items()},
+            parts=milliseconds,
             peak_GB=memory and round(memory / 1e9, 2),
-            first_step_s=round(child.found.get("first step", 0.0), 1) or None,
+            first_step_s=round(found.get("first step", 0.0), 1) or None,
         )
 
 
