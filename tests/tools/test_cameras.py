@@ -1,7 +1,9 @@
 """Data sets as other cameras would have taken them."""
 
+import json
 from pathlib import Path
 
+import camera_runs
 import cameras
 import coco_folders
 import numpy as np
@@ -10,9 +12,11 @@ from onnx_models import parse, save
 from PIL import Image
 from refused import refused
 
-from jaxdistill import config
+from jaxdistill import config, models
 from jaxdistill.data import decode
 from jaxdistill.data.sources.selection import sources_of
+from jaxdistill.models import weights as weights_file
+from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime.errors import ConfigError
 
 TRAIN, VALIDATION = 5, 2
@@ -106,3 +110,36 @@ def test_what_is_written_is_a_data_set(made) -> None:
     settings = config.Data(root=root, source="mask_folder", train=split)
     [source] = sources_of(settings, "train")
     assert len(source.entries()) == TRAIN
+
+
+@pytest.mark.slow
+def test_what_training_brings_is_tabulated_and_runs_are_not_repeated(made, tmp_path: Path) -> None:
+    weights = tmp_path / "start.safetensors"
+    student = models.create("mediapipe-selfie", encoder="mediapipe-selfie", frozen=())
+    arrays = {path: np.asarray(value) for path, value in flat_variables(student).items()}
+    weights_file.save(
+        weights, arrays, {"encoder": "mediapipe-selfie", "decoder": "mediapipe-selfie"}
+    )
+    common = [str(tmp_path / "runs"), "--data", str(made[1]), "--config", "configs/phone.yaml"]
+    chosen = ["--cameras", "dark", "--labels", "masks", "few", "--seeds", "0", "1"]
+    settings = [
+        f"student.weights={weights}",
+        f"data.prepared={tmp_path / 'prepared'}",
+        "data.image_size=[32, 32]",
+        "training.epochs=1",
+        "training.batch_size=2",
+    ]
+    camera_runs.main([*common, *settings, *chosen])
+    table = json.loads((tmp_path / "runs" / "table.json").read_text())
+    assert set(table) == {"dark"}
+    assert {column: set(seeds) for column, seeds in table["dark"].items()} == {
+        "off the shelf": {"0", "1"},
+        "masks": {"0", "1"},
+        "few": {"0", "1"},
+    }
+    starts = table["dark"]["off the shelf"]
+    assert starts["0"] == starts["1"]
+    before = (tmp_path / "runs" / "dark" / "few" / "0" / "metrics.jsonl").stat().st_mtime_ns
+    camera_runs.main([*common, *settings, *chosen])
+    assert json.loads((tmp_path / "runs" / "table.json").read_text()) == table
+    assert (tmp_path / "runs" / "dark" / "few" / "0" / "metrics.jsonl").stat().st_mtime_ns == before

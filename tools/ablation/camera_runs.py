@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Trains a student for every camera of `cameras.py`, and writes what that brings as a table.
+
+    python tools/ablation/camera_runs.py runs/cameras --data build/cameras --config phone
+
+For every camera a student is trained with each set of training masks and several seeds. A score is
+that of the validation images after the last epoch. `off the shelf` is the student at its start,
+where it starts from the weights of a whole student. `table.md` and `table.json` are written after
+every run; the command continues where it was stopped.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import cameras
+
+from jaxdistill import config
+from jaxdistill.checkpoint.interpolation import START
+from jaxdistill.commands import train
+from jaxdistill.data import Data
+from jaxdistill.evaluation import load
+from jaxdistill.evaluation.evaluator import evaluate
+from jaxdistill.reporting import run_files
+from jaxdistill.runtime.errors import ConfigError, command
+
+LABELS = {"masks": "all masks", "few": "few masks, the others a teacher's", "labels": "a teacher's"}
+"""Titles of the sets of training masks, by the name of their folder."""
+OFF_THE_SHELF = "off the shelf"
+DONE = "camera.json"
+
+Scores = dict[str, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses arguments, trains what is missing, and writes the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder of the runs and tables")
+    parser.add_argument("--data", type=Path, required=True, help="the folder that cameras.py wrote")
+    parser.add_argument("--config", required=True, help="configuration of the student")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    names = list(cameras.CAMERAS)
+    parser.add_argument("--cameras", nargs="+", default=names, choices=names)
+    parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=list(LABELS))
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any key, for every run")
+    args = parser.parse_intermixed_args(arguments)
+    for name in args.cameras:
+        if not (args.data / name).is_dir():
+            raise ConfigError(
+                f"there is no folder {(args.data / name).absolute()}; tools/ablation/cameras.py "
+                f"makes it",
+                code="no-such-folder",
+            )
+    for seed in args.seeds:
+        for camera in args.cameras:
+            for labels in args.labels:
+                run = args.folder / camera / labels / str(seed)
+                if not (run / DONE).exists():
+                    overrides = [*_data(args.data / camera, labels), *args.overrides]
+                    _train(run, args.config, [*overrides, f"seed={seed}", f"run={run}"])
+                write(args.folder)
+
+
+def write(folder: Path) -> None:
+    """Writes `table.json` and `table.md` from the finished runs of a folder."""
+    found: dict[str, dict[str, dict[str, Scores]]] = {}
+    for path in sorted(folder.glob(f"*/*/*/{DONE}")):
+        camera, labels, seed = path.parent.relative_to(folder).parts
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for column, scores in {labels: result["trained"], OFF_THE_SHELF: result["start"]}.items():
+            if scores:
+                found.setdefault(camera, {}).setdefault(column, {})[seed] = scores
+    (folder / "table.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    columns = [OFF_THE_SHELF, *LABELS]
+    titles = [LABELS.get(column, column) for column in columns]
+    lines = [f"| mIoU / boundary IoU | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]
+    for camera in (name for name in cameras.CAMERAS if name in found):
+        cells = [_cell(list(found[camera].get(column, {}).values())) for column in columns]
+        lines.append(f"| {camera} | {' | '.join(cells)} |")
+    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _data(camera: Path, labels: str) -> list[str]:
+    return [
+        "data.source=mask_folder",
+        f"data.root={camera.absolute()}",
+        "data.train.images=train/images",
+        f"data.train.annotations=train/{labels}",
+        "data.validation.images=val/images",
+        "data.validation.annotations=val/masks",
+    ]
+
+
+def _train(run: Path, configuration: str, settings: Sequence[str]) -> None:
+    print(f"\n> {run}", flush=True)
+    code = train.main(["--config", configuration, "--resume", *settings])
+    if code:
+        sys.exit(code)
+    lines = (run / run_files.METRICS).read_text(encoding="utf-8").splitlines()
+    last: dict[str, Any] = json.loads(lines[-1])["validation"]
+    trained = {"miou": last["student_miou"], "boundary_iou": last["student_boundary_iou"]}
+    start = _start(run, config.load(configuration, settings)) if (run / START).exists() else {}
+    (run / DONE).write_text(json.dumps({"trained": trained, "start": start}), encoding="utf-8")
+
+
+def _start(run: Path, settings: config.Config) -> Scores:
+    """Measures the student that a run started from."""
+    batch_size = settings.training.images_per_step
+    found = evaluate(load(run, interpolate=0), Data(settings.data), None, batch_size=batch_size)
+    return {name: found.network[name] for name in ("miou", "boundary_iou")}
+
+
+def _cell(seeds: Sequence[Scores]) -> str:
+    measures = ("miou", "boundary_iou") if seeds else ()
+    return " / ".join(_spread([scores[measure] for scores in seeds]) for measure in measures)
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = f" ± {stdev(values):.4f}" if len(set(values)) > 1 else ""
+    return f"{mean(values):.4f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))
