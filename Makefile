@@ -4,7 +4,7 @@ PYTHON ?= python3
 EXTRA ?= $(or $(patsubst .venv/ready-%,%,$(firstword $(wildcard .venv/ready-*))),cpu)
 BIN := .venv/bin
 
-.PHONY: setup demo check-gpu test test-slow campaign lint
+.PHONY: setup demo docs check-gpu test test-slow campaign lint
 
 setup: .venv/ready-$(EXTRA) $(if $(filter Linux,$(shell uname)),.venv/gpu-check)
 
@@ -24,6 +24,14 @@ setup: .venv/ready-$(EXTRA) $(if $(filter Linux,$(shell uname)),.venv/gpu-check)
 demo: setup
 	$(BIN)/python tools/demo/prepare_demo.py build/demo
 	$(BIN)/jaxdistill train --config demo
+
+# The documentation site, in build/site; a broken link or a public name without a docstring is an error
+docs: setup .venv/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/docs-ready: pyproject.toml .venv/ready-$(EXTRA)
+	$(BIN)/pip install --quiet --editable ".[$(EXTRA),docs]"
+	touch $@
 
 # Measures the project on this machine's GPU: make check-gpu EXTRA=cuda13
 check-gpu: setup

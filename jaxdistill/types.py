@@ -46,7 +46,9 @@ class FeatureScale(NamedTuple):
     """
 
     mean: Float[Array, " c"]
+    """Mean of each channel."""
     factor: Float[Array, " c"]
+    """One over the standard deviation of each channel."""
 
 
 class ModelOutputs(NamedTuple):
@@ -66,8 +68,12 @@ class TrainState(NamedTuple):
     """Everything that a training step changes."""
 
     step: Int[Array, ""]
+    """Number of steps that were taken."""
     params: Variables
+    """The trained parameters by path."""
     batch_stats: Variables
+    """The BatchNorm statistics that training updates, by path."""
     opt_state: optax.OptState
+    """The optimizer's state."""
     ema: Variables | None = None
     """Moving average of `params` and `batch_stats` by path (`training.ema`); None without one."""

@@ -9,18 +9,26 @@ from pydantic_core import PydanticCustomError
 # Bounds far beyond any use: a configuration may come from an untrusted source, and memory grows
 # with these values.
 LARGEST_SIDE = 2**14
+"""The largest height or width of an image, in pixels."""
 Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
 Channels = Annotated[int, Field(gt=0, le=2**13)]
 Size = tuple[Side, Side]
+"""Height and width in pixels."""
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
+"""A number for each of red, green and blue."""
 Channel = Annotated[int, Field(ge=0, lt=2**16)]
 OutputKind = Literal["logits", "probabilities", "softmax_logits", "class_indices"]
+"""What a network's mask holds."""
 Layout = Literal["nchw", "nhwc"]
+"""Order of the axes of a network's input."""
 ChannelOrder = Literal["rgb", "bgr"]
+"""Order of the colours of a network's input."""
 Precision = Literal["float32", "bfloat16"]
+"""Number format of feature maps."""
 Upsampling = Literal["bilinear", "learned"]
+"""How logits of a coarser map reach the size of the image."""
 
 
 class Section(BaseModel):

@@ -85,7 +85,9 @@ class DataCheck(NamedTuple):
     """What was found out about a folder."""
 
     settings: config.Data
+    """The section `data` of the configuration, with the splits that were found."""
     layout_note: str
+    """What the folder was taken for; empty where nothing had to be found."""
     splits: Mapping[str, SplitFacts]
     """By the key below `data`."""
     duplicates: Sequence[Sequence[ImageFacts]]

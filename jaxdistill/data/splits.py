@@ -39,17 +39,27 @@ class Options(TypedDict, total=False):
     unlabelled: str | Path | None
     """Folder of more training images, without masks, relative to the root."""
     category: str | int
+    """See `jaxdistill.config.Data.category`."""
     include_crowds: bool
+    """See `jaxdistill.config.Data.include_crowds`."""
     mask_values: config.MaskValues | int | str | None
+    """See `jaxdistill.config.Data.mask_values`."""
     mask_column: str | None
+    """See `jaxdistill.config.Data.mask_column`."""
     augment: Literal["none", "flip", "light", "heavy"]
+    """See `jaxdistill.config.Data.augment`."""
     crop: float | None
+    """See `jaxdistill.config.Data.crop`."""
     copy_paste: float
+    """See `jaxdistill.config.Data.copy_paste`."""
     sizes: Sequence[int | tuple[int, int]]
+    """See `jaxdistill.config.Data.sizes`."""
     mask_resize: config.MaskResize
+    """See `jaxdistill.config.Data.mask_resize`."""
     prepared: str | Path | None
     """Folder for prepared data sets; None: `~/.cache/jaxdistill`."""
     workers: int | None
+    """See `jaxdistill.config.Data.workers`."""
 
 
 class Data:

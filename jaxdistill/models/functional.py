@@ -18,6 +18,7 @@ from jaxdistill.ops.global_mean import global_mean as mean_over_positions
 from jaxdistill.ops.upsampling import nearest
 
 Activation = Callable[[Any], Any]
+"""A function of each value of a feature map, such as `relu`."""
 
 
 def relu(x: Any) -> Any:

@@ -116,10 +116,15 @@ class Trainer(LoopControl):
         self._ready = False
         # Made by `setup`, and anew when a stage of the encoder joins the training.
         self.state: TrainState
+        """What training changes: parameters, BatchNorm statistics, the optimizer's state."""
         self.spec: StepSpec
+        """What the steps are compiled for."""
         self.train_step: Callable[..., tuple[TrainState, Scalars]]
+        """The compiled training step."""
         self.eval_step: Callable[..., Any]
+        """The compiled validation step."""
         self.frozen: Variables
+        """The student's variables that are not trained."""
 
     @classmethod
     def from_config(
