@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from jaxdistill.config.base import Channels, Positive, Section, Weight, invalid
+from jaxdistill.config.base import Channels, Positive, Section, Side, Weight, invalid
 
 
 class Temperature(Section):
@@ -33,6 +33,15 @@ class Losses(Section):
     """Weight of the binary cross-entropy with the ground-truth mask."""
     dice: Weight = 1.0
     """Weight of the Dice loss with the ground-truth mask."""
+    boundary: Weight = 0.0
+    """Weight of the cross-entropy with the ground-truth mask in which pixels near its outline count
+    more."""
+    teacher_boundary: Weight = 0.0
+    """Weight of the same cross-entropy with the teacher's probabilities, which needs no masks."""
+    boundary_radius: Side = 5
+    """Pixels to either side of an outline that `boundary` and `teacher_boundary` count more."""
+    boundary_factor: Weight = 5.0
+    """By how much more they count: their weight is 1 + boundary_factor, that of others 1."""
     feature: Weight = 0.5
     """Weight of the sum of all feature losses."""
     feature_weights: Literal["fixed", "learned"] = "fixed"
@@ -47,6 +56,16 @@ class Losses(Section):
     kl_scale: Literal["none", "t", "t2"] = "t"
     """Factor of the KL loss: 1 (`none`), the temperature T (`t`, as in the PyTorch original) or T
     squared (`t2`, as in Hinton et al., 2015)."""
+
+    @property
+    def of_masks(self) -> bool:
+        """Whether a loss compares the student with masks."""
+        return self.bce > 0 or self.dice > 0 or self.boundary > 0
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether a loss compares the student with the teacher's masks."""
+        return self.kl > 0 or self.mse > 0 or self.teacher_boundary > 0
 
     @property
     def registered(self) -> dict[str, float]:

@@ -71,7 +71,7 @@ class Config(Section):
     @property
     def imitates(self) -> bool:
         """Whether the student is trained on the teacher's logits."""
-        return bool(self.teachers) and (self.losses.kl > 0 or self.losses.mse > 0)
+        return bool(self.teachers) and self.losses.of_teacher
 
     @property
     def asks_teacher(self) -> bool:
@@ -105,10 +105,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_networks(self) -> "Config":
-        if not self.teachers and (self.losses.kl > 0 or self.losses.mse > 0):
+        if not self.teachers and self.losses.of_teacher:
             raise invalid(
                 "teacher-needed",
-                "losses.kl and losses.mse need a teacher: set teacher.onnx, or set both to 0",
+                "losses.kl, losses.mse and losses.teacher_boundary need a teacher: set "
+                "teacher.onnx, or set them to 0",
             )
         if self.features and self.detector is None:
             raise invalid(
@@ -132,7 +133,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_losses(self) -> "Config":
-        supervised = self.data.train.labelled and (self.losses.bce > 0 or self.losses.dice > 0)
+        supervised = self.data.train.labelled and self.losses.of_masks
         registered = any(weight > 0 for weight in self.losses.registered.values())
         if not (self.imitates or supervised or self.taught_features or registered):
             raise invalid(

@@ -1,6 +1,7 @@
 """Loss terms: a file and a registry line each. See `Loss` for how to write one."""
 
 from jaxdistill.losses.base import Loss, LossInputs
+from jaxdistill.losses.boundary import Boundary, TeacherBoundary
 from jaxdistill.losses.configured import from_config, select
 from jaxdistill.losses.distillation import KL, MSE
 from jaxdistill.losses.feature import Feature
@@ -12,10 +13,12 @@ __all__ = [
     "KL",
     "LOSSES",
     "MSE",
+    "Boundary",
     "Dice",
     "Feature",
     "Loss",
     "LossInputs",
+    "TeacherBoundary",
     "from_config",
     "select",
 ]

@@ -41,6 +41,9 @@ def _configured(settings: config.Config) -> Iterator[tuple[str, Loss]]:
     yield "kl", LOSSES["kl"](weight=given.kl, **temperature)
     for name in ("mse", "bce", "dice"):
         yield name, LOSSES[name](weight=getattr(given, name))
+    band = {"radius": given.boundary_radius, "factor": given.boundary_factor}
+    for name in ("boundary", "teacher_boundary"):
+        yield name, LOSSES[name](weight=getattr(given, name), **band)
     if pairs := settings.taught_features:
         learned = given.feature_weights == "learned"
         yield (

@@ -150,7 +150,8 @@ def settings_of(
     if isinstance(data, IterableData):
         keys.setdefault("batch_size", data.batch_size)
     given = losses or {}
-    weights = {name: given[name].weight if name in given else 0.0 for name in ("bce", "dice")}
+    of_masks = ("bce", "dice", "boundary")
+    weights = {name: given[name].weight if name in given else 0.0 for name in of_masks}
     # Without a configured teacher, a configuration cannot hold the losses that need one.
     recorded = {"kl": 0.0, "mse": 0.0, "feature": 0.0, **weights, "python": 1.0}
     return config.Config(
