@@ -2,10 +2,11 @@
 
 RUN may also be a student's weights file, such as `convert-weights from-mediapipe` writes.
 
-OUTPUT is a file NAME.onnx or NAME.tflite, or a folder NAME.orbax. An ONNX file is written only
-after onnxruntime has computed the same masks with it as the student; a model card is written beside
-it as NAME.json. A .tflite file, for LiteRT and MediaPipe, is compared in LiteRT. An Orbax folder
-holds the student's variables.
+OUTPUT is a file NAME.onnx or NAME.tflite, or a folder NAME.orbax or NAME/. An ONNX file is written
+only after onnxruntime has computed the same masks with it as the student; a model card is written
+beside it as NAME.json. A .tflite file, for LiteRT and MediaPipe, is compared in LiteRT. An Orbax
+folder holds the student's variables. A name without an ending is the folder of a web page, which
+finds people in photos and before the camera, in any browser, from any static server.
 """
 
 import argparse
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images=args.images,
         interpolate=args.interpolate,
         console=common.console(),
+        web_runtime=args.web_runtime,
     )
 
 
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "output",
         type=Path,
         metavar="OUTPUT",
-        help="the file NAME.onnx or NAME.tflite, or the folder NAME.orbax",
+        help="the file NAME.onnx or NAME.tflite, or the folder NAME.orbax or NAME/, a web page",
     )
     parser.add_argument(
         "--input",
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("H", "W"),
         help="fix height and width of the input (default: both are free in ONNX, and those of the "
-        "run's images in .tflite)",
+        "run's images in .tflite and in a web page)",
     )
     parser.add_argument(
         "--precision",
@@ -84,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
         default=100,
         metavar="N",
         help="number of the run's validation images to measure on (default: 100)",
+    )
+    parser.add_argument(
+        "--web-runtime",
+        type=Path,
+        metavar="PATH",
+        help="for a web page: the npm package onnxruntime-web, as a .tgz or an unpacked folder "
+        "(default: it is downloaded once)",
     )
     add_interpolation(parser)
     return parser

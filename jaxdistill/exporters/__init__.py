@@ -17,7 +17,16 @@ from jaxdistill.config import Size
 from jaxdistill.exporters import litert as litert
 from jaxdistill.exporters import onnx as onnx
 from jaxdistill.exporters import orbax as orbax
-from jaxdistill.exporters.registry import EXPORTERS, Input, Options, Precision, Report, Source
+from jaxdistill.exporters import web_page as web_page
+from jaxdistill.exporters.registry import (
+    EXPORTERS,
+    FOLDER,
+    Input,
+    Options,
+    Precision,
+    Report,
+    Source,
+)
 from jaxdistill.models import check_image_size, without_projectors
 from jaxdistill.models.student import Student, from_weights
 from jaxdistill.runtime.errors import ConfigError, OutputError
@@ -36,13 +45,14 @@ def export(
     images: int = 100,
     interpolate: float | None = None,
     console: Console | None = None,
+    web_runtime: str | Path | None = None,
 ) -> Report:
     """Exports a student, in the format that the ending of the output's name selects.
 
     A file `NAME.onnx` is written only after onnxruntime has computed the same masks with it as the
     student; a model card is written beside it as `NAME.json`. A file `NAME.tflite`, for LiteRT and
     MediaPipe, likewise, with the card `NAME.tflite.json`. A folder `NAME.orbax` is an Orbax
-    checkpoint of the student's variables.
+    checkpoint of the student's variables. A name without an ending is the folder of a web page.
 
     Args:
       source: Folder of a run, a run's best checkpoint (`trainer.best()`), a student, or a weights
@@ -58,6 +68,8 @@ def export(
       interpolate: For a run that started from a whole student's weights: 0 is the start, 1 the
         best checkpoint, and numbers between them weights between them.
       console: Where to print what was measured; None prints nothing.
+      web_runtime: The npm package onnxruntime-web, which a web page needs, as a tarball or an
+        unpacked folder; None: it is downloaded once, into `~/.cache/jaxdistill`.
 
     Returns:
       The files that were written, and what was measured.
@@ -70,7 +82,7 @@ def export(
       ExportError: See the exporters.
     """
     output = Path(output)
-    exporter = EXPORTERS[output.suffix]
+    exporter = EXPORTERS[output.suffix or FOLDER]
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
     _check(output, precisions, images)
     if isinstance(source, str | Path):
@@ -88,7 +100,8 @@ def export(
     if size is not None:
         check_image_size(student, size, "size")
         size = (size[0], size[1])
-    options = Options(input, sigmoid, size, precisions, images, console)
+    runtime = None if web_runtime is None else Path(web_runtime)
+    options = Options(input, sigmoid, size, precisions, images, console, runtime)
     return exporter(Source(without_projectors(student), best), output, options)
 
 

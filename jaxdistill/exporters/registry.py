@@ -40,6 +40,9 @@ class Options(NamedTuple):
     """Number of validation images that an exported model is measured on."""
     console: Console | None = None
     """Where to print what was measured; None prints nothing."""
+    web_runtime: Path | None = None
+    """The npm package onnxruntime-web, which a web page needs, as a tarball or an unpacked folder;
+    None: it is downloaded once."""
 
 
 class Report(NamedTuple):
@@ -72,5 +75,8 @@ class Exporter(Protocol):
         ...
 
 
+FOLDER = "/"
+"""The ending of a name without one, `page` or `page/`. Paths do not keep the slash."""
+
 EXPORTERS: Registry[Exporter] = Registry("exporter", "the output's ending")
-"""Exporters by the ending of the output's name, such as `.onnx`."""
+"""Exporters by the ending of the output's name, such as `.onnx`, or `FOLDER`."""

@@ -1,0 +1,167 @@
+// Runs the network and draws, so that the page stays smooth. One message is handled at a time.
+//
+// Messages in:  image {bitmap, live}   view {view, colour, backdrop, redraw}   save {}
+// Messages out: progress {share}   ready {facts}   drawn {bitmap, ...}   saved {blob, view}
+//               failed {message, fatal}
+
+import { VIEWS } from "./effects.js";
+import { fullMask, resizedRgb } from "./pixels.js";
+
+const RUNTIME = "onnxruntime/ort.wasm.bundle.min.js";
+const WASM = "onnxruntime/ort-wasm-simd-threaded.wasm";
+const canvas = new OffscreenCanvas(1, 1);
+const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+
+let student; // {session, ort, input, output, size}
+let image, mask; // of the last image
+let settings = { view: "overlay", colour: [0, 0, 0], backdrop: null };
+let scaled = null; // the backdrop at the size of the image
+
+const handlers = {
+  async image({ bitmap, live }) {
+    const took = {};
+    const part = clock(took);
+    image = part("read", () => pixels(bitmap, bitmap.width, bitmap.height));
+    bitmap.close();
+    const rgb = part("resize", () => resizedRgb(image, ...student.size));
+    const began = performance.now();
+    const logits = await infer(rgb);
+    took.network = performance.now() - began;
+    const { width, height } = image;
+    mask = part("mask", () => fullMask(logits, student.size, width, height));
+    await show(took, live);
+  },
+
+  async view({ redraw, ...chosen }) {
+    if (chosen.backdrop === undefined) delete chosen.backdrop; // null: a colour takes its place
+    else {
+      settings.backdrop?.close();
+      scaled = null;
+    }
+    settings = { ...settings, ...chosen };
+    if (image && redraw) await show({}, false);
+  },
+
+  async save() {
+    const drawn = draw();
+    const own = new OffscreenCanvas(drawn.width, drawn.height); // the other has no transparency
+    own.getContext("2d").putImageData(drawn, 0, 0);
+    postMessage({ type: "saved", blob: await own.convertToBlob(), view: settings.view });
+  },
+};
+
+let queue = load().catch((error) => {
+  postMessage({ type: "failed", message: plain(error), fatal: true });
+  return new Promise(() => {}); // nothing can be done without the network
+});
+
+onmessage = ({ data: { type, ...message } }) => {
+  queue = queue.then(() => handlers[type](message)).catch((error) => {
+    postMessage({ type: "failed", message: plain(error), fatal: false });
+  });
+};
+
+async function load() {
+  if (typeof WebAssembly !== "object") {
+    throw new Error("This browser has no WebAssembly, or it is switched off.");
+  }
+  const [card, network, wasm] = await Promise.all([
+    fetched("student.json"), fetched("student.onnx"), fetched(WASM, true),
+  ]);
+  const { input, output, file, student: { encoder, decoder } } = JSON.parse(
+    new TextDecoder().decode(card));
+  const ort = await import(`./${RUNTIME}`).catch(() => {
+    throw new Error(`${RUNTIME} is missing. Copy the whole folder of the page to the server.`);
+  });
+  // Threads need headers that a plain server does not send.
+  const threads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+  Object.assign(ort.env.wasm, { wasmBinary: wasm, numThreads: threads });
+  const session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] })
+    .catch((error) => {
+      throw new Error(`The network does not start (${error.message}). Update the browser: it needs ` +
+        "WebAssembly with SIMD.");
+    });
+  const [, ...size] = input.shape.slice(0, 3);
+  student = { session, ort, input: input.name, output: output.name, size };
+  await infer(new Uint8Array(size[0] * size[1] * 3)); // the first call allocates memory
+  postMessage({
+    type: "ready",
+    facts: {
+      Encoder: encoder, Decoder: decoder, Input: `${size[1]} × ${size[0]}`,
+      File: `${(network.byteLength / 1e6).toFixed(2)} MB, ${file.precision}`,
+      Runtime: `onnxruntime-web ${ort.env.versions.web}`,
+      Threads: threads,
+    },
+  });
+}
+
+/** Returns a file of the page's folder; the progress of the largest one is told. */
+async function fetched(name, told = false) {
+  const response = await fetch(name).catch(() => null);
+  if (!response?.ok) {
+    const reason = response ? `HTTP ${response.status}` : "the server does not answer";
+    throw new Error(`${name} is missing (${reason}). Copy the whole folder of the page to the server.`);
+  }
+  const total = Number(response.headers.get("Content-Length"));
+  if (!told || !total || !response.body) return response.arrayBuffer();
+  const chunks = [];
+  let loaded = 0;
+  for (const reader = response.body.getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (done) return new Blob(chunks).arrayBuffer();
+    chunks.push(value);
+    loaded += value.length;
+    postMessage({ type: "progress", share: Math.min(1, loaded / total) });
+  }
+}
+
+async function infer(rgb) {
+  const { session, ort, input, output, size } = student;
+  const found = await session.run({ [input]: new ort.Tensor("uint8", rgb, [1, ...size, 3]) });
+  return found[output].data;
+}
+
+/** Draws the last image, and sends it to the page. */
+async function show(took, live) {
+  const part = clock(took);
+  const drawn = part("draw", draw);
+  const began = performance.now();
+  const bitmap = await createImageBitmap(drawn);
+  took.draw += performance.now() - began;
+  let people = 0;
+  for (let at = 0; at < mask.length; at += 7) people += mask[at] > 127; // enough for a share
+  const share = people / Math.ceil(mask.length / 7);
+  postMessage({ type: "drawn", bitmap, took, share, live, view: settings.view }, [bitmap]);
+}
+
+function draw() {
+  const { width, height } = image, { backdrop } = settings;
+  if (backdrop && settings.view === "background" &&
+      (scaled?.width !== width || scaled?.height !== height)) {
+    scaled = pixels(backdrop, width, height);
+  }
+  return VIEWS[settings.view](image, mask, { colour: settings.colour, backdrop: backdrop && scaled });
+}
+
+/** Returns the pixels of a bitmap; its middle is scaled to cover the size. */
+function pixels(bitmap, width, height) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const scale = Math.max(width / bitmap.width, height / bitmap.height);
+  const [w, h] = [bitmap.width * scale, bitmap.height * scale];
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
+  return context.getImageData(0, 0, width, height);
+}
+
+/** Returns a function that calls another one, and adds to `took` how many milliseconds it needed. */
+function clock(took) {
+  return (name, work) => {
+    const began = performance.now(), result = work();
+    took[name] = performance.now() - began;
+    return result;
+  };
+}
+
+function plain(error) {
+  return error instanceof RangeError ? "The image is too large for this browser's memory." : error.message;
+}

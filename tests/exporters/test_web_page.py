@@ -1,0 +1,189 @@
+"""Export as a web page: the folder, its runtime, and what is refused. No network is needed."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refused import refused
+from rich.console import Console
+
+from jaxdistill import exporters
+from jaxdistill.commands import export as command_line
+from jaxdistill.exporters import web_runtime
+from jaxdistill.exporters.web_runtime import Package
+from jaxdistill.models import Student
+from jaxdistill.runtime.errors import ConfigError, ExportError, OutputError, UserError
+
+QUIET = Console(quiet=True)
+FILES = {"dist/a.wasm": b"wasm" * 1000, "dist/b.min.mjs": b"export default 1;"}
+
+
+def digest(content: bytes) -> str:
+    return base64.b64encode(hashlib.sha512(content).digest()).decode()
+
+
+@pytest.fixture
+def tarball(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small package in the place of onnxruntime-web, and an empty home."""
+    path = tmp_path / "web" / "runtime.tgz"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in {**FILES, "package.json": b"{}"}.items():
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    content = path.read_bytes()
+    sums = {name: digest(file) for name, file in FILES.items()}
+    package = Package("runtime@1", "https://localhost/r.tgz", len(content), digest(content), sums)
+    monkeypatch.setattr(web_runtime, "PACKAGE", package)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    return path
+
+
+def no_network(*_: Any, **__: Any) -> Any:
+    raise urllib.error.URLError(OSError("Name or service not known"))
+
+
+def test_a_run_becomes_a_page_that_needs_no_other_host(
+    trained: Path, tmp_path: Path, tarball: Path
+) -> None:
+    command_line.main([str(trained), f"{tmp_path}/page/", "--web-runtime", str(tarball)])
+    page = tmp_path / "page"
+    files = {str(path.relative_to(page)) for path in page.rglob("*") if path.is_file()}
+    assert files == {
+        *("index.html", "style.css", "page.js", "camera.js"),
+        *("worker.js", "effects.js", "pixels.js"),
+        *("student.onnx", "student.json"),
+        *("onnxruntime/a.wasm", "onnxruntime/b.min.js", "onnxruntime/NOTICE.txt"),
+    }
+    card = json.loads((page / "student.json").read_text())
+    assert (
+        card["file"]["sha256"] == hashlib.sha256((page / "student.onnx").read_bytes()).hexdigest()
+    )
+    assert card["input"]["shape"] == ["batch", 64, 96, 3]
+    assert card["input"]["dtype"] == "uint8"
+    assert card["output"]["range"] == "logits"
+    assert (page / "onnxruntime/a.wasm").read_bytes() == FILES["dist/a.wasm"]
+    for path in page.iterdir():
+        if path.suffix in (".html", ".css", ".js"):
+            assert not re.findall(r"//[\w-]+\.[\w.-]+", path.read_text()), path
+
+
+def test_the_page_names_files_that_it_has() -> None:
+    folder = Path(exporters.__file__).parent / "web"
+    runtime = {Path(name).name.replace(".mjs", ".js") for name in web_runtime.PACKAGE.files}
+    named = set(re.findall(r'"onnxruntime/(.*?)"', (folder / "worker.js").read_text()))
+    assert named == runtime
+    for path in folder.glob("*.js"):
+        for name in re.findall(r'(?:from|Worker\() ?"(?:\./)?(.*?)"', path.read_text()):
+            assert (folder / name).is_file(), name
+    page = (folder / "index.html").read_text()
+    for name in set(re.findall(r'\$\("([\w-]+)"\)', (folder / "page.js").read_text())):
+        assert f'id="{name}"' in page, name
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"input": "normalized"}, "invalid-argument"),
+        ({"sigmoid": True}, "invalid-argument"),
+        ({"precision": ("float32", "float16")}, "invalid-argument"),
+        ({"size": (63, 64)}, "image-size"),
+    ],
+    ids=str,
+)
+def test_options_that_the_page_does_not_have_are_refused(
+    small: Student, tmp_path: Path, tarball: Path, options: dict[str, Any], code: str
+) -> None:
+    with refused(ConfigError, code):
+        exporters.export(small, tmp_path / "page", web_runtime=tarball, **options)
+    assert not (tmp_path / "page").exists()
+
+
+def test_what_exists_is_not_overwritten(small: Student, tmp_path: Path, tarball: Path) -> None:
+    (tmp_path / "page").mkdir()
+    for name in ("page", "page/"):
+        with refused(OutputError, "output-exists"):
+            exporters.export(small, f"{tmp_path}/{name}", web_runtime=tarball)
+
+
+def test_nothing_is_left_of_a_page_whose_graph_is_refused(
+    small: Student, tmp_path: Path, tarball: Path
+) -> None:
+    with refused(ExportError, "int8-needs-images"):
+        exporters.export(small, tmp_path / "page", web_runtime=tarball, precision="int8")
+    assert not (tmp_path / "page").exists()
+
+
+def test_the_runtime_is_downloaded_once(tarball: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = tarball.read_bytes()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
+    first = web_runtime.load(None, QUIET)
+    assert first == {Path(name).name: file for name, file in FILES.items()}
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    assert web_runtime.load(None, QUIET) == first
+    [kept] = Path("~/.cache/jaxdistill").expanduser().rglob("a.wasm")
+    kept.write_bytes(b"damaged")
+    with refused(ExportError, "web-runtime-missing"):
+        web_runtime.load(None, QUIET)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
+    assert web_runtime.load(None, QUIET) == first
+    assert kept.read_bytes() == FILES["dist/a.wasm"]
+
+
+def test_a_home_that_cannot_be_written_costs_only_the_cache(
+    tarball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("a file")
+    content = tarball.read_bytes()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
+    assert web_runtime.load(None, QUIET)["a.wasm"] == FILES["dist/a.wasm"]
+
+
+def test_an_unpacked_package_is_taken(tarball: Path, tmp_path: Path) -> None:
+    with tarfile.open(tarball) as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = web_runtime.load(tmp_path / "package", QUIET)
+    assert found == web_runtime.load(tarball, QUIET)
+    (tmp_path / "package/dist/a.wasm").write_bytes(b"another version")
+    with refused(ExportError, "web-runtime-differs", "a.wasm"):
+        web_runtime.load(tmp_path / "package", QUIET)
+    (tmp_path / "package/dist/a.wasm").unlink()
+    with refused(ExportError, "web-runtime-missing", "a.wasm"):
+        web_runtime.load(tmp_path / "package", QUIET)
+
+
+@pytest.mark.parametrize("change", ["one byte", "truncated", "longer", "empty"])
+def test_another_package_is_refused(
+    tarball: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tarball.read_bytes()
+    content = {
+        "one byte": content[:-1] + bytes([content[-1] ^ 1]),
+        "truncated": content[:-10],
+        "longer": content + b" ",
+        "empty": b"",
+    }[change]
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
+    tarball.write_bytes(content)
+    for source in (tarball, None):
+        with refused(ExportError, "web-runtime-differs"):
+            web_runtime.load(source, QUIET)
+    assert not Path("~/.cache").expanduser().exists()
+
+
+def test_a_missing_runtime_is_one_line(tarball: Path, tmp_path: Path) -> None:
+    for source in (None, tmp_path / "absent.tgz", tmp_path):
+        with pytest.raises(UserError) as caught:
+            web_runtime.load(source, QUIET)
+        assert caught.value.code == "web-runtime-missing"
+        assert "npm pack runtime@1" in str(caught.value)
