@@ -5,7 +5,7 @@
 function axis(from, to) {
   const low = new Int32Array(to), high = new Int32Array(to), share = new Float32Array(to);
   for (let i = 0; i < to; i++) {
-    const at = Math.min(Math.max(((i + 0.5) * from) / to - 0.5, 0), from - 1);
+    const at = Math.min(Math.max(Math.fround((i + 0.5) * (from / to) - 0.5), 0), from - 1);
     low[i] = Math.floor(at);
     high[i] = Math.min(low[i] + 1, from - 1);
     share[i] = at - low[i];
@@ -13,20 +13,30 @@ function axis(from, to) {
   return { low, high, share };
 }
 
-/** Returns the RGB bytes of an image at another size: the network's input. */
+/** Returns the weights of both pixels of `axis` in 1/2048; one half is rounded to even. */
+function weights(share) {
+  const fixed = (value) => {
+    const rounded = Math.round(2048 * value);
+    return rounded - 2048 * value === 0.5 ? rounded - (rounded & 1) : rounded;
+  };
+  return [Int32Array.from(share, (b) => fixed(Math.fround(1 - b))), Int32Array.from(share, fixed)];
+}
+
+/** Returns the RGB bytes of an image at another size: the network's input. The arithmetic is that of
+ * OpenCV, so that the network gets the same bytes as in `predict`. */
 export function resizedRgb({ data, width, height }, rows, columns) {
   const x = axis(width, columns), y = axis(height, rows);
+  const [a, b] = weights(x.share), [c, d] = weights(y.share);
   const rgb = new Uint8Array(rows * columns * 3);
   let at = 0;
   for (let i = 0; i < rows; i++) {
-    const top = y.low[i] * width, bottom = y.high[i] * width, down = y.share[i];
+    const top = 4 * y.low[i] * width, bottom = 4 * y.high[i] * width;
     for (let j = 0; j < columns; j++) {
-      const left = x.low[j], right = x.high[j], across = x.share[j];
-      for (let c = 0; c < 3; c++) {
-        const a = data[4 * (top + left) + c], b = data[4 * (top + right) + c];
-        const d = data[4 * (bottom + left) + c], e = data[4 * (bottom + right) + c];
-        const above = a + (b - a) * across, below = d + (e - d) * across;
-        rgb[at++] = above + (below - above) * down + 0.5;
+      const left = 4 * x.low[j], right = 4 * x.high[j];
+      for (let channel = 0; channel < 3; channel++) {
+        const above = data[top + left + channel] * a[j] + data[top + right + channel] * b[j];
+        const below = data[bottom + left + channel] * a[j] + data[bottom + right + channel] * b[j];
+        rgb[at++] = (((c[i] * (above >> 4)) >> 16) + ((d[i] * (below >> 4)) >> 16) + 2) >> 2;
       }
     }
   }

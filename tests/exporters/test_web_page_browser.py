@@ -1,0 +1,295 @@
+"""The exported page in Chromium, without a screen, with a real photograph and a camera's clip.
+
+It needs Chromium, `playwright`, scikit-image's photograph, and onnxruntime-web: from the cache,
+from npm, or from the tarball that the variable WEB_RUNTIME names.
+"""
+
+import functools
+import http.server
+import importlib.util
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from small_student import randomised, small_student
+
+import jaxdistill as jd
+from jaxdistill import exporters
+from jaxdistill.data import image_ops
+from jaxdistill.evaluation.predictor import from_model
+from jaxdistill.runtime.errors import ExportError
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+    *(
+        pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}")
+        for name in ("playwright", "skimage")
+    ),
+]
+SIZE = (128, 160)
+PARTS = ("read", "resize", "network", "mask", "draw")
+PATIENCE = 120_000  # ms; of a machine that does other things too
+
+
+def portrait() -> np.ndarray:
+    import skimage
+
+    path = Path(skimage.__file__).parent / "data" / "astronaut.png"
+    return np.asarray(Image.open(path).convert("RGB"))[:, :500]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page. Its student is random, so that masks are ragged, and half of them is a person."""
+    runtime = os.environ.get("WEB_RUNTIME")
+    student = randomised(small_student())
+    image = image_ops.resize_image(portrait(), SIZE)
+    logits = from_model(student, SIZE).logits(image[None])
+    scale = 10 / logits.std()  # many probabilities are 0 or 1
+    student.head.kernel[...] *= scale
+    student.head.bias[...] = scale * (student.head.bias[...] - np.median(logits))
+    output = tmp_path_factory.mktemp("served") / "page"
+    try:
+        exporters.export(student, output, size=SIZE, web_runtime=runtime)
+    except ExportError as error:
+        if error.code != "web-runtime-missing":
+            raise
+        pytest.skip(f"needs onnxruntime-web: {error}")
+    return output
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Prints nothing."""
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A tab that is closed breaks its connections."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    servers = []
+
+    def serve(folder: Path) -> str:
+        handler = functools.partial(_Quiet, directory=folder)
+        servers.append(_Server(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://localhost:{servers[-1].server_port}/"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser with a camera, which shows the portrait and moves to and fro."""
+    from playwright.sync_api import sync_playwright
+
+    clip = tmp_path_factory.mktemp("camera") / "clip.mjpeg"
+    frames = []
+    for phase in np.linspace(0, 2 * np.pi, 20, endpoint=False):
+        frame = np.full((480, 640, 3), 120, np.uint8)
+        left = 70 + round(20 * np.sin(phase))
+        frame[:, left : left + 500] = portrait()[:480]
+        frames.append(cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes())
+    clip.write_bytes(b"".join(frames))
+    options = [
+        *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+        *("--disable-background-networking", "--disable-component-update"),
+        *("--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={clip}"),
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium: Any) -> Iterator[Any]:
+    """A tab of a telephone's size, with a camera that is allowed."""
+    context = chromium.new_context(
+        viewport={"width": 390, "height": 844}, permissions=["camera"], accept_downloads=True
+    )
+    context.set_default_timeout(PATIENCE)
+    yield context.new_page()
+    context.close()
+
+
+def opened(tab: Any, url: str) -> list[str]:
+    """Opens a page, and returns a list that its errors and requests to others will be added to."""
+    wrong: list[str] = []
+    tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    own = (url, "blob:", "data:")
+    tab.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
+    tab.goto(url)
+    return wrong
+
+
+def drop(tab: Any, target: str, path: Path) -> None:
+    """Drops a file, as a mouse does."""
+    content = list(path.read_bytes())
+    transfer = tab.evaluate_handle(
+        """([bytes, name]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [content, path.name],
+    )
+    for event in ("dragenter", "dragover", "drop"):
+        tab.dispatch_event(target, event, {"dataTransfer": transfer})
+
+
+def images_drawn(tab: Any) -> int:
+    return int(tab.get_attribute("#result", "data-drawn") or 0)
+
+
+def wait(tab: Any, done: Callable[[], bool]) -> None:
+    """Waits for the page; its policy forbids Playwright's own waiting for a function."""
+    for _ in range(PATIENCE // 50):
+        if done():
+            return
+        tab.wait_for_timeout(50)
+    raise TimeoutError(tab.inner_text("body"))
+
+
+def drawn(tab: Any, count: int) -> None:
+    """Waits until the page has drawn so many images."""
+    wait(tab, lambda: images_drawn(tab) >= count)
+
+
+def chosen(tab: Any, view: str) -> None:
+    """Chooses a view, and waits until it is drawn."""
+    before = images_drawn(tab)
+    tab.locator(f"label:has(input[value={view}])").click()
+    drawn(tab, before + 1)
+
+
+def downloaded(tab: Any, path: Path) -> np.ndarray:
+    with tab.expect_download() as download:
+        tab.click("#save")
+    download.value.save_as(path)
+    return np.asarray(Image.open(path))
+
+
+def test_masks_of_a_photo_are_those_of_the_predictor(
+    folder: Path, tab: Any, serve: Callable, tmp_path: Path
+) -> None:
+    photo, found = tmp_path / "a b.png", tmp_path / "found.png"
+    Image.fromarray(portrait()).save(photo)
+    wrong = opened(tab, serve(folder))
+    drop(tab, "#frame", photo)  # before the network is loaded
+    drawn(tab, 1)
+    assert tab.is_hidden("#message")
+    for part in PARTS:
+        assert tab.inner_text(f"[data-part={part}]").endswith(" ms")
+    predictor = jd.load(folder / "student.onnx")
+    expected = predictor.predict(portrait())
+    assert 0.4 < expected.mean() < 0.6
+
+    chosen(tab, "mask")
+    mask = downloaded(tab, found)
+    assert mask.shape == (512, 500, 4)
+    agreement = ((mask[..., 0] > 127) == expected).mean()
+    assert agreement >= 0.999, agreement
+    soft = predictor.predict(portrait(), soft=True)
+    assert np.abs(mask[..., 0] / 255 - soft).mean() < 0.01
+
+    chosen(tab, "cutout")
+    cutout = downloaded(tab, found)
+    np.testing.assert_array_equal(cutout[..., 3], mask[..., 0])
+    solid = cutout[..., 3] == 255
+    assert np.abs(cutout[solid][:, :3].astype(int) - portrait()[solid]).max() <= 1
+
+    green = tmp_path / "green.png"
+    Image.new("RGB", (30, 20), (0, 200, 0)).save(green)
+    chosen(tab, "background")
+    before = images_drawn(tab)
+    drop(tab, "#backdrop", green)
+    drawn(tab, before + 1)
+    replaced = downloaded(tab, found)
+    behind = mask[..., 0] == 0
+    assert np.abs(replaced[behind][:, :3].astype(int) - (0, 200, 0)).max() <= 1
+
+    chosen(tab, "blur")
+    blurred = downloaded(tab, found)
+    assert np.abs(blurred[solid][:, :3].astype(int) - portrait()[solid]).max() <= 1
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert wrong == []
+
+
+def test_the_camera_gives_frames(folder: Path, tab: Any, serve: Callable) -> None:
+    wrong = opened(tab, serve(folder))
+    tab.click("#camera")
+    drawn(tab, 10)
+    assert float(tab.inner_text("#rate")) > 0
+    chosen(tab, "blur")
+    tab.click("#camera")  # closes it
+    assert tab.inner_text("#camera") == "Open the camera"
+    assert tab.evaluate("document.getElementById('video').srcObject === null")
+    chosen(tab, "mask")  # of the last frame
+    assert wrong == []
+
+
+def test_a_camera_that_is_not_allowed_is_named(
+    chromium: Any, folder: Path, serve: Callable
+) -> None:
+    context = chromium.new_context(permissions=[])
+    context.set_default_timeout(PATIENCE)
+    tab = context.new_page()
+    tab.goto(serve(folder))
+    tab.click("#camera")
+    tab.wait_for_selector("#message:not([hidden])")
+    assert "not allowed" in tab.inner_text("#message")
+    context.close()
+
+
+def test_what_is_not_an_image_is_named_and_forgotten(
+    folder: Path, tab: Any, serve: Callable, tmp_path: Path
+) -> None:
+    wrong = opened(tab, serve(folder))
+    (tmp_path / "notes.txt").write_text("no image")
+    drop(tab, "#frame", tmp_path / "notes.txt")
+    tab.wait_for_selector("#message:not([hidden])")
+    assert "notes.txt" in tab.inner_text("#message")
+    Image.fromarray(portrait()).save(tmp_path / "photo.jpg")
+    tab.set_input_files("#photo", tmp_path / "photo.jpg")
+    drawn(tab, 1)
+    assert tab.is_hidden("#message")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.js", "student.onnx", "student.json"],
+)
+def test_a_missing_file_is_named(
+    folder: Path, tab: Any, serve: Callable, tmp_path: Path, name: str
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "page")
+    [lost] = copy.rglob(name)
+    lost.rename(tmp_path / name)
+    tab.goto(serve(copy))
+    tab.wait_for_selector("#message:not([hidden])")
+    assert name in tab.inner_text("#message")
+
+
+def test_a_page_opened_as_a_file_says_what_to_do(folder: Path, tab: Any) -> None:
+    tab.goto((folder / "index.html").as_uri())
+    tab.wait_for_selector("#not-started", state="visible")
+    assert "http.server" in tab.inner_text("#not-started")
