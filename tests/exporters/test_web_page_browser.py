@@ -287,6 +287,7 @@ def test_a_missing_file_is_named(
     tab.goto(serve(copy))
     tab.wait_for_selector("#message:not([hidden])")
     assert name in tab.inner_text("#message")
+    assert tab.is_disabled("#camera")
 
 
 def test_a_page_opened_as_a_file_says_what_to_do(folder: Path, tab: Any) -> None:

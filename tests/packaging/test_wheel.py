@@ -71,8 +71,9 @@ def test_the_wheel_contains_configurations_and_templates_and_no_tests(wheel: Pat
     names = zipfile.ZipFile(wheel).namelist()
     for path in (ROOT / "configs").glob("*.yaml"):
         assert f"jaxdistill/configs/{path.name}" in names
-    for path in (ROOT / "jaxdistill/reporting/html/templates").iterdir():
-        assert f"jaxdistill/reporting/html/templates/{path.name}" in names
+    for folder in ("jaxdistill/reporting/html/templates", "jaxdistill/exporters/web"):
+        for path in (ROOT / folder).iterdir():
+            assert f"{folder}/{path.name}" in names
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"jaxdistill", wheel.name.split("-py3")[0] + ".dist-info"}
 

@@ -74,8 +74,9 @@ export class Camera {
     if (!this.open || this.busy || !this.fresh || !this.video.videoWidth) return;
     this.busy = true;
     this.fresh = false;
-    const bitmap = await createImageBitmap(this.video);
-    if (this.open) this.handle(bitmap);
-    else bitmap.close();
+    const bitmap = await createImageBitmap(this.video).catch(() => null); // between two streams
+    if (bitmap && this.open) return this.handle(bitmap);
+    bitmap?.close();
+    this.busy = false;
   }
 }

@@ -11,6 +11,8 @@ const canvas = $("result"), context = canvas.getContext("bitmaprenderer");
 const worker = new Worker("worker.js", { type: "module" });
 const camera = new Camera($("video"), (bitmap) => send("image", { bitmap, live: true }, [bitmap]));
 let name = "photo"; // of the image, for the file to download
+let note = ""; // on its size
+let broken = false; // without the network, nothing can be done
 
 $("not-started").remove();
 document.querySelector("main").hidden = false;
@@ -46,11 +48,11 @@ const told = {
     canvas.classList.toggle("transparent", view === "cutout");
     canvas.classList.toggle("mirrored", camera.open && camera.faces);
     const label = `${camera.open ? "The camera" : "The image"} with ${PICTURE[view]}`;
-    if (canvas.ariaLabel !== label) canvas.ariaLabel = label;
+    if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
     $("empty").hidden = true;
     $("save").disabled = false;
     if (live) camera.next();
-    else status(`${canvas.width} × ${canvas.height} pixels, ` +
+    else status(`${canvas.width} × ${canvas.height} pixels${note}, ` +
       (share ? `people on ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} % of them.` : "no people found."));
     if ("network" in took) speed.add(took, live);
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
@@ -65,19 +67,27 @@ const told = {
   },
 
   failed({ message, fatal }) {
-    complain(message);
-    if (fatal) $("loading").hidden = true;
+    if (fatal) stop(message);
+    else complain(message);
     camera.next();
   },
 };
 worker.onmessage = ({ data: { type, ...values } }) => told[type](values);
 worker.onerror = (event) => {
-  $("loading").hidden = true;
-  complain(event.message ? `The page failed: ${event.message}` :
+  stop(event.message ? `The page failed: ${event.message}` :
     "worker.js is missing or too new for this browser. Copy the whole folder of the page to the server.");
 };
 
+function stop(message) {
+  $("loading").hidden = true;
+  closeCamera();
+  complain(message);
+  broken = true;
+  for (const id of ["photo", "camera", "save"]) $(id).disabled = true;
+}
+
 function complain(message) {
+  if (broken) return; // what came first is the reason
   $("message").textContent = message;
   $("message").hidden = false;
 }
@@ -112,32 +122,37 @@ const speed = {
 
 // --- photos --------------------------------------------------------------------------------------
 
-/** Returns a bitmap of an image file; null, with a message, where it is none. */
+/** Returns a bitmap of an image file, and a note on its size; nothing, with a message, where it is none. */
 async function decoded(file) {
   try {
     const bitmap = await createImageBitmap(file);
     const { width, height } = bitmap, scale = Math.sqrt(MOST_PIXELS / (width * height));
-    if (scale >= 1) return bitmap;
+    if (scale >= 1) return { bitmap, note: "" };
     bitmap.close();
-    return await createImageBitmap(file, { resizeQuality: "high",
-      resizeWidth: Math.floor(width * scale), resizeHeight: Math.floor(height * scale) });
+    return {
+      bitmap: await createImageBitmap(file, { resizeQuality: "high",
+        resizeWidth: Math.floor(width * scale), resizeHeight: Math.floor(height * scale) }),
+      note: ` (scaled down from ${width} × ${height}, because browsers take no more)`,
+    };
   } catch {
     complain(`“${file.name}” is not an image that this browser can read. Choose a JPEG, PNG or WebP file.`);
-    return null;
+    return {};
   }
 }
 
 async function openPhoto(file) {
-  const bitmap = await decoded(file);
+  if (broken) return;
+  const { bitmap, note: own } = await decoded(file);
   if (!bitmap) return;
   closeCamera();
+  note = own;
   name = file.name.replace(/\.[^.]*$/, "") || "photo";
   status("Working …");
   send("image", { bitmap, live: false }, [bitmap]);
 }
 
 async function openBackdrop(file) {
-  const backdrop = await decoded(file);
+  const { bitmap: backdrop } = await decoded(file);
   if (!backdrop) return;
   $("backdrop-name").textContent = file.name;
   changeView({ backdrop });
@@ -179,6 +194,7 @@ async function openCamera() {
   try {
     await camera.start();
     name = "camera";
+    note = "";
     status("The camera is open. Its picture stays on this device.");
     $("camera").textContent = "Close the camera";
     $("switch").hidden = !camera.others;
@@ -200,6 +216,10 @@ $("camera").addEventListener("click", () => (camera.open ? closeCamera() : openC
 $("switch").addEventListener("click", () => {
   camera.turn();
   openCamera();
+});
+$("video").addEventListener("ended", () => {
+  closeCamera();
+  complain("The camera was disconnected.");
 });
 $("save").addEventListener("click", () => send("save"));
 
