@@ -1,0 +1,68 @@
+"""The comparison of networks: scores against NumPy, and masks at odds with all networks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_models import parse, save
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="needs the torch extra")
+
+import compare  # noqa: E402
+
+SIDE, IMAGES, WRONG = 32, 4, 2
+
+
+def network(folder: Path, name: str, factor: float) -> Path:
+    """A network that takes what is brighter than a level for a person."""
+    model = parse(
+        f"""
+        bright (float[N, 3, {SIDE}, {SIDE}] image) => (float[N, 1, {SIDE}, {SIDE}] mask)
+        {{ mean = ReduceMean <axes = [1], keepdims = 1> (image)
+           factor = Constant <value = float {{{factor}}}> ()
+           mask = Mul (mean, factor) }}"""
+    )
+    return save(model, folder, name)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Images with one bright square each; one mask is that of the background."""
+    for split, count in {"train": 1, "val": IMAGES}.items():
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((SIDE, SIDE), np.uint8)
+            mask[4 : 20 + index, 4:20] = 255
+            image = np.repeat((mask * 0.6).astype(np.uint8)[..., None], 3, 2)
+            if index == WRONG:
+                mask = 255 - mask
+            root = tmp_path / "data"
+            Image.fromarray(image).save(root / "images" / split / f"{split}{index}.png")
+            Image.fromarray(mask).save(root / "masks" / split / f"{split}{index}.png")
+    return tmp_path / "data"
+
+
+def test_scores_and_suspects(data: Path, tmp_path: Path, capsys) -> None:
+    files = {"good": network(tmp_path, "good.onnx", 1.0), "blind": network(tmp_path, "b.onnx", 0.1)}
+    output = tmp_path / "found.json"
+    networks = [f"{name}={file}:probabilities:unit" for name, file in files.items()]
+    size = ["--size", str(SIDE), str(SIDE)]
+    compare.main([*networks, "--data", str(data), *size, "--suspects", "1", "--json", str(output)])
+    found = json.loads(output.read_text())
+    assert set(found) == set(files)
+    # 1 on three images; on the wrong one no pixel agrees.
+    assert found["good"]["evaluation"]["network"]["miou"] == pytest.approx(3 / 4)
+    # Nothing is found: the background's IoU is its share, the person's is 0.
+    shares = [1 - (16 + index) * 16 / SIDE**2 for index in range(IMAGES)]
+    shares[WRONG] = 1 - shares[WRONG]
+    expected = np.mean(shares) / 2
+    assert found["blind"]["evaluation"]["network"]["miou"] == pytest.approx(expected)
+    assert found["good"]["bytes"] == files["good"].stat().st_size
+    assert found["good"]["seconds"] > 0
+    first, without = capsys.readouterr().out.split("Without")
+    assert f"val{WRONG}" in first
+    assert "| good | 0.7500 |" in first
+    assert "| good | 1.0000 |" in without
