@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdistill.ops.depthwise import plain, shifted, shifted_finished
+from jaxdistill.ops.depthwise import plain, shifted, shifted_finished, shifted_on_cpu
 from jaxdistill.ops.padding import PaddingKind, resolve_padding
 
 
@@ -34,6 +34,10 @@ def test_shifted_equals_plain(batch, height, width, channels, size, stride, kind
 
     compiled = jax.jit(both_ways, static_argnums=0)
     expected = compiled(plain, x, kernel)
-    for form in (shifted, shifted_finished):
+
+    def on_cpu(x, kernel, stride, padding):
+        return shifted_on_cpu(stride, padding, x, kernel)
+
+    for form in (shifted, shifted_finished, on_cpu):
         for one, other in zip(compiled(form, x, kernel), expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
