@@ -4,6 +4,7 @@ It needs Chromium, `playwright`, scikit-image's photograph, and onnxruntime-web:
 from npm, or from the tarball that the variable WEB_RUNTIME names.
 """
 
+import base64
 import functools
 import http.server
 import importlib.util
@@ -230,7 +231,37 @@ def test_masks_of_a_photo_are_those_of_the_predictor(
     blurred = downloaded(tab, found)
     assert np.abs(blurred[solid][:, :3].astype(int) - portrait()[solid]).max() <= 1
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+    chosen(tab, "mask")
+    face = portrait()[60:160, 150:260]  # which is enlarged, and not reduced
+    Image.fromarray(face).save(photo)
+    before = images_drawn(tab)
+    tab.set_input_files("#photo", photo)
+    drawn(tab, before + 1)
+    agreement = ((downloaded(tab, found)[..., 0] > 127) == predictor.predict(face)).mean()
+    assert agreement >= 0.999, agreement
     assert wrong == []
+
+
+def test_images_are_resized_to_the_bytes_that_predict_computes(
+    folder: Path, tab: Any, serve: Callable
+) -> None:
+    tab.goto(serve(folder))
+    random = np.random.default_rng(0)
+    for height, width, rows, columns in [(1, 1, 3, 5), *random.integers(1, 120, (12, 4)).tolist()]:
+        image = random.integers(0, 256, (height, width, 4), np.uint8)
+        found = tab.evaluate(
+            """async ([encoded, width, height, rows, columns]) => {
+                const { resizedRgb } = await import("/pixels.js");
+                const bytes = Uint8ClampedArray.from(atob(encoded), (each) => each.charCodeAt());
+                const rgb = resizedRgb(new ImageData(bytes, width, height), rows, columns);
+                return btoa(String.fromCharCode(...rgb));
+            }""",
+            [base64.b64encode(image).decode(), width, height, rows, columns],
+        )
+        actual = np.frombuffer(base64.b64decode(found), np.uint8)
+        expected = image_ops.resize_image(np.ascontiguousarray(image[..., :3]), (rows, columns))
+        np.testing.assert_array_equal(actual.reshape(rows, columns, 3), expected)
 
 
 def test_the_camera_gives_frames(folder: Path, tab: Any, serve: Callable) -> None:

@@ -5,10 +5,10 @@
 function axis(from, to) {
   const low = new Int32Array(to), high = new Int32Array(to), share = new Float32Array(to);
   for (let i = 0; i < to; i++) {
-    const at = Math.min(Math.max(Math.fround((i + 0.5) * (from / to) - 0.5), 0), from - 1);
-    low[i] = Math.floor(at);
-    high[i] = Math.min(low[i] + 1, from - 1);
-    share[i] = at - low[i];
+    const at = Math.fround((i + 0.5) * (from / to) - 0.5), before = Math.floor(at);
+    low[i] = Math.min(Math.max(before, 0), from - 1);
+    high[i] = Math.min(Math.max(before + 1, 0), from - 1);
+    share[i] = at - before;
   }
   return { low, high, share };
 }
