@@ -4,7 +4,7 @@ PYTHON ?= python3
 EXTRA ?= $(or $(patsubst .venv/ready-%,%,$(firstword $(wildcard .venv/ready-*))),cpu)
 BIN := .venv/bin
 
-.PHONY: setup demo docs check-gpu test test-slow campaign lint
+.PHONY: setup demo docs dist tables check-gpu test test-slow campaign lint
 
 setup: .venv/ready-$(EXTRA) $(if $(filter Linux,$(shell uname)),.venv/gpu-check)
 
@@ -32,6 +32,16 @@ docs: setup .venv/docs-ready
 .venv/docs-ready: pyproject.toml .venv/ready-$(EXTRA)
 	$(BIN)/pip install --quiet --editable ".[$(EXTRA),docs]"
 	touch $@
+
+# Wheel and source distribution, in dist/
+dist: setup
+	$(BIN)/pip install --quiet "build>=1.2" "twine>=6"
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# Makes the documents' tables again: make tables lists them; TABLES="distillation longer" DATA=FOLDER
+tables: setup
+	$(BIN)/python tools/reproduce.py $(TABLES) $(if $(DATA),--data "$(DATA)")
 
 # Measures the project on this machine's GPU: make check-gpu EXTRA=cuda13
 check-gpu: setup

@@ -1,10 +1,14 @@
-"""The wheel, installed into a virtual environment of its own, works from an empty folder."""
+"""The wheel, installed into a virtual environment of its own, works from an empty folder.
+
+The source distribution gives the same wheel.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -33,15 +37,24 @@ def run(*command: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A copy, because setuptools leaves files beside the sources, and takes up older ones.
-    source = folder / "source"
+    source = tmp_path_factory.mktemp("wheel") / "source"
     for name in ("jaxdistill", "configs"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
+    return build_wheel(source, source.parent)
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """Builds a wheel from a folder or a source distribution."""
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
     run(*pip, "--wheel-dir", folder, source, cwd=folder)
     [wheel] = folder.glob("jaxdistill-*.whl")
@@ -76,6 +89,20 @@ def test_the_wheel_contains_configurations_and_templates_and_no_tests(wheel: Pat
             assert f"{folder}/{path.name}" in names
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"jaxdistill", wheel.name.split("-py3")[0] + ".dist-info"}
+
+
+def test_the_source_distribution_gives_the_same_wheel(
+    source: Path, wheel: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(source, tmp_path / "source", symlinks=True)
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", build, tmp_path, cwd=tmp_path / "source")
+    [distribution] = tmp_path.glob("jaxdistill-*.tar.gz")
+    again = build_wheel(distribution, tmp_path)
+    assert again.name == wheel.name
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+    with tarfile.open(distribution) as archive:
+        assert not [name for name in archive.getnames() if "/tests" in name]
 
 
 def test_the_package_is_imported_from_the_wheel(bin_folder: Path, empty: Path) -> None:

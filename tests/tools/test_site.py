@@ -9,7 +9,7 @@ griffe = pytest.importorskip("griffe", reason="needs the extra `docs`")
 pytest.importorskip("mkdocs", reason="needs the extra `docs`")
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("site_pages", ROOT / "tools/site/pages.py")
+SPEC = importlib.util.spec_from_file_location("site_pages", ROOT / "tools/website/pages.py")
 assert SPEC is not None
 assert SPEC.loader is not None
 pages = importlib.util.module_from_spec(SPEC)

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Makes the tables of the documents again, by the commands that the documents give.
+
+    python tools/reproduce.py                                     # lists tables, commands, state
+    python tools/reproduce.py distillation longer --data FOLDER   # makes two
+    python tools/reproduce.py all --data FOLDER
+
+FOLDER stands for the documents' PATH/TO/COCO; U²-Net-p and the encoder's weights are in
+ext_extractor, as the README says.
+A table is one section of a document; its shell blocks are run in their order, from the top of the
+repository. What was interrupted goes on where it stopped: a table that is done is left out, and
+the commands themselves go on (`jaxdistill train --resume`, `ablate.py`). For each table,
+runs/tables/NAME holds what its commands printed, and `made.json`: commands, commit, machine, time.
+The spread over seeds is a column of the tables.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+STATE = ROOT / "runs" / "tables"
+
+
+class Table(NamedTuple):
+    """Where the commands of a table stand, and what they need besides the repository."""
+
+    document: str
+    heading: str
+    needs: str = ""
+
+
+TABLES = {
+    "distillation": Table("distillation.md", "What distillation brings", "data; hours"),
+    "masks": Table("distillation.md", "What the masks of the tables are worth", "data; hours"),
+    "longer": Table("distillation.md", "Longer, and with crops", "data; hours"),
+    "recommended": Table("distillation.md", "The recommended configuration", "data; an hour"),
+    "input": Table("performance.md", "Data", "data"),
+    "communication": Table("scale.md", "What devices tell each other"),
+    "gpu-program": Table("gpu.md", "The GPU's program, checked without a GPU"),
+    "injection": Table("reliability.md", "An unreliable file system", "an hour"),
+}
+
+
+def commands(table: Table) -> str:
+    """Returns the shell blocks of a section, without those of its subsections."""
+    text = (ROOT / "docs" / table.document).read_text()
+    [section] = re.findall(rf"^#+ {re.escape(table.heading)}\n(.*?)(?=^#+ |\Z)", text, re.M | re.S)
+    return "".join(re.findall(r"^```sh\n(.*?)^```$", section, re.M | re.S))
+
+
+def script(table: Table, data: str | None) -> str:
+    """Returns the commands with the reader's own files, which go on where they stopped."""
+    text = commands(table)
+    if data:
+        text = text.replace("PATH/TO/COCO", shlex.quote(str(Path(data).absolute())))
+    return re.sub(r"^(jaxdistill train) ", r"\1 --resume ", text, flags=re.M)
+
+
+def make(name: str, data: str | None) -> bool:
+    """Runs the commands of a table, and says whether all succeeded."""
+    folder = STATE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    text, started = script(TABLES[name], data), time.time()
+    # Beside this Python are jaxdistill and python, whether or not the environment is active.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with (folder / "output.txt").open("a") as output:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode == 0:
+        made = {"commands": text, "seconds": round(time.time() - started)} | about()
+        (folder / "made.json").write_text(json.dumps(made, indent=2) + "\n")
+    return done.returncode == 0
+
+
+def about() -> dict[str, str | int | None]:
+    """Returns the commit and the machine."""
+    git = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
+    return {
+        "commit": found.stdout.strip() or "unknown",
+        "machine": f"{platform.platform()}, {platform.machine()}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def state(name: str) -> str:
+    """Returns what is known of a table's last run."""
+    try:
+        made = json.loads((STATE / name / "made.json").read_text())
+    except OSError:
+        return "begun" if (STATE / name).exists() else "not made"
+    return f"made {made['date']} at {made['commit']} in {made['seconds']} s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Lists the tables, or makes some."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="names, or all")
+    parser.add_argument("--data", metavar="FOLDER", help="stands for PATH/TO/COCO")
+    args = parser.parse_args(arguments)
+    if unknown := set(args.tables) - {*TABLES, "all"}:
+        parser.error(f"unknown table {unknown.pop()!r}; available: {', '.join(TABLES)}")
+    if not args.tables:
+        for name, table in TABLES.items():
+            print(f"{name}: docs/{table.document}, {table.heading!r}; {state(name)}")
+            print(f"  needs {table.needs or 'nothing'}")
+            print(re.sub(r"^", "    ", commands(table).rstrip(), flags=re.M))
+        return 0
+    names = list(TABLES) if "all" in args.tables else args.tables
+    if not args.data and any("data" in TABLES[name].needs for name in names):
+        parser.error("expected --data FOLDER")
+    for name in names:
+        if (STATE / name / "made.json").exists():
+            print(f"{name}: {state(name)}; delete {STATE / name} to make it again")
+            continue
+        print(f"{name}: see {STATE / name / 'output.txt'}", flush=True)
+        if not make(name, args.data):
+            print(f"{name}: failed; the same command goes on", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
