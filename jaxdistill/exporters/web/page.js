@@ -52,7 +52,7 @@ const told = {
     $("empty").hidden = true;
     $("save").disabled = false;
     if (live) camera.next();
-    else status(`${canvas.width} × ${canvas.height} pixels${note}, ` +
+    else if (!camera.open) status(`${canvas.width} × ${canvas.height} pixels${note}, ` +
       (share ? `people on ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} % of them.` : "no people found."));
     if ("network" in took) speed.add(took, live);
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
@@ -114,9 +114,9 @@ const speed = {
     for (const cell of document.querySelectorAll("[data-part]")) {
       cell.textContent = `${digits(this.average[cell.dataset.part])} ms`;
     }
-    $("total").value = digits(Object.values(this.average).reduce((sum, value) => sum + value));
+    $("total").textContent = digits(Object.values(this.average).reduce((sum, value) => sum + value));
     const span = now - this.times[0];
-    $("rate").value = span ? digits((1000 * (this.times.length - 1)) / span) : "–";
+    $("rate").textContent = span ? digits((1000 * (this.times.length - 1)) / span) : "–";
   },
 };
 
