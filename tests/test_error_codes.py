@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxdistill.config.messages import _CODES
 from jaxdistill.data.sources import SOURCES
+from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.exporters import EXPORTERS
 from jaxdistill.losses import LOSSES
 from jaxdistill.models import DECODERS, ENCODERS
@@ -17,7 +18,7 @@ COMPUTED = {
     "unknown-key",
     *(
         f"unknown-{registry.kind.replace(' ', '-')}"
-        for registry in (SOURCES, EXPORTERS, LOSSES, DECODERS, ENCODERS, TRACKERS)
+        for registry in (SOURCES, EXPORTERS, LOSSES, DECODERS, ENCODERS, TRACKERS, REFINEMENTS)
     ),
 }
 """Codes that are not written out where an error is raised."""

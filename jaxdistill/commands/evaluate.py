@@ -23,7 +23,7 @@ from rich.table import Table
 from jaxdistill import config
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.commands import common
-from jaxdistill.commands.model_options import add_model_options, model_options
+from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
 from jaxdistill.config import overrides as overrides_lib
 from jaxdistill.data import accounting
 from jaxdistill.data.splits import Data
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     predictor, settings = _open(args.model, model_options(args), args.config, args.overrides)
     console = common.console()
     console.print(predictor.description)
-    if settings.data.mask_resize == "nearest":
+    own_size = args.own_size or args.refine is not None
+    if settings.data.mask_resize == "nearest" and not own_size:
         console.print(
             "data.mask_resize: nearest: masks are up to half a pixel off their images; "
             "data.mask_resize=area measures on aligned masks"
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             teacher,
             split=args.split,
             batch_size=settings.training.images_per_step,
+            own_size=own_size,
+            refine=args.refine,
             progress=lambda count: bar.advance(task, count),
         )
     fingerprints = {"data": dataset.fingerprint, "network": predictor.fingerprint}
@@ -91,12 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "measured": str(args.model),
         "model": predictor.description,
         "split": args.split,
+        "own_size": own_size,
+        "refine": args.refine,
         "data": settings.data.model_dump(mode="json"),
         "fingerprints": fingerprints | file_fingerprints(teacher),
     }
     output = args.output or _default_output(args.model)
     _write(output, about, result)
-    console.print(_table(result))
+    console.print(_table(result, own_size))
     console.print(f"{output / 'evaluation.json'}, and {output / 'worst.png'}")
 
 
@@ -115,6 +120,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="(default: RUN/evaluation; for NAME.onnx, NAME.evaluation)",
     )
     parser.add_argument(
+        "--own-size",
+        action="store_true",
+        help="compare masks at each image's own size, as predict writes them, and not at "
+        "data.image_size; --refine implies it",
+    )
+    add_refinement(parser)
+    parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as data.root=FOLDER"
     )
     add_model_options(parser)
@@ -125,9 +137,11 @@ def _measure_video(args: argparse.Namespace) -> None:
     """Prints how much the masks of a video flicker; it needs neither data nor a teacher."""
     from jaxdistill.evaluation.video import measure_flicker, open_source
 
-    if args.config or args.overrides:
+    if args.config or args.overrides or args.own_size or args.refine:
         raise ConfigError(
-            "--video needs no data: leave --config and KEY=VALUE out", code="options-for-files"
+            "--video needs no data and measures at the size of the model: leave --config, "
+            "KEY=VALUE, --own-size and --refine out",
+            code="options-for-files",
         )
     console = common.console()
     predictor = load(args.model, **model_options(args)._asdict())
@@ -164,6 +178,7 @@ def _open(
             "student: the student of a run cannot be changed; change other keys",
             code="student-differs",
         )
+    options = options._replace(size=settings.data.image_size)
     return Predictor(of_best(best, options)), settings
 
 
@@ -209,8 +224,8 @@ def _default_output(model: Path) -> Path:
     return model / "evaluation" if model.is_dir() else model.with_suffix(".evaluation")
 
 
-def _table(result: Evaluation) -> Table:
-    table = Table(title=f"{result.images} images")
+def _table(result: Evaluation, own_size: bool) -> Table:
+    table = Table(title=f"{result.images} images" + (" at their own size" if own_size else ""))
     table.add_column()
     table.add_column("network", justify="right")
     columns = [result.network]

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from jaxdistill import config
 from jaxdistill.config.yaml_files import parse_yaml
 from jaxdistill.evaluation.backend import ModelOptions
+from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.runtime.errors import ConfigError
 
 _LAYOUT = "order of the axes of input or mask (default: as its shape suggests)"
@@ -82,6 +83,20 @@ def add_interpolation(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="for a run that started from a whole student's weights: weights between the start (0) "
         "and the best checkpoint (1); 0.25 is a quarter of the way",
+    )
+
+
+def add_refinement(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--refine`.
+
+    Args:
+      parser: The parser of a command.
+    """
+    parser.add_argument(
+        "--refine",
+        metavar="NAME",
+        help=f"refine masks at the size of the image: {', '.join(REFINEMENTS)} lets edges follow "
+        f"its colours (default: off)",
     )
 
 

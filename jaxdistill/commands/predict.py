@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
 from jaxdistill.commands import common
-from jaxdistill.commands.model_options import add_model_options, model_options
+from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
 from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
 from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS, drawings
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0, or 1 if an image was skipped.
     """
     args = _parse(arguments)
-    check_options(args.threshold, args.batch_size)
+    check_options(args.threshold, args.batch_size, args.refine)
     if args.frames is not None and args.frames < 1:
         raise ConfigError(f"--frames {args.frames}: expected at least 1", code="frames")
     names = list(drawings(args.kinds))
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.output,
             kinds=args.kinds,
             threshold=None if args.soft else args.threshold,
+            refine=args.refine,
             batch_size=args.batch_size,
             progress=progress,
         )
@@ -105,6 +106,7 @@ def _predict_video(
                 args.output,
                 kinds=args.kinds,
                 threshold=None if args.soft else args.threshold,
+                refine=args.refine,
                 smoothing=args.smooth,
                 video_format=args.video_format,
                 batch_size=args.batch_size,
@@ -168,6 +170,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="use the probabilities: grey levels in masks, soft edges in everything else",
     )
+    add_refinement(parser)
     parser.add_argument("--batch-size", type=int, default=4, metavar="N")
     video = parser.add_argument_group("videos")
     video.add_argument(

@@ -16,18 +16,19 @@ from jaxdistill.data.dataset import Dataset
 from jaxdistill.data.iterable import IterableData, to_batch
 from jaxdistill.data.loader import validation_batches
 from jaxdistill.data.splits import Data, SplitName
+from jaxdistill.evaluation import own_size as own_size_lib
 from jaxdistill.evaluation import predictor as predictor_lib
 from jaxdistill.evaluation.predictor import Predictor
+from jaxdistill.evaluation.refinement import REFINEMENTS
+from jaxdistill.evaluation.worst import Worst, WorstExample
 from jaxdistill.metrics import segmentation
 from jaxdistill.models.student import Student
 from jaxdistill.reporting.image_grid import sample_grid
-from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.errors import ConfigError, DataError
 from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.teachers.base import Teacher
 from jaxdistill.types import Batch
 
-WORST = 8
-"""The number of images that `Evaluation.worst` holds."""
 MEASURES = {
     "miou": segmentation.mean_iou,
     "person_iou": segmentation.iou,
@@ -41,21 +42,6 @@ MEASURES = {
 Scores = dict[str, float]
 _Measured = dict[str, dict[str, Any]]
 """By role (`network`, `teacher`) and metric: arrays with one value per image, and the `areas`."""
-
-
-class WorstExample(NamedTuple):
-    """An image with a low score."""
-
-    score: float
-    """mIoU; the agreement with the teacher where no image has a mask."""
-    image: Float[np.ndarray, "h w 3"]
-    """RGB in [0, 1]."""
-    mask: Float[np.ndarray, "h w 1"] | None
-    """Ground truth in {0, 1}; None where the teacher is the reference."""
-    teacher: Float[np.ndarray, "h w 1"] | None
-    """Logits of the teacher; None where the ground truth is the reference."""
-    logits: Float[np.ndarray, "h w 1"]
-    """Logits of the measured model."""
 
 
 class Evaluation(NamedTuple):
@@ -95,6 +81,8 @@ def evaluate(
     *,
     split: SplitName = "validation",
     batch_size: int = 8,
+    own_size: bool = False,
+    refine: str | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Evaluation:
     """Measures a model on data.
@@ -110,6 +98,9 @@ def evaluate(
       teacher: Computes the logits to agree with.
       split: The split of `data` that is used; batches have only one.
       batch_size: Number of images that the model processes at a time; batches keep their own size.
+      own_size: Whether masks are compared at each image's own size, as `Predictor.predict` returns
+        them, and not at that of the data's batches.
+      refine: `guided` lets edges follow the image (see `evaluation.refinement`), at its own size.
       progress: Called with the number of images after each batch.
 
     Returns:
@@ -119,16 +110,33 @@ def evaluate(
       DataError: There is no image (`no-images`), no such split (`no-validation-split`), or neither
         a mask nor a teacher (`nothing-to-compare`).
       ConfigError, RunError, NetworkError: The model cannot be loaded; see `evaluation.load`.
+      ConfigError: `own_size` or `refine` is for `Data` only (`own-size`), or there is no such
+        refinement (`unknown-refinement`).
     """
+    if refine is not None:
+        REFINEMENTS[refine]  # refuses an unknown one
+    own_size = own_size or refine is not None
     batches, names, dataset = _open(data, split, batch_size)
     if dataset is not None and teacher is None and not dataset.labelled.any():
         raise _nothing_to_compare()
-    return _measure(_predictor(model, data), batches, teacher, names, progress)
+    predictor = _predictor(model, data)
+    if not own_size:
+        return _measure(_computed(predictor, teacher, batches), teacher, names, progress)
+    if dataset is None or not isinstance(data, Data):
+        raise ConfigError(
+            "own_size and refine are for data of folders, such as jaxdistill.data.open(FOLDER); "
+            "the images of batches have one size already",
+            code="own-size",
+        )
+    size = max(1, min(batch_size, len(dataset)))
+    computed = own_size_lib.measured(
+        predictor, teacher, data, dataset, score=_scores_of, refine=refine, batch_size=size
+    )
+    return _measure(computed, teacher, names, progress)
 
 
 def _measure(
-    predictor: Predictor,
-    batches: Iterable[Batch],
+    computed: Iterator[tuple[Batch, dict[str, Any], _Measured]],
     teacher: Teacher | None,
     names: Mapping[int, str],
     progress: Callable[[int], object],
@@ -136,11 +144,10 @@ def _measure(
     measured: list[_Measured] = []
     labelled: list[Bool[np.ndarray, " b"]] = []
     ids: list[int] = []
-    worst = _Worst()
-    with closing(prefetch(_with_logits(predictor, teacher, batches))) as computed:
-        for batch, logits in computed:
+    worst = Worst()
+    with closing(prefetch(computed)) as ready:
+        for batch, logits, values in ready:
             real = int(np.asarray(batch.weights).sum())
-            values = jax.device_get(_scores(logits, batch.masks))
             measured.append(jax.tree.map(lambda array, real=real: array[:real], values))
             labelled.append(np.asarray(batch.labelled)[:real] > 0)
             ids.extend(int(id) for id in np.asarray(batch.ids)[:real])
@@ -162,23 +169,26 @@ def _measure(
     )
 
 
-def _with_logits(
+def _computed(
     predictor: Predictor, teacher: Teacher | None, batches: Iterable[Batch]
-) -> Iterator[tuple[Batch, dict[str, Any]]]:
-    """Yields batches with the logits of the model and of the teacher."""
+) -> Iterator[tuple[Batch, dict[str, Any], _Measured]]:
+    """Yields batches with the logits of the model and of the teacher, and their metrics."""
     for batch in batches:
         logits: dict[str, Any] = {"network": predictor.logits(batch.images)}
         if teacher:
             logits["teacher"] = teacher(image_ops.to_float(batch.images)).logits
-        yield batch, logits
+        yield batch, logits, jax.device_get(_scores(logits, batch.masks))
 
 
 @jax.jit
 def _scores(
     logits: dict[str, Float[Array, "b h w 1"]], masks: UInt8[Array, "b h w 1"]
 ) -> _Measured:
-    mask = masks > 0
     predictions = {role: segmentation.predict(values) for role, values in logits.items()}
+    return _scores_of(predictions, masks > 0)
+
+
+def _scores_of(predictions: dict[str, Any], mask: Any) -> _Measured:
     measured: _Measured = {
         role: {name: measure(prediction, mask) for name, measure in MEASURES.items()}
         | {"areas": segmentation.areas(prediction, mask)}
@@ -187,38 +197,6 @@ def _scores(
     if "teacher" in predictions:
         measured["network"]["agreement"] = segmentation.agreement(*predictions.values())
     return measured
-
-
-class _Worst:
-    """The images with the lowest scores, by mask and by teacher; the data decides which counts."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[WorstExample]] = {"miou": [], "agreement": []}
-
-    def add(
-        self, batch: Batch, logits: dict[str, Any], values: dict[str, np.ndarray], real: int
-    ) -> None:
-        own = np.asarray(logits["network"])
-        rows = {"miou": np.flatnonzero(batch.labelled), "agreement": np.arange(real)}
-        for measure, found in self._found.items():
-            if measure not in values:
-                continue
-            by_mask = measure == "miou"
-            reference = np.asarray(batch.masks if by_mask else logits["teacher"])
-            candidates = [
-                WorstExample(
-                    float(values[measure][row]),
-                    np.asarray(image_ops.to_float(batch.images[row])),
-                    reference[row].astype(np.float32) if by_mask else None,
-                    None if by_mask else reference[row],
-                    own[row],
-                )
-                for row in rows[measure]
-            ]
-            found[:] = sorted(found + candidates, key=lambda example: example.score)[:WORST]
-
-    def examples(self, *, by_mask: bool) -> list[WorstExample]:
-        return self._found["miou" if by_mask else "agreement"]
 
 
 def _means(values: dict[str, np.ndarray], has_mask: Bool[np.ndarray, " n"]) -> Scores:

@@ -36,6 +36,7 @@ def predict_files(
     *,
     kinds: Sequence[str] = ("masks",),
     threshold: float | None = 0.5,
+    refine: str | None = None,
     batch_size: int = 4,
     progress: Callable[[int, list[Skipped]], object] = lambda count, skipped: None,
 ) -> int:
@@ -50,6 +51,7 @@ def predict_files(
       output: The folder of the results: `output/KIND/NAME`.
       kinds: See `masks.drawings`.
       threshold: A person is where the probability is above it; None draws the probabilities.
+      refine: A name in `refinement.REFINEMENTS`; None interpolates the logits.
       batch_size: Number of images that the model processes at a time.
       progress: Called after each batch with the number of its images and those that were skipped.
 
@@ -57,13 +59,14 @@ def predict_files(
       The number of images that were skipped because they cannot be read.
 
     Raises:
-      ConfigError: A kind is unknown (`unknown-drawing`).
+      ConfigError: A kind or refinement is unknown (`unknown-drawing`, `unknown-refinement`).
       DataError: The image of a background cannot be read (`background-unreadable`).
       OutputError: A file cannot be written (`prediction-not-written`).
     """
     draw = drawings(kinds)
     batch_size = min(batch_size, len(images))
-    batches = prefetch(_predicted(predictor, images, threshold, batch_size), depth=1)
+    to_grey = partial(_grey_mask, threshold=threshold, refine=refine)
+    batches = prefetch(_predicted(predictor, images, to_grey, batch_size), depth=1)
     count = 0
     with closing(batches), ThreadPoolExecutor(THREADS) as pool:
         for predicted, skipped in batches:
@@ -99,8 +102,17 @@ def _open(file: ImageFile, size: Size) -> _Opened:
     return _Opened(file, image, image_ops.resize_image(image, size), "")
 
 
+def _grey_mask(
+    logits: np.ndarray, image: RgbImage, threshold: float | None, refine: str | None
+) -> GreyMask:
+    return grey_mask(to_mask(logits, image, threshold, refine))
+
+
 def _predicted(
-    predictor: Predictor, images: Sequence[ImageFile], threshold: float | None, batch_size: int
+    predictor: Predictor,
+    images: Sequence[ImageFile],
+    to_grey: Callable[[np.ndarray, RgbImage], GreyMask],
+    batch_size: int,
 ) -> Iterator[tuple[list[_Predicted], list[Skipped]]]:
     """Yields batches in order: images with their masks, and files that cannot be read."""
     opening = grain.MapDataset.source(images).map(partial(_open, size=predictor.size))
@@ -109,7 +121,7 @@ def _predicted(
         readable = [opened for opened in batch if not opened.problem]
         logits = predictor.padded_logits([opened.resized for opened in readable], batch_size)
         predicted = [
-            _Predicted(o.file, o.image, grey_mask(to_mask(values, o.image.shape[:2], threshold)))
+            _Predicted(o.file, o.image, to_grey(values, o.image))
             for o, values in zip(readable, logits, strict=True)
         ]
         yield predicted, [Skipped(o.file.source, o.problem) for o in batch if o.problem]

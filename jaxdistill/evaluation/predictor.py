@@ -12,6 +12,7 @@ from jaxdistill.config import ChannelOrder, Layout, OutputKind, Size
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.backend import Backend, Images, Logits, ModelOptions
 from jaxdistill.evaluation.masks import RgbImage, binary_mask, probabilities
+from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.runtime.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Predictor:
         threshold: float = ...,
         soft: bool = ...,
         *,
+        refine: str | None = ...,
         batch_size: int = ...,
     ) -> AnyMask: ...
 
@@ -78,6 +80,7 @@ class Predictor:
         threshold: float = ...,
         soft: bool = ...,
         *,
+        refine: str | None = ...,
         batch_size: int = ...,
     ) -> list[AnyMask]: ...
 
@@ -87,6 +90,7 @@ class Predictor:
         threshold: float = 0.5,
         soft: bool = False,
         *,
+        refine: str | None = None,
         batch_size: int = 4,
     ) -> AnyMask | list[AnyMask]:
         """Predicts the masks of images.
@@ -99,6 +103,7 @@ class Predictor:
             its own size.
           threshold: A person is where the probability is above it; between 0 and 1, exclusive.
           soft: Whether to return probabilities instead of masks; `threshold` is not used then.
+          refine: `guided` lets edges follow the image at its own size; see `evaluation.refinement`.
           batch_size: Number of images that the model processes at a time.
 
         Returns:
@@ -107,16 +112,20 @@ class Predictor:
 
         Raises:
           DataError: An image is not RGB of type uint8 (`not-an-rgb-image`).
-          ConfigError: The threshold is not between 0 and 1 (`threshold`), or the batch size is not
-            positive (`batch-size`).
+          ConfigError: The threshold is not between 0 and 1 (`threshold`), the batch size is not
+            positive (`batch-size`), or there is no such refinement (`unknown-refinement`).
         """
-        check_options(threshold, batch_size)
+        check_options(threshold, batch_size, refine)
         if isinstance(images, np.ndarray) and images.ndim == 3:
-            return next(self._masks([images], None if soft else threshold, batch_size))
-        return list(self._masks(images, None if soft else threshold, batch_size))
+            return next(self._masks([images], None if soft else threshold, refine, batch_size))
+        return list(self._masks(images, None if soft else threshold, refine, batch_size))
 
     def _masks(
-        self, images: Sequence[RgbImage], threshold: float | None, batch_size: int
+        self,
+        images: Sequence[RgbImage],
+        threshold: float | None,
+        refine: str | None,
+        batch_size: int,
     ) -> Iterator[AnyMask]:
         for number, image in enumerate(images):
             _check_image(image, number)
@@ -125,7 +134,7 @@ class Predictor:
             chunk = images[start : start + size]
             resized = [image_ops.resize_image(image, self.size) for image in chunk]
             for image, logits in zip(chunk, self.padded_logits(resized, size), strict=True):
-                yield to_mask(logits, image.shape[:2], threshold)
+                yield to_mask(logits, image, threshold, refine)
 
     def padded_logits(
         self, images: Sequence[RgbImage], batch_size: int
@@ -236,16 +245,17 @@ def from_best(best: "Best") -> Predictor:
     return Predictor(of_best(best, ModelOptions()))
 
 
-def check_options(threshold: float, batch_size: int) -> None:
+def check_options(threshold: float, batch_size: int, refine: str | None = None) -> None:
     """Checks the options of a prediction.
 
     Args:
       threshold: A probability.
       batch_size: A number of images.
+      refine: A name in `refinement.REFINEMENTS`, or None.
 
     Raises:
-      ConfigError: The threshold is not between 0 and 1 (`threshold`), or the batch size is not
-        positive (`batch-size`).
+      ConfigError: The threshold is not between 0 and 1 (`threshold`), the batch size is not
+        positive (`batch-size`), or there is no such refinement (`unknown-refinement`).
     """
     if not 0 < threshold < 1:
         raise ConfigError(
@@ -253,19 +263,30 @@ def check_options(threshold: float, batch_size: int) -> None:
         )
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size}: expected at least 1", code="batch-size")
+    if refine is not None:
+        REFINEMENTS[refine]  # refuses an unknown one
 
 
-def to_mask(logits: Float[np.ndarray, "h w"], size: Size, threshold: float | None) -> AnyMask:
+def to_mask(
+    logits: Float[np.ndarray, "h w"],
+    image: RgbImage,
+    threshold: float | None,
+    refine: str | None = None,
+) -> AnyMask:
     """Returns the mask of an image.
 
     Args:
       logits: Logits at the size of the model.
-      size: Height and width of the image.
+      image: RGB; the mask gets its size.
       threshold: A person is where the probability is above it; None returns probabilities.
+      refine: A name in `refinement.REFINEMENTS`; None interpolates the logits.
     """
+    if refine is not None:
+        refined = REFINEMENTS[refine](logits, image)
+        return refined if threshold is None else refined > threshold
     if threshold is None:
-        return probabilities(logits, size)
-    return binary_mask(logits, size, threshold)
+        return probabilities(logits, image.shape[:2])
+    return binary_mask(logits, image.shape[:2], threshold)
 
 
 def _open(path: Path, options: ModelOptions, default_size: Size | None) -> Backend:

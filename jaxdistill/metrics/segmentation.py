@@ -7,6 +7,7 @@ empty, since they are equal then, and 0 if only one of them is.
 
 import math
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -117,10 +118,17 @@ def boundary(mask: Mask) -> Mask:
     (at least one pixel), in Chebyshev distance.
 
     Args:
-      mask: Masks.
+      mask: Masks. Those in NumPy stay on the host, where nothing is compiled for each size.
     """
     _, height, width, _ = mask.shape
     distance = max(1, round(BOUNDARY_SHARE * math.hypot(height, width)))
+    if isinstance(mask, np.ndarray):
+        square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+        inner = [
+            cv2.erode(one.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+            for one in mask[..., 0]
+        ]
+        return mask & (np.stack(inner)[..., None] == 0)
     edges = [(0, 0), (distance, distance), (distance, distance), (0, 0)]
     outside = jnp.pad(~mask, edges, constant_values=True)
     # A square window, as two windows of one axis each.

@@ -164,6 +164,31 @@ def test_the_python_api_gives_the_scores_of_the_command(
         assert result.per_image[0]["name"] == measured["per_image"][0]["name"]
 
 
+@pytest.mark.parametrize("refine", [[], ["--refine", "guided"]])
+def test_scores_at_the_images_own_size_are_those_of_the_masks_of_predict(
+    place: Path, tmp_path: Path, measured: dict[str, Any], refine: list[str]
+) -> None:
+    evaluate.main([str(place / "run"), "--own-size", *refine, "--output", str(tmp_path)])
+    found = result(tmp_path)
+    assert (found["own_size"], found["refine"]) == (True, refine[-1] if refine else None)
+    images = str(place / "coco/images/val2017")
+    predict.main([str(place / "run"), images, "--output", str(tmp_path), *refine])
+    settings = config.load(place / "run/config.yaml")
+    for one, example in zip(
+        found["per_image"], open_split(settings.data, "validation"), strict=True
+    ):
+        mask = example.mask > 127
+        path = (tmp_path / "masks" / one["name"]).with_suffix(".png")
+        drawn = np.asarray(Image.open(path)) > 127
+        assert drawn.shape == mask.shape != (64, 64)
+        iou = (drawn & mask).sum() / (drawn | mask).sum()
+        assert one["network"]["person_iou"] == pytest.approx(iou, abs=1e-6)
+        assert 0 <= one["teacher"]["boundary_iou"] <= 1
+        assert 0 <= one["network"]["agreement"] <= 1
+    assert found["network"]["miou"] == pytest.approx(measured["network"]["miou"], abs=0.1)
+    assert Image.open(tmp_path / "worst.png").width > 4 * 64
+
+
 def test_a_size_that_does_not_fit_the_student_is_refused(place: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         evaluation.load(place / "run", size=(60, 64))
@@ -202,6 +227,8 @@ def test_several_teachers_are_measured_as_one(
         (["{place}/run", "--config", "{place}/run/config.yaml"], "options-for-files"),
         (["{place}/run", "--size", "64", "64"], "options-for-files"),
         (["{place}/run", "--output-kind", "logits"], "options-for-files"),
+        (["{place}/run", "--refine", "sharp"], "unknown-refinement"),
+        (["{place}/run", "--video", "clip.mp4", "--own-size"], "options-for-files"),
         (["{place}/run", "student.encoder=tf_efficientnet_b0"], "student-differs"),
     ],
 )

@@ -265,6 +265,7 @@ def test_a_file_name_that_is_not_unicode(network: Path, tmp_path: Path) -> None:
         (["{net}", "{dir}/a.png", *FREE, "--layout", "nhwc"], "onnx-layout"),
         (["{net}", "{dir}/a.png", *FREE, "--size", "0", "64"], "input-size"),
         (["{net}", "{dir}/a.png", *FREE, "--threshold", "1"], "threshold"),
+        (["{net}", "{dir}/a.png", *FREE, "--refine", "sharp"], "unknown-refinement"),
         (["{net}", "{dir}/a.png", *FREE, "--batch-size", "0"], "batch-size"),
         (["{dir}/a.png", "{dir}/a.png"], "unknown-model-format"),
         (["{dir}/text.onnx", "{dir}/a.png"], "onnx-damaged"),

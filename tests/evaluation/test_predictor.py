@@ -184,6 +184,9 @@ def test_batches_are_evaluated(predictor: evaluation.Predictor) -> None:
     assert len(result.worst) == 6
     assert result.worst_grid().width > 3 * WIDTH
     assert "worst" not in result.as_dict()
+    with pytest.raises(ConfigError) as caught:
+        evaluation.evaluate(predictor, batches(1), own_size=True)
+    assert caught.value.code == "own-size"
 
 
 def test_images_without_masks_are_compared_with_a_teacher(

@@ -151,9 +151,12 @@ def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
         if (tmp_path / "out" / "clip.mp4.parts" / "00000").is_dir():
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        drawn(clip, progress=stop)
-    assert drawn(clip, threshold=0.6).resumed == 0
+    for other in ({"threshold": 0.6}, {"refine": "guided"}):
+        with pytest.raises(KeyboardInterrupt):
+            drawn(clip, progress=stop)
+        assert drawn(clip, **other).resumed == 0
+    with refused(ConfigError, "unknown-refinement"):
+        drawn(clip, refine="sharp")
 
 
 def damaged(tmp_path: Path, kind: str) -> Path:

@@ -128,3 +128,12 @@ def test_pooled_iou_equals_the_iou_of_all_images_side_by_side(a: np.ndarray, b: 
 def test_pooled_iou_counts_beyond_32_bits() -> None:
     areas = np.full((3, 2, 2), 2**31 - 1, np.int32)
     assert segmentation.pooled_iou(areas).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 90), (60, 80), (480, 641)])
+def test_boundaries_are_equal_on_the_host_and_in_jax(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).normal(size=(2, *size)).astype(np.float32)
+    mask = np.stack([cv2.GaussianBlur(one, (0, 0), 5) > 0 for one in noise])[..., None]
+    host = segmentation.boundary(mask)
+    assert isinstance(host, np.ndarray)
+    assert np.array_equal(host, segmentation.boundary(jnp.asarray(mask)))

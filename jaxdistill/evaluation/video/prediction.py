@@ -13,6 +13,7 @@ import numpy as np
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.masks import drawings, grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
+from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.evaluation.video.reader import Frame, VideoSource, import_av, reason
 from jaxdistill.evaluation.video.smoothing import Smoother
 from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
@@ -49,6 +50,7 @@ def predict_video(
     kinds: Sequence[str] = ("masks",),
     threshold: float | None = 0.5,
     smoothing: float = 0.0,
+    refine: str | None = None,
     video_format: str | None = None,
     batch_size: int = 4,
     limit: int | None = None,
@@ -68,6 +70,7 @@ def predict_video(
       kinds: See `masks.drawings`.
       threshold: A person is where the probability is above it; None draws the probabilities.
       smoothing: Weight of the frames before where nothing moves; see `Smoother`. 0 is off.
+      refine: A name in `refinement.REFINEMENTS`; None interpolates the logits.
       video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
       batch_size: Number of frames that the model processes at a time.
       limit: Largest number of frames, at least 1; None takes all.
@@ -78,8 +81,9 @@ def predict_video(
       Counts, files and times.
 
     Raises:
-      ConfigError: A kind or format is unknown (`unknown-drawing`, `unknown-video-format`), a format
-        cannot be transparent (`video-without-alpha`), or `smoothing` is not below 1 (`smoothing`).
+      ConfigError: A kind, format or refinement is unknown (`unknown-drawing`,
+        `unknown-video-format`, `unknown-refinement`), a format cannot be transparent
+        (`video-without-alpha`), or `smoothing` is not below 1 (`smoothing`).
       DataError: See `VideoSource.frames`.
       OutputError: A file cannot be written (`prediction-not-written`).
     """
@@ -88,7 +92,7 @@ def predict_video(
             f"smoothing: {smoothing}: expected a number from 0 to below 1, such as 0.8",
             code="smoothing",
         )
-    work = _Work(predictor, source, output, kinds, threshold, video_format)
+    work = _Work(predictor, source, output, kinds, threshold, refine, video_format)
     with _written(work.parts):
         return work.run(smoothing, batch_size, limit, stop, progress)
 
@@ -101,9 +105,13 @@ class _Work:
         output: Path,
         kinds: Sequence[str],
         threshold: float | None,
+        refine: str | None,
         video_format: str | None,
     ) -> None:
-        self.predictor, self.source, self.threshold = predictor, source, threshold
+        if refine is not None:
+            REFINEMENTS[refine]  # refuses an unknown one
+        self.predictor, self.source = predictor, source
+        self.threshold, self.refine = threshold, refine
         self.kinds, self.draw = list(kinds), drawings(kinds)
         self.encodings = {name: _encoding(name, video_format) for name in self.draw}
         stem = source.path.stem if source.path else source.name.replace(" ", "_")
@@ -206,7 +214,7 @@ class _Work:
         for index, ((frame, small), values) in enumerate(zip(batch, logits, strict=True), first):
             with self._timed("drawing"):
                 steady = smoother(values, small) if smoother else values
-                mask = grey_mask(to_mask(steady, self.source.size, self.threshold))
+                mask = grey_mask(to_mask(steady, frame.image, self.threshold, self.refine))
                 drawn = {
                     name: np.asarray(draw(frame.image, mask)) for name, draw in self.draw.items()
                 }
@@ -239,6 +247,7 @@ class _Work:
             "model": self.predictor.fingerprint,
             "size": list(self.predictor.size),
             "threshold": self.threshold,
+            "refine": self.refine,
             "kinds": self.kinds,
             "encodings": [encoding.codec for encoding in self.encodings.values()],
             "source": [state.st_size, state.st_mtime_ns] if state else time.time(),
