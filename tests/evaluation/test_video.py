@@ -21,6 +21,7 @@ from jaxdistill.evaluation.video import (
     measure_flicker,
     open_source,
     prediction,
+    reader,
 )
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserError
 
@@ -166,6 +167,23 @@ def damaged(tmp_path: Path, kind: str) -> Path:
             path.write_text("not a video")
         case "empty":
             path.write_bytes(b"")
+        case "cut":  # before the table of its frames, which is at the end
+            whole = clips.write(tmp_path / "whole.mp4", [clips.bright_disc(0)] * 9)
+            path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        case "no frames":
+            import av
+
+            with av.open(str(path), "w", format="avi") as container:
+                video = container.add_stream("mpeg4", rate=25)
+                video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+                container.start_encoding()
+                container.mux(video.encode(None))
+        case "header":
+            whole = clips.write(tmp_path / "whole.mkv", [clips.bright_disc(0)] * 9, sound=None)
+            data = whole.read_bytes()
+            path.write_bytes(data[: data.index(b"\x1f\x43\xb6\x75")])  # the first cluster
+        case "folder":
+            path.mkdir()
         case "sound":
             clips.write(tmp_path / "whole.mp4", [clips.bright_disc(0)] * 3)
             import av
@@ -191,14 +209,24 @@ def damaged(tmp_path: Path, kind: str) -> Path:
         ("text", "video-unreadable"),
         ("empty", "video-unreadable"),
         ("missing", "video-unreadable"),
+        ("folder", "video-unreadable"),
+        ("cut", "video-unreadable"),
+        ("header", "video-unreadable"),
+        ("no frames", "video-without-frames"),
         ("sound", "no-video-stream"),
         ("pictures", "video-without-frames"),
     ],
 )
 def test_what_is_no_video_is_refused(tmp_path: Path, kind: str, code: str) -> None:
     path = damaged(tmp_path, kind)
-    with refused(DataError, code, str(path)), open_source(path) as source:
+    with refused(DataError, code, str(path)) as error, open_source(path) as source:
         list(source.frames())
+    assert "Errno" not in str(error.value)
+
+
+def test_messages_of_decoding_threads_do_not_call_python() -> None:
+    """They would wait for the interpreter while it waits for them, as a file is closed."""
+    assert reader.import_av().logging.get_level() is None
 
 
 def test_a_video_that_is_cut_off_is_drawn_as_far_as_it_goes(drawn, tmp_path: Path, caplog) -> None:

@@ -125,7 +125,8 @@ def import_av() -> "ModuleType":
         raise ConfigError(
             "videos need PyAV: pip install 'jaxdistill[video]'", code="extra-missing"
         ) from None
-    av.logging.set_level(av.logging.PANIC)  # FFmpeg's own lines would interrupt the progress bar
+    # Its logging stays off, as it is by default: a decoding thread that logs waits for the
+    # interpreter, and the interpreter for the thread, as a damaged file is closed.
     return av
 
 
@@ -237,6 +238,4 @@ def reason(error: Exception) -> str:
     Args:
       error: The exception.
     """
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return first_line(error)
+    return getattr(error, "strerror", None) or first_line(error)
