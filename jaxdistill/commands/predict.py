@@ -20,7 +20,8 @@ from rich.progress import Progress, TimeRemainingColumn
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
 from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
-from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS, drawings
+from jaxdistill.evaluation.foreground import drawings
+from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
 from jaxdistill.evaluation.predictor import Predictor, check_options, load
 from jaxdistill.evaluation.video import open_source, predict_video
@@ -44,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_options(args.threshold, args.batch_size, args.refine)
     if args.frames is not None and args.frames < 1:
         raise ConfigError(f"--frames {args.frames}: expected at least 1", code="frames")
-    names = list(drawings(args.kinds))
+    if args.foreground and not args.soft:
+        raise ConfigError(
+            "--foreground needs --soft: a hard mask has no pixels that are mixed",
+            code="foreground-needs-soft",
+        )
+    names = list(drawings(args.kinds, args.foreground))
     videos = [name for name in args.images if _is_video(name)]
     _check_names(videos)
     images = [name for name in args.images if name not in videos]
@@ -75,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kinds=args.kinds,
             threshold=None if args.soft else args.threshold,
             refine=args.refine,
+            foreground=args.foreground,
             batch_size=args.batch_size,
             progress=progress,
         )
@@ -107,6 +114,7 @@ def _predict_video(
                 kinds=args.kinds,
                 threshold=None if args.soft else args.threshold,
                 refine=args.refine,
+                foreground=args.foreground,
                 smoothing=args.smooth,
                 video_format=args.video_format,
                 batch_size=args.batch_size,
@@ -171,6 +179,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="use the probabilities: grey levels in masks, soft edges in everything else",
     )
     add_refinement(parser)
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="with --soft: cutouts and other backgrounds without a halo of the old background; "
+        "needs pip install 'jaxdistill[matting]'",
+    )
     parser.add_argument("--batch-size", type=int, default=4, metavar="N")
     video = parser.add_argument_group("videos")
     video.add_argument(

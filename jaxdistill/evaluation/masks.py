@@ -145,11 +145,18 @@ BACKGROUND = "background="
 """Beginning of the name of a drawing on another background; the path of an image follows."""
 
 
-def drawings(kinds: Sequence[str]) -> dict[str, Drawing]:
+BLENDED = ("cutouts", BACKGROUND.rstrip("="))
+"""Drawings that show the persons without what is behind them."""
+
+
+def drawings(
+    kinds: Sequence[str], blend: Callable[[Drawing], Drawing] = lambda draw: draw
+) -> dict[str, Drawing]:
     """Returns the functions that draw an image and its mask, by the names of their folders.
 
     Args:
       kinds: Names in `DRAWINGS`, or `background=IMAGE`, whose folder is `background`.
+      blend: Changes those that are `BLENDED`, such as `foreground.on_own_colours`.
 
     Raises:
       ConfigError: There is no such drawing, or `background` is there twice (`unknown-drawing`).
@@ -163,7 +170,8 @@ def drawings(kinds: Sequence[str]) -> dict[str, Drawing]:
                 f"{kind}: expected {', '.join(DRAWINGS)}, and at most one {BACKGROUND}IMAGE",
                 code="unknown-drawing",
             )
-        found[name] = DRAWINGS[kind] if kind in DRAWINGS else _on_background(Path(path))
+        draw = DRAWINGS[kind] if kind in DRAWINGS else _on_background(Path(path))
+        found[name] = blend(draw) if name in BLENDED else draw
     return found
 
 

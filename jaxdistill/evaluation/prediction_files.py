@@ -13,7 +13,8 @@ import numpy as np
 from jaxdistill.config import Size
 from jaxdistill.data import decode, image_ops
 from jaxdistill.data.image_files import ImageFile
-from jaxdistill.evaluation.masks import Drawing, GreyMask, RgbImage, drawings, grey_mask
+from jaxdistill.evaluation.foreground import drawings
+from jaxdistill.evaluation.masks import Drawing, GreyMask, RgbImage, grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.runtime.errors import OutputError
 from jaxdistill.runtime.prefetch import prefetch
@@ -37,6 +38,7 @@ def predict_files(
     kinds: Sequence[str] = ("masks",),
     threshold: float | None = 0.5,
     refine: str | None = None,
+    foreground: bool = False,
     batch_size: int = 4,
     progress: Callable[[int, list[Skipped]], object] = lambda count, skipped: None,
 ) -> int:
@@ -52,6 +54,7 @@ def predict_files(
       kinds: See `masks.drawings`.
       threshold: A person is where the probability is above it; None draws the probabilities.
       refine: A name in `refinement.REFINEMENTS`; None interpolates the logits.
+      foreground: See `foreground.drawings`.
       batch_size: Number of images that the model processes at a time.
       progress: Called after each batch with the number of its images and those that were skipped.
 
@@ -59,11 +62,12 @@ def predict_files(
       The number of images that were skipped because they cannot be read.
 
     Raises:
-      ConfigError: A kind or refinement is unknown (`unknown-drawing`, `unknown-refinement`).
+      ConfigError: A kind or refinement is unknown (`unknown-drawing`, `unknown-refinement`),
+        or a package is not installed (`extra-missing`).
       DataError: The image of a background cannot be read (`background-unreadable`).
       OutputError: A file cannot be written (`prediction-not-written`).
     """
-    draw = drawings(kinds)
+    draw = drawings(kinds, foreground)
     batch_size = min(batch_size, len(images))
     to_grey = partial(_grey_mask, threshold=threshold, refine=refine)
     batches = prefetch(_predicted(predictor, images, to_grey, batch_size), depth=1)

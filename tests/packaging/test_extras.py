@@ -18,11 +18,13 @@ PACKAGES = (
     "ai-edge-litert>=2.0",
     "mlflow-skinny>=2.16",
     "pillow-heif>=1.0",
+    "pymatting>=1.1.14",
     "tensorflow>=2.20",
     "wandb>=0.18",
 )
 TESTS = (
     "tests/data/test_decode.py",
+    "tests/evaluation/test_foreground.py",
     "tests/exporters/test_litert.py",
     "tests/exporters/test_litert_metadata.py",
     "tests/litert_interop",

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill.data import image_ops
-from jaxdistill.evaluation.masks import drawings, grey_mask
+from jaxdistill.evaluation.foreground import drawings
+from jaxdistill.evaluation.masks import grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.evaluation.video.reader import Frame, VideoSource, import_av, reason
@@ -51,6 +52,7 @@ def predict_video(
     threshold: float | None = 0.5,
     smoothing: float = 0.0,
     refine: str | None = None,
+    foreground: bool = False,
     video_format: str | None = None,
     batch_size: int = 4,
     limit: int | None = None,
@@ -71,6 +73,7 @@ def predict_video(
       threshold: A person is where the probability is above it; None draws the probabilities.
       smoothing: Weight of the frames before where nothing moves; see `Smoother`. 0 is off.
       refine: A name in `refinement.REFINEMENTS`; None interpolates the logits.
+      foreground: See `foreground.drawings`.
       video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
       batch_size: Number of frames that the model processes at a time.
       limit: Largest number of frames, at least 1; None takes all.
@@ -92,7 +95,7 @@ def predict_video(
             f"smoothing: {smoothing}: expected a number from 0 to below 1, such as 0.8",
             code="smoothing",
         )
-    work = _Work(predictor, source, output, kinds, threshold, refine, video_format)
+    work = _Work(predictor, source, output, kinds, threshold, refine, foreground, video_format)
     with _written(work.parts):
         return work.run(smoothing, batch_size, limit, stop, progress)
 
@@ -106,13 +109,15 @@ class _Work:
         kinds: Sequence[str],
         threshold: float | None,
         refine: str | None,
+        foreground: bool,
         video_format: str | None,
     ) -> None:
         if refine is not None:
             REFINEMENTS[refine]  # refuses an unknown one
         self.predictor, self.source = predictor, source
         self.threshold, self.refine = threshold, refine
-        self.kinds, self.draw = list(kinds), drawings(kinds)
+        self.kinds, self.draw = list(kinds), drawings(kinds, foreground)
+        self.foreground = foreground
         self.encodings = {name: _encoding(name, video_format) for name in self.draw}
         stem = source.path.stem if source.path else source.name.replace(" ", "_")
         self.targets = {
@@ -248,6 +253,7 @@ class _Work:
             "size": list(self.predictor.size),
             "threshold": self.threshold,
             "refine": self.refine,
+            "foreground": self.foreground,
             "kinds": self.kinds,
             "encodings": [encoding.codec for encoding in self.encodings.values()],
             "source": [state.st_size, state.st_mtime_ns] if state else time.time(),
