@@ -154,6 +154,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_anchor(self) -> "Config":
+        loaded = self.student.weights or self.student.encoder_weights
+        if self.training.anchor > 0 and loaded is None:
+            raise invalid(
+                "anchor-needs-weights",
+                "training.anchor draws weights back to those of a file, and the student starts "
+                "from random ones: set student.weights or student.encoder_weights, or "
+                "training.anchor to 0",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_cache(self) -> "Config":
         for key in ("copy_paste", "sizes"):
             if self.targets.cache is not None and getattr(self.data, key):

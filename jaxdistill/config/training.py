@@ -89,6 +89,10 @@ class Training(Section):
     decay: Literal["all", "kernels"] = "all"
     """What the weight decay applies to. `all`: every trained parameter, as in PyTorch. `kernels`:
     kernels of convolutions alone; biases and BatchNorm's scales are left out."""
+    anchor: Weight = 0.0
+    """Decay of the weights that `student.weights` or `student.encoder_weights` holds toward their
+    values there, in the place of `weight_decay`. A weight stays within about 1 / anchor of its
+    start; such as `30`. 0: none."""
     clip: Clip = Clip()
     """Gradient clipping."""
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0

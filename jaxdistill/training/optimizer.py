@@ -1,6 +1,7 @@
 """AdamW with a cosine learning rate, clipped, with a factor for each parameter group."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array
 
 from jaxdistill import config
 from jaxdistill.models.parameters import PARAM_GROUPS, param_group
+from jaxdistill.training.anchor import decay_toward_start
 from jaxdistill.types import Variables
 
 Schedule = Callable[[Array], Array]
@@ -45,15 +47,18 @@ def build_optimizer(
     *,
     unfreeze: config.Unfreezing | None = None,
     stage_of: Callable[[Variables], Mapping[str, str]] | None = None,
+    anchored: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """Builds the optimizer: clipping, AdamW, and the learning-rate schedule.
 
     Args:
-      settings: `clip`, `weight_decay`, `decay` and `learning_rates`.
+      settings: `clip`, `weight_decay`, `decay`, `anchor` and `learning_rates`.
       schedule: The learning rate by step.
       unfreeze: How the encoder joins the training; scales the encoder's learning rate.
       stage_of: Labels every parameter with the stage that it joined the training with. Each stage
         then has its own step count, which corrects the bias of its moments.
+      anchored: Parameter groups that `anchor` draws back to their start, if it is above 0; no
+        weight decay applies to them.
 
     Returns:
       A gradient transformation over variables by dotted path.
@@ -61,12 +66,12 @@ def build_optimizer(
     adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     if unfreeze is not None and stage_of is not None:
         adam = _by_label(adam, stage_of)
+    anchored = anchored if settings.anchor > 0 else ()
     return optax.chain(
         _clip(settings.clip),
         adam,
-        optax.add_decayed_weights(
-            settings.weight_decay, None if settings.decay == "all" else _are_kernels
-        ),
+        optax.add_decayed_weights(settings.weight_decay, _decayed(settings.decay, anchored)),
+        *([decay_toward_start(settings.anchor, anchored)] if anchored else []),
         _scale(group_factors(settings, unfreeze)),
         optax.scale_by_learning_rate(schedule),
     )
@@ -134,8 +139,20 @@ def _scale(factors: Mapping[str, float]) -> optax.GradientTransformation:
     return optax.stateless(scaled) if factors else optax.identity()
 
 
-def _are_kernels(params: Variables) -> dict[str, bool]:
-    return {path: path.endswith(".kernel") for path in params}
+def _decayed(
+    decay: Literal["all", "kernels"], anchored: Collection[str]
+) -> Callable[[Variables], dict[str, bool]] | None:
+    """Returns a function that says which parameters weight decay draws to zero; None: all."""
+    if decay == "all" and not anchored:
+        return None
+
+    def decayed(params: Variables) -> dict[str, bool]:
+        return {
+            path: param_group(path) not in anchored and (decay == "all" or path.endswith(".kernel"))
+            for path in params
+        }
+
+    return decayed
 
 
 def _clip(clip: config.Clip) -> optax.GradientTransformation:

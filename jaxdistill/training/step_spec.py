@@ -16,6 +16,7 @@ from jaxdistill.models import unfreezing
 from jaxdistill.models.parameters import Partition
 from jaxdistill.models.student import Student
 from jaxdistill.training import ema
+from jaxdistill.training.anchor import anchored_groups
 from jaxdistill.training.optimizer import (
     build_optimizer,
     group_factors,
@@ -70,6 +71,7 @@ def step_spec(
         schedule,
         unfreeze=settings.student.unfreeze,
         stage_of=lambda params: unfreezing.stage_of(params, unfreezing.encoder_stages(student)),
+        anchored=anchored_groups(settings.student),
     )
     return StepSpec(
         graphdef,
