@@ -59,6 +59,6 @@ def _build_graphs(
     if "int8" in precisions and source.best:
         dataset = open_split(source.best.settings.data, "train")
         images = sampling.sample(dataset, CALIBRATION_IMAGES, size).images
-        inputs = graph_inputs(images, form, student.normalization)
+        inputs = list(graph_inputs(images, form, student.normalization))
         graphs["int8"] = to_int8(graphs["float32"], inputs, student.float32_layers)
     return graphs

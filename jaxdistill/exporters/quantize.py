@@ -1,25 +1,36 @@
 """Conversion of a float32 graph to int8, by onnxruntime's static quantisation (QDQ)."""
 
+import contextlib
 import copy
+import io
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from jaxtyping import Shaped
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 
 from jaxdistill.models.symbolic import node_name
 
 CALIBRATION_IMAGES = 32
-"""Number of images on which the ranges of the activations are measured. The ranges span the extreme
-values, so more images only make them wider, and the rounding coarser."""
+"""Number of images on which the ranges of the activations are measured."""
+PERCENTILE = 99.99
+"""Share of a tensor's values, in percent, that its range spans from below and from above. The few
+beyond are clipped: a range up to the extreme values would be far wider, and the rounding coarser.
+"""
 
 
 def to_int8(
     model: onnx.ModelProto,
-    images: Iterable[Shaped[np.ndarray, "1 ..."]],
+    images: Sequence[Shaped[np.ndarray, "1 ..."]],
     float32_layers: Iterable[str] = (),
 ) -> onnx.ModelProto:
     """Quantises a graph: weights to int8 per output channel, activations to uint8.
@@ -36,13 +47,17 @@ def to_int8(
     kept = [node_name(path) for path in float32_layers]
     # BatchNorms are folded already, so the pre-processing of the quantisation has nothing to do.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),  # onnxruntime prints what it does
+    ):
         path = Path(folder, "int8.onnx")
         quantize_static(
             model,
             path,
-            _Reader(model.graph.input[0].name, iter(images)),
+            _Reader(model.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
+            calibrate_method=CalibrationMethod.Percentile,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[
@@ -53,13 +68,22 @@ def to_int8(
             per_channel=True,
             # Seven of the eight bits: sums of 8-bit products saturate on an x86 without VNNI.
             reduce_range=True,
+            # The histograms are updated image by image: all activations of all images at once
+            # would take gigabytes.
+            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": 1},
         )
         return onnx.load(path)
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, name: str, images: Iterator[np.ndarray]) -> None:
-        self._name, self._images = name, images
+    def __init__(self, name: str, images: Sequence[np.ndarray]) -> None:
+        self._name, self._all, self._images = name, images, iter(images)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._images = iter(self._all[start_index:end_index])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         image = next(self._images, None)

@@ -160,6 +160,31 @@ def test_int8_keeps_the_layers_that_the_student_names_in_float32(small: Student)
     }
 
 
+def test_a_few_extreme_values_do_not_widen_the_ranges_of_int8(
+    small: Student, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A single pixel of two images is a hundred times as bright as all others."""
+    graph = student_graph(small, Form("unit"))
+    plain = [unit(images(1, 96, 96, seed)) for seed in range(2)]
+    flawed = [plain[0], plain[1].copy()]
+    flawed[1][0, :, 40, 40] = 100
+
+    def scales(batches: list[np.ndarray]) -> dict[str, float]:
+        model = to_int8(graph, batches, small.float32_layers)
+        return {
+            each.name: float(onnx.numpy_helper.to_array(each))
+            for each in model.graph.initializer
+            if each.name.endswith("_scale") and not each.dims
+        }
+
+    expected, found = scales(plain), scales(flawed)
+    assert expected.keys() == found.keys()
+    assert len(expected) > 50
+    ratios = [found[name] / expected[name] for name in expected]
+    assert float(np.median(ratios)) < 1.1
+    assert capfd.readouterr().out == ""  # onnxruntime prints its progress otherwise
+
+
 class HardSwish(Layer):
     """A layer that the package does not know."""
 

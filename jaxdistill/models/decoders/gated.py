@@ -48,6 +48,8 @@ class GatedDecoder(SkipDecoder):
         super().__init__(
             "mediapipe-selfie", encoder, channels, GlobalContext, GatedUpBlock, rngs=rngs
         )
+        # In int8, the last block alone would cost more accuracy than all other layers together.
+        self.float32_layers = (f"blocks.{len(self.blocks) - 1}",) if self.blocks else ()
 
 
 class GlobalContext(nnx.Module):
