@@ -257,6 +257,9 @@ def furnished(place: Path) -> Path:
     clips.write(place / "clip.mp4", [clips.bright_disc(index) for index in range(5)])
     for folder, split in (("train", "train2017"), ("validation", "val2017")):
         shutil.copytree(coco / "images" / split, place / "PATH/TO/IMAGES" / folder)
+        (place / "PATH/TO/VIDEOS" / folder).mkdir(parents=True)
+        discs = [clips.bright_disc(index % 16) for index in range(70)]
+        clips.write(place / "PATH/TO/VIDEOS" / folder / "clip.mp4", discs)
     tiny_run.network(place / "network.onnx")
     coarse = [o for o in tiny_run.overrides(place) if "root=" not in o and "run=" not in o]
     given = [*coarse, f"run={place}/runs/NAME", f"data.root={coco}"]

@@ -20,12 +20,12 @@ from rich.progress import Progress, TimeRemainingColumn
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
 from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
+from jaxdistill.data.video import SUFFIXES, camera_number
 from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
 from jaxdistill.evaluation.predictor import Predictor, check_options, load
 from jaxdistill.evaluation.video import open_source, predict_video
-from jaxdistill.evaluation.video.reader import SUFFIXES, camera_number
 from jaxdistill.evaluation.video.writer import ENCODINGS
 from jaxdistill.runtime.errors import ConfigError, DataError
 from jaxdistill.runtime.signals import Interruption

@@ -43,9 +43,9 @@ class Data(Section):
     """Folder that holds the dataset. Commands that read images need it."""
     source: str | None = None
     """Name of the data source that reads the folder: `coco`, `mask_folder`, `yolo`, `labelme`,
-    `supervisely`, `hugging_face`, `image_folder`, or one of a plug-in. null: found out from the
-    folder, unless `train` or `validation` is set: then `coco` for a split with annotations, a
-    folder of images for one without."""
+    `supervisely`, `hugging_face`, `image_folder`, `video`, or one of a plug-in. null: found out
+    from the folder, unless `train` or `validation` is set: then `coco` for a split with
+    annotations, a folder of images for one without."""
     train: Split = Split(
         images=Path("images/train2017"),
         annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),
@@ -75,6 +75,9 @@ class Data(Section):
     mask_column: str | None = None
     """Column of the masks in a Hugging Face data set. null: the one that is called `mask` or so, or
     that is an image besides the image."""
+    frame_step: Annotated[int, Field(ge=1)] = 30
+    """Which frames the source `video` takes: the first of each video, and every `frame_step`-th
+    after it."""
     prepared: Path = Path(os.path.expanduser("~/.cache/jaxdistill"))  # noqa: PTH111 (never raises)
     """Folder for the datasets that are built from images and annotations; each is built once."""
     image_size: Size = (640, 640)

@@ -137,7 +137,7 @@ def _applied(settings: config.Data, name: str, layout: Found, need_validation: b
         unused = [splits["test"]] if {"validation", "test"} <= set(splits) else []
     if unused:
         note += f"; not used: {', '.join(map(_place, unused))}"
-    source = name if SOURCES[name].HAS_MASKS else None
+    source = None if name == "image_folder" else name
     update = {"source": source, "train": train, "validation": validation}
     return Layout(settings.model_copy(update=update), note)
 

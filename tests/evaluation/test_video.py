@@ -13,6 +13,7 @@ from refused import refused
 
 from jaxdistill.commands import predict
 from jaxdistill.data.image_files import find_images
+from jaxdistill.data.video import import_av
 from jaxdistill.evaluation.prediction_files import predict_files
 from jaxdistill.evaluation.predictor import Predictor
 from jaxdistill.evaluation.video import (
@@ -21,7 +22,6 @@ from jaxdistill.evaluation.video import (
     measure_flicker,
     open_source,
     prediction,
-    reader,
 )
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserError
 
@@ -226,7 +226,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, kind: str, code: str) -> No
 
 def test_messages_of_decoding_threads_do_not_call_python() -> None:
     """They would wait for the interpreter while it waits for them, as a file is closed."""
-    assert reader.import_av().logging.get_level() is None
+    assert import_av().logging.get_level() is None
 
 
 def test_a_video_that_is_cut_off_is_drawn_as_far_as_it_goes(drawn, tmp_path: Path, caplog) -> None:

@@ -13,6 +13,7 @@ from jaxdistill.data.sources.image_folder import ImageFolder
 from jaxdistill.data.sources.labelme import LabelMe
 from jaxdistill.data.sources.mask_folder import MaskFolder
 from jaxdistill.data.sources.supervisely import Supervisely
+from jaxdistill.data.sources.video import Video
 from jaxdistill.data.sources.yolo import Yolo
 from jaxdistill.runtime.registry import Registry
 
@@ -28,3 +29,4 @@ SOURCES.add(Yolo.NAME, Yolo)
 SOURCES.add(LabelMe.NAME, LabelMe)
 SOURCES.add(Supervisely.NAME, Supervisely)
 SOURCES.add(HuggingFace.NAME, HuggingFace)
+SOURCES.add(Video.NAME, Video)

@@ -3,8 +3,8 @@
 `predict_video` draws the masks of a whole clip; `Smoother` steadies the masks of any sequence.
 """
 
+from jaxdistill.data.video import Frame, VideoSource, open_source
 from jaxdistill.evaluation.video.prediction import VideoReport, predict_video
-from jaxdistill.evaluation.video.reader import Frame, VideoSource, open_source
 from jaxdistill.evaluation.video.smoothing import Smoother, flicker
 from jaxdistill.evaluation.video.steadiness import measure_flicker
 

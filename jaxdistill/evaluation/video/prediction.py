@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill.data import image_ops
+from jaxdistill.data.video import Frame, VideoSource, import_av, reason
 from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.evaluation.refinement import REFINEMENTS
-from jaxdistill.evaluation.video.reader import Frame, VideoSource, import_av, reason
 from jaxdistill.evaluation.video.smoothing import Smoother
 from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
 from jaxdistill.runtime import files

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxdistill.data import image_ops
+from jaxdistill.data.video import VideoSource
 from jaxdistill.evaluation.predictor import Predictor
-from jaxdistill.evaluation.video.reader import VideoSource
 from jaxdistill.evaluation.video.smoothing import Smoother, flicker
 
 

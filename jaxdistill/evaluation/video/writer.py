@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxdistill.config import Size
-from jaxdistill.evaluation.video.reader import VideoSource, import_av
+from jaxdistill.data.video import VideoSource, import_av
 
 
 class Encoding(NamedTuple):

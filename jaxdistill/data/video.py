@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from jaxdistill.config import Size
-from jaxdistill.evaluation.masks import RgbImage
 from jaxdistill.runtime.errors import ConfigError, DataError, first_line
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 log = logging.getLogger(__name__)
+
+RgbImage = UInt8[np.ndarray, "h w 3"]
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv"),
@@ -91,15 +93,67 @@ def open_source(source: str | Path | int) -> Iterator[VideoSource]:
             camera.release()
         return
     path = Path(source).expanduser()
+    with _container(path) as container:
+        yield _File(path, container)
+
+
+def _container(path: Path) -> Any:
+    """Returns an open container of PyAV, whose `with` block closes it."""
     av = import_av()
     try:
-        container = av.open(str(path))
+        return av.open(str(path))
     except (OSError, av.error.FFmpegError) as error:
         raise DataError(
             f"{path}: cannot be read as a video: {reason(error)}", code="video-unreadable"
         ) from None
-    with container:
-        yield _File(path, container)
+
+
+def frame_times(path: Path) -> list[int]:
+    """Returns when the frames of a video file are shown, in order, without decoding them.
+
+    Args:
+      path: The file.
+
+    Returns:
+      Times in units of the stream's time base, as far as the file can be read.
+
+    Raises:
+      ConfigError: The package PyAV is not installed (`extra-missing`).
+      DataError: See `open_source`.
+    """
+    av = import_av()
+    times: set[int] = set()
+    with _container(path) as container:
+        try:
+            for packet in container.demux(_video_stream(path, container)):
+                if packet.size and packet.pts is not None:
+                    times.add(packet.pts)
+        except av.error.FFmpegError as error:
+            log.warning("%s: the rest of it cannot be read: %s", path, reason(error))
+    return sorted(times)
+
+
+def frame_at(path: Path, pts: int) -> RgbImage | None:
+    """Returns a frame of a video file, upright; None if it cannot be decoded.
+
+    Args:
+      path: The file.
+      pts: When it is shown, from `frame_times`.
+
+    Raises:
+      DataError: See `open_source`.
+    """
+    av = import_av()
+    with _container(path) as container:
+        stream = _video_stream(path, container)
+        try:
+            container.seek(pts, stream=stream)  # to the key frame before it
+            for frame in container.decode(stream):
+                if frame.pts is not None and frame.pts >= pts:
+                    return _upright(frame)
+        except av.error.FFmpegError as error:
+            log.warning("%s: a frame cannot be decoded: %s", path, reason(error))
+    return None
 
 
 def camera_number(argument: str) -> int | None:
