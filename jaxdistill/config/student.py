@@ -39,7 +39,7 @@ class Student(Section):
     """Name of a registered encoder: `timm-efficientnet-b0` ... `-b3`, `tf_efficientnet_b0` ...
     `_b3`, `tf_efficientnet_lite0`, `mobilenetv3_small_050`, `_075`, `_100`,
     `mobilenetv3_large_075`, `_100`, `tf_mobilenetv3_small_minimal_100`,
-    `mobilenetv4_conv_small`, `_035`, `_050`, `mediapipe-selfie`."""
+    `mobilenetv4_conv_small`, `_035`, `_050`, `mediapipe-selfie`, `mediapipe-selfie-bn`."""
     encoder_depth: Annotated[int, Field(ge=1)] | None = None
     """Number of the encoder's feature maps that are used, finest first; the layers that only the
     others need are left out. Four maps of an EfficientNet or a MobileNet end at stride 16. null:
@@ -54,7 +54,8 @@ class Student(Section):
     `imagenet`."""
     decoder: str = "unet"
     """Name of a registered decoder: `unet`; `light-unet`, a UNet of depthwise-separable
-    convolutions; `lr-aspp`; `mediapipe-selfie`, with gated skip connections."""
+    convolutions; `lr-aspp`; `mediapipe-selfie`, with gated skip connections;
+    `mediapipe-selfie-bn`, the same with BatchNorms."""
     decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=32)] | None = (
         None
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxdistill import config
 from jaxdistill.models import decoders as decoders
 from jaxdistill.models import encoders as encoders
+from jaxdistill.models import restored_norm as restored_norm
 from jaxdistill.models import weights as _weights
 from jaxdistill.models.decoders.skips import SkipDecoder
 from jaxdistill.models.feature_info import FeatureInfo, check_image_size
