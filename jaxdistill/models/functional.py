@@ -28,10 +28,7 @@ def relu(x: Any) -> Any:
 
 def relu6(x: Any) -> Any:
     """Returns `min(max(x, 0), 6)`."""
-    if isinstance(x, SymbolicTensor):
-        bounds = (x.graph.weight(name, np.array(n)) for name, n in (("zero", 0), ("six", 6)))
-        return x.apply("Clip", "relu6", *bounds)
-    return jax.nn.relu6(x)
+    return _clip(x, "relu6", zero=0, six=6) if isinstance(x, SymbolicTensor) else jax.nn.relu6(x)
 
 
 def hard_swish(x: Any) -> Any:
@@ -44,7 +41,10 @@ def hard_swish(x: Any) -> Any:
 def hard_sigmoid(x: Any) -> Any:
     """Returns `relu6(x + 3) / 6`."""
     if isinstance(x, SymbolicTensor):
-        return x.apply("HardSigmoid", "hard_sigmoid", alpha=1 / 6, beta=0.5)
+        y = x.apply("HardSigmoid", "hard_sigmoid", alpha=1 / 6, beta=0.5)
+        # It changes no value. Without it, OpenCV takes the product of a map and this gate for the
+        # hard swish of the gate's input.
+        return _clip(y, "clip", zero=0, one=1)
     return jax.nn.hard_sigmoid(x)
 
 
@@ -117,3 +117,9 @@ def upsample_bilinear(x: Any, factor: int = 2) -> Any:
         return SymbolicTensor(x.graph, output, x.layer)
     _, height, width, _ = x.shape
     return image_ops.resize(x, (factor * height, factor * width))
+
+
+def _clip(x: SymbolicTensor, suffix: str, **bounds: int) -> SymbolicTensor:
+    """Adds a Clip node with bounds that are constants of these names."""
+    names = (x.graph.weight(name, np.array(value)) for name, value in bounds.items())
+    return x.apply("Clip", suffix, *names)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import onnx
@@ -56,13 +57,28 @@ def unit(batch: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
 
+def run_in_opencv(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
+    """The output of OpenCV's DNN module, NHWC."""
+    network = cv2.dnn.readNetFromONNX(np.frombuffer(model.SerializeToString(), np.uint8))
+    outputs = []
+    for image in batch:
+        network.setInput(image[None])
+        outputs.append(network.forward().transpose(0, 2, 3, 1))
+    return np.concatenate(outputs)
+
+
 def check_against_flax(student: Student, count: int, height: int, width: int) -> onnx.ModelProto:
     batch = images(count, height, width)
     expected = flax_outputs(student, batch, Form())
     assert expected.std() > 0.05  # otherwise anything would be equal
     model = student_graph(student, Form("unit"))
-    # As a share of the largest logit: MobileNets with random statistics reach 101.
-    assert np.abs(run(model, unit(batch)) - expected).max() < 2e-5 * np.abs(expected).max()
+    # As a share of the largest logit: MobileNets with random statistics reach 101. Measured: up to
+    # 4.2e-6 in onnxruntime 1.32 and OpenCV 5.0, 7.8e-6 in OpenCV 4.11.
+    bound = 2e-5 * np.abs(expected).max()
+    assert np.abs(run(model, unit(batch)) - expected).max() < bound
+    # OpenCV 4 does not read a UNet of free height and width.
+    fixed = student_graph(student, Form("unit", size=(height, width)))
+    assert np.abs(run_in_opencv(fixed, unit(batch)) - expected).max() < bound
     return model
 
 
@@ -70,6 +86,15 @@ def check_against_flax(student: Student, count: int, height: int, width: int) ->
 def test_the_graph_computes_the_student_s_logits(encoder: str) -> None:
     settings = config.Student(encoder=encoder, decoder_channels=(24, 16, 12, 8, 4))
     check_against_flax(randomised(small_student(settings=settings)), 3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [("mediapipe-selfie", "mediapipe-selfie"), ("mobilenetv3_small_050", "lr-aspp")],
+)
+def test_small_students_of_other_decoders(encoder: str, decoder: str) -> None:
+    settings = config.Student(encoder=encoder, decoder=decoder, frozen=())
+    check_against_flax(randomised(small_student(settings=settings)), 2, 64, 96)
 
 
 def test_one_graph_takes_any_sides_and_any_batch(small: Student) -> None:
