@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         "--input",
         choices=get_args(Input),
         help="input of the graph, always RGB. normalized: float32 (N, 3, H, W), mean and std "
-        "applied by the caller (the default of ONNX); unit: float32 (N, 3, H, W) in [0, 1] (the "
+        "applied by the caller (the default of ONNX); imagenet: the same with those of ImageNet, "
+        "whatever the student expects; unit: float32 (N, 3, H, W) in [0, 1] (the "
         "default of .tflite, where it is (1, H, W, 3)); uint8: (N, H, W, 3), as images are decoded",
     )
     parser.add_argument(

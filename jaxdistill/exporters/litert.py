@@ -45,18 +45,18 @@ def export(source: Source, output: Path, options: Options) -> Report:
       The files, and their measurements.
 
     Raises:
-      ConfigError: The input is `normalized` (`invalid-argument`), or a package of the extra is not
-        installed (`extra-missing`).
+      ConfigError: The input is `normalized` or `imagenet` (`invalid-argument`), or a package of the
+        extra is not installed (`extra-missing`).
       ExportError: A file differs from the student (`graph-differs`), the student cannot be
         converted (`no-tflite-form`), or there are no images for int8 (`int8-needs-images`).
       OutputError: The output exists and is a folder (`output-exists`), or cannot be written
         (`output-unwritable`).
     """
     verified_files.refuse_folder(output)
-    if options.input == "normalized":
+    if options.input in ("normalized", "imagenet"):
         raise ConfigError(
             f"input: {output.name} normalises images itself, because MediaPipe knows no mean and "
-            f"deviation per channel; choose unit or uint8 instead of normalized",
+            f"deviation per channel; choose unit or uint8 instead of {options.input}",
             code="invalid-argument",
         )
     tensorflow = _import_tensorflow()

@@ -13,7 +13,7 @@ from onnx import ValueInfoProto
 
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.data.splits import open_split
-from jaxdistill.exporters.onnx_graph import Form
+from jaxdistill.exporters.onnx_graph import Form, done_by_caller
 from jaxdistill.exporters.registry import Input, Source
 from jaxdistill.models.feature_info import size_multiple
 from jaxdistill.runtime.errors import UserError
@@ -22,6 +22,7 @@ from jaxdistill.version import __version__
 
 _RANGES: dict[Input, str] = {
     "normalized": "(pixels in [0, 1] - mean) / std, per channel",
+    "imagenet": "(pixels in [0, 1] - mean) / std, per channel",
     "unit": "pixels in [0, 1]",
     "uint8": "pixels in 0 ... 255",
 }
@@ -71,6 +72,7 @@ def make_card(interface: Interface, form: Form, source: Source) -> dict[str, Any
     """
     student, best = source
     multiple = size_multiple(student)
+    done = done_by_caller(form.input, student.normalization)
     return {
         "task": "human segmentation: a person where the output is above "
         + ("0.5" if form.sigmoid else "0"),
@@ -86,8 +88,8 @@ def make_card(interface: Interface, form: Form, source: Source) -> dict[str, Any
             "range": "probabilities in [0, 1]" if form.sigmoid else "logits",
         },
         "normalization": {
-            **student.normalization._asdict(),
-            "done by": "the caller" if form.input == "normalized" else "the graph",
+            **(done or student.normalization)._asdict(),
+            "done by": "the graph" if done is None else "the caller",
         },
         "student": {
             "encoder": student.settings.encoder,

@@ -15,6 +15,7 @@ from flax import nnx
 from onnx import TensorProto, helper, numpy_helper
 
 from jaxdistill.config import Size
+from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.exporters.registry import Input
 from jaxdistill.models.parameters import dotted
@@ -152,9 +153,18 @@ def _normalize(graph: OnnxGraphBuilder, normalization: Normalization, form: Inpu
     It cannot be folded into the convolution, which pads with zeros: these are the mean colour for
     the student, but would be black for a kernel that normalises too.
     """
-    x = "image"
-    if form == "normalized":
+    x, done = "image", done_by_caller(form, normalization)
+    if done == normalization:
         return x
+    if done is not None:
+        # x is (pixels - done.mean) / done.std; the result (pixels - mean) / std.
+        done_mean, done_std, mean, std = (
+            np.array(values).reshape(1, 3, 1, 1) for values in (*done, *normalization)
+        )
+        factor = graph.constant("factor", (done_std / std).astype("float32"))
+        shift = graph.constant("shift", ((done_mean - mean) / std).astype("float32"))
+        x = graph.node("Mul", "image/scaled", [x, factor])
+        return graph.node("Add", "image/normalized", [x, shift])
     white = 1.0
     if form == "uint8":
         x = graph.node("Transpose", "image/nchw", [x], perm=[0, 3, 1, 2])
@@ -168,6 +178,21 @@ def _normalize(graph: OnnxGraphBuilder, normalization: Normalization, form: Inpu
         name = graph.constant("std", std.astype("float32"))
         x = graph.node("Div", "image/normalized", [x, name])
     return x
+
+
+def done_by_caller(form: Input, normalization: Normalization) -> Normalization | None:
+    """Returns how a caller normalises pixels in [0, 1] for a graph.
+
+    Args:
+      form: Input of the graph.
+      normalization: What the student expects.
+
+    Returns:
+      Mean and deviation; None: the graph normalises.
+    """
+    if form == "imagenet":
+        return image_ops.resolve("imagenet")
+    return normalization if form == "normalized" else None
 
 
 def _model(graph: OnnxGraphBuilder, form: Form) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from jaxdistill.config import Size
 from jaxdistill.models.student import Student
 from jaxdistill.runtime.registry import Registry
 
-Input = Literal["normalized", "unit", "uint8"]
+Input = Literal["normalized", "imagenet", "unit", "uint8"]
 Precision = Literal["float32", "float16", "int8"]
 
 
@@ -28,8 +28,9 @@ class Options(NamedTuple):
 
     input: Input | None = None
     """Input of the graph, always RGB; None: what is usual in the format. `normalized`: float32,
-    normalised as the encoder expects. `unit`: float32 in [0, 1]. `uint8`: as images are decoded.
-    In ONNX the first two are (N, 3, H, W), the last is (N, H, W, 3)."""
+    normalised as the encoder expects. `imagenet`: float32, normalised by ImageNet's mean and
+    deviation, whatever the encoder expects. `unit`: float32 in [0, 1]. `uint8`: as images are
+    decoded. In ONNX the last is (N, H, W, 3), the others are (N, 3, H, W)."""
     sigmoid: bool = False
     """Whether the output holds probabilities, `mask`, instead of `logits`."""
     size: Size | None = None

@@ -125,6 +125,7 @@ def test_scores_are_printed_as_a_table(place: Path, capsys: pytest.CaptureFixtur
     "options",
     [
         pytest.param(["--input", "uint8", "--sigmoid"], id="bytes"),
+        pytest.param(["--input", "imagenet"], id="imagenet", marks=pytest.mark.slow),
         pytest.param([], id="normalized", marks=pytest.mark.slow),
         pytest.param(["--input", "unit", "--size", "64", "64"], id="unit", marks=pytest.mark.slow),
     ],

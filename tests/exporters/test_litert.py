@@ -16,6 +16,7 @@ from small_student import randomised, small_student
 from jaxdistill import config, exporters
 from jaxdistill.commands import export as command_line
 from jaxdistill.exporters.litert_student import LiteRTStudent
+from jaxdistill.exporters.registry import Input
 from jaxdistill.exporters.verify import MAX_IOU_LOSS
 from jaxdistill.models import Student
 from jaxdistill.runtime.errors import ConfigError, ExportError, OutputError
@@ -30,9 +31,10 @@ needs_mediapipe = pytest.mark.skipif(
 )
 
 
-def test_normalised_input_is_refused(small: Student, tmp_path: Path) -> None:
-    with refused(ConfigError, "invalid-argument", "normalized"):
-        exporters.export(small, tmp_path / "a.tflite", input="normalized", size=SIZE)
+@pytest.mark.parametrize("kind", ["normalized", "imagenet"])
+def test_normalised_input_is_refused(small: Student, tmp_path: Path, kind: Input) -> None:
+    with refused(ConfigError, "invalid-argument", kind):
+        exporters.export(small, tmp_path / "a.tflite", input=kind, size=SIZE)
 
 
 @pytest.mark.parametrize("missing", ["tensorflow", "ai_edge_litert"])

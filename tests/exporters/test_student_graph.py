@@ -111,7 +111,7 @@ def logits(small: Student) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-@pytest.mark.parametrize("kind", ["normalized", "unit", "uint8"])
+@pytest.mark.parametrize("kind", ["normalized", "imagenet", "unit", "uint8"])
 def test_every_form_computes_the_same_mask_up_to_the_border(
     small: Student, logits: np.ndarray, kind: Input, sigmoid: bool
 ) -> None:
