@@ -43,10 +43,11 @@ NOT_RUN = {
     r"\S*python tools/demo/prepare_demo.py": "minutes: it is what `make demo` runs",
     r"\S*(python -m jaxdistill.|jaxdistill )train --config configs/demo": "`make demo` prepares it",
     r"npm |tar ": "a package from the internet",
+    r"rembg |cp |mkdir -p ~": "programs and folders of a user's; test_recipes.py does what they do",
     r"jaxdistill convert-weights from-mediapipe|.*phone|.*selfie": "needs what that package holds",
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",
-    r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|clip|gpu)": "tests/tools runs them",
+    r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|clip|gpu|runtimes)": "tests/tools runs them",
 }
 """Commands that the slow test leaves out, and why."""
 

@@ -76,7 +76,7 @@ def check_against_flax(student: Student, count: int, height: int, width: int) ->
     # 4.2e-6 in onnxruntime 1.32 and OpenCV 5.0, 7.8e-6 in OpenCV 4.11.
     bound = 2e-5 * np.abs(expected).max()
     assert np.abs(run(model, unit(batch)) - expected).max() < bound
-    # OpenCV 4 does not read a UNet of free height and width.
+    # OpenCV 4.11 does not read a UNet of free height and width.
     fixed = student_graph(student, Form("unit", size=(height, width)))
     assert np.abs(run_in_opencv(fixed, unit(batch)) - expected).max() < bound
     return model

@@ -21,6 +21,7 @@ PACKAGES = (
     "openvino>=2026.4",
     "pillow-heif>=1.0",
     "pymatting>=1.1.14",
+    "rembg>=2.0.86",
     "tensorflow>=2.20",
     "wandb>=0.18",
 )
@@ -30,6 +31,7 @@ TESTS = (
     "tests/evaluation/test_foreground.py",
     "tests/exporters/test_litert.py",
     "tests/exporters/test_litert_metadata.py",
+    "tests/exporters/test_recipes.py",
     "tests/litert_interop",
     "tests/reporting/test_trackers.py",
     "tests/tools/test_runtimes.py",

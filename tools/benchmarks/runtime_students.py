@@ -52,7 +52,7 @@ def contestant(
     path = Path(argument)
     if path.suffix in FILES:
         if not path.is_file():
-            raise ConfigError(f"there is no file {path}", code="file-missing")
+            raise ConfigError(f"there is no file {path}", code="no-such-file")
         return Contestant(path.name, {path.suffix: path}, None)
     made = _student(argument, images)
     files: dict[str, Path | str] = {}
