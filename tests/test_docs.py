@@ -47,7 +47,8 @@ NOT_RUN = {
     r"jaxdistill convert-weights from-mediapipe|.*phone|.*selfie": "needs what that package holds",
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",
-    r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|clip|gpu|runtimes)": "tests/tools runs them",
+    r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|clip|gpu)": "tests/tools runs them",
+    r"python tools/benchmarks/runtimes": "test_runtimes.py runs it",
 }
 """Commands that the slow test leaves out, and why."""
 
