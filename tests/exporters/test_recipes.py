@@ -29,7 +29,8 @@ def test_rembg_s_custom_session_computes_the_student_s_masks(
     mask = rembg.remove(Image.fromarray(image), session=session, only_mask=True)
     expected = flax_outputs(small, image[None], Form(sigmoid=True))[0, ..., 0]
     stretched = (expected - expected.min()) / (expected.max() - expected.min())
-    assert np.abs(np.asarray(mask) - 255 * stretched).max() <= 1
+    # rembg cuts off fractions. Measured: -1.002 to 0.002.
+    assert np.abs(np.asarray(mask) - 255 * stretched).max() < 1.1
 
 
 def test_a_file_fits_the_place_of_obs_s_rmbg(small: Student, tmp_path: Path) -> None:
