@@ -5,8 +5,9 @@
     python tools/reproduce.py distillation longer --data FOLDER   # makes two
     python tools/reproduce.py all --data FOLDER
 
-FOLDER stands for the documents' PATH/TO/COCO; U²-Net-p and the encoder's weights are in
-ext_extractor, as the README says.
+FOLDER stands for the documents' PATH/TO/COCO and PATH/TO/IMAGES; U²-Net-p and the encoder's
+weights are in ext_extractor, as the README says.
+
 A table is one section of a document; its shell blocks are run in their order, from the top of the
 repository. What was interrupted goes on where it stopped: a table that is done is left out, and
 the commands themselves go on (`jaxdistill train --resume`, `ablate.py`). For each table,
@@ -44,6 +45,7 @@ TABLES = {
     "masks": Table("distillation.md", "What the masks of the tables are worth", "data; hours"),
     "longer": Table("distillation.md", "Longer, and with crops", "data; hours"),
     "recommended": Table("distillation.md", "The recommended configuration", "data; an hour"),
+    "runtimes": Table("performance.md", "The same masks in six runtimes", "data; the runtimes"),
     "input": Table("performance.md", "Data", "data"),
     "communication": Table("scale.md", "What devices tell each other"),
     "gpu-program": Table("gpu.md", "The GPU's program, checked without a GPU"),
@@ -62,7 +64,8 @@ def script(table: Table, data: str | None) -> str:
     """Returns the commands with the reader's own files, which go on where they stopped."""
     text = commands(table)
     if data:
-        text = text.replace("PATH/TO/COCO", shlex.quote(str(Path(data).absolute())))
+        for name in ("PATH/TO/COCO", "PATH/TO/IMAGES"):
+            text = text.replace(name, shlex.quote(str(Path(data).absolute())))
     return re.sub(r"^(jaxdistill train) ", r"\1 --resume ", text, flags=re.M)
 
 
