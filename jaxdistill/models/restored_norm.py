@@ -9,6 +9,7 @@ long as the running statistics are used. Exports fold them again.
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -22,6 +23,7 @@ from jaxdistill.models.layers import BatchNorm, Conv, ScaledConv, conv_norm
 from jaxdistill.models.parameters import flat_variables, merge
 from jaxdistill.models.registry import DECODERS, ENCODERS
 from jaxdistill.models.student import Student
+from jaxdistill.types import Variables
 
 NAME = "mediapipe-selfie-bn"
 """Name of encoder and decoder."""
@@ -101,9 +103,17 @@ def restore(student: Student, images: Float[np.ndarray, "b h w 3"]) -> Student:
         variables[inserted if inserted in variables else path] = value
     built = merge(nnx.graphdef(built), variables)
     built.set_attributes(NormedConv, measuring=True)
-    built(jnp.asarray(images), train=False)
+    graphdef, state = nnx.split(built)
+
+    @jax.jit
+    def measured(state: nnx.State, images: Array) -> Variables:
+        measuring: Student = nnx.merge(graphdef, state)
+        measuring(images, train=False)
+        return flat_variables(measuring)
+
     built.set_attributes(NormedConv, measuring=False)
-    return built
+    restored: Student = merge(nnx.graphdef(built), measured(state, jnp.asarray(images)))
+    return restored
 
 
 def save(path: Path, student: Student) -> None:
