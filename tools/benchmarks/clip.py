@@ -190,7 +190,7 @@ def memory_by_frame(
     def progress(more: int) -> None:
         nonlocal count
         count += more
-        if count == 300 or count % 1000 == 0:
+        if count and count % 300 == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             found[count] = pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
