@@ -84,8 +84,8 @@ def initialized(args: argparse.Namespace) -> Iterator[None]:
     ended = threading.Event()
     threading.Thread(target=_watch_others, args=(ended,), daemon=True).start()
     try:
-        # The first collective connects the processes, and waits 30 seconds for the others only. Later
-        # ones may follow a compilation, which takes one process longer than another.
+        # The first collective connects the processes, and waits for the others 30 seconds only. It
+        # must not follow a compilation, which takes one process longer than another.
         barrier("start")
         yield
     except BaseException as error:
