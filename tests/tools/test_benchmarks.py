@@ -285,11 +285,9 @@ def test_all_contestants_are_measured(
     step: Run, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     everyone = list(benchmark_step.SCRIPTS)
-    assert (
-        step("--json", tmp_path / "found.json", "--compiler", "eager", "--contestants", *everyone)
-        == 0
-    )
-    found = json.loads((tmp_path / "found.json").read_text())
+    output = tmp_path / "found.json"
+    assert step("--contestants", *everyone, "--compiler", "eager", "--json", output) == 0
+    found = json.loads(output.read_text())
     contestants = found["contestants"]
     assert set(contestants) == set(everyone)
     assert set(contestants["original"]["median"]) == {
