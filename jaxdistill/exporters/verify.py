@@ -149,9 +149,10 @@ def check(precision: Precision, row: Row, reference: Row) -> None:
     else:
         what, value, limit = "mean IoU lost", reference.mean_iou - row.mean_iou, MAX_IOU_LOSS
     if not value <= limit:  # also where it is NaN
+        advice = f"; leave {precision} out, or train the student further"
         raise ExportError(
-            f"the {precision} graph differs from the student and was not written: "
-            f"{what} {value:.2g}, allowed {limit:.2g}",
+            f"the {precision} graph differs from the student, so that no file was written: "
+            f"{what} {value:.2g}, allowed {limit:.2g}{'' if precision == 'float32' else advice}",
             code="graph-differs",
         )
 
