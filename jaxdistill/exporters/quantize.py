@@ -43,10 +43,25 @@ def to_int8(
     Returns:
       The quantised graph.
     """
-    model = copy.deepcopy(model)  # onnxruntime moves the weights out of the model that it is given
+    model = copy.deepcopy(model)
     kept = [node_name(path) for path in float32_layers]
     # BatchNorms are folded already, so the pre-processing of the quantisation has nothing to do.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    try:
+        return _quantised(model, images, kept, CalibrationMethod.Percentile)
+    except (ValueError, MemoryError):
+        # onnxruntime makes no histogram of a tensor that is nearly constant, as in a student that
+        # was hardly trained.
+        return _quantised(model, images, kept, CalibrationMethod.MinMax)
+
+
+def _quantised(
+    model: onnx.ModelProto,
+    images: Sequence[np.ndarray],
+    kept: Sequence[str],
+    method: CalibrationMethod,
+) -> onnx.ModelProto:
+    model = copy.deepcopy(model)  # onnxruntime moves the weights out of the model that it is given
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()),  # onnxruntime prints what it does
@@ -57,7 +72,7 @@ def to_int8(
             path,
             _Reader(model.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
-            calibrate_method=CalibrationMethod.Percentile,
+            calibrate_method=method,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[
@@ -68,8 +83,8 @@ def to_int8(
             per_channel=True,
             # Seven of the eight bits: sums of 8-bit products saturate on an x86 without VNNI.
             reduce_range=True,
-            # The histograms are updated image by image: all activations of all images at once
-            # would take gigabytes.
+            # Ranges are updated image by image: all activations of all images at once would take
+            # gigabytes.
             extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": 1},
         )
         return onnx.load(path)
