@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from jaxdistill.checkpoint.best import Best
-from jaxdistill.models import Student, weights
-from jaxdistill.models.parameters import flat_variables, merge, param_group
+from jaxdistill.models import Student, save_weights, weights
+from jaxdistill.models.parameters import flat_variables, merge
 from jaxdistill.runtime.errors import ConfigError, RunError
 from jaxdistill.runtime.files import retry_io
 
@@ -34,13 +34,7 @@ def save_start(run: Path, student: Student) -> None:
     """
     if student.settings.weights is None:
         return
-    arrays = {
-        name: np.asarray(value)
-        for name, value in flat_variables(student).items()
-        if param_group(name) != "projectors"
-    }
-    metadata = {"encoder": student.settings.encoder, "decoder": student.settings.decoder}
-    weights.save(run / START, arrays, metadata)
+    save_weights(student, run / START)
 
 
 def interpolated(best: Best, share: float | None) -> Best:

@@ -27,8 +27,7 @@ from jaxdistill.exporters.registry import (
     Report,
     Source,
 )
-from jaxdistill.models import check_image_size, without_projectors
-from jaxdistill.models.student import Student, from_weights
+from jaxdistill.models import Student, check_image_size, from_weights, without_projectors
 from jaxdistill.runtime.errors import ConfigError, OutputError
 
 __all__ = ["EXPORTERS", "Options", "Report", "Source", "export"]

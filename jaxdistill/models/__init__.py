@@ -20,6 +20,8 @@ from jaxdistill.models.student import (
     Student,
     build,
     feature_info,
+    from_weights,
+    save_weights,
     with_projectors,
     without_projectors,
 )
@@ -38,6 +40,8 @@ __all__ = [
     "check_image_size",
     "create",
     "feature_info",
+    "from_weights",
+    "save_weights",
     "with_projectors",
     "without_projectors",
 ]

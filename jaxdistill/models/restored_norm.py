@@ -3,10 +3,10 @@
 In MediaPipe's file they are folded into the convolutions. Here every convolution but those of the
 gates has one again. `restore` gives it the mean and the variance of the convolution's output on
 images, and a scale and a shift that undo the normalisation; so the network computes what it did as
-long as the running statistics are used. Exports fold them again.
+long as the running statistics are used; `models.save_weights` writes it as a file to train from.
+Exports fold the BatchNorms again.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxdistill import config
-from jaxdistill.models import weights
 from jaxdistill.models.decoders.gated import GatedDecoder
 from jaxdistill.models.encoders.mediapipe_selfie import ChannelGate, MediaPipeSelfie
 from jaxdistill.models.layers import BatchNorm, Conv, ScaledConv, conv_norm
@@ -114,22 +113,6 @@ def restore(student: Student, images: Float[np.ndarray, "b h w 3"]) -> Student:
     built.set_attributes(NormedConv, measuring=False)
     restored: Student = merge(nnx.graphdef(built), measured(state, jnp.asarray(images)))
     return restored
-
-
-def save(path: Path, student: Student) -> None:
-    """Writes a file for `student.weights`.
-
-    Args:
-      path: The safetensors file.
-      student: A student with BatchNorms, see `restore`.
-
-    Raises:
-      OSError: The file cannot be written.
-    """
-    arrays = {name: np.asarray(value) for name, value in flat_variables(student).items()}
-    normalization = weights.format_normalization(student.normalization)
-    names = {"encoder": NAME, "decoder": NAME}
-    weights.save(path, arrays, {**names, "normalization": normalization})
 
 
 def _insert(network: nnx.Module) -> None:

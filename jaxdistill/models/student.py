@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -215,6 +216,30 @@ def build(
     }
     filled = weights.fill(expected, read, path)
     return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
+
+
+def save_weights(student: Student, path: Path) -> None:
+    """Writes a student's variables, without projectors, as a file for `student.weights`.
+
+    Args:
+      student: The student.
+      path: The safetensors file. Its metadata name encoder, decoder and normalisation, so that
+        `from_weights` builds the student from the file alone.
+
+    Raises:
+      OSError: The file cannot be written.
+    """
+    arrays = {
+        name: np.asarray(value)
+        for name, value in flat_variables(student).items()
+        if param_group(name) != "projectors"
+    }
+    metadata = {
+        "encoder": student.settings.encoder,
+        "decoder": student.settings.decoder,
+        "normalization": weights.format_normalization(student.normalization),
+    }
+    weights.save(path, arrays, metadata)
 
 
 def from_weights(path: Path) -> Student:

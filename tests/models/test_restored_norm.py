@@ -12,11 +12,13 @@ from small_student import randomised
 from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.exporters.onnx_graph import Form, student_graph
-from jaxdistill.models import Student, build, restored_norm, weights
+from jaxdistill.models import Student, build, restored_norm, save_weights, weights
 from jaxdistill.models.parameters import flat_variables
 from jaxdistill.models.unfreezing import partition_in_phase
 
 SELFIE = config.Student(encoder="mediapipe-selfie", decoder="mediapipe-selfie", frozen=())
+pytestmark = pytest.mark.slow  # compiles whole students
+
 IMAGES = np.random.default_rng(0).random((4, 64, 64, 3), np.float32)
 
 
@@ -77,7 +79,7 @@ def test_an_export_folds_them_again(plain: Student, restored: Student) -> None:
 
 def test_it_is_saved_and_built_from_its_file(restored: Student, tmp_path: Path) -> None:
     path = tmp_path / "restored.safetensors"
-    restored_norm.save(path, restored)
+    save_weights(restored, path)
     loaded, _ = weights.load(path)
     assert loaded.keys() == flat_variables(restored).keys()
     names = {"encoder": restored_norm.NAME, "decoder": restored_norm.NAME}
