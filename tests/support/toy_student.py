@@ -1,11 +1,21 @@
 """The smallest encoder and decoder that train, as a user writes them, and images for them."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
+import tiny_run
 from flax import nnx
 
+import jaxdistill as jd
+from jaxdistill import config
 from jaxdistill.models import DECODERS, ENCODERS, Decoder, Encoder, FeatureInfo
 from jaxdistill.models.functional import concatenate, relu, upsample_nearest
 from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
+from jaxdistill.training import Callback
 
 SIZE = 16
 """Height and width of the images of `batches`."""
@@ -61,3 +71,29 @@ def batches() -> list[dict[str, np.ndarray]]:
     masks = draw.integers(0, 2, (2, 2, SIZE, SIZE, 1)).astype(np.float32)
     images = np.clip(masks + draw.normal(0, 0.1, (2, 2, SIZE, SIZE, 3)), 0, 1).astype(np.float32)
     return [{"images": image, "masks": mask} for image, mask in zip(images, masks, strict=True)]
+
+
+def trainer(
+    run: Path,
+    callbacks: Sequence[Callback] = (),
+    unfreeze: config.Unfreezing | None = None,
+    weights: Path | None = None,
+    **training: Any,
+) -> jd.Trainer:
+    """A trainer of four epochs of two steps, on masks alone."""
+    return jd.Trainer(
+        jd.models.create("toy-decoder", encoder="toy-encoder", weights=weights, unfreeze=unfreeze),
+        batches(),
+        validation=batches(),
+        losses={"bce": jd.losses.BCE(weight=1.0)},
+        run=run,
+        callbacks=tuple(callbacks),
+        console=tiny_run.QUIET,
+        **{"epochs": 4, "learning_rate": 1e-2, **training},
+    )
+
+
+def stored_arrays(run: Path) -> dict[str, Any]:
+    """All arrays of a run's newest checkpoint, by part."""
+    newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    return jax.tree.map(np.asarray, ocp.PyTreeCheckpointer().restore((newest / "state").absolute()))

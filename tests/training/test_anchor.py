@@ -7,16 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-import tiny_run
 import toy_student
 from refused import refused
+from toy_student import stored_arrays
 
 import jaxdistill as jd
 from jaxdistill import config
 from jaxdistill.models import weights
-from jaxdistill.models.parameters import PARAM_GROUPS, flat_variables
+from jaxdistill.models.parameters import PARAM_GROUPS
 from jaxdistill.runtime.errors import ConfigError, RunError
 from jaxdistill.training import Callback
 from jaxdistill.training.anchor import anchored_groups
@@ -81,24 +80,14 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy_student.register()
     path = tmp_path_factory.mktemp("start") / "start.safetensors"
     student = jd.models.create("toy-decoder", encoder="toy-encoder")
-    arrays = {name: np.asarray(value) for name, value in flat_variables(student).items()}
-    weights.save(path, arrays, {"encoder": "toy-encoder", "decoder": "toy-decoder"})
+    jd.models.save_weights(student, path)
     return path
 
 
 def trainer(run: Path, file: Path, *callbacks: Callback, **training: Any) -> jd.Trainer:
     """A toy student of which the encoder joins in the epochs 2 and 3, two steps each."""
     unfreeze = config.Unfreezing(from_epoch=2)
-    return jd.Trainer(
-        jd.models.create("toy-decoder", encoder="toy-encoder", weights=file, unfreeze=unfreeze),
-        toy_student.batches(),
-        validation=toy_student.batches(),
-        losses={"bce": jd.losses.BCE(weight=1.0)},
-        run=run,
-        callbacks=callbacks,
-        console=tiny_run.QUIET,
-        **{"epochs": 4, "learning_rate": 1e-2, "anchor": ANCHOR, **training},
-    )
+    return toy_student.trainer(run, callbacks, unfreeze, file, **{"anchor": ANCHOR, **training})
 
 
 class StopAfter(Callback):
@@ -108,12 +97,6 @@ class StopAfter(Callback):
     def on_step_end(self, trainer: jd.Trainer, step: int) -> None:
         if step == self.step:
             trainer.request_stop("the test")
-
-
-def arrays(run: Path) -> dict[str, Any]:
-    """All arrays of the newest checkpoint, by part."""
-    newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    return jax.tree.map(np.asarray, ocp.PyTreeCheckpointer().restore((newest / "state").absolute()))
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +113,17 @@ def test_a_run_ends_nearer_to_its_start_and_every_stage_has_its_own(
     start, _ = weights.load(file)
 
     def distance(run: Path) -> float:
-        params = arrays(run)["params"]
+        params = stored_arrays(run)["params"]
         assert len(params) == len([name for name in start if not name.endswith(("mean", "var"))])
         return max(float(np.abs(value - start[path]).max()) for path, value in params.items())
 
     assert distance(finished) < distance(tmp_path / "run")
     kept = [
         (key.rpartition("start")[2].strip("[]'.:"), value)
-        for key, value in arrays(finished)["opt_state"].items()
+        for key, value in stored_arrays(finished)["opt_state"].items()
         if "start" in key
     ]
-    assert len(kept) == len(arrays(finished)["params"])
+    assert len(kept) == len(stored_arrays(finished)["params"])
     for path, value in kept:
         np.testing.assert_array_equal(value, start[path], err_msg=path)
 
@@ -151,7 +134,7 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(
     run = tmp_path / "run"
     trainer(run, file, StopAfter(2)).fit()  # within the first phase that trains the encoder
     assert trainer(run, file).fit(resume=True).progress.epoch == 4
-    jax.tree.map(np.testing.assert_array_equal, arrays(run), arrays(finished))
+    jax.tree.map(np.testing.assert_array_equal, stored_arrays(run), stored_arrays(finished))
 
 
 def test_a_run_goes_on_with_another_strength_but_not_without_an_anchor(

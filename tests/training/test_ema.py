@@ -1,18 +1,17 @@
 """The moving average of the weights: its numbers, who uses it, and how it is resumed."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-import tiny_run
 import toy_student
 from refused import refused
+from toy_student import stored_arrays
 from virtual_devices import run_on_devices
 
 import jaxdistill as jd
@@ -33,21 +32,12 @@ def _registered() -> None:
 
 def trainer(
     run: Path,
-    callbacks: tuple[Callback, ...] = (),
+    callbacks: Sequence[Callback] = (),
     unfreeze: config.Unfreezing | None = UNFREEZE,
     **training: Any,
 ) -> jd.Trainer:
     """A toy student of which the encoder joins in the epochs 2 and 3, two steps each."""
-    return jd.Trainer(
-        jd.models.create("toy-decoder", encoder="toy-encoder", unfreeze=unfreeze),
-        toy_student.batches(),
-        validation=toy_student.batches(),
-        losses={"bce": jd.losses.BCE(weight=1.0)},
-        run=run,
-        callbacks=callbacks,
-        console=tiny_run.QUIET,
-        **{"epochs": 4, "learning_rate": 1e-2, "ema": EMA, **training},
-    )
+    return toy_student.trainer(run, callbacks, unfreeze, **{"ema": EMA, **training})
 
 
 class EveryState(Callback):
@@ -59,12 +49,6 @@ class EveryState(Callback):
     def on_step_end(self, trainer: jd.Trainer, step: int) -> None:
         state = trainer.state
         self.states.append(jax.tree.map(np.array, {**state.params, **state.batch_stats}))
-
-
-def arrays(run: Path) -> dict[str, Any]:
-    """All arrays of the newest checkpoint, by part."""
-    newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    return jax.tree.map(np.asarray, ocp.PyTreeCheckpointer().restore((newest / "state").absolute()))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +66,7 @@ def run(finished: Any, tmp_path: Path) -> Path:
 
 def test_the_average_is_that_of_the_weights_after_each_step(finished) -> None:
     run, states = finished
-    average = arrays(run)["ema"]
+    average = stored_arrays(run)["ema"]
     assert average.keys() == states[-1].keys()
     assert len(states[0]) < len(states[2]) < len(states[4])  # an encoder of two stages joins
     start = flat_variables(jd.models.create("toy-decoder", encoder="toy-encoder"))
@@ -101,7 +85,7 @@ def test_validation_and_the_best_student_take_the_average(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         if folder != newest:
             shutil.rmtree(folder)
-    found, stored = best(run), arrays(run)
+    found, stored = best(run), stored_arrays(run)
     values = flat_variables(found.student)
     for path, average in stored["ema"].items():
         np.testing.assert_array_equal(values[path], average, err_msg=path)
@@ -115,11 +99,11 @@ def test_a_resumed_run_has_the_same_average_to_the_last_bit(
     finished, run: Path, epochs: int
 ) -> None:
     """It is cut off before, between and after the phases of the unfreezing."""
-    whole = arrays(finished[0])
+    whole = stored_arrays(finished[0])
     shutil.rmtree(run)
     trainer(run, (StopAfter(2 * epochs - 1),)).fit()
     assert trainer(run).fit(resume=True).progress.epoch == 4
-    jax.tree.map(np.testing.assert_array_equal, arrays(run), whole)
+    jax.tree.map(np.testing.assert_array_equal, stored_arrays(run), whole)
 
 
 class StopAfter(Callback):
@@ -135,20 +119,20 @@ class StopAfter(Callback):
 def test_another_average_is_another_setting(tmp_path: Path, before: Any, after: Any) -> None:
     run = tmp_path / "run"
     trainer(run, epochs=1, ema=before).fit()
-    assert sorted(arrays(run)) == [
+    assert sorted(stored_arrays(run)) == [
         "batch_stats",
         *(["ema"] if before else []),
         "opt_state",
         "params",
     ]
-    weights = arrays(run)["params"]
+    weights = stored_arrays(run)["params"]
     with refused(RunError, "changed-settings", "training.ema"):
         trainer(run, epochs=2, ema=after).fit(resume=True)
     first: list[dict[str, Any]] = []
     at_start = AtStart(lambda each: first.append(jax.tree.map(np.array, each.state.ema)))
     resumed = trainer(run, (at_start,), epochs=2, ema=after)
     resumed.fit(resume=True, accept_changes=True)
-    assert ("ema" in arrays(run)) == (after is not None)
+    assert ("ema" in stored_arrays(run)) == (after is not None)
     if before is None:  # it starts from the weights
         for path, value in weights.items():
             np.testing.assert_array_equal(first[0][path], value)
