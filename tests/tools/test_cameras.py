@@ -15,8 +15,6 @@ from refused import refused
 from jaxdistill import config, models
 from jaxdistill.data import decode
 from jaxdistill.data.sources.selection import sources_of
-from jaxdistill.models import weights as weights_file
-from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime.errors import ConfigError
 
 TRAIN, VALIDATION = 5, 2
@@ -116,10 +114,7 @@ def test_what_is_written_is_a_data_set(made) -> None:
 def test_what_training_brings_is_tabulated_and_runs_are_not_repeated(made, tmp_path: Path) -> None:
     weights = tmp_path / "start.safetensors"
     student = models.create("mediapipe-selfie", encoder="mediapipe-selfie", frozen=())
-    arrays = {path: np.asarray(value) for path, value in flat_variables(student).items()}
-    weights_file.save(
-        weights, arrays, {"encoder": "mediapipe-selfie", "decoder": "mediapipe-selfie"}
-    )
+    models.save_weights(student, weights)
     common = [str(tmp_path / "runs"), "--data", str(made[1]), "--config", "configs/phone.yaml"]
     chosen = ["--cameras", "dark", "--labels", "masks", "few", "--seeds", "0", "1"]
     settings = [
@@ -133,11 +128,11 @@ def test_what_training_brings_is_tabulated_and_runs_are_not_repeated(made, tmp_p
     table = json.loads((tmp_path / "runs" / "table.json").read_text())
     assert set(table) == {"dark"}
     assert {column: set(seeds) for column, seeds in table["dark"].items()} == {
-        "off the shelf": {"0", "1"},
+        "untrained": {"0", "1"},
         "masks": {"0", "1"},
         "few": {"0", "1"},
     }
-    starts = table["dark"]["off the shelf"]
+    starts = table["dark"]["untrained"]
     assert starts["0"] == starts["1"]
     before = (tmp_path / "runs" / "dark" / "few" / "0" / "metrics.jsonl").stat().st_mtime_ns
     camera_runs.main([*common, *settings, *chosen])

@@ -159,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Written only now, so that a mistake in the arguments does not bind the folder.
         (args.folder / DESIGN).write_text(json.dumps(design, indent=1), encoding="utf-8")
         for run, settings in runs:
-            _train(run, settings)
+            scores = train_run(str(CONFIG), run, settings)
+            (run / ablation_table.DONE).write_text(json.dumps(scores), encoding="utf-8")
             ablation_table.write(args.folder, known)
     ablation_table.write(args.folder, known)
 
@@ -218,14 +219,24 @@ def _missing(
                     yield run, settings
 
 
-def _train(run: Path, settings: Sequence[str]) -> None:
+def train_run(configuration: str, run: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """Trains to the end, from where an earlier command stopped.
+
+    Args:
+      configuration: File or name of the configuration.
+      run: The run's folder.
+      settings: Overrides, `run` among them.
+
+    Returns:
+      The validation's scores after the last epoch.
+    """
     print(f"\n> {run}", flush=True)
-    code = train.main(["--config", str(CONFIG), "--resume", *settings])
+    code = train.main(["--config", configuration, "--resume", *settings])
     if code:
         sys.exit(code)
     lines = (run / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-    last: dict[str, Any] = json.loads(lines[-1])
-    (run / ablation_table.DONE).write_text(json.dumps(last["validation"]), encoding="utf-8")
+    scores: dict[str, Any] = json.loads(lines[-1])["validation"]
+    return scores
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The results of `ablate.py`'s runs: means, spreads, and differences paired by seed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -56,14 +56,15 @@ def _table(
     ]
     base = found.get(BASE, {})
     for name, seeds in found.items():
-        cells = [_spread([one[measure] for one in seeds.values()]) for measure in MEASURES]
+        cells = [spread([one[measure] for one in seeds.values()]) for measure in MEASURES]
         both = seeds.keys() & base.keys()
         gains = [seeds[seed]["student_miou"] - base[seed]["student_miou"] for seed in sorted(both)]
-        gain = _spread(gains, sign=True) if gains and name != BASE else ""
+        gain = spread(gains, sign=True) if gains and name != BASE else ""
         lines.append(f"| {rows[name].title} | {len(seeds)} | {' | '.join(cells)} | {gain} |")
     return "\n".join(lines)
 
 
-def _spread(values: list[float], *, sign: bool = False) -> str:
+def spread(values: Sequence[float], *, sign: bool = False) -> str:
+    """Returns mean and standard deviation of a score's values over the seeds."""
     shown = f"{mean(values):+.4f}" if sign else f"{mean(values):.4f}"
     return shown + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

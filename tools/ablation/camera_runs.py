@@ -4,7 +4,7 @@
     python tools/ablation/camera_runs.py runs/cameras --data build/cameras --config phone
 
 For every camera a student is trained with each set of training masks and several seeds. A score is
-that of the validation images after the last epoch. `off the shelf` is the student at its start,
+that of the validation images after the last epoch. `untrained` is the student at its start,
 where it starts from the weights of a whole student. `table.md` and `table.json` are written after
 every run; the command continues where it was stopped.
 """
@@ -14,23 +14,21 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
 
+import ablate
+import ablation_table
 import cameras
 
 from jaxdistill import config
 from jaxdistill.checkpoint.interpolation import START
-from jaxdistill.commands import train
 from jaxdistill.data import Data
 from jaxdistill.evaluation import load
 from jaxdistill.evaluation.evaluator import evaluate
-from jaxdistill.reporting import run_files
 from jaxdistill.runtime.errors import ConfigError, command
 
 LABELS = {"masks": "all masks", "few": "few masks, the others a teacher's", "labels": "a teacher's"}
 """Titles of the sets of training masks, by the name of their folder."""
-OFF_THE_SHELF = "off the shelf"
+START_COLUMN = "untrained"
 DONE = "camera.json"
 
 Scores = dict[str, float]
@@ -73,11 +71,11 @@ def write(folder: Path) -> None:
     for path in sorted(folder.glob(f"*/*/*/{DONE}")):
         camera, labels, seed = path.parent.relative_to(folder).parts
         result = json.loads(path.read_text(encoding="utf-8"))
-        for column, scores in {labels: result["trained"], OFF_THE_SHELF: result["start"]}.items():
+        for column, scores in {labels: result["trained"], START_COLUMN: result["start"]}.items():
             if scores:
                 found.setdefault(camera, {}).setdefault(column, {})[seed] = scores
     (folder / "table.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    columns = [OFF_THE_SHELF, *LABELS]
+    columns = [START_COLUMN, *LABELS]
     titles = [LABELS.get(column, column) for column in columns]
     lines = [f"| mIoU / boundary IoU | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]
     for camera in (name for name in cameras.CAMERAS if name in found):
@@ -98,12 +96,7 @@ def _data(camera: Path, labels: str) -> list[str]:
 
 
 def _train(run: Path, configuration: str, settings: Sequence[str]) -> None:
-    print(f"\n> {run}", flush=True)
-    code = train.main(["--config", configuration, "--resume", *settings])
-    if code:
-        sys.exit(code)
-    lines = (run / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-    last: dict[str, Any] = json.loads(lines[-1])["validation"]
+    last = ablate.train_run(configuration, run, settings)
     trained = {"miou": last["student_miou"], "boundary_iou": last["student_boundary_iou"]}
     start = _start(run, config.load(configuration, settings)) if (run / START).exists() else {}
     (run / DONE).write_text(json.dumps({"trained": trained, "start": start}), encoding="utf-8")
@@ -118,12 +111,9 @@ def _start(run: Path, settings: config.Config) -> Scores:
 
 def _cell(seeds: Sequence[Scores]) -> str:
     measures = ("miou", "boundary_iou") if seeds else ()
-    return " / ".join(_spread([scores[measure] for scores in seeds]) for measure in measures)
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {stdev(values):.4f}" if len(set(values)) > 1 else ""
-    return f"{mean(values):.4f}{spread}"
+    return " / ".join(
+        ablation_table.spread([scores[measure] for scores in seeds]) for measure in measures
+    )
 
 
 if __name__ == "__main__":
