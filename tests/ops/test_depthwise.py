@@ -3,7 +3,9 @@
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,3 +43,20 @@ def test_shifted_equals_plain(batch, height, width, channels, size, stride, kind
     for form in (shifted, shifted_finished, on_cpu):
         for one, other in zip(compiled(form, x, kernel), expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(1, 1), (1, 2), (2, 2), (3, 1)])
+def test_the_gradient_of_a_map_smaller_than_the_kernel(side: int, stride: int) -> None:
+    """Against automatic differentiation of the same sum: XLA's convolution is wrong here."""
+    padding = (resolve_padding("same", 5, stride, side),) * 2
+    x = jax.random.normal(jax.random.key(0), (2, side, side, 3))
+    kernel = jax.random.normal(jax.random.key(1), (5, 5, 1, 3))
+
+    def gradients(form):
+        y, pull = jax.vjp(form, x, kernel)
+        return pull(jnp.cos(y))
+
+    expected = gradients(lambda x, kernel: shifted(x, kernel, stride, padding))
+    found = gradients(lambda x, kernel: shifted_on_cpu(stride, padding, x, kernel))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
