@@ -155,19 +155,25 @@ def _matches(pattern: Path, skipped: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
-    for path in _files(folder, skipped):
+    for path in files_below(folder, skipped):
         name = path.name.lower()
         if name.endswith(SUFFIXES) or (name.endswith(OTHER_SUFFIXES) and decode.is_image(path)):
             yield path
 
 
 def _others(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
-    for path in _files(folder, skipped):
+    for path in files_below(folder, skipped):
         if path.name.lower().endswith(OTHER_SUFFIXES) and not decode.is_image(path):
             yield path
 
 
-def _files(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
+def files_below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
+    """Yields the files in a folder and below, sorted by name, without those that macOS adds.
+
+    Args:
+      folder: The folder.
+      skipped: Folders that are not searched, resolved.
+    """
     for place, folders, names in files.walk(folder):
         folders[:] = sorted(
             name for name in folders if place / name not in skipped and name != _ARCHIVE

@@ -33,6 +33,7 @@ def test_every_fourth_frame_of_all_videos_is_an_image(tmp_path: Path) -> None:
     clips.write(tmp_path / "train/more/a.MKV", images[:5], codec="mpeg4", sound=None)
     clips.write(tmp_path / "train/turned.mov", images[:1], rotation=90)
     (tmp_path / "train/broken.mp4").write_text("not a video")
+    (tmp_path / "train/._b.mp4").write_text("what macOS keeps beside a file of that name")
     (tmp_path / "train/notes.txt").write_text("not a video either")
     clips.write(tmp_path / "validation/c.mp4", images[:1])
     assert layouts.recognise(settings(tmp_path)).settings.source == "video"

@@ -76,6 +76,25 @@ def digest_files(
             files.write_atomic(kept, json.dumps(present))
 
 
+def fingerprint(
+    paths: Sequence[Path], root: Path, memory: Path | None = None, about: str = ""
+) -> str:
+    """Returns 32 hexadecimal digits that change with names and contents of files.
+
+    Args:
+      paths: See `digest_files`.
+      root: See `digest_files`.
+      memory: See `digest_files`.
+      about: Settings on which the meaning of the files depends.
+
+    Raises:
+      DataError: A file cannot be read (`unreadable-file`).
+    """
+    digest = hashlib.sha256(about.encode())
+    digest_files(digest, paths, root, memory)
+    return digest.hexdigest()[:32]
+
+
 def _state(path: Path) -> tuple[int, int] | None:
     """Returns size and modification time of a file; None for what is no file."""
     try:

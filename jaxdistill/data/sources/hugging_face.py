@@ -1,6 +1,5 @@
 """A data set of Hugging Face's `datasets` on disk: Arrow or Parquet files with images."""
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ from jaxdistill.data import decode, mask_values
 from jaxdistill.data.mask_values import Reading
 from jaxdistill.data.sources import images, tables
 from jaxdistill.data.sources.base import Source, SourceExample
-from jaxdistill.data.sources.contents import digest_files
+from jaxdistill.data.sources.contents import fingerprint
 from jaxdistill.data.sources.layout import Found, Root, SplitKind, kind_of
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
@@ -112,9 +111,8 @@ class HuggingFace(Source[Entry]):
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files, the columns, and of what a person is."""
-        digest = hashlib.sha256(f"{self._columns} {self.settings.mask_values}".encode())
-        digest_files(digest, self._files, self.images, self.digests)
-        return digest.hexdigest()[:32]
+        about = f"{self._columns} {self.settings.mask_values}"
+        return fingerprint(self._files, self.images, self.digests, about)
 
     def file(self, entry: Entry) -> Path:
         """Returns the file that the row is in; see the base class."""

@@ -1,17 +1,15 @@
 """A folder of images without masks."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdistill import config
 from jaxdistill.data import image_files
 from jaxdistill.data.sources import images
 from jaxdistill.data.sources.base import Source, SourceExample
-from jaxdistill.data.sources.contents import digest_files
-from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
+from jaxdistill.data.sources.contents import fingerprint
+from jaxdistill.data.sources.layout import Found, Root
 
 
 class Entry(NamedTuple):
@@ -36,21 +34,12 @@ class ImageFolder(Source[Entry]):
     @classmethod
     def recognise(cls, root: Root) -> Found | None:
         """Finds folders of images; see the base class. Other layouts come before this one."""
-        folders = root.by_use() or {"all": next(iter(root.named(IMAGE_FOLDERS)), "")}
-        found = {kind: folder for kind, folder in folders.items() if root.has_images(folder)}
-        splits = {
-            kind: config.Split(images=Path(folder), annotations=None)
-            for kind, folder in found.items()
-        }
-        because = f"images without masks in {', '.join(name or '.' for name in found.values())}"
-        return Found(splits, because) if splits else None
+        return root.without_masks("images without masks", image_files.SUFFIXES)
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the images alone: other files in the folder do not matter."""
-        digest = hashlib.sha256()
         paths = [self.file(entry) for entry in self.list_images()]
-        digest_files(digest, paths, self.images.resolve(), self.digests)
-        return digest.hexdigest()[:32]
+        return fingerprint(paths, self.images.resolve(), self.digests)
 
     def list_images(self) -> Sequence[Entry]:
         """Returns the images; see the base class."""

@@ -62,7 +62,7 @@ class LabelMe(Annotated):
         """Finds JSON files with `shapes` beside images; see the base class."""
         pairs = root.parallel(IMAGE_FOLDERS, _FOLDERS)
         if not any(_has_shapes(root, other) for _, other in pairs.values()):
-            folders = root.by_use() or {"all": next(iter(root.named(IMAGE_FOLDERS)), "")}
+            folders = root.split_folders()
             pairs = {kind: (folder, folder) for kind, folder in folders.items()}
         splits = {
             kind: config.Split(images=Path(one), annotations=Path(other))

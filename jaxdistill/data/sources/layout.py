@@ -69,8 +69,7 @@ class Root:
 
     def has_images(self, folder: str) -> bool:
         """Returns whether most files in a folder and below are images."""
-        found = self.suffixes_below(folder)
-        return sum(found[suffix] for suffix in IMAGE_SUFFIXES) * 2 > found.total()
+        return self._holds(folder, IMAGE_SUFFIXES)
 
     def describe(self) -> str:
         """Returns what is in the folder, for people."""
@@ -116,6 +115,42 @@ class Root:
             if found:
                 return found
         return {}
+
+    def split_folders(self, names: Collection[str] = IMAGE_FOLDERS) -> dict[SplitKind, str]:
+        """Returns the folders of splits; without any, one folder for all images.
+
+        Args:
+          names: Names, in lower case, of folders that hold the splits or all images; without such
+            a folder, it is the root.
+        """
+        return self.by_use(("", *names)) or {"all": next(iter(self.named(names)), "")}
+
+    def without_masks(
+        self, what: str, suffixes: Collection[str], names: Collection[str] = IMAGE_FOLDERS
+    ) -> Found | None:
+        """Returns the splits in which most files have one of the suffixes; None without any.
+
+        Args:
+          what: What these files are, for people, such as `images without masks`.
+          suffixes: The suffixes, in lower case.
+          names: See `split_folders`.
+        """
+        found = {
+            kind: folder
+            for kind, folder in self.split_folders(names).items()
+            if self._holds(folder, suffixes)
+        }
+        splits = {
+            kind: config.Split(images=Path(folder), annotations=None)
+            for kind, folder in found.items()
+        }
+        because = f"{what} in {', '.join(name or '.' for name in found.values())}"
+        return Found(splits, because) if splits else None
+
+    def _holds(self, folder: str, suffixes: Collection[str]) -> bool:
+        """Returns whether most files in a folder and below have one of the suffixes."""
+        found = self.suffixes_below(folder)
+        return sum(found[suffix] for suffix in suffixes) * 2 > found.total()
 
     def _named(self, folder: str, names: Collection[str]) -> Iterator[str]:
         if "" in names:

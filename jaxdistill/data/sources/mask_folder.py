@@ -77,7 +77,7 @@ class MaskFolder(Source[Entry]):
         }
         because = ", ".join(f"masks in {other} beside {one}" for one, other in pairs.values())
         if not pairs:
-            folders = root.by_use() or {"all": next(iter(root.named(IMAGE_FOLDERS)), "")}
+            folders = root.split_folders()
             pairs = {kind: (name, name) for kind, name in folders.items() if _mixed(root, name)}
             names = ", ".join(one or "." for one, _ in pairs.values())
             because = f"masks among the images in {names}"

@@ -1,6 +1,5 @@
 """Frames of videos as images without masks."""
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from jaxdistill import config
-from jaxdistill.data import video
+from jaxdistill.data import image_files, video
 from jaxdistill.data.sources.base import Source, SourceExample
-from jaxdistill.data.sources.contents import digest_files
+from jaxdistill.data.sources.contents import fingerprint
 from jaxdistill.data.sources.images import printable_name
 from jaxdistill.data.sources.layout import Found, Root
-from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
 _QUALITY = 95  # of the JPEG files that frames are stored as
@@ -47,14 +44,7 @@ class Video(Source[Entry]):
     @classmethod
     def recognise(cls, root: Root) -> Found | None:
         """Finds folders of videos; see the base class."""
-        folders = root.by_use(("", *_FOLDERS)) or {"all": next(iter(root.named(_FOLDERS)), "")}
-        found = {kind: folder for kind, folder in folders.items() if _has_videos(root, folder)}
-        splits = {
-            kind: config.Split(images=Path(folder), annotations=None)
-            for kind, folder in found.items()
-        }
-        because = f"videos in {', '.join(name or '.' for name in found.values())}"
-        return Found(splits, because) if splits else None
+        return root.without_masks("videos", video.SUFFIXES, _FOLDERS)
 
     def list_images(self) -> Sequence[Entry]:
         """Returns the frames; see the base class."""
@@ -74,9 +64,8 @@ class Video(Source[Entry]):
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the videos, and of which frames are taken."""
-        digest = hashlib.sha256(str(self.settings.frame_step).encode())
-        digest_files(digest, self._videos, self.images.resolve(), self.digests)
-        return digest.hexdigest()[:32]
+        step = str(self.settings.frame_step)
+        return fingerprint(self._videos, self.images.resolve(), self.digests, step)
 
     def file(self, entry: Entry) -> Path:
         """Returns the video; see the base class."""
@@ -101,14 +90,12 @@ class Video(Source[Entry]):
 
     @cached_property
     def _videos(self) -> list[Path]:
-        skipped = {folder.resolve() for folder in self.excluded}
-        found = []
-        for folder, folders, names in files.walk(self.images.resolve()):
-            folders[:] = sorted(name for name in folders if folder / name not in skipped)
-            found += [
-                folder / name for name in sorted(names) if name.lower().endswith(video.SUFFIXES)
-            ]
-        return found
+        skipped = [folder.resolve() for folder in self.excluded]
+        return [
+            path
+            for path in image_files.files_below(self.images.resolve(), skipped)
+            if path.name.lower().endswith(video.SUFFIXES)
+        ]
 
     @cached_property
     def _frames(self) -> tuple[list[Entry], list[str]]:
@@ -125,9 +112,3 @@ class Video(Source[Entry]):
             for number in range(0, len(times), self.settings.frame_step):
                 frames.append(Entry(len(frames) + 1, f"{name}/{number:06}", path, times[number]))
         return frames, unreadable
-
-
-def _has_videos(root: Root, folder: str) -> bool:
-    """Whether most files in a folder and below are videos."""
-    found = root.suffixes_below(folder)
-    return sum(found[suffix] for suffix in video.SUFFIXES) * 2 > found.total()
