@@ -135,7 +135,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _measure_video(args: argparse.Namespace) -> None:
     """Prints how much the masks of a video flicker; it needs neither data nor a teacher."""
-    from jaxdistill.evaluation.video import measure_flicker, open_source
+    from jaxdistill.data.video import open_source
+    from jaxdistill.evaluation.video import measure_flicker
 
     if args.config or args.overrides or args.own_size or args.refine:
         raise ConfigError(

@@ -20,12 +20,12 @@ from rich.progress import Progress, TimeRemainingColumn
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
 from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
-from jaxdistill.data.video import SUFFIXES, camera_number
+from jaxdistill.data.video import SUFFIXES, camera_number, open_source
 from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
 from jaxdistill.evaluation.predictor import Predictor, check_options, load
-from jaxdistill.evaluation.video import open_source, predict_video
+from jaxdistill.evaluation.video import predict_video
 from jaxdistill.evaluation.video.writer import ENCODINGS
 from jaxdistill.runtime.errors import ConfigError, DataError
 from jaxdistill.runtime.signals import Interruption
@@ -164,7 +164,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=["masks"],
         help="masks: white is a person (the default); overlays: the image with its persons marked; "
         "cutouts: the persons alone, the rest transparent; blur: the background out of focus; "
-        "background=IMAGE: the persons before another picture",
+        "background=IMAGE: the persons before another image",
     )
     edge = parser.add_mutually_exclusive_group()
     edge.add_argument(
@@ -197,7 +197,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     video.add_argument(
         "--video-format",
         choices=tuple(ENCODINGS),
-        help="default: webm for cutouts, else mp4; mov is ProRes 4444; png: a folder of pictures",
+        help="default: webm for cutouts, else mp4; mov is ProRes 4444; png: a folder of PNG files",
     )
     video.add_argument("--frames", type=int, metavar="N", help="stop after so many frames")
     add_model_options(parser)

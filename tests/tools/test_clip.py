@@ -12,7 +12,7 @@ pytest.importorskip("av", reason="needs the video extra")
 import clip
 
 from jaxdistill.data.dataset import Example
-from jaxdistill.evaluation.video import open_source
+from jaxdistill.data.video import open_source
 
 SIZE = (72, 128)
 

@@ -28,14 +28,15 @@ import numpy as np
 
 from jaxdistill import config
 from jaxdistill.commands.model_options import add_model_options, model_options
+from jaxdistill.config import Size
 from jaxdistill.data import image_ops, splits
 from jaxdistill.data.dataset import Example
+from jaxdistill.data.video import open_source
 from jaxdistill.evaluation.predictor import Predictor, load, to_mask
-from jaxdistill.evaluation.video import Smoother, flicker, open_source, predict_video
+from jaxdistill.evaluation.video import Smoother, flicker, predict_video
 from jaxdistill.evaluation.video.writer import ENCODINGS, PartWriter
 from jaxdistill.metrics import segmentation
 
-Size = tuple[int, int]
 IMAGES = 20
 SHOT, MOVING = 60, 30
 """Frames of one image, and how many of them the camera moves in."""
@@ -96,8 +97,9 @@ def main() -> None:
         write_clip(clip, examples, args.long_frames, tuple(args.long_size))
         print(f"\n{args.long_frames} frames of {args.long_size[0]} x {args.long_size[1]}")
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            given = args.network, options, clip, args.output / "whole"
-            memory = pool.apply(memory_by_frame, given)
+            memory = pool.apply(
+                memory_by_frame, (args.network, options, clip, args.output / "whole")
+            )
         print("resident memory, MB: " + ", ".join(f"{mb} at frame {n}" for n, mb in memory.items()))
         print(killed(args, network_options, clip))
 

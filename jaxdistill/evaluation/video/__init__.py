@@ -1,20 +1,17 @@
-"""Videos and cameras: reading, masks that are steady over time, and writing.
+"""Masks of videos and cameras: steady over time, and written as videos.
 
-`predict_video` draws the masks of a whole clip; `Smoother` steadies the masks of any sequence.
+`predict_video` draws the masks of a whole clip, which `jaxdistill.data.video.open_source` opens;
+`Smoother` steadies the masks of any sequence.
 """
 
-from jaxdistill.data.video import Frame, VideoSource, open_source
 from jaxdistill.evaluation.video.prediction import VideoReport, predict_video
 from jaxdistill.evaluation.video.smoothing import Smoother, flicker
 from jaxdistill.evaluation.video.steadiness import measure_flicker
 
 __all__ = [
-    "Frame",
     "Smoother",
     "VideoReport",
-    "VideoSource",
     "flicker",
     "measure_flicker",
-    "open_source",
     "predict_video",
 ]
