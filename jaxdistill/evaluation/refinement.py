@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from jaxdistill.evaluation.masks import RgbImage
 from jaxdistill.runtime.registry import Registry
 
-Refinement = Callable[[Float[np.ndarray, "h w"], RgbImage], Float[np.ndarray, "H W"]]
-"""Takes logits at the size of the model and the image, and returns probabilities at its size."""
+Refinement = Callable[
+    [Float[np.ndarray, "h w"], UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "H W"]
+]
+"""Takes logits at the size of the model, (h, w), and the RGB image, (H, W, 3) of type uint8, and
+returns the probabilities of a person in [0, 1] at the size of the image, (H, W)."""
 
 REFINEMENTS: Registry[Refinement] = Registry("refinement", "--refine")
 """Ways to refine a mask, by name."""
@@ -22,7 +24,9 @@ _EPSILON = 1e-4 * 255**2  # variance of the image below which a window counts as
 
 
 @REFINEMENTS.register("guided")
-def guided(logits: Float[np.ndarray, "h w"], image: RgbImage) -> Float[np.ndarray, "H W"]:
+def guided(
+    logits: Float[np.ndarray, "h w"], image: UInt8[np.ndarray, "H W 3"]
+) -> Float[np.ndarray, "H W"]:
     """Returns probabilities at the size of the image, whose edges follow its colours.
 
     In each window of the model's pixels the probability is fitted as a linear function of the
@@ -31,8 +35,11 @@ def guided(logits: Float[np.ndarray, "h w"], image: RgbImage) -> Float[np.ndarra
     ECCV 2010, equation 19).
 
     Args:
-      logits: Logits at the size of the model.
-      image: RGB.
+      logits: Logits at the size of the model, (h, w).
+      image: RGB, uint8, (H, W, 3).
+
+    Returns:
+      Probabilities in [0, 1], float32, (H, W).
     """
     height, width = image.shape[:2]
     guide = cv2.resize(image, logits.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
