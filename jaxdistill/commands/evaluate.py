@@ -138,10 +138,10 @@ def _measure_video(args: argparse.Namespace) -> None:
     from jaxdistill.data.video import open_source
     from jaxdistill.evaluation.video import measure_flicker
 
-    if args.config or args.overrides or args.own_size or args.refine:
+    if args.config or args.overrides or args.own_size or args.refine or args.output:
         raise ConfigError(
-            "--video needs no data and measures at the size of the model: leave --config, "
-            "KEY=VALUE, --own-size and --refine out",
+            "--video needs no data, measures at the size of the model and writes no file: leave "
+            "--config, KEY=VALUE, --own-size, --refine and --output out",
             code="options-for-files",
         )
     console = common.console()

@@ -230,6 +230,7 @@ def test_several_teachers_are_measured_as_one(
         (["{place}/run", "--output-kind", "logits"], "options-for-files"),
         (["{place}/run", "--refine", "sharp"], "unknown-refinement"),
         (["{place}/run", "--video", "clip.mp4", "--own-size"], "options-for-files"),
+        (["{place}/run", "--video", "clip.mp4", "--output", "{place}/out"], "options-for-files"),
         (["{place}/run", "student.encoder=tf_efficientnet_b0"], "student-differs"),
     ],
 )
