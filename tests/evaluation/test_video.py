@@ -196,6 +196,8 @@ def test_what_cannot_be_encoded_is_one_line(drawn, tmp_path: Path, monkeypatch) 
         (["clip.mp4", "--as", "background=none.png"], "background-unreadable"),
         (["clip.mp4", "--as", "background=none.png", "background=b.png"], "background-unreadable"),
         (["clip.mp4", "--frames", "0"], "frames"),
+        (["clip.mp4", "--smooth", "1.5"], "smoothing"),
+        (["clip.mp4", "--as", "cutouts", "--video-format", "mp4"], "video-without-alpha"),
         (["a/clip.mp4", "b/clip.mp4"], "image-overwritten"),
     ],
 )

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -90,11 +90,6 @@ def predict_video(
       DataError: See `VideoSource.frames`.
       OutputError: A file cannot be written (`prediction-not-written`).
     """
-    if not 0 <= smoothing < 1:
-        raise ConfigError(
-            f"smoothing: {smoothing}: expected a number from 0 to below 1, such as 0.8",
-            code="smoothing",
-        )
     work = _Work(predictor, source, output, kinds, threshold, refine, foreground, video_format)
     with _written(work.parts):
         return work.run(smoothing, batch_size, limit, stop, progress)
@@ -118,7 +113,7 @@ class _Work:
         self.threshold, self.refine = threshold, refine
         self.kinds, self.draw = list(kinds), drawings(kinds, foreground)
         self.foreground = foreground
-        self.encodings = {name: _encoding(name, video_format) for name in self.draw}
+        self.encodings = encodings_of(self.draw, video_format)
         stem = source.path.stem if source.path else source.name.replace(" ", "_")
         self.targets = {
             name: output / name / (f"{stem}{encoding.suffix}" if encoding.codec else stem)
@@ -280,6 +275,20 @@ class _Work:
         start = time.perf_counter()
         yield
         self.seconds[what] += time.perf_counter() - start
+
+
+def encodings_of(drawn: Iterable[str], video_format: str | None) -> dict[str, Encoding]:
+    """Returns the encoding of each drawing.
+
+    Args:
+      drawn: Names that `masks.drawings` returns.
+      video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
+
+    Raises:
+      ConfigError: There is no such format (`unknown-video-format`), or it cannot be transparent
+        (`video-without-alpha`).
+    """
+    return {name: _encoding(name, video_format) for name in drawn}
 
 
 def _encoding(drawing: str, video_format: str | None) -> Encoding:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from jaxdistill.evaluation.masks import RgbImage
+from jaxdistill.runtime.errors import ConfigError
 
 _STILL, _MOVING = 4.0, 16.0  # grey levels of change between two frames: noise, and motion
 _MARGIN = 5  # pixels around a motion that count as moving
@@ -20,9 +21,17 @@ class Smoother:
 
     Args:
       strength: Weight of the past where nothing moves, from 0 (none) to below 1.
+
+    Raises:
+      ConfigError: The strength is not in that range (`smoothing`).
     """
 
     def __init__(self, strength: float = 0.8) -> None:
+        if not 0 <= strength < 1:
+            raise ConfigError(
+                f"smoothing: {strength}: expected a number from 0 to below 1, such as 0.8",
+                code="smoothing",
+            )
         self.strength = strength
         self._image: Float[np.ndarray, "h w"] | None = None
         self._logits: Float[np.ndarray, "h w"] | None = None
