@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxdistill.config import Size
+from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError, first_line
 
 if TYPE_CHECKING:
@@ -97,14 +98,24 @@ def open_source(source: str | Path | int) -> Iterator[VideoSource]:
         yield _File(path, container)
 
 
-def _container(path: Path) -> Any:
+def _container(path: Path, *, check_intact: bool = False) -> Any:
     """Returns an open container of PyAV, whose `with` block closes it."""
     av = import_av()
     try:
         return av.open(str(path))
     except (OSError, av.error.FFmpegError) as error:
+        if check_intact:
+            _check_intact(path, error)
         raise DataError(
             f"{path}: cannot be read as a video: {reason(error)}", code="video-unreadable"
+        ) from None
+
+
+def _check_intact(path: Path, error: Exception) -> None:
+    """Raises an error of its own where a file may be intact, but cannot be read at the moment."""
+    if isinstance(error, OSError) and error.errno not in files.STRUCTURE_ERRORS:
+        raise DataError(
+            f"{path}: cannot be read: {reason(error)}", code="unreadable-file"
         ) from None
 
 
@@ -119,16 +130,18 @@ def frame_times(path: Path) -> list[int]:
 
     Raises:
       ConfigError: The package PyAV is not installed (`extra-missing`).
-      DataError: See `open_source`.
+      DataError: See `open_source`; or the file may be intact, but cannot be read at the moment
+        (`unreadable-file`).
     """
     av = import_av()
     times: set[int] = set()
-    with _container(path) as container:
+    with _container(path, check_intact=True) as container:
         try:
             for packet in container.demux(_video_stream(path, container)):
                 if packet.size and packet.pts is not None:
                     times.add(packet.pts)
         except av.error.FFmpegError as error:
+            _check_intact(path, error)
             log.warning("%s: the rest of it cannot be read: %s", path, reason(error))
     return sorted(times)
 
@@ -141,10 +154,10 @@ def frame_at(path: Path, pts: int) -> RgbImage | None:
       pts: When it is shown, from `frame_times`.
 
     Raises:
-      DataError: See `open_source`.
+      DataError: See `frame_times`.
     """
     av = import_av()
-    with _container(path) as container:
+    with _container(path, check_intact=True) as container:
         stream = _video_stream(path, container)
         try:
             container.seek(pts, stream=stream)  # to the key frame before it
@@ -152,6 +165,7 @@ def frame_at(path: Path, pts: int) -> RgbImage | None:
                 if frame.pts is not None and frame.pts >= pts:
                     return _upright(frame)
         except av.error.FFmpegError as error:
+            _check_intact(path, error)
             log.warning("%s: a frame cannot be decoded: %s", path, reason(error))
     return None
 

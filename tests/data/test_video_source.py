@@ -1,5 +1,6 @@
 """Frames of videos as images without masks."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime.errors import DataError
 
 pytest.importorskip("av", reason="needs the video extra")
+import av
 import clips
 
 
@@ -76,4 +78,23 @@ def test_a_folder_without_a_video_that_can_be_read_is_refused(tmp_path: Path) ->
     (tmp_path / "clips/broken.mp4").write_text("not a video")
     split = config.Split(images=Path("clips"), annotations=None)
     with refused(DataError, "no-images", "clips"):
+        opened(tmp_path, source="video", train=split, validation=split)
+
+
+def test_a_video_that_cannot_be_read_at_the_moment_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        clips.write(tmp_path / "clips" / name, [clips.bright_disc(0)] * 5)
+    split = config.Split(images=Path("clips"), annotations=None)
+    opening = av.open
+
+    def fails(path: str, *args: object) -> object:
+        if path.endswith("b.mp4"):
+            raise OSError(errno.EIO, "Input/output error")
+        return opening(path, *args)
+
+    monkeypatch.setattr(av, "open", fails)
+    with refused(DataError, "unreadable-file", "b.mp4"):
         opened(tmp_path, source="video", train=split, validation=split)

@@ -106,7 +106,9 @@ class Video(Source[Entry]):
             name = printable_name(path, self.images.resolve())
             try:
                 times = video.frame_times(path)
-            except DataError:
+            except DataError as error:
+                if error.code == "unreadable-file":  # the video may be intact
+                    raise
                 unreadable.append(name)
                 continue
             for number in range(0, len(times), self.settings.frame_step):
