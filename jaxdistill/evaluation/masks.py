@@ -143,10 +143,8 @@ DRAWINGS: dict[str, Drawing] = {
 """Functions that draw an image and its mask, by name."""
 BACKGROUND = "background="
 """Beginning of the name of a drawing on another background; the path of an image follows."""
-
-
 BLENDED = ("cutouts", BACKGROUND.rstrip("="))
-"""Drawings that show the persons without what is behind them."""
+"""Names of the drawings that show the persons without what is behind them."""
 
 
 def drawings(

@@ -90,7 +90,8 @@ def main() -> None:
                 refine=refine,
             )
         times = (f"{1e3 * seconds / report.frames:.1f}" for seconds in report.seconds.values())
-        print(f"| {label(smoothing, refine)} | ".replace(" | ", ", ", 1) + " | ".join(times) + " |")
+        variant = label(smoothing, refine).replace(" | ", ", ")
+        print(f"| {variant} | " + " | ".join(times) + " |")
 
     if args.long_frames:
         clip = args.output / "long.mp4"
@@ -105,6 +106,7 @@ def main() -> None:
 
 
 def label(smoothing: float, refine: str | None) -> str:
+    """Returns the cells of a variant in the table of the scores."""
     return f"{smoothing or 'off'} | {refine or 'off'}"
 
 
@@ -215,10 +217,12 @@ def killed(args: argparse.Namespace, network_options: list[str], clip: Path) -> 
     process.send_signal(signal.SIGKILL)
     process.wait()
     again = subprocess.run(command, check=True, capture_output=True, text=True)
-    [said] = [line for line in again.stderr.splitlines() if "interrupted" in line]
+    [message] = [line for line in again.stderr.splitlines() if "interrupted" in line]
     drawn, whole = (args.output / name / "overlays" / clip.name for name in ("resumed", "whole"))
     same = drawn.read_bytes() == whole.read_bytes()
-    return f"killed: {said}; the file {'equals' if same else 'DIFFERS FROM'} an uninterrupted one's"
+    return (
+        f"killed: {message}; the file {'equals' if same else 'DIFFERS FROM'} an uninterrupted one's"
+    )
 
 
 if __name__ == "__main__":
