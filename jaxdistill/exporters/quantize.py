@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import logging
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from onnxruntime.quantization import (
 )
 
 from jaxdistill.models.symbolic import node_name
+from jaxdistill.runtime.errors import first_line
+
+log = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 32
 """Number of images on which the ranges of the activations are measured."""
@@ -43,15 +47,18 @@ def to_int8(
     Returns:
       The quantised graph.
     """
-    model = copy.deepcopy(model)
     kept = [node_name(path) for path in float32_layers]
-    # BatchNorms are folded already, so the pre-processing of the quantisation has nothing to do.
-    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     try:
         return _quantised(model, images, kept, CalibrationMethod.Percentile)
-    except (ValueError, MemoryError):
+    except (ValueError, MemoryError) as error:
         # onnxruntime makes no histogram of a tensor that is nearly constant, as in a student that
         # was hardly trained.
+        log.warning(
+            "int8: the percentiles of the activations cannot be measured (%s), as where a tensor "
+            "is nearly constant; their extreme values are the ranges instead, which round more "
+            "coarsely",
+            first_line(error),
+        )
         return _quantised(model, images, kept, CalibrationMethod.MinMax)
 
 
@@ -62,6 +69,8 @@ def _quantised(
     method: CalibrationMethod,
 ) -> onnx.ModelProto:
     model = copy.deepcopy(model)  # onnxruntime moves the weights out of the model that it is given
+    # BatchNorms are folded already, so the pre-processing of the quantisation has nothing to do.
+    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()),  # onnxruntime prints what it does

@@ -185,16 +185,20 @@ def test_int8_keeps_the_layers_that_the_student_names_in_float32(small: Student)
     }
 
 
-def test_a_nearly_constant_tensor_is_quantised(small: Student) -> None:
+def test_a_nearly_constant_tensor_is_quantised_with_a_warning(
+    small: Student, caplog: pytest.LogCaptureFixture
+) -> None:
     """onnxruntime makes no histogram of values whose range is a rounding error."""
     flat = np.full((1, 3, 32, 32), 0.5, np.float32)
     flat[0, 0, 0, 0] = np.nextafter(np.float32(0.5), np.float32(1))
     model = to_int8(student_graph(small, Form("normalized")), [flat, flat])
+    [warning] = caplog.records
+    assert warning.name == "jaxdistill.exporters.quantize"
     assert np.isfinite(run(model, flat)).all()
 
 
 def test_a_few_extreme_values_do_not_widen_the_ranges_of_int8(
-    small: Student, capfd: pytest.CaptureFixture[str]
+    small: Student, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A single pixel of two images is a hundred times as bright as all others."""
     graph = student_graph(small, Form("unit"))
@@ -215,6 +219,7 @@ def test_a_few_extreme_values_do_not_widen_the_ranges_of_int8(
     assert len(expected) > 50
     ratios = [found[name] / expected[name] for name in expected]
     assert float(np.median(ratios)) < 1.1
+    assert caplog.records == []
     assert capfd.readouterr().out == ""  # onnxruntime prints its progress otherwise
 
 
