@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Num, UInt8
 
 from jaxdistill import config
 from jaxdistill.config import MaskResize, Rgb
+from jaxdistill.runtime.errors import ConfigError
 
 
 class Normalization(NamedTuple):
@@ -40,6 +41,9 @@ def resolve(normalization: config.Normalization) -> Normalization:
     Args:
       normalization: A name (`imagenet`, `unit`, `half`, `bytes`), or a mean and a standard
         deviation of pixels in [0, scale], which are divided by the scale.
+
+    Raises:
+      ConfigError: There is no such name (`invalid-argument`).
     """
     if isinstance(normalization, config.MeanStd):
         mean, std, scale = normalization.mean, normalization.std, normalization.scale
@@ -47,6 +51,11 @@ def resolve(normalization: config.Normalization) -> Normalization:
             return Normalization(mean, std)
         red, green, blue = ((m / scale, s / scale) for m, s in zip(mean, std, strict=True))
         return Normalization(*zip(red, green, blue, strict=True))
+    if normalization not in _NAMED:
+        raise ConfigError(
+            f"normalization: expected {', '.join(_NAMED)} or a config.MeanStd, got {normalization}",
+            code="invalid-argument",
+        )
     return _NAMED[normalization]
 
 

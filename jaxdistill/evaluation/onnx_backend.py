@@ -1,6 +1,7 @@
 """ONNX files in onnxruntime: our own exports, which describe themselves, and others."""
 
 from pathlib import Path
+from typing import get_args
 
 from jaxdistill import config
 from jaxdistill.config import Size
@@ -33,10 +34,10 @@ class OnnxBackend:
         if metadata := read_metadata(graph.path):
             about = {**metadata.description, **about}
             default_size = metadata.image_size
-        if "output" not in about:
+        if about.get("output") not in get_args(config.OutputKind):
             raise ConfigError(
-                f"{graph.path}: the file does not state what its mask holds; pass output "
-                f"(--output-kind) logits, probabilities, softmax_logits or class_indices",
+                f"{graph.path}: neither the file nor an option states what the mask holds; pass "
+                f"output (--output-kind) logits, probabilities, softmax_logits or class_indices",
                 code="unknown-output-kind",
             )
         image = graph.cut([options.tensor or graph.outputs[0]]).input
