@@ -7,6 +7,7 @@ a line here.
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
@@ -83,7 +84,7 @@ def export(
     output = Path(output)
     exporter = EXPORTERS[output.suffix or FOLDER]
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
-    _check(output, precisions, images)
+    _check(output, input, precisions, images)
     if isinstance(source, str | Path):
         path = Path(source)
         source = from_weights(path) if path.suffix == ".safetensors" else best_of(path)
@@ -104,13 +105,18 @@ def export(
     return exporter(Source(without_projectors(student), best), output, options)
 
 
-def _check(output: Path, precisions: Sequence[str], images: int) -> None:
+def _check(output: Path, input: str | None, precisions: Sequence[str], images: int) -> None:
     """Checks what can be known to fail before the work begins."""
-    unknown = [name for name in precisions if name not in ("float32", "float16", "int8")]
+    known = get_args(Precision)
+    unknown = [name for name in precisions if name not in known]
     if unknown or not precisions:
         raise ConfigError(
-            f"precision: expected float32, float16 or int8, got {', '.join(unknown) or 'nothing'}",
+            f"precision: expected {', '.join(known)}, got {', '.join(unknown) or 'nothing'}",
             code="invalid-argument",
+        )
+    if input not in (None, *get_args(Input)):
+        raise ConfigError(
+            f"input: expected {', '.join(get_args(Input))}, got {input}", code="invalid-argument"
         )
     if images < 1:
         raise ConfigError(f"images: expected at least 1, got {images}", code="invalid-argument")

@@ -200,3 +200,8 @@ def test_an_unknown_precision_is_refused(trained: Path, tmp_path: Path) -> None:
         command_line.main([str(trained), str(tmp_path / "a.onnx"), "--precision", "int4"])
     with refused(ConfigError, "invalid-argument", "int4"):
         exporters.export(trained, tmp_path / "a.onnx", precision="int4")
+
+
+def test_an_unknown_input_is_refused(small: Student, tmp_path: Path) -> None:
+    with refused(ConfigError, "invalid-argument", "rgb"):
+        exporters.export(small, tmp_path / "a.onnx", input="rgb")
