@@ -57,14 +57,17 @@ def export(source: Source, output: Path, options: Options) -> Report:
     """
     _check(options)
     console = options.console or Console(quiet=True)
-    runtime = web_runtime.load(options.web_runtime, console)
-    size = options.size or usual_size(source)
+    console.print(
+        f"{output}: the folder of a web page, because the name has no ending; for a file, choose "
+        f"one such as {output.name}.onnx or {output.name}.tflite"
+    )
     try:
         output.mkdir()
     except FileExistsError:
         raise OutputError(f"{output} exists; choose another name", code="output-exists") from None
     try:
-        own = options._replace(input="uint8", size=size)
+        runtime = web_runtime.load(options.web_runtime, console)
+        own = options._replace(input="uint8", size=options.size or usual_size(source))
         report = onnx_file.export(source, output / STUDENT, own)
         for name, content in _page(runtime):
             (output / name).parent.mkdir(exist_ok=True)
@@ -88,16 +91,13 @@ def export(source: Source, output: Path, options: Options) -> Report:
 def _check(options: Options) -> None:
     """Checks that the options leave the graph the form that the page's script expects."""
     wrong = {
-        "input (--input) is uint8": options.input not in (None, "uint8"),
-        "output (--sigmoid) is logits": options.sigmoid,
-        "precision (--precision) is one": len(options.precisions) != 1,
+        "takes uint8; leave input (--input) out": options.input not in (None, "uint8"),
+        "returns logits; leave sigmoid (--sigmoid) out": options.sigmoid,
+        "has one precision; choose one (--precision)": len(options.precisions) != 1,
     }
     for what, is_wrong in wrong.items():
         if is_wrong:
-            raise ConfigError(
-                f"a web page fixes the form of its graph: its {what}; leave the option out",
-                code="invalid-argument",
-            )
+            raise ConfigError(f"the graph of a web page {what}", code="invalid-argument")
 
 
 def _page(runtime: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:

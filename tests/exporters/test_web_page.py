@@ -112,8 +112,19 @@ def test_options_that_the_page_does_not_have_are_refused(
 def test_what_exists_is_not_overwritten(small: Student, tmp_path: Path, tarball: Path) -> None:
     (tmp_path / "page").mkdir()
     for name in ("page", "page/"):
-        with refused(OutputError, "output-exists"):
-            exporters.export(small, f"{tmp_path}/{name}", web_runtime=tarball)
+        with refused(OutputError, "output-exists"):  # before anything is downloaded
+            exporters.export(small, f"{tmp_path}/{name}", web_runtime=None)
+
+
+def test_a_name_without_an_ending_is_said_to_be_a_page_before_the_download(
+    small: Student, tmp_path: Path, tarball: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with refused(ExportError, "web-runtime-missing"):
+        exporters.export(small, tmp_path / "student", console=Console(soft_wrap=True))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "student.onnx" in first
+    assert "downloading" in second
+    assert not (tmp_path / "student").exists()
 
 
 def test_nothing_is_left_of_a_page_whose_graph_is_refused(
