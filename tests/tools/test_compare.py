@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from onnx_models import parse, save
 from PIL import Image
+from refused import refused
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import compare  # noqa: E402
+
+from jaxdistill.runtime.errors import ConfigError  # noqa: E402
 
 SIDE, IMAGES, WRONG = 32, 4, 2
 
@@ -66,3 +69,30 @@ def test_scores_and_suspects(data: Path, tmp_path: Path, capsys) -> None:
     assert f"val{WRONG}" in first
     assert "| good | 0.7500 |" in first
     assert "| good | 1.0000 |" in without
+
+
+@pytest.mark.parametrize(
+    ("networks", "code"),
+    [
+        (["a={}:logits:unit", "a={}:logits:half"], "invalid-argument"),
+        (["a={}:logits:unit:nchw"], "invalid-argument"),
+        (["a={}:logits:unknown"], "invalid-argument"),
+        (["a={}:probs:unit"], "unknown-output-kind"),
+        (["a={}:logits:unit", "--size", "0", "32"], "invalid-argument"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    data: Path, tmp_path: Path, networks: list[str], code: str
+) -> None:
+    file = network(tmp_path, "a.onnx", 1.0)
+    size = ["--size", str(SIDE), str(SIDE)]
+    arguments = [each.format(file) for each in networks]
+    with refused(ConfigError, code):
+        compare.main(["--data", str(data), *size, *arguments])
+
+
+def test_one_image_is_left_however_many_are_suspects(data: Path, tmp_path: Path, capsys) -> None:
+    file = network(tmp_path, "a.onnx", 1.0)
+    size = ["--size", str(SIDE), str(SIDE), "--suspects", "99"]
+    compare.main([f"a={file}:probabilities:unit", "--data", str(data), *size])
+    assert f"Without these {IMAGES - 1} images" in capsys.readouterr().out

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Compares networks on the same images: scores, size, and latency on one thread.
 
     python tools/benchmarks/compare.py --data PATH/TO/COCO --size 320 320 \\
@@ -13,6 +12,7 @@ take turns.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -57,17 +57,22 @@ class Measured(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses arguments, measures, and prints a Markdown table."""
     args = _parser().parse_args(arguments)
+    if min(args.size) < 1:
+        raise ConfigError("--size: expected at least 1", code="invalid-argument")
     settings = config.Data(root=args.data, image_size=tuple(args.size))
     with tempfile.TemporaryDirectory() as folder:
         networks = {}
         for text in args.networks:
-            networks |= _networks(text, args.precision, Path(folder))
+            found = _networks(text, args.precision, Path(folder))
+            if both := networks.keys() & found.keys():
+                raise ConfigError(f"two networks are named {both.pop()}", code="invalid-argument")
+            networks |= found
         measured = measure(networks, Data(settings))
     print(table(measured, set()))
     if args.suspects:
-        found = suspects(measured, args.suspects)
-        print(f"\nMasks that are most at odds with all networks: {', '.join(found)}")
-        print(f"\nWithout these {len(found)} images:\n\n{table(measured, set(found))}")
+        names = suspects(measured, args.suspects)
+        print(f"\nMasks that are most at odds with all networks: {', '.join(names)}")
+        print(f"\nWithout these {len(names)} images:\n\n{table(measured, set(names))}")
     if args.json:
         rows = {
             name: {**m._asdict(), "evaluation": m.evaluation.as_dict()}
@@ -88,6 +93,7 @@ def measure(networks: Mapping[str, Network], data: Data) -> dict[str, Measured]:
     """
     evaluations, probes = {}, {}
     for name, network in networks.items():
+        print(f"{name}: evaluation", file=sys.stderr)
         predictor = load(network.file, default_size=DEFAULT_SIZE, **network.options)
         evaluations[name] = evaluate(predictor, data)
         opened = open_network(network.file, threads=1)
@@ -123,29 +129,33 @@ def suspects(measured: Mapping[str, Measured], count: int) -> list[str]:
 
     Args:
       measured: The figures by name.
-      count: Number of images.
+      count: Number of images at most; one image at least is left.
     """
     best: dict[str, float] = {}
     for figures in measured.values():
         for image in figures.evaluation.per_image:
             score = image["network"]["miou"]
             best[image["name"]] = max(score, best.get(image["name"], 0.0))
-    return sorted(best, key=lambda name: best[name])[:count]
+    return sorted(best, key=lambda name: best[name])[: min(count, len(best) - 1)]
 
 
 def _networks(text: str, precisions: Sequence[str], folder: Path) -> dict[str, Network]:
     """Reads NAME=RUN or NAME=FILE:KIND:NORMALIZATION; a run is exported in each precision."""
     name, _, where = text.partition("=")
-    if not where:
-        raise ConfigError(f"{text}: expected NAME=RUN or NAME=FILE.onnx", code="invalid-argument")
+    file, *options = where.split(":")
+    if not where or len(options) > 2:
+        raise ConfigError(
+            f"{text}: expected NAME=RUN or NAME=FILE.onnx:KIND:NORMALIZATION",
+            code="invalid-argument",
+        )
     if Path(where).is_dir():
         found = {}
+        print(f"{name}: export", file=sys.stderr)
         for precision in precisions:
             output = folder / f"{len(list(folder.iterdir()))}.onnx"
             exporters.export(where, output, input="unit", precision=precision)
             found[f"{name}, {precision}"] = Network(output, {})
         return found
-    file, *options = where.split(":")
     names = ("output", "normalization")
     return {name: Network(Path(file), dict(zip(names, options, strict=False)))}
 
