@@ -13,7 +13,10 @@ import runtime_engines
 import runtimes
 from onnx_models import save, segmenter
 from PIL import Image
+from refused import refused
 from runtime_engines import RUNTIMES
+
+from jaxdistill.runtime.errors import ConfigError
 
 STUDENT = "masks student.encoder=mobilenetv3_small_050 student.decoder_channels=[16,12,8]"
 
@@ -87,3 +90,17 @@ def test_a_file_is_compared_with_the_first_runtime_and_refusals_are_named(
     printed = capsys.readouterr().out
     assert "no such operator" in printed
     assert "absent is not installed: pip install absent" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--count", "0"], "invalid-argument"),
+        (["--rounds", "0"], "invalid-argument"),
+        (["--size", "0", "64"], "invalid-argument"),
+        (["--size", "60", "64"], "image-size"),
+    ],
+)
+def test_bad_arguments_are_refused(photos: Path, options: list[str], code: str) -> None:
+    with refused(ConfigError, code):
+        runtimes.main([STUDENT, "--images", str(photos), *options])

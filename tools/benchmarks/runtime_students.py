@@ -14,7 +14,7 @@ from jaxdistill import config, exporters
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.verify import flax_outputs
-from jaxdistill.models import Student, student
+from jaxdistill.models import Student, check_image_size, student
 from jaxdistill.models.parameters import flat_variables, is_frozen, merge
 from jaxdistill.runtime.errors import ConfigError, UserError
 
@@ -47,19 +47,23 @@ def contestant(
       endings: The files that are needed.
 
     Raises:
-      UserError: There is no such student.
+      UserError: There is no such student, or it cannot take images of this size.
     """
     path = Path(argument)
     if path.suffix in FILES:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}", code="no-such-file")
         return Contestant(path.name, {path.suffix: path}, None)
-    made = _student(argument, images)
+    made, kept = _student(argument)
+    size = images.shape[1:3]
+    check_image_size(made, size, "--size")
+    if kept is not None:
+        made = with_random_values(made, images[:8], kept)
     files: dict[str, Path | str] = {}
     for ending in sorted(endings):
         file = folder / f"{len(list(folder.iterdir()))}{ending}"
         try:
-            exporters.export(made, file, input="unit", sigmoid=True, size=images.shape[1:3])
+            exporters.export(made, file, input="unit", sigmoid=True, size=size)
             files[ending] = file
         except UserError as error:
             files[ending] = str(error)
@@ -68,19 +72,20 @@ def contestant(
     return Contestant(name, files, expected)
 
 
-def _student(argument: str, images: np.ndarray) -> Student:
+def _student(argument: str) -> tuple[Student, tuple[str, ...] | None]:
+    """Returns a student; of a configuration, also the paths of variables that a file filled."""
     path = Path(argument)
     if path.suffix == ".safetensors" and "=" not in argument:
-        return student.from_weights(path)
+        return student.from_weights(path), None
     if path.is_dir():
-        return best_of(path).student
+        return best_of(path).student, None
     name, *overrides = shlex.split(argument)
     settings = config.load(name, [*overrides, "student.weights=null"]).student
     file = settings.encoder_weights
     if file is not None and not file.is_file():
         settings = settings.model_copy(update={"encoder_weights": None})
     made = student.without_projectors(student.build(settings))
-    return with_random_values(made, images[:8], ("encoder",) if settings.encoder_weights else ())
+    return made, ("encoder",) if settings.encoder_weights else ()
 
 
 def with_random_values(

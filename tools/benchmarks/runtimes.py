@@ -31,7 +31,7 @@ from jaxdistill.config import Size
 from jaxdistill.data import decode, image_ops
 from jaxdistill.data.image_files import find_images
 from jaxdistill.runtime import errors
-from jaxdistill.runtime.errors import first_line
+from jaxdistill.runtime.errors import ConfigError, first_line
 
 Key = tuple[str, str]
 """A student and a runtime."""
@@ -40,6 +40,10 @@ Key = tuple[str, str]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses arguments, measures, and prints a table."""
     args = _parser().parse_args(arguments)
+    if min(*args.size, args.count, args.rounds) < 1:
+        raise ConfigError(
+            "--size, --count and --rounds: expected at least 1", code="invalid-argument"
+        )
     images = read_images(args.images, tuple(args.size), args.count)
     installed = {name: each for name, each in RUNTIMES.items() if each.missing is None}
     endings = {each.ending for each in installed.values()}
