@@ -56,8 +56,6 @@ API = {
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+)\$", re.S)
 CODE = re.compile(r"(^```.*?^```$|(?<!`)`[^`]+`(?!`))", re.M | re.S)
-
-
 COMMANDS_HEAD = """# Commands
 
 Each command is also `python -m jaxdistill COMMAND`. The exit code is 2 after an error that you can
@@ -182,13 +180,7 @@ def _commands() -> str:
     from jaxdistill.__main__ import COMMANDS
 
     os.environ["COLUMNS"] = "80"
-    page = [
-        "# Commands",
-        "Each is also `python -m jaxdistill COMMAND`. The exit code is 2 after an",
-    ]
-    page[1] += (
-        " error that you can correct; [troubleshooting](troubleshooting.md) lists their codes."
-    )
+    page = [COMMANDS_HEAD]
     for name in COMMANDS:
         module = importlib.import_module(f"jaxdistill.commands.{name.replace('-', '_')}")
         printed = io.StringIO()
