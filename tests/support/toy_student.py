@@ -73,6 +73,17 @@ def batches() -> list[dict[str, np.ndarray]]:
     return [{"images": image, "masks": mask} for image, mask in zip(images, masks, strict=True)]
 
 
+class StopAfter(Callback):
+    """Ends a run after a step, as a user who interrupts it does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer: jd.Trainer, step: int) -> None:
+        if step == self.step:
+            trainer.request_stop("the test")
+
+
 def trainer(
     run: Path,
     callbacks: Sequence[Callback] = (),

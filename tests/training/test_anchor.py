@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy_student
 from refused import refused
-from toy_student import stored_arrays
+from toy_student import StopAfter, stored_arrays
 
 import jaxdistill as jd
 from jaxdistill import config
@@ -88,15 +88,6 @@ def trainer(run: Path, file: Path, *callbacks: Callback, **training: Any) -> jd.
     """A toy student of which the encoder joins in the epochs 2 and 3, two steps each."""
     unfreeze = config.Unfreezing(from_epoch=2)
     return toy_student.trainer(run, callbacks, unfreeze, file, **{"anchor": ANCHOR, **training})
-
-
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, trainer: jd.Trainer, step: int) -> None:
-        if step == self.step:
-            trainer.request_stop("the test")
 
 
 @pytest.fixture(scope="module")

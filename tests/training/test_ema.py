@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import toy_student
 from refused import refused
-from toy_student import stored_arrays
+from toy_student import StopAfter, stored_arrays
 from virtual_devices import run_on_devices
 
 import jaxdistill as jd
@@ -104,15 +104,6 @@ def test_a_resumed_run_has_the_same_average_to_the_last_bit(
     trainer(run, (StopAfter(2 * epochs - 1),)).fit()
     assert trainer(run).fit(resume=True).progress.epoch == 4
     jax.tree.map(np.testing.assert_array_equal, stored_arrays(run), whole)
-
-
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, trainer: jd.Trainer, step: int) -> None:
-        if step == self.step:
-            trainer.request_stop("the test")
 
 
 @pytest.mark.parametrize(("before", "after"), [(EMA, None), (None, EMA), (EMA, 0.9)])

@@ -6,20 +6,12 @@ import numpy as np
 import pytest
 import tiny_run
 import toy_student
+from toy_student import StopAfter
 from whole_runs import numbers
 
 from jaxdistill import config
 from jaxdistill.data import loader
-from jaxdistill.training import Callback, Trainer
-
-
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, trainer: Trainer, step: int) -> None:
-        if step == self.step:
-            trainer.request_stop("the test")
+from jaxdistill.training import Trainer
 
 
 @pytest.fixture(scope="module")
