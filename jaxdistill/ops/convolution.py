@@ -1,4 +1,4 @@
-"""Convolution of stride 1, with a weight gradient that is fast on a CPU.
+"""Convolution of stride 1, by forms that are fast on a CPU and on a GPU.
 
 XLA's CPU back end computes the weight gradient of a convolution over large maps five times slower
 than the convolution itself. Three other forms are faster there:
@@ -9,10 +9,10 @@ than the convolution itself. Three other forms are faster there:
 * A sum of shifted copies, for a convolution over a single channel, such as the gradient of the
   head's input.
 
-On other platforms XLA's own forms are the fastest.
+On a GPU, columns of maps with few channels are folded into channels; see `folding`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -21,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdistill.ops.depthwise import shifted
+from jaxdistill.ops.folding import FEW_OF_WEIGHTS, find_fold, folded
 from jaxdistill.ops.forms import choose
 from jaxdistill.ops.padding import Padding
 from jaxdistill.runtime.sharding import sum_over_rows
@@ -47,15 +48,16 @@ def convolve(x: Map, kernel: Kernel, padding: Padding) -> Float[Array, "b oh ow 
         return choose(
             "convolution", x, kernel, plain=partial(plain, padding=padding), cpu=pointwise
         )
-    if kernel.shape[2] == 1:
-        return choose(
-            "convolution",
-            x,
-            kernel,
-            plain=partial(plain, padding=padding),
-            cpu=partial(shifted, stride=1, padding=padding),
-        )
-    return plain(x, kernel, padding)
+    single = kernel.shape[2] == 1
+    few = find_fold(x.shape, kernel.shape, 1, padding)
+    return choose(
+        "convolution",
+        x,
+        kernel,
+        plain=partial(plain, padding=padding),
+        cpu=partial(shifted, stride=1, padding=padding) if single else None,
+        gpu=partial(folded, padding=padding) if few else None,
+    )
 
 
 def pointwise(x: Map, kernel: Float[Array, "1 1 i o"]) -> Float[Array, "b h w o"]:
@@ -98,12 +100,14 @@ def _backward(padding: Padding, saved: tuple[Map, Kernel], dy: Gradient) -> tupl
     dx = convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), around)
     by_rows = partial(gradient_by_rows, padding=padding)
     fast = pointwise_gradient if _is_pointwise(kernel.shape[:2], padding) else by_rows
+    few = find_fold(x.shape, kernel.shape, 1, padding, FEW_OF_WEIGHTS)
     dkernel = choose(
         "convolution",
         x,
         dy,
         plain=partial(plain_gradient, padding=padding),
         cpu=sum_over_rows(fast),
+        gpu=partial(folded_gradient, padding=padding) if few else None,
     )
     return dx, dkernel
 
@@ -122,8 +126,17 @@ def plain_gradient(x: Map, dy: Gradient, padding: Padding) -> Kernel:
     Returns:
       Gradient of the kernel.
     """
+    return _gradient(plain, x, dy, padding)
+
+
+def folded_gradient(x: Map, dy: Gradient, padding: Padding) -> Kernel:
+    """Computes the weight gradient between folded columns; see `plain_gradient`."""
+    return _gradient(partial(folded, few=FEW_OF_WEIGHTS), x, dy, padding)
+
+
+def _gradient(form: Callable[..., Array], x: Map, dy: Gradient, padding: Padding) -> Kernel:
     like = jax.ShapeDtypeStruct((*_kernel_size(x, dy, padding), x.shape[-1], dy.shape[-1]), x.dtype)
-    [dkernel] = jax.linear_transpose(lambda kernel: plain(x, kernel, padding), like)(dy)
+    [dkernel] = jax.linear_transpose(lambda kernel: form(x, kernel, padding=padding), like)(dy)
     return dkernel
 
 

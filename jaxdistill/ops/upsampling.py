@@ -7,7 +7,8 @@ four are computed as one convolution with four times as many output channels; it
 position on every side, of which each phase uses two. The skip connection is convolved separately.
 
 On a GPU the same is one transposed convolution of stride 2, whose 4x4 kernel holds all four 2x2
-kernels. It is the gradient of a strided convolution, which cuDNN has as one operation.
+kernels. It is the gradient of a strided convolution, which cuDNN has as one operation; of few
+channels, with columns folded into channels.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdistill.ops.convolution import convolve
+from jaxdistill.ops.folding import folded
 from jaxdistill.ops.forms import choose
 
 Small = Float[Array, "b h w c"]
@@ -139,9 +141,7 @@ def _stretch(kernel: Array, axis: int) -> Array:
 
 
 def _strided(y: Output, kernel: Float[Array, "4 4 o c"]) -> Small:
-    return lax.conv_general_dilated(
-        y, kernel, (2, 2), _SAME, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return folded(y, kernel, stride=2, padding=_SAME)
 
 
 @jax.custom_vjp

@@ -1,8 +1,8 @@
 """The steps as an H100 gets them: compiled on a machine without a GPU, and counted.
 
 The bounds on bytes only go down: whoever makes a step move fewer bytes lowers its bound. They went
-up once, by three to eight percent, to avoid kernels that took sixty times as long as their bytes on
-a card: see `summed_slices`.
+up twice, by three to ten percent, where a card showed that other kernels take less time although
+they move more: see `summed_slices`, and `ops/folding.py` and `ops/depthwise.py`.
 """
 
 import json
@@ -119,7 +119,7 @@ def test_a_small_student_s_step() -> None:
         *("student.decoder_channels=[16, 8, 8, 4, 4]", "features.0.hidden_channels=8"),
         "data.image_size=[128, 128]",  # of 16 images, the largest maps have 4 MB
     )["train"]
-    check(report, 46.2)
+    check(report, 50.6)
     assert report["graphs"] > 1
     assert report["collectives"] == {}
 
@@ -129,11 +129,11 @@ def test_a_small_student_s_step() -> None:
 @pytest.mark.parametrize(
     ("bound", "arguments"),
     [
-        (2672, ["--batch", "32"]),
-        (1358, ["--batch", "32", "precision=bfloat16"]),
-        (3175, ["--batch", "32", "training.accumulate=8", "--steps", "train"]),
-        (6568, ["--batch", "32", "student.frozen=[]", "--steps", "train"]),
-        (2676, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
+        (2765, ["--batch", "32"]),
+        (1436, ["--batch", "32", "precision=bfloat16"]),
+        (3269, ["--batch", "32", "training.accumulate=8", "--steps", "train"]),
+        (5847, ["--batch", "32", "student.frozen=[]", "--steps", "train"]),
+        (2768, ["--batch", "256", "--gpus", "8", "--steps", "train"]),
     ],
     ids=["float32", "bfloat16", "accumulated", "unfrozen", "8-gpus"],
 )
