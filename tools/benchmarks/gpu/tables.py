@@ -181,6 +181,20 @@ def _profile(found: Sequence[Result]) -> str:
     return f"Launches that are furthest from their floor, {about}{last['floor_ms']} ms.\n\n{rows}"
 
 
+def _forms(found: Sequence[Result]) -> str:
+    def part(name: str) -> _CELL:
+        return lambda row: row["us"].get(name)
+
+    return table(
+        of(found, "form", "operation", "form", "precision"),
+        {
+            **{"operation, 4 images": "operation", "form": "form", "precision": "precision"},
+            **{"us": part("value"), "input's gradient, us": part("input_gradient")},
+            "weights' gradient, us": part("weight_gradient"),
+        },
+    )
+
+
 def _onnx(found: Sequence[Result]) -> str:
     return table(
         of(found, "onnx", "network", "batch", "options"),
@@ -243,7 +257,7 @@ def _codes(row: Result) -> str:
     return ", ".join(map(str, row["exit"]))
 
 
-_TABLES = (_steps, _whole, _torch, _profile, _onnx, _run, _tests, _failed, _errors, _stages)
+_TABLES = (_steps, _whole, _torch, _profile, _forms, _onnx, _run, _tests, _failed, _errors, _stages)
 
 
 def _percent(key: str) -> _CELL:
