@@ -110,6 +110,15 @@ def test_what_is_written_is_a_data_set(made) -> None:
     assert len(source.entries()) == TRAIN
 
 
+def test_other_settings_in_a_folder_with_runs_are_refused(made, tmp_path: Path) -> None:
+    arguments = [str(tmp_path), "--data", str(made[1]), "--config", "configs/phone.yaml"]
+    none = ["--seeds"]  # no run
+    camera_runs.main([*arguments, *none])
+    camera_runs.main([*arguments, f"data.prepared={tmp_path}", *none])
+    with refused(ConfigError, "design-differs"):
+        camera_runs.main([*arguments, "training.learning_rate=1e-5", *none])
+
+
 @pytest.mark.slow
 def test_what_training_brings_is_tabulated_and_runs_are_not_repeated(made, tmp_path: Path) -> None:
     weights = tmp_path / "start.safetensors"

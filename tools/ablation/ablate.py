@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import ablation_data
 import ablation_table
+import design
 
 from jaxdistill import config
 from jaxdistill.commands import train
@@ -26,7 +27,6 @@ from jaxdistill.reporting import run_files
 from jaxdistill.runtime.errors import ConfigError, command
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 
-DESIGN = "design.json"
 CONFIG = Path(__file__).parents[2] / "configs" / "ablation.yaml"
 LOGITS = ("losses.kl=1.0",)
 COLD = (*LOGITS, "losses.temperature={initial: 1, final: 1}")
@@ -151,13 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.table and not args.folder.is_dir():
         raise ConfigError(f"there is no folder {args.folder.absolute()}", code="no-such-folder")
     if not args.table:
-        design = _check_design(args)
+        shared = _design(args)
+        design.check(args.folder, shared)
         found = ablation_table.read(args.folder, known)
         runs = list(_missing(args, table, found))
         for _, settings in runs:
             config.load(CONFIG, settings)
         # Written only now, so that a mistake in the arguments does not bind the folder.
-        (args.folder / DESIGN).write_text(json.dumps(design, indent=1), encoding="utf-8")
+        design.write(args.folder, shared)
         for run, settings in runs:
             scores = train_run(str(CONFIG), run, settings)
             (run / ablation_table.DONE).write_text(json.dumps(scores), encoding="utf-8")
@@ -165,16 +166,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ablation_table.write(args.folder, known)
 
 
-def _check_design(args: argparse.Namespace) -> dict[str, Any]:
+def _design(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments that all runs of a folder must share for their numbers to compare.
 
     Raises:
-      ConfigError: They differ from those of earlier runs (`design-differs`).
       NetworkError: The teacher has no such tensor.
     """
     teacher = OnnxGraph(args.teacher)
     teacher.cut([args.feature, args.deep])
-    design = {
+    return {
         "--data": str(args.data.absolute()),
         "--teacher": teacher.fingerprint,
         "--output-kind": args.output_kind,
@@ -182,16 +182,6 @@ def _check_design(args: argparse.Namespace) -> dict[str, Any]:
         "data.mask_resize": config.load(CONFIG, args.overrides).data.mask_resize,
         "overrides": sorted(args.overrides),
     }
-    file = args.folder / DESIGN
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else design
-    for name, value in design.items():
-        if before.get(name) != value:
-            raise ConfigError(
-                f"{args.folder}: {name} was {before.get(name)!r} in earlier runs and is {value!r} "
-                f"now, so the runs would not be comparable; choose another folder",
-                code="design-differs",
-            )
-    return design
 
 
 def _missing(

@@ -6,18 +6,21 @@
 For every camera a student is trained with each set of training masks and several seeds. A score is
 that of the validation images after the last epoch. `untrained` is the student at its start,
 where it starts from the weights of a whole student. `table.md` and `table.json` are written after
-every run; the command continues where it was stopped.
+every run; the command continues where it was stopped, and refuses other settings in the same
+folder.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ablate
 import ablation_table
 import cameras
+import design
 
 from jaxdistill import config
 from jaxdistill.checkpoint.interpolation import START
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="folder of the runs and tables")
     parser.add_argument("--data", type=Path, required=True, help="the folder that cameras.py wrote")
     parser.add_argument("--config", required=True, help="configuration of the student")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     names = list(cameras.CAMERAS)
     parser.add_argument("--cameras", nargs="+", default=names, choices=names)
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=list(LABELS))
@@ -55,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"makes it",
                 code="no-such-folder",
             )
+    settings = config.load(args.config, args.overrides)
+    shared = {"--data": str(args.data.absolute()), **_design(settings)}
+    design.check(args.folder, shared)
+    design.write(args.folder, shared)
     for seed in args.seeds:
         for camera in args.cameras:
             for labels in args.labels:
@@ -63,6 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     overrides = [*_data(args.data / camera, labels), *args.overrides]
                     _train(run, args.config, [*overrides, f"seed={seed}", f"run={run}"])
                 write(args.folder)
+
+
+def _design(settings: config.Config) -> dict[str, Any]:
+    """Returns the settings that all runs share, by dotted key."""
+    own = {"run": True, "seed": True, "data": {"prepared"}}
+    return dict(_flat("", settings.model_dump(mode="json", exclude=own)))
+
+
+def _flat(place: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{place}{name}.", value)
+        else:
+            yield f"{place}{name}", value
 
 
 def write(folder: Path) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import json_file
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -163,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the run's")
     parser.add_argument("--batch", type=int, default=1, help="images per call (default: 1)")
     parser.add_argument("--threads", type=int, help="onnxruntime's threads on a CPU")
-    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    json_file.add_option(parser)
     return parser
 
 

@@ -32,6 +32,7 @@ from typing import Any
 
 import benchmark_table
 import drawn_images
+import json_file
 from rich.console import Console
 from rich.progress import track
 
@@ -286,7 +287,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compiler", default="inductor", help="backend of torch.compile (default: inductor)"
     )
-    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    json_file.add_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any key of --config")
     return parser
 

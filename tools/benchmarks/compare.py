@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import json_file
 import numpy as np
 
 from jaxdistill import config, exporters
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, nargs=2, default=[320, 320], metavar=("H", "W"))
     parser.add_argument("--precision", nargs="+", default=["float32"], help="of runs")
     parser.add_argument("--suspects", type=int, default=0, metavar="N")
-    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    json_file.add_option(parser)
     return parser
 
 

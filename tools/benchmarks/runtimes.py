@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import json_file
 import numpy as np
 from jaxtyping import UInt8
 from runtime_engines import RUNTIMES, Engine, Refused
@@ -206,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, nargs=2, default=[256, 256], metavar=("H", "W"), help="default: 256 256"
     )
     parser.add_argument("--rounds", type=int, default=1, help="timings per image (default: 1)")
-    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    json_file.add_option(parser)
     return parser
 
 
