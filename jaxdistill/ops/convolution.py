@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdistill.ops.depthwise import shifted
-from jaxdistill.ops.folding import FEW_OF_WEIGHTS, find_fold, folded
+from jaxdistill.ops.folding import MAX_CHANNELS_OF_WEIGHTS, find_fold, folded
 from jaxdistill.ops.forms import choose
 from jaxdistill.ops.padding import Padding
 from jaxdistill.runtime.sharding import sum_over_rows
@@ -49,14 +49,14 @@ def convolve(x: Map, kernel: Kernel, padding: Padding) -> Float[Array, "b oh ow 
             "convolution", x, kernel, plain=partial(plain, padding=padding), cpu=pointwise
         )
     single = kernel.shape[2] == 1
-    few = find_fold(x.shape, kernel.shape, 1, padding)
+    fold = find_fold(x.shape, kernel.shape, 1, padding)
     return choose(
         "convolution",
         x,
         kernel,
         plain=partial(plain, padding=padding),
         cpu=partial(shifted, stride=1, padding=padding) if single else None,
-        gpu=partial(folded, padding=padding) if few else None,
+        gpu=partial(folded, padding=padding) if fold else None,
     )
 
 
@@ -100,14 +100,14 @@ def _backward(padding: Padding, saved: tuple[Map, Kernel], dy: Gradient) -> tupl
     dx = convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), around)
     by_rows = partial(gradient_by_rows, padding=padding)
     fast = pointwise_gradient if _is_pointwise(kernel.shape[:2], padding) else by_rows
-    few = find_fold(x.shape, kernel.shape, 1, padding, FEW_OF_WEIGHTS)
+    fold = find_fold(x.shape, kernel.shape, 1, padding, MAX_CHANNELS_OF_WEIGHTS)
     dkernel = choose(
         "convolution",
         x,
         dy,
         plain=partial(plain_gradient, padding=padding),
         cpu=sum_over_rows(fast),
-        gpu=partial(folded_gradient, padding=padding) if few else None,
+        gpu=partial(folded_gradient, padding=padding) if fold else None,
     )
     return dx, dkernel
 
@@ -131,7 +131,7 @@ def plain_gradient(x: Map, dy: Gradient, padding: Padding) -> Kernel:
 
 def folded_gradient(x: Map, dy: Gradient, padding: Padding) -> Kernel:
     """Computes the weight gradient between folded columns; see `plain_gradient`."""
-    return _gradient(partial(folded, few=FEW_OF_WEIGHTS), x, dy, padding)
+    return _gradient(partial(folded, max_channels=MAX_CHANNELS_OF_WEIGHTS), x, dy, padding)
 
 
 def _gradient(form: Callable[..., Array], x: Map, dy: Gradient, padding: Padding) -> Kernel:

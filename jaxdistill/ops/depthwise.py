@@ -8,7 +8,7 @@ with a trained encoder takes a third less processor time (docs/performance.md).
 On a GPU, a grouped convolution is a call of cuDNN, for which the map before and after it must be in
 memory; the sum of slices is fused with the activations around it. With a 5x5 kernel it is bound by
 its 25 products: on an H200, in float32, the nine of an EfficientNet-B0 took 0.54 ms for 4 images,
-and cuDNN 0.24. cuDNN was not measured in bfloat16, so a sum is kept there; it reads a map that is
+and cuDNN 0.24. In bfloat16, which has not been timed, the sum is kept; it reads a map that is
 in memory, since an activation before it would be computed 25 times for each output.
 """
 
@@ -23,7 +23,7 @@ from jaxdistill.ops.forms import choose
 from jaxdistill.ops.padding import Padding
 from jaxdistill.runtime.sharding import sum_over_rows
 
-_FEW = 9  # positions of a kernel, up to which a sum of slices is faster than cuDNN
+_FEW = 9  # positions of a kernel, up to which a GPU sums slices
 
 
 def depthwise(
@@ -42,8 +42,8 @@ def depthwise(
     """
     slices = partial(shifted_on_cpu, stride, padding)
     grouped = partial(plain, stride=stride, padding=padding)
-    fused = partial(shifted_on_gpu, stride=stride, padding=padding)
-    return choose("depthwise", x, kernel, plain=grouped, cpu=slices, gpu=fused)
+    gpu = partial(on_gpu, stride=stride, padding=padding)
+    return choose("depthwise", x, kernel, plain=grouped, cpu=slices, gpu=gpu)
 
 
 def plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
@@ -58,8 +58,8 @@ def plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     )
 
 
-def shifted_on_gpu(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """Convolves by `shifted` where that is faster on a GPU; see `depthwise`."""
+def on_gpu(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """Convolves by cuDNN or by `shifted`, whichever is faster; see `depthwise`."""
     if kernel.shape[0] * kernel.shape[1] <= _FEW:
         return shifted(x, kernel, stride, padding)
     if x.dtype == jnp.float32:

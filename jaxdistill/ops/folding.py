@@ -2,11 +2,12 @@
 
 A row of a map lies in memory as columns of channels, so that `f` neighbouring columns of `c`
 channels can be read as one column of `f * c` channels without a copy. The convolution then has a
-wider kernel, most of whose weights are zeros, and more operations; but cuDNN's kernels are made
-for 64 channels and more, and a map of 16 keeps them waiting. docs/gpu.md has the times.
+wider kernel, most of whose weights are zeros, and more operations; but cuDNN's kernels compute
+tiles of 64 channels or more, most of which are empty with 16. The bounds below were chosen by times
+on an H200, in docs/gpu.md.
 
-XLA no longer joins such a convolution with an addition behind it, so with 32 channels, where the
-convolution itself gains nothing, only its weight gradient is folded.
+XLA no longer joins a folded convolution with an addition behind it. So with 32 channels, where the
+convolution itself gains little, only its weight gradient is folded.
 """
 
 from typing import NamedTuple
@@ -18,13 +19,14 @@ from jaxtyping import Array, Float
 
 from jaxdistill.ops.padding import Padding
 
-FEW = 16
+MAX_CHANNELS = 16
 """Channels of the narrower side up to which a convolution is folded."""
-FEW_OF_WEIGHTS = 32
+MAX_CHANNELS_OF_WEIGHTS = 32
 """Channels of the narrower side up to which the weight gradient of a convolution is folded."""
-_CHANNELS = 64  # of the wider side, once folded
+_FULL = 64  # channels of the wider side, once folded
 _LEAST = 8  # channels of the narrower side, once folded
-_MOST = 16  # columns that become one
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_MAX_COLUMNS = 16  # that become one
 
 
 class Fold(NamedTuple):
@@ -48,7 +50,7 @@ def find_fold(
     kernel: tuple[int, ...],
     stride: int,
     padding: Padding,
-    few: int = FEW,
+    max_channels: int = MAX_CHANNELS,
 ) -> Fold | None:
     """Returns how a convolution is folded, or None if it is better as it is.
 
@@ -57,16 +59,16 @@ def find_fold(
       kernel: Shape of the kernel, (height, width, inputs, outputs).
       stride: Step between output positions.
       padding: Rows above and below, columns left and right.
-      few: Channels of the narrower side up to which it is folded.
+      max_channels: Channels of the narrower side up to which it is folded.
     """
     (_, size, inputs, outputs), width, (left, right) = kernel, shape[2], padding[1]
-    kept = (width + left + right - size) // stride + 1 == -(-width // stride)
-    if size == 1 or width % stride or not kept or min(inputs, outputs) > few:
+    kept = (width + left + right - size) // stride + 1 == width // stride
+    if size == 1 or width % stride or not kept or min(inputs, outputs) > max_channels:
         return None
     sides = (inputs * stride, outputs)
-    columns = 1
-    while columns < _MOST and width % (2 * columns * stride) == 0:
-        if columns * max(sides) >= _CHANNELS and columns * min(sides) >= _LEAST:
+    columns = 1  # doubled as far as the width allows
+    while columns < _MAX_COLUMNS and width % (2 * columns * stride) == 0:
+        if columns * max(sides) >= _FULL and columns * min(sides) >= _LEAST:
             break
         columns *= 2
     if columns == 1:
@@ -94,7 +96,7 @@ def folded(
     *,
     stride: int = 1,
     padding: Padding,
-    few: int = FEW,
+    max_channels: int = MAX_CHANNELS,
 ) -> Float[Array, "b oh ow o"]:
     """Convolves a map whose columns are folded into channels where that is better.
 
@@ -103,21 +105,20 @@ def folded(
       kernel: The kernel.
       stride: Step between output positions, of rows and of columns.
       padding: Rows above and below, columns left and right.
-      few: Channels of the narrower side up to which they are folded.
+      max_channels: Channels of the narrower side up to which they are folded.
 
     Returns:
       The convolved map, equal to that of XLA's convolution up to rounding.
     """
-    fold = find_fold(x.shape, kernel.shape, stride, padding, few)
+    fold = find_fold(x.shape, kernel.shape, stride, padding, max_channels)
     return folded_by(fold, x, kernel, stride, padding)
 
 
 def folded_by(fold: Fold | None, x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Convolves with columns folded in a given way, None for not at all; see `folded`."""
-    dimensions = ("NHWC", "HWIO", "NHWC")
     if fold is None:
         return lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, dimension_numbers=dimensions
+            x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
         )
     batch, height, width, inputs = x.shape
     together = fold.columns * stride
@@ -126,7 +127,7 @@ def folded_by(fold: Fold | None, x: Array, kernel: Array, stride: int, padding: 
         widened(kernel, fold, stride, padding[1][0]),
         (stride, 1),
         (padding[0], (fold.before, fold.after)),
-        dimension_numbers=dimensions,
+        dimension_numbers=_LAYOUT,
     )
     return y.reshape(batch, y.shape[1], width // stride, kernel.shape[-1])
 
@@ -147,12 +148,13 @@ def widened(
     """
     rows, size, inputs, outputs = kernel.shape
     together = fold.columns * stride
-    # Position in `kernel`, for every column of the input and of the output in their folded ones.
+    # position[a, b] is the column of the kernel between column a of the input and column b of the
+    # output, within their folded columns; outside of the kernel there is none.
     read = np.arange(fold.width * together) - fold.before * together
     position = read[:, None] - (np.arange(fold.columns) * stride - left)
-    chosen = (position == np.arange(size)[:, None, None]).astype(np.float32)
+    chosen = position == np.arange(size)[:, None, None]
     chosen = chosen.reshape(size, fold.width, together, fold.columns)
-    # Sums of at most one weight, and of their gradients, which TF32 would round.
+    # Each value is one weight or zero. TF32 would round it, and the sums of gradients.
     wide = jnp.einsum(
         "hkio,kbjp->hbjipo", kernel, chosen.astype(kernel.dtype), precision=lax.Precision.HIGHEST
     )

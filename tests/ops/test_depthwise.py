@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdistill.ops.depthwise import plain, shifted, shifted_on_cpu, shifted_on_gpu
+from jaxdistill.ops.depthwise import on_gpu, plain, shifted, shifted_on_cpu
 from jaxdistill.ops.padding import PaddingKind, resolve_padding
 
 
@@ -40,7 +40,7 @@ def test_shifted_equals_plain(batch, height, width, channels, size, stride, kind
     def on_cpu(x, kernel, stride, padding):
         return shifted_on_cpu(stride, padding, x, kernel)
 
-    for form in (shifted, shifted_on_gpu, on_cpu):
+    for form in (shifted, on_gpu, on_cpu):
         for one, other in zip(compiled(form, x, kernel), expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 

@@ -80,7 +80,7 @@ def test_as_many_columns_as_fill_the_channels(channels, size, stride, width, col
 
 def test_the_weight_gradient_is_folded_with_more_channels() -> None:
     shape, kernel = (2, 320, 320, 32), (3, 3, 32, 32)
-    fold = folding.find_fold(shape, kernel, 1, SAME, folding.FEW_OF_WEIGHTS)
+    fold = folding.find_fold(shape, kernel, 1, SAME, folding.MAX_CHANNELS_OF_WEIGHTS)
     assert fold.columns == 2
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import camera_runs
 import cameras
 import coco_folders
+import design
 import numpy as np
 import pytest
 from onnx_models import parse, save
@@ -110,13 +111,29 @@ def test_what_is_written_is_a_data_set(made) -> None:
     assert len(source.entries()) == TRAIN
 
 
-def test_other_settings_in_a_folder_with_runs_are_refused(made, tmp_path: Path) -> None:
+def test_other_settings_in_a_folder_with_runs_are_refused(made, tmp_path, monkeypatch) -> None:
+    def trained(run: Path, *_: object) -> None:
+        run.mkdir(parents=True)
+        scores = {"miou": 0.5, "boundary_iou": 0.25}
+        (run / camera_runs.DONE).write_text(json.dumps({"trained": scores, "start": {}}))
+
+    monkeypatch.setattr(camera_runs, "_train", trained)
     arguments = [str(tmp_path), "--data", str(made[1]), "--config", "configs/phone.yaml"]
-    none = ["--seeds"]  # no run
-    camera_runs.main([*arguments, *none])
-    camera_runs.main([*arguments, f"data.prepared={tmp_path}", *none])
+    chosen = ["--cameras", "dark", "--labels", "masks", "--seeds", "0"]
+    camera_runs.main([*arguments, *chosen])
+    camera_runs.main([*arguments, f"data.prepared={tmp_path}", *chosen])
+    for changed in ("training.learning_rate=1e-5", "training.ema=0.9"):
+        with refused(ConfigError, "design-differs"):
+            camera_runs.main([*arguments, changed, *chosen])
+
+
+@pytest.mark.parametrize("other", [{"a": 1, "b": 3}, {"a": 1}, {"a": 1, "b": 2, "c": None}])
+def test_a_design_with_another_value_or_name_is_refused(tmp_path: Path, other: dict) -> None:
+    design.check(tmp_path, {"a": 1, "b": 2})
+    design.write(tmp_path, {"a": 1, "b": 2})
+    design.check(tmp_path, {"b": 2, "a": 1})
     with refused(ConfigError, "design-differs"):
-        camera_runs.main([*arguments, "training.learning_rate=1e-5", *none])
+        design.check(tmp_path, other)
 
 
 @pytest.mark.slow

@@ -61,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = config.load(args.config, args.overrides)
     shared = {"--data": str(args.data.absolute()), **_design(settings)}
     design.check(args.folder, shared)
-    design.write(args.folder, shared)
     for seed in args.seeds:
         for camera in args.cameras:
             for labels in args.labels:
@@ -69,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if not (run / DONE).exists():
                     overrides = [*_data(args.data / camera, labels), *args.overrides]
                     _train(run, args.config, [*overrides, f"seed={seed}", f"run={run}"])
+                    design.write(args.folder, shared)
                 write(args.folder)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxdistill.runtime.errors import ConfigError
 
-NAME = "design.json"
+FILE_NAME = "design.json"
 
 
 def check(folder: Path, design: Mapping[str, Any]) -> None:
@@ -20,18 +20,19 @@ def check(folder: Path, design: Mapping[str, Any]) -> None:
     Raises:
       ConfigError: One of them differs (`design-differs`).
     """
-    file = folder / NAME
+    file = folder / FILE_NAME
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else design
-    for name, value in design.items():
-        if before.get(name) != value:
+    for name in sorted(before.keys() | design.keys()):
+        old, new = (repr(each[name]) if name in each else "not set" for each in (before, design))
+        if old != new:
             raise ConfigError(
-                f"{folder}: {name} was {before.get(name)!r} in earlier runs and is {value!r} "
-                f"now, so the runs would not be comparable; choose another folder",
+                f"{folder}: {name} was {old} in earlier runs and is {new} now, so the runs would "
+                f"not be comparable; choose another folder",
                 code="design-differs",
             )
 
 
 def write(folder: Path, design: Mapping[str, Any]) -> None:
-    """Keeps it for later runs; the folder is made if it is missing."""
+    """Records the design in the folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NAME).write_text(json.dumps(design, indent=1), encoding="utf-8")
+    (folder / FILE_NAME).write_text(json.dumps(design, indent=1), encoding="utf-8")
