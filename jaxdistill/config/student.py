@@ -49,10 +49,6 @@ class Student(Section):
     initial weights."""
     weights: Path | None = None
     """Safetensors file of a whole student, encoder included, used instead of `encoder_weights`."""
-    logit_scale: Positive = 1.0
-    """Factor of the logits at the start, for a student from `weights`; its masks stay the same.
-    Where nearly all its probabilities are 0 or 1, as those of MediaPipe's network, the first steps
-    otherwise undo what it knows, to become less certain. Such as `0.3`."""
     normalization: Normalization | None = None
     """Normalisation of the student's input. null: the one recorded in the weights file, else
     `imagenet`."""
@@ -82,12 +78,6 @@ class Student(Section):
             raise invalid(
                 "conflicting-keys",
                 "weights includes the encoder: set encoder_weights to null",
-            )
-        if self.logit_scale != 1 and self.weights is None:
-            raise invalid(
-                "logit-scale-needs-weights",
-                "logit_scale is for a student from weights, whose head is trained: name its file, "
-                "or set logit_scale to 1",
             )
         if self.unfreeze is not None and "encoder" not in self.frozen:
             raise invalid(

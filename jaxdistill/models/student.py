@@ -215,8 +215,6 @@ def build(
         if param_group(name) in groups and not is_frozen(name, removed)
     }
     filled = weights.fill(expected, read, path)
-    for name in (name for name in filled if param_group(name) == "head"):  # a linear layer
-        filled[name] = filled[name] * np.float32(settings.logit_scale)
     return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
 
 

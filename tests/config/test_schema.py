@@ -76,7 +76,6 @@ def test_the_specified_configuration_has_the_specified_values() -> None:
         ("teacher={tensor: a}", "missing-key", "teacher.onnx"),
         ("student.decoder_channels=[]", "wrong-length", "student.decoder_channels"),
         ("student.weights=a.safetensors", "conflicting-keys", "encoder_weights"),
-        ("student.logit_scale=0.3", "logit-scale-needs-weights", "logit_scale"),
         ("student.frozen=[encoder, projectors]", "frozen-projectors", "frozen"),
         ("teacher=null", "teacher-needed", "losses.kl"),
         ("detector=null", "detector-needed", "detector.onnx"),

@@ -162,23 +162,6 @@ def test_a_student_starts_from_a_whole_student_s_weights(student_file: Path) -> 
         build(settings.model_copy(update={"decoder_channels": (16, 8, 8, 4, 6)}))
 
 
-@pytest.mark.parametrize("decoder", ["unet", "light-unet"])
-@pytest.mark.parametrize("upsampling", ["bilinear", "learned"])
-def test_logits_are_scaled_at_the_start(tmp_path: Path, decoder: str, upsampling: str) -> None:
-    path = tmp_path / "whole.safetensors"
-    shape = {"decoder": decoder, "decoder_channels": (8, 8, 8, 4), "upsampling": upsampling}
-    settings = SMALL.model_copy(update=shape)
-    models.save_weights(build(settings, seed=7), path)
-    images = jax.random.uniform(jax.random.key(0), (1, 64, 64, 3))
-    once, scaled = (
-        build(settings.model_copy(update={"weights": path, "logit_scale": scale}))(
-            images, train=False
-        )
-        for scale in (1.0, 0.25)
-    )
-    np.testing.assert_allclose(scaled.logits, 0.25 * once.logits, rtol=1e-5, atol=1e-6)
-
-
 def test_create_tells_the_two_kinds_of_files_apart(encoder_file: Path, student_file: Path) -> None:
     channels = SMALL.decoder_channels
     for file, groups in (

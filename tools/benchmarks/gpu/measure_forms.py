@@ -3,22 +3,29 @@
 Convolutions of few channels, with 1, 2, 4 and more columns folded into channels, each with the
 gradients of its input and of its weights; and depthwise convolutions between two activations, by
 cuDNN, as sums of shifted slices, and as such sums of a map that is in memory.
+
+Times are those of the kernels in JAX's profiler, since launching takes as long as the shortest of
+them does. On a CPU, where it lists none, they are of the clock.
 """
 
-import dataclasses
+import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import kit as kits
 import numpy as np
 import results
-import step_program
 from jax import lax
+from jax.profiler import ProfileData
 
 from jaxdistill.ops import depthwise, folding
+from jaxdistill.ops.padding import Padding
 
 
 class Convolution(NamedTuple):
@@ -71,81 +78,134 @@ DEPTHWISE = (
 _FULL = 640  # the size that the maps above belong to
 _BATCH = 4
 
+_CALLS = 3
+
 Form = Callable[..., jax.Array]
+Parts = dict[str, tuple]
+"""By the name of a part, such as `value`: a function and its arguments."""
 
 
 def main() -> None:
     """Times every form in both precisions."""
     kit, _ = kits.opened()
     scale = _FULL // kit.networks[0]["side"]
-    for precision in ("float32", "bfloat16"):
-        for each in CONVOLUTIONS:
-            _measure_convolution(kit, each._replace(side=each.side // scale), precision)
-        for one in DEPTHWISE:
-            _measure_depthwise(kit, one._replace(side=one.side // scale), precision)
+    for operation in (*DEPTHWISE, *CONVOLUTIONS):
+        smaller = operation._replace(side=operation.side // scale)
+        for precision in ("float32", "bfloat16"):
+            about = {"operation": str(smaller), "precision": precision}
+            forms = _depthwise if isinstance(smaller, Depthwise) else _convolution
+            try:
+                found = _microseconds(forms(smaller, precision))
+            except Exception as error:
+                results.record_error("form", error, **about)
+                continue
+            for form, us in found.items():
+                results.record("form", **about, form=form, us=us)
 
 
-def _measure_convolution(kit: kits.Kit, each: Convolution, precision: str) -> None:
+def _convolution(each: Convolution, precision: str) -> dict[str, Parts]:
     padding = ((1, 1), (1, 1))
     x = _noise(precision, _BATCH, each.side, each.side, each.inputs)
     kernel = _noise(precision, each.size, each.size, each.inputs, each.outputs)
     dy = _noise(precision, _BATCH, each.side // each.stride, each.side // each.stride, each.outputs)
+    forms: dict[str, Parts] = {}
     for columns in each.columns:
-        if each.side % (columns * each.stride):
+        if each.side % (columns * each.stride):  # of a rehearsal's small map
             continue
-        fold = folding.fold_of(columns, each.size, each.stride, 1) if columns > 1 else None
-
-        def form(x: jax.Array, kernel: jax.Array, fold: folding.Fold | None = fold) -> jax.Array:
-            return folding.folded_by(fold, x, kernel, each.stride, padding)
-
-        _record(
-            kit,
-            {"operation": str(each), "form": f"{columns} columns", "precision": precision},
-            value=(form, x, kernel),
-            input_gradient=(
-                lambda k, dy, form=form: _pulled(lambda x: form(x, k), x, dy),
-                kernel,
-                dy,
-            ),
-            weight_gradient=(lambda x, dy, form=form: _pulled(partial(form, x), kernel, dy), x, dy),
-        )
+        left = padding[1][0]
+        fold = folding.fold_of(columns, each.size, each.stride, left) if columns > 1 else None
+        form = partial(_folded_by, fold, each.stride, padding)
+        forms[f"columns: {columns}"] = {
+            "value": (form, x, kernel),
+            "input_gradient": (partial(_input_gradient, form, x), kernel, dy),
+            "weight_gradient": (partial(_weight_gradient, form, kernel), x, dy),
+        }
+    return forms
 
 
-def _measure_depthwise(kit: kits.Kit, each: Depthwise, precision: str) -> None:
+def _folded_by(
+    fold: folding.Fold | None, stride: int, padding: Padding, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    return folding.folded_by(fold, x, kernel, stride, padding)
+
+
+def _input_gradient(form: Form, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+    return _pulled(lambda x: form(x, kernel), x, dy)
+
+
+def _weight_gradient(form: Form, kernel: jax.Array, x: jax.Array, dy: jax.Array) -> jax.Array:
+    return _pulled(partial(form, x), kernel, dy)
+
+
+def _depthwise(each: Depthwise, precision: str) -> dict[str, Parts]:
     padding = ((each.size // 2,) * 2,) * 2
     x = _noise(precision, _BATCH, each.side, each.side, each.channels)
     kernel = _noise(precision, each.size, each.size, 1, each.channels)
-    forms: dict[str, Form] = {
+
+    def between(form: Form, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.nn.silu(form(jax.nn.silu(x), kernel, each.stride, padding))
+
+    def of_finished(x: jax.Array, *rest: Any) -> jax.Array:
+        return depthwise.shifted(lax.optimization_barrier(x), *rest)
+
+    forms = {
         "cuDNN": depthwise.plain,
         "slices": depthwise.shifted,
-        "slices of a finished map": lambda x, *rest: depthwise.shifted(
-            lax.optimization_barrier(x), *rest
-        ),
+        "slices of a finished map": of_finished,
     }
-    for name, form in forms.items():
-
-        def between(x: jax.Array, kernel: jax.Array, form: Form = form) -> jax.Array:
-            return jax.nn.silu(form(jax.nn.silu(x), kernel, each.stride, padding))
-
-        about = {"operation": str(each), "form": name, "precision": precision}
-        _record(kit, about, value=(between, x, kernel))
+    return {name: {"value": (partial(between, form), x, kernel)} for name, form in forms.items()}
 
 
-def _record(kit: kits.Kit, about: dict[str, object], **programs: tuple) -> None:
-    try:
-        microseconds = {
-            name: round(1e3 * _milliseconds(kit, function, arguments), 1)
-            for name, (function, *arguments) in programs.items()
-        }
-        results.record("form", **about, us=microseconds)
-    except Exception as error:
-        results.record_error("form", error, **about)
+def _microseconds(forms: dict[str, Parts]) -> dict[str, dict[str, float]]:
+    """Returns the microseconds of a call by form and part."""
+    programs = {}
+    for form, parts in forms.items():
+        for part, (function, *arguments) in parts.items():
+            function = _named(function, f"form_{len(programs)}")
+            program = jax.jit(function).lower(*arguments).compile()
+            programs[form, part] = (f"jit_form_{len(programs)}", program, arguments)
+    clock = {key: _by_clock(program, values) for key, (_, program, values) in programs.items()}
+    kernels = _by_profile({name: (program, each) for name, program, each in programs.values()})
+    found: dict[str, dict[str, float]] = {form: {} for form in forms}
+    for (form, part), (name, *_) in programs.items():
+        found[form][part] = round(1e6 * kernels.get(name, clock[form, part]), 1)
+    return found
 
 
-def _milliseconds(kit: kits.Kit, function: Form, arguments: list[jax.Array]) -> float:
-    program = jax.jit(function).lower(*arguments).compile()
-    brief = dataclasses.replace(kit, seconds=min(kit.seconds, 0.05))
-    return step_program.timed(lambda _: (None, program(*arguments)), None, brief)["ms"]
+def _named(function: Form, name: str) -> Form:
+    def named(*arguments: jax.Array) -> jax.Array:
+        return function(*arguments)
+
+    named.__name__ = name  # by which the profiler tells programs apart
+    return named
+
+
+def _by_clock(program: Any, arguments: list[jax.Array]) -> float:
+    jax.block_until_ready(program(*arguments))
+    start = time.perf_counter()
+    for _ in range(_CALLS):
+        y = program(*arguments)
+    jax.block_until_ready(y)
+    return (time.perf_counter() - start) / _CALLS
+
+
+def _by_profile(programs: dict[str, tuple]) -> dict[str, float]:
+    """Returns the seconds of a call's kernels by the program's name, empty on a CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for program, arguments in programs.values():
+                for _ in range(_CALLS):
+                    y = program(*arguments)
+                jax.block_until_ready(y)
+        [path] = Path(folder).rglob("*.xplane.pb")
+        profile = ProfileData.from_file(str(path))
+    seconds: Counter[str] = Counter()
+    for plane in profile.planes:
+        if plane.name.startswith("/device:"):
+            for event in (event for line in plane.lines for event in line.events):
+                name = str(dict(event.stats).get("hlo_module") or "")
+                seconds[name.partition("(")[0]] += 1e-9 * event.duration_ns / _CALLS
+    return dict(seconds)
 
 
 def _pulled(form: Form, primal: jax.Array, dy: jax.Array) -> jax.Array:
