@@ -34,6 +34,9 @@ class OriginalStep:
             self._original.compile(setting.compiler)
             self._images = self._images.to(memory_format=torch.channels_last)
         self.whole(1)
+        if self._on_gpu:  # what cuDNN tried its algorithms with
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
     def whole(self, steps: int) -> Seconds:
         step = self._original.train_step
