@@ -154,11 +154,11 @@ def test_what_training_brings_is_tabulated_and_runs_are_not_repeated(made, tmp_p
     table = json.loads((tmp_path / "runs" / "table.json").read_text())
     assert set(table) == {"dark"}
     assert {column: set(seeds) for column, seeds in table["dark"].items()} == {
-        "untrained": {"0", "1"},
+        camera_runs.START_COLUMN: {"0", "1"},
         "masks": {"0", "1"},
         "few": {"0", "1"},
     }
-    starts = table["dark"]["untrained"]
+    starts = table["dark"][camera_runs.START_COLUMN]
     assert starts["0"] == starts["1"]
     before = (tmp_path / "runs" / "dark" / "few" / "0" / "metrics.jsonl").stat().st_mtime_ns
     camera_runs.main([*common, *settings, *chosen])

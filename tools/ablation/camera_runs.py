@@ -4,7 +4,7 @@
     python tools/ablation/camera_runs.py runs/cameras --data build/cameras --config phone
 
 For every camera a student is trained with each set of training masks and several seeds. A score is
-that of the validation images after the last epoch. `untrained` is the student at its start,
+that of the validation images after the last epoch. `before training` is the student at its start,
 where it starts from the weights of a whole student. `table.md` and `table.json` are written after
 every run; the command continues where it was stopped, and refuses other settings in the same
 folder.
@@ -31,7 +31,7 @@ from jaxdistill.runtime.errors import ConfigError, command
 
 LABELS = {"masks": "all masks", "few": "few masks, the others a teacher's", "labels": "a teacher's"}
 """Titles of the sets of training masks, by the name of their folder."""
-START_COLUMN = "untrained"
+START_COLUMN = "before training"
 DONE = "camera.json"
 
 Scores = dict[str, float]
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="folder of the runs and tables")
     parser.add_argument("--data", type=Path, required=True, help="the folder that cameras.py wrote")
     parser.add_argument("--config", required=True, help="configuration of the student")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     names = list(cameras.CAMERAS)
     parser.add_argument("--cameras", nargs="+", default=names, choices=names)
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=list(LABELS))
