@@ -36,6 +36,7 @@ MAX_PIXELS = 2**27
 """Largest number of pixels of a frame: a damaged header must not exhaust the memory."""
 MILLISECONDS = Fraction(1, 1000)
 """Time base of a camera's frames."""
+_CHUNK = 1 << 20  # bytes
 
 
 class Frame(NamedTuple):
@@ -83,8 +84,9 @@ def open_source(source: str | Path | int) -> Iterator[VideoSource]:
     Raises:
       ConfigError: The package PyAV is not installed (`extra-missing`).
       DataError: The file is not a video (`video-unreadable`), has no video stream
-        (`no-video-stream`), not one frame can be decoded (`video-without-frames`), or there is no
-        such camera (`camera-unavailable`).
+        (`no-video-stream`), not one frame can be decoded (`video-without-frames`), the file may be
+        intact, but cannot be read at the moment (`unreadable-file`), or there is no such camera
+        (`camera-unavailable`).
     """
     if isinstance(source, int):
         camera = _Camera(source)
@@ -98,25 +100,33 @@ def open_source(source: str | Path | int) -> Iterator[VideoSource]:
         yield _File(path, container)
 
 
-def _container(path: Path, *, check_intact: bool = False) -> Any:
+def _container(path: Path) -> Any:
     """Returns an open container of PyAV, whose `with` block closes it."""
     av = import_av()
     try:
-        return av.open(str(path))
+        # A damaged byte of a title must not hide the frames.
+        return av.open(str(path), metadata_errors="replace")
     except (OSError, av.error.FFmpegError) as error:
-        if check_intact:
-            _check_intact(path, error)
+        _check_intact(path)
         raise DataError(
             f"{path}: cannot be read as a video: {reason(error)}", code="video-unreadable"
         ) from None
 
 
-def _check_intact(path: Path, error: Exception) -> None:
-    """Raises an error of its own where a file may be intact, but cannot be read at the moment."""
-    if isinstance(error, OSError) and error.errno not in files.STRUCTURE_ERRORS:
-        raise DataError(
-            f"{path}: cannot be read: {reason(error)}", code="unreadable-file"
-        ) from None
+def _check_intact(path: Path) -> None:
+    """Raises an error of its own where the operating system cannot read a file at the moment.
+
+    FFmpeg's own error numbers do not tell: it gives EIO and EPERM for damaged files as well.
+    """
+    try:
+        with path.open("rb") as file:
+            while file.read(_CHUNK):
+                pass
+    except OSError as error:
+        if error.errno not in files.STRUCTURE_ERRORS:
+            raise DataError(
+                f"{path}: cannot be read: {reason(error)}", code="unreadable-file"
+            ) from None
 
 
 def frame_times(path: Path) -> list[int]:
@@ -130,18 +140,17 @@ def frame_times(path: Path) -> list[int]:
 
     Raises:
       ConfigError: The package PyAV is not installed (`extra-missing`).
-      DataError: See `open_source`; or the file may be intact, but cannot be read at the moment
-        (`unreadable-file`).
+      DataError: See `open_source`.
     """
     av = import_av()
     times: set[int] = set()
-    with _container(path, check_intact=True) as container:
+    with _container(path) as container:
         try:
             for packet in container.demux(_video_stream(path, container)):
                 if packet.size and packet.pts is not None:
                     times.add(packet.pts)
         except av.error.FFmpegError as error:
-            _check_intact(path, error)
+            _check_intact(path)
             log.warning("%s: the rest of it cannot be read: %s", path, reason(error))
     return sorted(times)
 
@@ -157,7 +166,7 @@ def frame_at(path: Path, pts: int) -> RgbImage | None:
       DataError: See `frame_times`.
     """
     av = import_av()
-    with _container(path, check_intact=True) as container:
+    with _container(path) as container:
         stream = _video_stream(path, container)
         try:
             container.seek(pts, stream=stream)  # to the key frame before it
@@ -165,7 +174,7 @@ def frame_at(path: Path, pts: int) -> RgbImage | None:
                 if frame.pts is not None and frame.pts >= pts:
                     return _upright(frame)
         except av.error.FFmpegError as error:
-            _check_intact(path, error)
+            _check_intact(path)
             log.warning("%s: a frame cannot be decoded: %s", path, reason(error))
     return None
 
@@ -199,6 +208,8 @@ def import_av() -> "ModuleType":
 
 
 class _File(VideoSource):
+    path: Path
+
     def __init__(self, path: Path, container: Any) -> None:
         self.path, self.name = path, str(path)
         stream = _video_stream(path, container)
@@ -215,7 +226,7 @@ class _File(VideoSource):
 
     def frames(self) -> Generator[Frame]:
         # Opened anew: not every format can be rewound.
-        with import_av().open(str(self.path)) as container:
+        with _container(self.path) as container:
             decoded = container.decode(_video_stream(self.path, container))
             first = previous = None
             for index in itertools.count():

@@ -76,6 +76,15 @@ def test_what_is_no_video_is_refused(tmp_path: Path, kind: str, code: str) -> No
     assert "Errno" not in str(error.value)
 
 
+def test_a_damaged_title_does_not_hide_the_frames(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "whole.mp4", [clips.bright_disc(0)] * 3)
+    content = path.read_bytes()
+    assert b"Lavf" in content  # the name of the program that wrote the file
+    path.write_bytes(content.replace(b"Lavf", b"\xffavf"))
+    with open_source(path) as source:
+        assert len(list(source.frames())) == 3
+
+
 def test_messages_of_decoding_threads_do_not_call_python() -> None:
     """They would wait for the interpreter while it waits for them, as a file is closed."""
     assert import_av().logging.get_level() is None

@@ -85,16 +85,35 @@ def test_a_video_that_cannot_be_read_at_the_moment_is_not_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "clips").mkdir()
-    for name in ("a.mp4", "b.mp4"):
-        clips.write(tmp_path / "clips" / name, [clips.bright_disc(0)] * 5)
+    clips.write(tmp_path / "clips/a.mp4", [clips.bright_disc(0)] * 5)
+    (tmp_path / "clips/b.mp4").write_text("what a failing disk gave")
     split = config.Split(images=Path("clips"), annotations=None)
-    opening = av.open
+    opening = Path.open
 
-    def fails(path: str, *args: object) -> object:
-        if path.endswith("b.mp4"):
+    def fails(path: Path, *args: object, **more: object) -> object:
+        if path.name == "b.mp4":
             raise OSError(errno.EIO, "Input/output error")
-        return opening(path, *args)
+        return opening(path, *args, **more)
 
-    monkeypatch.setattr(av, "open", fails)
+    monkeypatch.setattr(Path, "open", fails)
     with refused(DataError, "unreadable-file", "b.mp4"):
         opened(tmp_path, source="video", train=split, validation=split)
+
+
+def test_a_video_that_was_cut_off_is_left_out_whatever_ffmpeg_says_of_it(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    clips.write(tmp_path / "clips/a.mp4", [clips.bright_disc(0)] * 5)
+    whole = clips.write(tmp_path / "whole.mkv", [clips.bright_disc(0)] * 9, sound=None).read_bytes()
+    found = set()
+    for length in (30, 70, 200, 400):
+        path = tmp_path / "clips" / f"{length}.mkv"
+        path.write_bytes(whole[:length])
+        try:
+            with av.open(str(path)):
+                pass
+        except (OSError, av.error.FFmpegError) as error:
+            found.add(error.errno)
+    assert errno.EIO in found  # which a failing disk gives as well
+    split = config.Split(images=Path("clips"), annotations=None)
+    dataset = opened(tmp_path, source="video", train=split, validation=split)
+    assert {name.partition("/")[0] for name in dataset.names} == {"a.mp4"}

@@ -131,7 +131,7 @@ def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Enc
     with av.open(str(target), "w") as written, av.open(str(parts[0])) as first:
         video = written.add_stream_from_template(first.streams.video[0])
         streams = [_video_packets(av, parts, video)]
-        audio = av.open(str(source.path)) if source.path else None
+        audio = av.open(str(source.path), metadata_errors="replace") if source.path else None
         if audio and audio.streams.audio:
             streams.append(_audio_packets(av, audio, written, source, encoding))
         for _, _, packet in heapq.merge(*streams, key=lambda timed: timed[:2]):
