@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdistill.ops.depthwise import shifted
-from jaxdistill.ops.folding import MAX_CHANNELS_OF_WEIGHTS, find_fold, folded
+from jaxdistill.ops.folding import MAX_CHANNELS_OF_WEIGHTS, Fold, find_fold, folded_by
 from jaxdistill.ops.forms import choose
 from jaxdistill.ops.padding import Padding
 from jaxdistill.runtime.sharding import sum_over_rows
@@ -56,7 +56,7 @@ def convolve(x: Map, kernel: Kernel, padding: Padding) -> Float[Array, "b oh ow 
         kernel,
         plain=partial(plain, padding=padding),
         cpu=partial(shifted, stride=1, padding=padding) if single else None,
-        gpu=partial(folded, padding=padding) if fold else None,
+        gpu=partial(folded_by, fold=fold, padding=padding) if fold else None,
     )
 
 
@@ -107,7 +107,7 @@ def _backward(padding: Padding, saved: tuple[Map, Kernel], dy: Gradient) -> tupl
         dy,
         plain=partial(plain_gradient, padding=padding),
         cpu=sum_over_rows(fast),
-        gpu=partial(folded_gradient, padding=padding) if fold else None,
+        gpu=partial(folded_gradient, fold=fold, padding=padding) if fold else None,
     )
     return dx, dkernel
 
@@ -129,9 +129,9 @@ def plain_gradient(x: Map, dy: Gradient, padding: Padding) -> Kernel:
     return _gradient(plain, x, dy, padding)
 
 
-def folded_gradient(x: Map, dy: Gradient, padding: Padding) -> Kernel:
+def folded_gradient(x: Map, dy: Gradient, fold: Fold, padding: Padding) -> Kernel:
     """Computes the weight gradient between folded columns; see `plain_gradient`."""
-    return _gradient(partial(folded, max_channels=MAX_CHANNELS_OF_WEIGHTS), x, dy, padding)
+    return _gradient(partial(folded_by, fold=fold), x, dy, padding)
 
 
 def _gradient(form: Callable[..., Array], x: Map, dy: Gradient, padding: Padding) -> Kernel:

@@ -9,7 +9,8 @@ On a GPU, a grouped convolution is a call of cuDNN, for which the map before and
 memory; the sum of slices is fused with the activations around it. With a 5x5 kernel it is bound by
 its 25 products: on an H200, in float32, the nine of an EfficientNet-B0 took 0.54 ms for 4 images,
 and cuDNN 0.24. In bfloat16, which has not been timed, the sum is kept; it reads a map that is
-in memory, since an activation before it would be computed 25 times for each output.
+in memory, since an activation before it would be computed 25 times for each output. By themselves,
+the 3x3 ones are faster in cuDNN too (docs/gpu.md); within the step that has not been tried.
 """
 
 from functools import partial
@@ -23,7 +24,7 @@ from jaxdistill.ops.forms import choose
 from jaxdistill.ops.padding import Padding
 from jaxdistill.runtime.sharding import sum_over_rows
 
-_FEW = 9  # positions of a kernel, up to which a GPU sums slices
+_MAX_SUMMED = 9  # positions of a kernel, up to which a GPU sums slices
 
 
 def depthwise(
@@ -60,7 +61,7 @@ def plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 def on_gpu(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Convolves by cuDNN or by `shifted`, whichever is faster; see `depthwise`."""
-    if kernel.shape[0] * kernel.shape[1] <= _FEW:
+    if kernel.shape[0] * kernel.shape[1] <= _MAX_SUMMED:
         return shifted(x, kernel, stride, padding)
     if x.dtype == jnp.float32:
         return plain(x, kernel, stride, padding)

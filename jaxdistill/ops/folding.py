@@ -25,7 +25,6 @@ MAX_CHANNELS_OF_WEIGHTS = 32
 """Channels of the narrower side up to which the weight gradient of a convolution is folded."""
 _FULL = 64  # channels of the wider side, once folded
 _LEAST = 8  # channels of the narrower side, once folded
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 _MAX_COLUMNS = 16  # that become one
 
 
@@ -90,36 +89,27 @@ def fold_of(columns: int, size: int, stride: int, left: int) -> Fold:
     return Fold(columns, -(-left // together), last // together)
 
 
-def folded(
+def folded_by(
     x: Float[Array, "b h w i"],
     kernel: Float[Array, "kh kw i o"],
     *,
+    fold: Fold,
     stride: int = 1,
     padding: Padding,
-    max_channels: int = MAX_CHANNELS,
 ) -> Float[Array, "b oh ow o"]:
-    """Convolves a map whose columns are folded into channels where that is better.
+    """Convolves a map whose columns are folded into channels.
 
     Args:
-      x: The map.
+      x: The map, whose width the folded columns divide.
       kernel: The kernel.
+      fold: How columns are folded.
       stride: Step between output positions, of rows and of columns.
-      padding: Rows above and below, columns left and right.
-      max_channels: Channels of the narrower side up to which they are folded.
+      padding: Rows above and below, columns left and right, such that there are width / stride
+        columns in the output.
 
     Returns:
       The convolved map, equal to that of XLA's convolution up to rounding.
     """
-    fold = find_fold(x.shape, kernel.shape, stride, padding, max_channels)
-    return folded_by(fold, x, kernel, stride, padding)
-
-
-def folded_by(fold: Fold | None, x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """Convolves with columns folded in a given way, None for not at all; see `folded`."""
-    if fold is None:
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
-        )
     batch, height, width, inputs = x.shape
     together = fold.columns * stride
     y = lax.conv_general_dilated(
@@ -127,7 +117,7 @@ def folded_by(fold: Fold | None, x: Array, kernel: Array, stride: int, padding: 
         widened(kernel, fold, stride, padding[1][0]),
         (stride, 1),
         (padding[0], (fold.before, fold.after)),
-        dimension_numbers=_LAYOUT,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y.reshape(batch, y.shape[1], width // stride, kernel.shape[-1])
 

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdistill.ops.convolution import convolve
-from jaxdistill.ops.folding import folded
+from jaxdistill.ops.folding import find_fold, folded_by
 from jaxdistill.ops.forms import choose
 
 Small = Float[Array, "b h w c"]
@@ -141,7 +141,11 @@ def _stretch(kernel: Array, axis: int) -> Array:
 
 
 def _strided(y: Output, kernel: Float[Array, "4 4 o c"]) -> Small:
-    return folded(y, kernel, stride=2, padding=_SAME)
+    if fold := find_fold(y.shape, kernel.shape, 2, _SAME):
+        return folded_by(y, kernel, fold=fold, stride=2, padding=_SAME)
+    return lax.conv_general_dilated(
+        y, kernel, (2, 2), _SAME, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 @jax.custom_vjp

@@ -265,7 +265,8 @@ RESULTS = [
         "launches": [{"name": "a", "us": 9.0, "floor_us": 1.0, "MB": 3.0, "operation": "jit(b)"}],
     },
     {
-        **{"kind": "form", "operation": "3x3", "form": "4 columns", "precision": "float32"},
+        **{"kind": "form", "operation": "3x3", "form": "columns: 4", "precision": "float32"},
+        "batch": 4,
         "us": {"value": 9.5, "weight_gradient": 20.0},
     },
     {"kind": "tests", "exit": 1, "complete": False, "passed": 900, "failed": 1},
@@ -282,7 +283,7 @@ def test_tables_show_the_last_result_of_each_measurement() -> None:
     assert "| 50.0 | 640.0 |" in tuned
     assert "| float32 | 4 | original | 90.0 | 44.4 | 20.0 |  |  | 5.0 | 3.00 x |" in lines
     assert "| a | 9.0 | 1.0 | 3.0 | jit(b) |" in lines
-    assert "| 3x3 | 4 columns | float32 | 9.5 |  | 20.0 |" in lines
+    assert "| 3x3 | 4 | columns: 4 | float32 | 9.5 |  | 20.0 |" in lines
     assert "| 71 % |" in tuned
     assert "3.00 x" in text  # the original, against the tuned step
     assert "900 passed, 1 failed before the time was up" in text

@@ -100,7 +100,7 @@ def main() -> None:
                 results.record_error("form", error, **about)
                 continue
             for form, us in found.items():
-                results.record("form", **about, form=form, us=us)
+                results.record("form", **about, batch=_BATCH, form=form, us=us)
 
 
 def _convolution(each: Convolution, precision: str) -> dict[str, Parts]:
@@ -112,9 +112,10 @@ def _convolution(each: Convolution, precision: str) -> dict[str, Parts]:
     for columns in each.columns:
         if each.side % (columns * each.stride):  # of a rehearsal's small map
             continue
-        left = padding[1][0]
-        fold = folding.fold_of(columns, each.size, each.stride, left) if columns > 1 else None
-        form = partial(_folded_by, fold, each.stride, padding)
+        form: Form = partial(_plain, each.stride, padding)
+        if columns > 1:
+            fold = folding.fold_of(columns, each.size, each.stride, padding[1][0])
+            form = partial(folding.folded_by, fold=fold, stride=each.stride, padding=padding)
         forms[f"columns: {columns}"] = {
             "value": (form, x, kernel),
             "input_gradient": (partial(_input_gradient, form, x), kernel, dy),
@@ -123,10 +124,10 @@ def _convolution(each: Convolution, precision: str) -> dict[str, Parts]:
     return forms
 
 
-def _folded_by(
-    fold: folding.Fold | None, stride: int, padding: Padding, x: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    return folding.folded_by(fold, x, kernel, stride, padding)
+def _plain(stride: int, padding: Padding, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _input_gradient(form: Form, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
@@ -168,7 +169,7 @@ def _microseconds(forms: dict[str, Parts]) -> dict[str, dict[str, float]]:
     kernels = _by_profile({name: (program, each) for name, program, each in programs.values()})
     found: dict[str, dict[str, float]] = {form: {} for form in forms}
     for (form, part), (name, *_) in programs.items():
-        found[form][part] = round(1e6 * kernels.get(name, clock[form, part]), 1)
+        found[form][part] = round(1e6 * (kernels[name] if kernels else clock[form, part]), 1)
     return found
 
 

@@ -188,7 +188,8 @@ def _forms(found: Sequence[Result]) -> str:
     return table(
         of(found, "form", "operation", "form", "precision"),
         {
-            **{"operation, 4 images": "operation", "form": "form", "precision": "precision"},
+            **{"operation": "operation", "batch": "batch", "form": "form"},
+            "precision": "precision",
             **{"us": part("value"), "input's gradient, us": part("input_gradient")},
             "weights' gradient, us": part("weight_gradient"),
         },
