@@ -6,12 +6,13 @@ Environment variables of the package choose server and experiment: `MLFLOW_TRACK
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 
+from jaxdistill.config.flat import flat
 from jaxdistill.reporting.run_files import sample_path
 from jaxdistill.reporting.tracker import TRACKERS, known_id, remember_id
 
@@ -43,7 +44,7 @@ class MlflowTracker:
         if identity is None:
             created = self._client.create_run(self._experiment(), run_name=run.absolute().name)
             identity = created.info.run_id
-            params = [Param(key, str(value)) for key, value in _flat(settings)]
+            params = [Param(key, str(value)) for key, value in flat(settings)]
             for start in range(0, len(params), _MAX_PARAMS):
                 self._client.log_batch(identity, params=params[start : start + _MAX_PARAMS])
             remember_id(run, _NAME, identity)
@@ -67,11 +68,3 @@ class MlflowTracker:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "jaxdistill")
         found = self._client.get_experiment_by_name(name)
         return self._client.create_experiment(name) if found is None else found.experiment_id
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

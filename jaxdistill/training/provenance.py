@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxdistill import config
 from jaxdistill.checkpoint.integrity import fingerprint
+from jaxdistill.config.flat import flat
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.models.weights import format_normalization
 from jaxdistill.reporting.console import parameter_sizes
@@ -257,23 +258,10 @@ def _with_defaults(tree: Mapping[str, Any]) -> Mapping[str, Any]:
         return tree
 
 
-def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted keys and their values; a list of plain values counts as a value."""
-    if isinstance(tree, Mapping):
-        children = tree.items()
-    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        children = {str(index): item for index, item in enumerate(tree)}.items()
-    else:
-        yield path, tree
-        return
-    for key, value in children:
-        yield from _flat(value, f"{path}.{key}" if path else str(key))
-
-
 def _compared(
     settings: Mapping[str, Any], free: Sequence[str] = _FREE
 ) -> Iterator[tuple[str, Any]]:
-    for key, value in _flat(settings):
+    for key, value in flat(settings):
         if key == "targets.cache" and value is not None:
             yield key, "a folder"  # any folder, but what a cache keeps is rounded to float16
         elif not any(f"{_INDEX.sub('', key)}.".startswith(f"{path}.") for path in free):

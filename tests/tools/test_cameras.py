@@ -6,9 +6,9 @@ from pathlib import Path
 import camera_runs
 import cameras
 import coco_folders
-import design
 import numpy as np
 import pytest
+import runs
 from onnx_models import parse, save
 from PIL import Image
 from refused import refused
@@ -129,11 +129,11 @@ def test_other_settings_in_a_folder_with_runs_are_refused(made, tmp_path, monkey
 
 @pytest.mark.parametrize("other", [{"a": 1, "b": 3}, {"a": 1}, {"a": 1, "b": 2, "c": None}])
 def test_a_design_with_another_value_or_name_is_refused(tmp_path: Path, other: dict) -> None:
-    design.check(tmp_path, {"a": 1, "b": 2})
-    design.write(tmp_path, {"a": 1, "b": 2})
-    design.check(tmp_path, {"b": 2, "a": 1})
+    runs.check(tmp_path, {"a": 1, "b": 2})
+    runs.write(tmp_path, {"a": 1, "b": 2})
+    runs.check(tmp_path, {"b": 2, "a": 1})
     with refused(ConfigError, "design-differs"):
-        design.check(tmp_path, other)
+        runs.check(tmp_path, other)
 
 
 @pytest.mark.slow

@@ -19,11 +19,9 @@ from typing import Any, NamedTuple
 
 import ablation_data
 import ablation_table
-import design
+import runs
 
 from jaxdistill import config
-from jaxdistill.commands import train
-from jaxdistill.reporting import run_files
 from jaxdistill.runtime.errors import ConfigError, command
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 
@@ -152,15 +150,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ConfigError(f"there is no folder {args.folder.absolute()}", code="no-such-folder")
     if not args.table:
         shared = _design(args)
-        design.check(args.folder, shared)
+        runs.check(args.folder, shared)
         found = ablation_table.read(args.folder, known)
-        runs = list(_missing(args, table, found))
-        for _, settings in runs:
-            config.load(CONFIG, settings)
+        missing = list(_missing(args, table, found))
+        for run, settings in missing:
+            config.load(CONFIG, [*settings, f"run={run}"])
         # Written only now, so that a mistake in the arguments does not bind the folder.
-        design.write(args.folder, shared)
-        for run, settings in runs:
-            scores = train_run(str(CONFIG), run, settings)
+        runs.write(args.folder, shared)
+        for run, settings in missing:
+            scores = runs.train(str(CONFIG), run, settings)
             (run / ablation_table.DONE).write_text(json.dumps(scores), encoding="utf-8")
             ablation_table.write(args.folder, known)
     ablation_table.write(args.folder, known)
@@ -204,29 +202,9 @@ def _missing(
                 run = args.folder / regime / name / str(seed)
                 distills = any(setting.startswith("losses.kl") for setting in row.settings)
                 data = regimes[regime if distills or regime != "few" else "few-repeated"]
-                settings = [*common, *data, *row.settings, f"seed={seed}", f"run={run}"]
+                settings = [*common, *data, *row.settings, f"seed={seed}"]
                 if str(seed) not in found[regime].get(name, {}):
                     yield run, settings
-
-
-def train_run(configuration: str, run: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """Trains to the end, from where an earlier command stopped.
-
-    Args:
-      configuration: File or name of the configuration.
-      run: The run's folder.
-      settings: Overrides, `run` among them.
-
-    Returns:
-      The validation's scores after the last epoch.
-    """
-    print(f"\n> {run}", flush=True)
-    code = train.main(["--config", configuration, "--resume", *settings])
-    if code:
-        sys.exit(code)
-    lines = (run / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-    scores: dict[str, Any] = json.loads(lines[-1])["validation"]
-    return scores
 
 
 if __name__ == "__main__":

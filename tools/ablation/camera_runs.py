@@ -13,17 +13,17 @@ folder.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ablate
 import ablation_table
 import cameras
-import design
+import runs
 
 from jaxdistill import config
 from jaxdistill.checkpoint.interpolation import START
+from jaxdistill.config.flat import flat
 from jaxdistill.data import Data
 from jaxdistill.evaluation import load
 from jaxdistill.evaluation.evaluator import evaluate
@@ -60,30 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     settings = config.load(args.config, args.overrides)
     shared = {"--data": str(args.data.absolute()), **_design(settings)}
-    design.check(args.folder, shared)
+    runs.check(args.folder, shared)
+    runs.write(args.folder, shared)
     for seed in args.seeds:
         for camera in args.cameras:
             for labels in args.labels:
                 run = args.folder / camera / labels / str(seed)
                 if not (run / DONE).exists():
                     overrides = [*_data(args.data / camera, labels), *args.overrides]
-                    _train(run, args.config, [*overrides, f"seed={seed}", f"run={run}"])
-                    design.write(args.folder, shared)
+                    _train(run, args.config, [*overrides, f"seed={seed}"])
                 write(args.folder)
 
 
 def _design(settings: config.Config) -> dict[str, Any]:
     """Returns the settings that all runs share, by dotted key."""
     own = {"run": True, "seed": True, "data": {"prepared"}}
-    return dict(_flat("", settings.model_dump(mode="json", exclude=own)))
-
-
-def _flat(place: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(f"{place}{name}.", value)
-        else:
-            yield f"{place}{name}", value
+    return dict(flat(settings.model_dump(mode="json", exclude=own)))
 
 
 def write(folder: Path) -> None:
@@ -100,7 +92,9 @@ def write(folder: Path) -> None:
     titles = [LABELS.get(column, column) for column in columns]
     lines = [f"| mIoU / boundary IoU | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]
     for camera in (name for name in cameras.CAMERAS if name in found):
-        cells = [_cell(list(found[camera].get(column, {}).values())) for column in columns]
+        scores = {column: list(found[camera].get(column, {}).values()) for column in columns}
+        scores[START_COLUMN] = scores[START_COLUMN][:1]  # it is the same for every seed
+        cells = [_cell(scores[column]) for column in columns]
         lines.append(f"| {camera} | {' | '.join(cells)} |")
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -117,7 +111,7 @@ def _data(camera: Path, labels: str) -> list[str]:
 
 
 def _train(run: Path, configuration: str, settings: Sequence[str]) -> None:
-    last = ablate.train_run(configuration, run, settings)
+    last = runs.train(configuration, run, settings)
     trained = {"miou": last["student_miou"], "boundary_iou": last["student_boundary_iou"]}
     start = _start(run, config.load(configuration, settings)) if (run / START).exists() else {}
     (run / DONE).write_text(json.dumps({"trained": trained, "start": start}), encoding="utf-8")
