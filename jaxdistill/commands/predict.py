@@ -25,8 +25,7 @@ from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS
 from jaxdistill.evaluation.prediction_files import Skipped, predict_files
 from jaxdistill.evaluation.predictor import Predictor, check_options, load
-from jaxdistill.evaluation.video import Smoother, predict_video
-from jaxdistill.evaluation.video.prediction import encodings_of
+from jaxdistill.evaluation.video import check_video_options, predict_video
 from jaxdistill.evaluation.video.writer import ENCODINGS
 from jaxdistill.runtime.errors import ConfigError, DataError
 from jaxdistill.runtime.signals import Interruption
@@ -55,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     videos = [name for name in args.images if _is_video(name)]
     _check_names(videos)
     if videos:
-        Smoother(args.smooth)  # refuses a weight that is out of range
-        encodings_of(names, args.video_format)
+        check_video_options(names, args.smooth, args.video_format)
     images = [name for name in args.images if name not in videos]
     earlier = [args.output / name for name in (*DRAWINGS, BACKGROUND.rstrip("="))]
     outputs = [args.output / name for name in names]

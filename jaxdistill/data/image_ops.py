@@ -51,7 +51,7 @@ def resolve(normalization: config.Normalization) -> Normalization:
             return Normalization(mean, std)
         red, green, blue = ((m / scale, s / scale) for m, s in zip(mean, std, strict=True))
         return Normalization(*zip(red, green, blue, strict=True))
-    if normalization not in _NAMED:
+    if not isinstance(normalization, str) or normalization not in _NAMED:
         raise ConfigError(
             f"normalization: expected {', '.join(_NAMED)} or a config.MeanStd, got {normalization}",
             code="invalid-argument",

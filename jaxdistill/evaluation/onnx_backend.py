@@ -34,10 +34,12 @@ class OnnxBackend:
         if metadata := read_metadata(graph.path):
             about = {**metadata.description, **about}
             default_size = metadata.image_size
-        if about.get("output") not in get_args(config.OutputKind):
+        kinds = get_args(config.OutputKind)
+        if (kind := about.get("output")) not in kinds:
+            missing = "neither the file nor an option states what the mask holds"
             raise ConfigError(
-                f"{graph.path}: neither the file nor an option states what the mask holds; pass "
-                f"output (--output-kind) logits, probabilities, softmax_logits or class_indices",
+                f"{graph.path}: {missing if kind is None else f'unknown kind of output {kind!r}'}; "
+                f"pass output (--output-kind) {', '.join(kinds[:-1])} or {kinds[-1]}",
                 code="unknown-output-kind",
             )
         image = graph.cut([options.tensor or graph.outputs[0]]).input

@@ -52,12 +52,12 @@ def to_int8(
         return _quantised(model, images, kept, CalibrationMethod.Percentile)
     except (ValueError, MemoryError) as error:
         # onnxruntime makes no histogram of a tensor that is nearly constant, as in a student that
-        # was hardly trained.
+        # was hardly trained; and one of a size that grows with the ratio of two images' ranges.
         log.warning(
             "int8: the percentiles of the activations cannot be measured (%s), as where a tensor "
             "is nearly constant; their extreme values are the ranges instead, which round more "
             "coarsely",
-            first_line(error),
+            f"{type(error).__name__}: {first_line(error)}",
         )
         return _quantised(model, images, kept, CalibrationMethod.MinMax)
 

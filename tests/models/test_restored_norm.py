@@ -16,9 +16,9 @@ from jaxdistill.models import Student, build, restored_norm, save_weights, weigh
 from jaxdistill.models.parameters import flat_variables
 from jaxdistill.models.unfreezing import partition_in_phase
 
-SELFIE = config.Student(encoder="mediapipe-selfie", decoder="mediapipe-selfie", frozen=())
 pytestmark = pytest.mark.slow  # compiles whole students
 
+SELFIE = config.Student(encoder="mediapipe-selfie", decoder="mediapipe-selfie", frozen=())
 IMAGES = np.random.default_rng(0).random((4, 64, 64, 3), np.float32)
 
 

@@ -58,8 +58,10 @@ class Measured(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses arguments, measures, and prints a Markdown table."""
     args = _parser().parse_args(arguments)
-    if min(args.size) < 1:
-        raise ConfigError("--size: expected at least 1", code="invalid-argument")
+    if min(args.size) < 1 or args.suspects < 0:
+        raise ConfigError(
+            "expected at least 1 for --size, and at least 0 for --suspects", code="invalid-argument"
+        )
     settings = config.Data(root=args.data, image_size=tuple(args.size))
     with tempfile.TemporaryDirectory() as folder:
         networks = {}
@@ -70,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             networks |= found
         measured = measure(networks, Data(settings))
     print(table(measured, set()))
-    if args.suspects:
-        names = suspects(measured, args.suspects)
+    if names := suspects(measured, args.suspects):
         print(f"\nMasks that are most at odds with all networks: {', '.join(names)}")
         print(f"\nWithout these {len(names)} images:\n\n{table(measured, set(names))}")
     if args.json:

@@ -14,7 +14,13 @@ from jaxdistill import config, exporters
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.verify import flax_outputs
-from jaxdistill.models import Student, check_image_size, student
+from jaxdistill.models import (
+    Student,
+    build,
+    check_image_size,
+    from_weights,
+    without_projectors,
+)
 from jaxdistill.models.parameters import flat_variables, is_frozen, merge
 from jaxdistill.runtime.errors import ConfigError, UserError
 
@@ -76,7 +82,7 @@ def _student(argument: str) -> tuple[Student, tuple[str, ...] | None]:
     """Returns a student; of a configuration, also the paths of variables that a file filled."""
     path = Path(argument)
     if path.suffix == ".safetensors" and "=" not in argument:
-        return student.from_weights(path), None
+        return from_weights(path), None
     if path.is_dir():
         return best_of(path).student, None
     name, *overrides = shlex.split(argument)
@@ -84,7 +90,7 @@ def _student(argument: str) -> tuple[Student, tuple[str, ...] | None]:
     file = settings.encoder_weights
     if file is not None and not file.is_file():
         settings = settings.model_copy(update={"encoder_weights": None})
-    made = student.without_projectors(student.build(settings))
+    made = without_projectors(build(settings))
     return made, ("encoder",) if settings.encoder_weights else ()
 
 

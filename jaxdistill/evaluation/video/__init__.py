@@ -4,13 +4,14 @@
 `Smoother` steadies the masks of any sequence.
 """
 
-from jaxdistill.evaluation.video.prediction import VideoReport, predict_video
+from jaxdistill.evaluation.video.prediction import VideoReport, check_video_options, predict_video
 from jaxdistill.evaluation.video.smoothing import Smoother, flicker
 from jaxdistill.evaluation.video.steadiness import measure_flicker
 
 __all__ = [
     "Smoother",
     "VideoReport",
+    "check_video_options",
     "flicker",
     "measure_flicker",
     "predict_video",

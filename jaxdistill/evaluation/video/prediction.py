@@ -277,6 +277,21 @@ class _Work:
         self.seconds[what] += time.perf_counter() - start
 
 
+def check_video_options(drawn: Iterable[str], smoothing: float, video_format: str | None) -> None:
+    """Checks options of `predict_video` before a video is opened.
+
+    Args:
+      drawn: Names of drawings.
+      smoothing: See `predict_video`.
+      video_format: See `predict_video`.
+
+    Raises:
+      ConfigError: See `predict_video`.
+    """
+    Smoother(smoothing)
+    encodings_of(drawn, video_format)
+
+
 def encodings_of(drawn: Iterable[str], video_format: str | None) -> dict[str, Encoding]:
     """Returns the encoding of each drawing.
 
