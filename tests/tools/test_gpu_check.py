@@ -11,6 +11,7 @@ from pathlib import Path
 
 import check
 import gpu_launches
+import kernels
 import kit as kits
 import measure_forms
 import measure_profile
@@ -211,7 +212,7 @@ def test_kernels_are_compared_with_the_floor_of_their_launches() -> None:
         Event("convert", 3000, hlo_op="something.2"),
     ]
     profile = Tree("", [Tree("/device:GPU:0", [Tree("Stream", events)]), Tree("/host:CPU", [])])
-    seconds = measure_profile.kernels(profile)
+    seconds = measure_profile.by_name(kernels.of_profile(profile))
     assert seconds == {"sum_fusion_1": pytest.approx(1e-6), "something_2": pytest.approx(3e-6)}
     launch = gpu_launches.Launch("something.2", "fusion", 2_000_000, 0, 5e-7, 1, "jit(step)/a", ())
     first, second = measure_profile.joined(seconds, [launch])

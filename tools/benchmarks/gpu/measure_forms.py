@@ -8,21 +8,19 @@ Times are those of the kernels in JAX's profiler, since launching takes as long 
 them does. On a CPU, where it lists none, they are of the clock.
 """
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import kernels
 import kit as kits
 import numpy as np
 import results
 from jax import lax
-from jax.profiler import ProfileData
 
 from jaxdistill.ops import depthwise, folding
 from jaxdistill.ops.padding import Padding
@@ -166,10 +164,10 @@ def _microseconds(forms: dict[str, Parts]) -> dict[str, dict[str, float]]:
             program = jax.jit(function).lower(*arguments).compile()
             programs[form, part] = (f"jit_form_{len(programs)}", program, arguments)
     clock = {key: _by_clock(program, values) for key, (_, program, values) in programs.items()}
-    kernels = _by_profile({name: (program, each) for name, program, each in programs.values()})
+    on_card = _by_profile({name: (program, each) for name, program, each in programs.values()})
     found: dict[str, dict[str, float]] = {form: {} for form in forms}
     for (form, part), (name, *_) in programs.items():
-        found[form][part] = round(1e6 * (kernels[name] if kernels else clock[form, part]), 1)
+        found[form][part] = round(1e6 * (on_card[name] if on_card else clock[form, part]), 1)
     return found
 
 
@@ -190,23 +188,18 @@ def _by_clock(program: Any, arguments: list[jax.Array]) -> float:
     return (time.perf_counter() - start) / _CALLS
 
 
-def _by_profile(programs: dict[str, tuple]) -> dict[str, float]:
+def _by_profile(programs: dict[str, tuple]) -> Counter[str]:
     """Returns the seconds of a call's kernels by the program's name, empty on a CPU."""
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for program, arguments in programs.values():
-                for _ in range(_CALLS):
-                    y = program(*arguments)
-                jax.block_until_ready(y)
-        [path] = Path(folder).rglob("*.xplane.pb")
-        profile = ProfileData.from_file(str(path))
+
+    def calls() -> list[Any]:
+        return [
+            program(*arguments) for program, arguments in programs.values() for _ in range(_CALLS)
+        ]
+
     seconds: Counter[str] = Counter()
-    for plane in profile.planes:
-        if plane.name.startswith("/device:"):
-            for event in (event for line in plane.lines for event in line.events):
-                name = str(dict(event.stats).get("hlo_module") or "")
-                seconds[name.partition("(")[0]] += 1e-9 * event.duration_ns / _CALLS
-    return dict(seconds)
+    for kernel in kernels.profiled(calls):
+        seconds[kernel.program] += kernel.seconds / _CALLS
+    return seconds
 
 
 def _pulled(form: Form, primal: jax.Array, dy: jax.Array) -> jax.Array:

@@ -7,18 +7,18 @@ is found by its name, which several launches may share, and a call of a library 
 
 import json
 import os
-import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gpu_launches
 import hlo_text
 import jax
+import kernels
 import kit as kits
 import results
 import step_program
-from jax.profiler import ProfileData
 
 from jaxdistill.runtime import xla
 from jaxdistill.runtime.sharding import Mesh
@@ -43,13 +43,14 @@ def main() -> None:
     del arrays, arguments
     state, result = compiled(state, *rest)  # the first run loads kernels
     jax.block_until_ready(result)
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(_STEPS):
-                state, result = compiled(state, *rest)
-            jax.block_until_ready(result)
-        [path] = Path(folder).rglob("*.xplane.pb")
-        seconds = kernels(ProfileData.from_file(str(path)))
+
+    def steps() -> Any:
+        nonlocal state
+        for _ in range(_STEPS):
+            state, result = compiled(state, *rest)
+        return result
+
+    seconds = by_name(kernels.profiled(steps))
     card = step_program.CARDS.get(jax.devices()[0].device_kind, gpu_launches.H100)
     rows = joined(seconds, gpu_launches.launches(hlo_text.parse(text), card))
     (_OUT / "profile.json").write_text(json.dumps(rows, indent=1))
@@ -63,30 +64,24 @@ def main() -> None:
     )
 
 
-def kernels(profile: ProfileData) -> dict[str, float]:
+def by_name(found: Iterable[kernels.Kernel]) -> dict[str, float]:
     """Returns the seconds per step of what ran on the GPU, by the instruction's or kernel's name.
 
     Args:
-      profile: Of `_STEPS` steps.
+      found: The kernels of `_STEPS` steps.
     """
-    found: Counter[str] = Counter()
-    for plane in profile.planes:
-        if not plane.name.startswith("/device:"):
-            continue
-        for line in plane.lines:
-            for event in line.events:
-                instruction = str(dict(event.stats).get("hlo_op") or "")
-                in_graph = not instruction or instruction.startswith("command_buffer")
-                name = event.name if in_graph else instruction
-                found[_key(name)] += 1e-9 * event.duration_ns / _STEPS
-    return dict(found)
+    seconds: Counter[str] = Counter()
+    for kernel in found:
+        in_graph = not kernel.instruction or kernel.instruction.startswith("command_buffer")
+        seconds[_key(kernel.name if in_graph else kernel.instruction)] += kernel.seconds / _STEPS
+    return dict(seconds)
 
 
 def joined(seconds: dict[str, float], launches: list[gpu_launches.Launch]) -> list[dict[str, Any]]:
     """Returns what took time, that with the largest difference from its floor first.
 
     Args:
-      seconds: Seconds per step by name; see `kernels`.
+      seconds: Seconds per step by name; see `by_name`.
       launches: The launches of the program.
     """
     rows = []
