@@ -1,7 +1,7 @@
 """The students that `runtimes.py` compares, and their files."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,10 @@ from flax import nnx
 from jaxtyping import UInt8
 
 from jaxdistill import config, exporters
+from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.exporters.onnx_graph import Form
+from jaxdistill.exporters.registry import Precision
 from jaxdistill.exporters.verify import flax_outputs
 from jaxdistill.models import (
     Student,
@@ -36,13 +38,17 @@ class Contestant(NamedTuple):
     files: Mapping[str, Path | str]
     """The file by its ending, or why there is none."""
     expected: np.ndarray | None
-    """Flax's probabilities (N, H, W); None for a file, whose student is not known."""
+    """Flax's probabilities in float32 (N, H, W); None for a file, whose student is not known."""
 
 
-def contestant(
-    argument: str, images: UInt8[np.ndarray, "n h w 3"], folder: Path, endings: set[str]
-) -> Contestant:
-    """Exports a student.
+def contestants(
+    argument: str,
+    images: UInt8[np.ndarray, "n h w 3"],
+    folder: Path,
+    endings: set[str],
+    precisions: Sequence[Precision] = ("float32",),
+) -> Iterator[Contestant]:
+    """Exports a student, and yields it once for each number format.
 
     Args:
       argument: A run folder, a `.safetensors` file, a file exported with `--input unit --sigmoid`,
@@ -51,6 +57,7 @@ def contestant(
       images: What it is compared on.
       folder: Where the files are written.
       endings: The files that are needed.
+      precisions: Number formats of the files; int8 needs the images of a run.
 
     Raises:
       UserError: There is no such student, or it cannot take images of this size.
@@ -59,32 +66,37 @@ def contestant(
     if path.suffix in FILES:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}", code="no-such-file")
-        return Contestant(path.name, {path.suffix: path}, None)
-    made, kept = _student(argument)
+        yield Contestant(path.name, {path.suffix: path}, None)
+        return
+    source, kept = _source(argument)
+    made = source.student if isinstance(source, Best) else source
     size = images.shape[1:3]
     check_image_size(made, size, "--size")
     if kept is not None:
-        made = with_random_values(made, images[:8], kept)
-    files: dict[str, Path | str] = {}
-    for ending in sorted(endings):
-        file = folder / f"{len(list(folder.iterdir()))}{ending}"
-        try:
-            exporters.export(made, file, input="unit", sigmoid=True, size=size)
-            files[ending] = file
-        except UserError as error:
-            files[ending] = str(error)
+        source = made = with_random_values(made, images[:8], kept)
     expected = flax_outputs(made, images, FORM)[..., 0]
-    name = f"{made.settings.encoder}, {made.settings.decoder}"
-    return Contestant(name, files, expected)
+    for precision in precisions:
+        files: dict[str, Path | str] = {}
+        for ending in sorted(endings):
+            file = folder / f"{len(list(folder.iterdir()))}{ending}"
+            try:
+                exporters.export(
+                    source, file, input="unit", sigmoid=True, size=size, precision=precision
+                )
+                files[ending] = file
+            except UserError as error:
+                files[ending] = str(error)
+        name = f"{made.settings.encoder}, {made.settings.decoder}, {precision}"
+        yield Contestant(name, files, expected)
 
 
-def _student(argument: str) -> tuple[Student, tuple[str, ...] | None]:
-    """Returns a student; of a configuration, also the paths of variables that a file filled."""
+def _source(argument: str) -> tuple[Student | Best, tuple[str, ...] | None]:
+    """Returns what to export; of a configuration, also the paths of variables of a file."""
     path = Path(argument)
     if path.suffix == ".safetensors" and "=" not in argument:
         return from_weights(path), None
     if path.is_dir():
-        return best_of(path).student, None
+        return best_of(path), None
     name, *overrides = shlex.split(argument)
     settings = config.load(name, [*overrides, "student.weights=null"]).student
     file = settings.encoder_weights

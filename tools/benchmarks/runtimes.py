@@ -4,9 +4,9 @@
 
 STUDENT is the folder of a run, a `.safetensors` file, or a configuration, whose student is made
 with random weights (`"masks student.encoder=mobilenetv4_conv_small"`), except for those of the
-encoder's file where it exists. It is exported, and compared with Flax. A `.onnx` or `.tflite` file,
-exported with `--input unit --sigmoid`, is compared with the first runtime that runs it. Runtimes
-that are not installed are named, and those that refuse a file.
+encoder's file where it exists. It is exported, and compared with Flax in float32. A `.onnx` or
+`.tflite` file, exported with `--input unit --sigmoid`, is compared with the first runtime that runs
+it. Runtimes that are not installed are named, and those that refuse a file.
 
 All students and runtimes take turns (onnxruntime-web in a process of Node), in one thread and, on
 Linux, on one processor; the milliseconds are medians. MediaPipe's include the conversion of bytes.
@@ -20,17 +20,18 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import json_file
 import numpy as np
 from jaxtyping import UInt8
 from runtime_engines import RUNTIMES, Engine, Refused
-from runtime_students import Contestant, contestant
+from runtime_students import Contestant, contestants
 
 from jaxdistill.config import Size
 from jaxdistill.data import decode, image_ops
 from jaxdistill.data.image_files import find_images
+from jaxdistill.exporters.registry import Precision
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import ConfigError, first_line
 
@@ -49,18 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     installed = {name: each for name, each in RUNTIMES.items() if each.missing is None}
     endings = {each.ending for each in installed.values()}
     with tempfile.TemporaryDirectory() as folder:
-        contestants = []
+        found = []
         for argument in args.students:
             print(f"{argument}: export", file=sys.stderr)
-            contestants.append(contestant(argument, images, Path(folder), endings))
-        numbered = {f"{number}. {each.name}": each for number, each in enumerate(contestants, 1)}
+            found += contestants(argument, images, Path(folder), endings, args.precision)
+        numbered = {f"{number}. {each.name}": each for number, each in enumerate(found, 1)}
         with one_processor():
             measured = compare(numbered, images, args.rounds)
     missing = {name: each.missing for name, each in RUNTIMES.items() if each.missing}
     print(table(measured, missing, images))
     if args.json:
-        found = {"images": len(images), "size": args.size, "students": measured}
-        args.json.write_text(json.dumps({**found, "missing": missing}, indent=2))
+        about = {"images": len(images), "size": args.size, "students": measured, "missing": missing}
+        args.json.write_text(json.dumps(about, indent=2))
 
 
 def read_images(pattern: str, size: Size, count: int) -> UInt8[np.ndarray, "n h w 3"]:
@@ -175,7 +176,7 @@ def table(
     """
     count, height, width, _ = images.shape
     lines = [
-        f"{count} images of {height} x {width}, float32, one thread",
+        f"{count} images of {height} x {width}, one thread",
         "",
         "| student | runtime | largest difference of probabilities | masks agree at | ms | "
         "times onnxruntime's |",
@@ -207,6 +208,14 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, nargs=2, default=[256, 256], metavar=("H", "W"), help="default: 256 256"
     )
     parser.add_argument("--rounds", type=int, default=1, help="timings per image (default: 1)")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=["float32"],
+        choices=get_args(Precision),
+        help="number formats of the files (default: float32); int8 needs a run, on whose images "
+        "it is calibrated",
+    )
     json_file.add_option(parser)
     return parser
 
