@@ -5,8 +5,8 @@
     python tools/reproduce.py distillation longer --data FOLDER   # makes two
     python tools/reproduce.py all --data FOLDER
 
-FOLDER stands for the documents' PATH/TO/COCO and PATH/TO/IMAGES; U²-Net-p and the encoder's
-weights are in ext_extractor, as the README says.
+FOLDER stands for the documents' PATH/TO/COCO and PATH/TO/IMAGES; U²-Net-p, the encoder's weights
+and MediaPipe's are in ext_extractor, as the README and docs/tutorials/mediapipe.md say.
 
 A table is one section of a document; its shell blocks are run in their order, from the top of the
 repository. What was interrupted goes on where it stopped: a table that is done is left out, and
@@ -47,6 +47,9 @@ TABLES = {
     "recommended": Table("distillation.md", "The recommended configuration", "data; an hour"),
     "runtimes": Table("performance.md", "The same masks in six runtimes", "data; the runtimes"),
     "input": Table("performance.md", "Data", "data"),
+    "videos": Table("performance.md", "Videos", "data; a quarter of an hour"),
+    "comparison": Table("comparison.md", "On ordinary images", "data"),
+    "cameras": Table("comparison.md", "A camera of your own", "data; hours"),
     "communication": Table("scale.md", "What devices tell each other"),
     "gpu-program": Table("gpu.md", "The GPU's program, checked without a GPU"),
     "injection": Table("reliability.md", "An unreliable file system", "an hour"),
