@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,8 +25,6 @@ from jax.experimental import multihost_utils
 
 from jaxdistill.runtime.errors import DistributedError, first_line, report
 from jaxdistill.runtime.sharding import Mesh
-
-Tree = TypeVar("Tree")
 
 OTHER_PROCESS_FAILED = 76
 """Exit code of a process that ends because another one failed (`EX_PROTOCOL` of sysexits.h)."""
@@ -237,18 +235,6 @@ def _wait_for_all(name: str) -> None:
     if jax.process_count() > 1:
         client: Any = jax_distributed.global_state.client
         client.wait_at_barrier(f"jaxdistill/{next(_meetings)} {name}", _LONGEST_WAIT)
-
-
-def broadcast(tree: Tree) -> Tree:
-    """Returns the main process's arrays in every process.
-
-    Args:
-      tree: A tree of arrays with the same structure, shapes and types in every process.
-    """
-    if jax.process_count() == 1:
-        return tree
-    sent = multihost_utils.broadcast_one_to_all(jax.tree.map(_in_32_bits, tree))
-    return jax.tree.map(_in_dtype_of, sent, tree)
 
 
 def all_gather(values: Any) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Statistics of the detector's maps, for the feature pairs that standardise their target."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import jax
@@ -29,21 +28,10 @@ Maps = Sequence[Float[Array, "b _ _ _"]]
 
 
 def measured(trainer: "Trainer") -> Variables:
-    """Measures as `measure_on` does, prints what is left out, and takes the main process's values.
+    """Measures on the first batches of the training, and prints which channels are left out.
 
-    Args:
-      trainer: The trainer.
-    """
-    statistics = distributed.broadcast(measure_on(trainer))
-    for line in describe(statistics):
-        trainer.console.print(line)
-    return statistics
-
-
-def measure_on(trainer: "Trainer") -> Variables:
-    """Measures on the first images in the order of the training, without augmentation.
-
-    A resumed run measures them too, for a few seconds, and then takes those of its checkpoint.
+    The teacher's outputs are kept, so that the first steps need not ask it again. A resumed run
+    measures too, for a few seconds, and then takes the statistics of its checkpoint.
 
     Args:
       trainer: The trainer.
@@ -51,24 +39,22 @@ def measure_on(trainer: "Trainer") -> Variables:
     Returns:
       See `measure`.
     """
-    size, processes = trainer.settings.training.images_per_step, jax.process_count()
-    count = min(trainer.data.steps_per_epoch(size), -(-IMAGES // size)) * processes
-    # Every process measures the same images, but no more at once than in a training step.
-    read = trainer.data.train_batches(size // processes, trainer.settings.seed)
-    try:
-        batches = islice(trainer.inputs.still(read), count)
-        return measure(trainer.pairs, (teacher.features for _, teacher in batches))
-    finally:
-        if hasattr(read, "close"):  # ends the threads that decode
-            read.close()
+    size = trainer.settings.training.images_per_step
+    steps = min(trainer.data.steps_per_epoch(size), -(-IMAGES // size))
+    outputs = trainer.inputs.first_outputs(steps)
+    statistics = measure(trainer.pairs, (each.features for each in outputs))
+    for line in describe(statistics):
+        trainer.console.print(line)
+    return statistics
 
 
 def measure(pairs: Sequence[Pair], batches: Iterable[Maps]) -> Variables:
-    """Computes mean and scale of every standardised pair's target.
+    """Computes mean and scale of every standardised pair's target, over all processes.
 
     Args:
       pairs: The feature pairs.
-      batches: The detector's maps of all pairs, batch by batch, all batches of the same size.
+      batches: The detector's maps of all pairs, batch by batch, all batches of the same size; each
+        process has rows of its own.
 
     Returns:
       Variables of the student: `projectors.N.statistics.mean` and `.factor`, each (C,). The factor
@@ -81,7 +67,9 @@ def measure(pairs: Sequence[Pair], batches: Iterable[Maps]) -> Variables:
     moments = [[_moments(maps[index]) for index in wanted] for maps in batches]
     measured: Variables = {}
     for index, each in zip(wanted, zip(*moments, strict=True), strict=True):
-        means, variances = (np.asarray(part, np.float64) for part in zip(*each, strict=True))
+        means, variances = (
+            distributed.all_gather(np.asarray(part, np.float64)) for part in zip(*each, strict=True)
+        )
         deviation = np.sqrt(variances.mean(0) + means.var(0))
         live = deviation > _DEAD * deviation.max()
         if not live.any():

@@ -6,6 +6,7 @@
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -70,6 +71,7 @@ class InputPipeline:
         self.seconds = {"data": 0.0} if teacher is None else {"data": 0.0, "teacher": 0.0}
         """Time that reading batches and asking the teacher have taken so far."""
         self._memo = MemoizedTeacher(teacher) if memoize and teacher is not None else None
+        self._first: dict[int, tuple[str, TeacherOutputs]] = {}
 
     def __call__(self, batches: Iterable[Batch], first_step: int = 0) -> Iterator[TrainBatch]:
         """Yields the batches augmented and with teacher outputs.
@@ -78,21 +80,32 @@ class InputPipeline:
           batches: Batches as they are read: this process's rows.
           first_step: The step of the first batch.
         """
-        kind, smallest_crop = self.augmentation
+        if first_step:
+            self._first.clear()
         for step, batch in enumerate(self._timed(batches), start=first_step):
-            key = augment.step_key(self._seed, step)
-            rows = augment.Rows.of_process(len(batch.images))
-            read = self._divided((batch.images, batch.masks))
-            augmented = self._divided(_augment(key, *read, kind, rows))
-            seen_by_teacher = augmented.clean if self._clean_images else augmented.images
+            augmented = self._augmented(batch, step)
             start = time.perf_counter()
-            outputs = self._divided(self._teacher_outputs(seen_by_teacher, batch, step, rows))
+            outputs = self._teacher_outputs(augmented, batch, step)
             if self.teacher is not None:
                 self.seconds["teacher"] += time.perf_counter() - start
             images, masks = augmented.images, augmented.masks
-            if smallest_crop is not None:
-                images, masks, outputs = _crop(key, images, masks, outputs, smallest_crop, rows)
+            if (smallest := self.augmentation.crop) is not None:
+                key, rows = augment.step_key(self._seed, step), _rows(batch)
+                images, masks, outputs = _crop(key, images, masks, outputs, smallest, rows)
             yield batch._replace(images=images, masks=masks), outputs
+
+    def first_outputs(self, batches: Iterable[Batch]) -> Iterator[TeacherOutputs]:
+        """Yields the teacher's outputs for the first batches of a run, before any crop.
+
+        They are kept until `__call__` comes to the same batch in the same step.
+
+        Args:
+          batches: Batches as they are read, from step 0 on.
+        """
+        for step, batch in enumerate(batches):
+            outputs = self._teacher_outputs(self._augmented(batch, step), batch, step)
+            self._first[step] = content_key(np.asarray(batch.images)), outputs
+            yield outputs
 
     def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         start = time.perf_counter()
@@ -105,21 +118,38 @@ class InputPipeline:
         """Returns arrays whose rows are where they are to be computed."""
         return tree if self._rows is None else jax.device_put(tree, self._rows)
 
+    def _augmented(self, batch: Batch, step: int) -> augment.Augmented:
+        key, read = augment.step_key(self._seed, step), self._divided((batch.images, batch.masks))
+        augmented: augment.Augmented = self._divided(
+            _augment(key, *read, self.augmentation.kind, _rows(batch))
+        )
+        return augmented
+
     def _teacher_outputs(
-        self, images: Float[Array, "b h w 3"], batch: Batch, step: int, rows: augment.Rows
+        self, augmented: augment.Augmented, batch: Batch, step: int
     ) -> TeacherOutputs:
         if self.teacher is None:
             return TeacherOutputs(None)
+        if step in self._first:
+            key, outputs = self._first.pop(step)
+            # A user's training data may come in another order when it is read again.
+            if key == content_key(np.asarray(batch.images)):
+                return outputs
+        images = augmented.clean if self._clean_images else augmented.images
         extra: tuple[object, ...] = ()
         if isinstance(self.teacher, CachedTeacher):
             assert self.keys_of is not None
+            rows = _rows(batch)
             # Drawn again on the host: asking the device for them would wait for the train step.
             flipped = augment.flips_on_host(self._seed, step, rows.whole, self.augmentation.kind)
             extra = (self.keys_of(batch), rows.of(flipped), batch.weights)
         if self._memo is not None:
             # By content: a user's validation data may come in another order in each epoch.
-            return self._memo(images, *extra, key=content_key(np.asarray(batch.images)))
-        return self.teacher(images, *extra)
+            outputs = self._memo(images, *extra, key=content_key(np.asarray(batch.images)))
+        else:
+            outputs = self.teacher(images, *extra)
+        divided: TeacherOutputs = self._divided(outputs)
+        return divided
 
 
 class InputPipelines:
@@ -163,12 +193,12 @@ class InputPipelines:
             # The devices of a CPU are one: to divide the rows there would only change roundings.
             rows=None if mesh.platform == "cpu" else mesh.own,
         )
-        train_teacher = cached(asked, encoder=encoder if same_pixels else None)
-        train_keys = target_caching.keys_of(data.train)
-        self.train = pipeline(train_teacher, data.augmentation, keys_of=train_keys)
+        self.train = pipeline(
+            cached(asked, encoder=encoder if same_pixels else None),
+            data.augmentation,
+            keys_of=target_caching.keys_of(data.train),
+        )
         """Training batches, augmented."""
-        self.still = pipeline(train_teacher, augment.NO_AUGMENTATION, keys_of=train_keys)
-        """Training batches as the data set has them."""
         self.validation = pipeline(
             cached(teacher, encoder=encoder),
             augment.NO_AUGMENTATION,
@@ -187,14 +217,26 @@ class InputPipelines:
         Returns:
           A generator of this process's rows of each batch.
         """
-        read = self._data.train_batches(
-            self._settings.training.images_per_step,
-            self._settings.seed,
-            first_step,
-            jax.process_index(),
-            jax.process_count(),
-        )
+        read = self._read_train_batches(first_step)
         return prefetch(self.train(read, first_step), _prefetch_depth())
+
+    def first_outputs(self, steps: int) -> Iterator[TeacherOutputs]:
+        """Yields the teacher's outputs for the batches of the first steps, before any crop.
+
+        They are kept for `train_batches(0)`, which begins with the same batches.
+
+        Args:
+          steps: Number of batches.
+
+        Returns:
+          An iterator of the outputs for this process's rows.
+        """
+        read = self._read_train_batches(0)
+        try:
+            yield from self.train.first_outputs(islice(read, steps))
+        finally:
+            if hasattr(read, "close"):  # ends the threads that decode
+                read.close()
 
     def validation_batches(self) -> Generator[TrainBatch]:
         """Yields the validation data once, in order, with teacher outputs."""
@@ -202,6 +244,15 @@ class InputPipelines:
             self._settings.training.images_per_step, jax.process_index(), jax.process_count()
         )
         return prefetch(self.validation(read), _prefetch_depth())
+
+    def _read_train_batches(self, first_step: int) -> Iterator[Batch]:
+        return self._data.train_batches(
+            self._settings.training.images_per_step,
+            self._settings.seed,
+            first_step,
+            jax.process_index(),
+            jax.process_count(),
+        )
 
     def caches(self) -> list[CachedTeacher]:
         """Returns the target caches of training and validation; empty without a cache."""
@@ -252,6 +303,10 @@ def _prefetch_depth() -> int:
 
 def _trains_on_features(losses: Mapping[str, Loss]) -> bool:
     return any("features" in loss.requires for loss in losses.values())
+
+
+def _rows(batch: Batch) -> augment.Rows:
+    return augment.Rows.of_process(len(batch.images))
 
 
 @partial(jax.jit, static_argnames=("kind", "rows"))

@@ -32,6 +32,31 @@ def test_validation_outputs_are_kept_by_the_content_of_a_batch() -> None:
     assert len(computed) == 3
 
 
+def test_the_teacher_is_asked_once_for_the_first_batches() -> None:
+    """Not for a batch that differs when it is read again, and not where training resumes later."""
+    computed = []
+
+    def teacher(images: jax.Array) -> TeacherOutputs:
+        computed.append(images)
+        return TeacherOutputs(images[..., :1])
+
+    augmentation = augment.Augmentation("flip", 0.5)
+    expected = list(InputPipeline(teacher, augmentation, seed=3)([batch(0), batch(1)]))
+    computed.clear()
+    pipeline = InputPipeline(teacher, augmentation, seed=3)
+    whole = list(pipeline.first_outputs([batch(0), batch(7)]))
+    assert [outputs.logits.shape for outputs in whole] == [(2, 8, 8, 1)] * 2
+    found = list(pipeline([batch(0), batch(1)]))
+    assert len(computed) == 3
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    list(pipeline.first_outputs([batch(0)]))
+    list(pipeline([batch(0)], first_step=1))
+    list(pipeline([batch(0)]))
+    assert len(computed) == 6
+
+
 DEVICES = """
 import jax, numpy as np
 from jaxdistill.data.augment import Augmentation
