@@ -34,6 +34,7 @@ from jaxdistill.checkpoint.integrity import (
     read_metadata,
     with_digest,
 )
+from jaxdistill.checkpoint.scores import Score, best_first, score_of
 from jaxdistill.runtime import distributed, files
 from jaxdistill.runtime.errors import RunError, first_line
 from jaxdistill.types import TrainState
@@ -129,7 +130,7 @@ class Checkpoints:
         if distributed.is_main_process():
             files.retry_io(lambda: folders.sync(folder))  # fails if it does not exist
             folders.remove(folders.replaced_path(folder))
-        self._scores[written.step] = written.metadata["score"]
+        self._scores[written.step] = score_of(written.metadata)
         self._remove_superfluous()
 
     def _start(self) -> None:
@@ -190,8 +191,7 @@ class Checkpoints:
     def _remove_superfluous(self) -> None:
         """Keeps the newest checkpoints, and the one with the highest score."""
         steps = sorted(self._scores)
-        scored = {step: score for step, score in self._scores.items() if score is not None}
-        kept = {*steps[-self._keep :], *sorted(scored, key=lambda s: (scored[s], s))[-1:]}
+        kept = {*steps[-self._keep :], *best_first(self._scores)[:1]}
         for step in steps:
             if step not in kept:
                 del self._scores[step]
@@ -243,11 +243,11 @@ def to_parts(state: TrainState) -> Parts:
     }
 
 
-def _scores(checkpoints: Path) -> dict[int, float | None]:
-    """Returns the score of each checkpoint; None where it has none, or cannot be read."""
-    scores: dict[int, float | None] = {}
+def _scores(checkpoints: Path) -> dict[int, Score]:
+    """Returns the score of each checkpoint; that of one that cannot be read is None."""
+    scores: dict[int, Score] = {}
     for folder in folders.newest_first(checkpoints):
-        scores[folders.step_of(folder)] = None
+        scores[folders.step_of(folder)] = Score(None, None)
         with contextlib.suppress(DamagedError):
-            scores[folders.step_of(folder)] = read_metadata(folder)["score"]
+            scores[folders.step_of(folder)] = score_of(read_metadata(folder))
     return scores

@@ -4,7 +4,6 @@ Damage is found by the digests in a checkpoint's metadata. Nothing is deleted on
 damaged folder is renamed to `STEP.damaged`, and an I/O error is not damage.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdistill.checkpoint import folders
+from jaxdistill.checkpoint import folders, scores
 from jaxdistill.checkpoint.integrity import (
     DamagedError,
     Metadata,
@@ -91,8 +90,9 @@ def restore_latest(
         except DamagedError as damage:
             if changed and isinstance(damage, MisfitError):
                 raise RunError(
-                    f"{damage}; the changed settings make another network: use those that the run "
-                    f"was trained with, or start another run",
+                    f"{damage}; the changed settings make another network, or another optimizer "
+                    f"(as student.unfreeze and training.anchor do, where they are added or taken "
+                    f"away): use those that the run was trained with, or start another run",
                     code="checkpoint-misfit",
                 ) from None
             problems[folder] = str(damage)
@@ -108,7 +108,9 @@ def restore_latest(
 
 
 def by_score(run: Path) -> tuple[list[tuple[Path, Metadata]], list[str]]:
-    """Returns the checkpoints whose metadata are intact, the best first, then the newest.
+    """Returns the checkpoints whose metadata are intact: the best first, then the newest.
+
+    See `scores.best_first` for those that come as the best.
 
     Args:
       run: The run's folder.
@@ -116,17 +118,15 @@ def by_score(run: Path) -> tuple[list[tuple[Path, Metadata]], list[str]]:
     Returns:
       Folders with their metadata, and what is wrong with the others.
     """
-    found, problems = [], []
+    found: dict[int, tuple[Path, Metadata]] = {}
+    problems = []
     for folder in folders.newest_first(run / folders.CHECKPOINTS):
         try:
-            found.append((folder, read_metadata(folder)))
+            found[folders.step_of(folder)] = folder, read_metadata(folder)
         except DamagedError as damage:
             problems.append(str(damage))
-    return sorted(found, key=lambda pair: _score(pair[1]), reverse=True), problems
-
-
-def _score(metadata: Metadata) -> float:
-    return -math.inf if metadata["score"] is None else metadata["score"]
+    best = scores.best_first({step: scores.score_of(each) for step, (_, each) in found.items()})
+    return [found[step] for step in dict.fromkeys([*best, *found])], problems
 
 
 def _stored(parts: Parts, metadata: Metadata) -> Parts:

@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = plausibility.first_images(dataset, settings.data.image_size)
     for line in (*accounting.describe(dataset), *plausibility.doubts(teacher, images)):
         console.print(line)
+    training = settings.training
+    automatic = training.batch_size == "auto"  # of a training on a GPU
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluating", total=len(dataset))
         result = evaluate(
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             data,
             teacher,
             split=args.split,
-            batch_size=settings.training.images_per_step,
+            batch_size=config.Training().images_per_step if automatic else training.images_per_step,
             own_size=own_size,
             refine=args.refine,
             progress=lambda count: bar.advance(task, count),

@@ -27,6 +27,7 @@ from jaxdistill.config.loader import (
     shipped,
     with_absolute_paths,
     with_data,
+    with_values,
 )
 from jaxdistill.config.losses import Feature, Losses, Temperature
 from jaxdistill.config.schema import Config
@@ -83,4 +84,5 @@ __all__ = [
     "shipped",
     "with_absolute_paths",
     "with_data",
+    "with_values",
 ]

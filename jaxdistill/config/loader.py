@@ -1,7 +1,7 @@
 """Loading, checking and writing configurations."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ __all__ = [
     "shipped",
     "with_absolute_paths",
     "with_data",
+    "with_values",
 ]
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -128,8 +129,28 @@ def with_data(config: Config, data: Data) -> Config:
     """
     if data == config.data:
         return config
-    changed = config.model_copy(update={"data": data})
-    return check(changed.model_dump(mode="json"), source=f"data.root: {data.root}")
+    return with_values(config, {"data": data}, source=f"data.root: {data.root}")
+
+
+def with_values(config: Config, values: Mapping[str, Any], source: str) -> Config:
+    """Returns a configuration with other values of some keys.
+
+    Args:
+      config: A configuration.
+      values: Values by dotted key, such as `training.epochs`; plain ones, or sections.
+      source: Where the values come from, for messages.
+
+    Raises:
+      ConfigError: A key or a value is wrong.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        section = tree
+        for parent in parents:
+            section = section[parent]
+        section[last] = value.model_dump(mode="json") if isinstance(value, Section) else value
+    return check(tree, source)
 
 
 def with_absolute_paths(section: AnySection) -> AnySection:

@@ -6,6 +6,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from jaxdistill.config.base import Channels, Positive, Section, Side, Weight, invalid
 
+OBJECTS = "python"
+"""Key of `losses` that stands for loss terms that are objects, which a file cannot describe."""
+
 
 class Temperature(Section):
     """Temperature of the KL loss over the epochs."""
@@ -66,6 +69,11 @@ class Losses(Section):
     def of_teacher(self) -> bool:
         """Whether a loss compares the student with the teacher's masks."""
         return self.kl > 0 or self.mse > 0 or self.teacher_boundary > 0
+
+    @property
+    def given_as_objects(self) -> bool:
+        """Whether a trainer was given the loss terms as objects, with or without a teacher."""
+        return OBJECTS in self.registered
 
     @property
     def registered(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """`KEY=VALUE` overrides of a tree of keys and values."""
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,12 @@ def _set(tree: dict[str, Any], override: str) -> None:
             f"override {override!r}: expected KEY=VALUE, such as training.epochs=3",
             code="invalid-override",
         )
+    if re.search(r"(^|\s)#", text) and not re.search("['\"]", text):
+        raise ConfigError(
+            f"override {key}: YAML takes what follows # for a comment; put quotes around the "
+            f"value, which the shell must not remove: '{key}=\"{text}\"'",
+            code="invalid-override",
+        )
     value = parse_yaml(text, f"override {key}")
     *parents, last = key.split(".")
     node: Any = tree
@@ -46,6 +53,12 @@ def _set(tree: dict[str, Any], override: str) -> None:
                 code="invalid-override",
             )
         inner = node[place] if isinstance(node, list) else node.get(place)
+        if not (inner is None or isinstance(inner, dict | list)):
+            raise ConfigError(
+                f"override {key}: {parent} is {inner!r:.200}, in which no key can be set; set the "
+                f"whole of it, with braces: {{{last}: {text}, ...}}",
+                code="invalid-override",
+            )
         # A copy, because a YAML anchor puts one object into several places.
         node[place] = copy.copy(inner) if isinstance(inner, dict | list) else {}
         node = node[place]

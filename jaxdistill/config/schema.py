@@ -87,7 +87,8 @@ class Config(Section):
                 "data.train has no masks (annotations: null), so that training needs a teacher: "
                 "set teacher.onnx, and losses.kl or losses.mse above 0",
             )
-        if not self.data.validation.labelled and not self.teachers:
+        # A trainer that is given objects has a teacher that is not known here, and checks itself.
+        if not (self.data.validation.labelled or self.teachers or self.losses.given_as_objects):
             raise invalid(
                 "masks-needed",
                 "data.validation has no masks (annotations: null), so that validation needs a "

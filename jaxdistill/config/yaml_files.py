@@ -44,7 +44,7 @@ def shipped() -> dict[str, Path]:
 def parse_yaml(text: str, source: str) -> Any:
     """Parses YAML safely: no Python objects, bounded size, no repeated keys.
 
-    Unlike in YAML 1.1, `1e-4` is a number.
+    Unlike in YAML 1.1, `1e-4` is a number, and `2024-01-31` is text.
 
     Args:
       text: The YAML text.
@@ -116,8 +116,10 @@ def _problem(what: str, event: Any) -> yaml.YAMLError:
 
 
 # The first resolver that matches wins, and those of int and float come before an appended one.
+# A date is text, such as the name of a run.
 _Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",

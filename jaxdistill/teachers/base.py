@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.types import TeacherOutputs
 
 Shape = tuple[int, int, int]
@@ -71,6 +72,9 @@ def output_shapes(teacher: Teacher | None, image_size: Size) -> OutputShapes:
 
     Returns:
       The shapes of its outputs for one image of that size.
+
+    Raises:
+      ConfigError: An output has not four axes (`teacher-shape`).
     """
     if teacher is None:
         return OutputShapes()
@@ -194,6 +198,12 @@ def restrict(
 
 
 def _shape(maps: Float[Array, "b h w c"]) -> Shape:
+    if maps.ndim != 4:
+        raise ConfigError(
+            f"the teacher's outputs have the shape {maps.shape}, expected (B, height, width, "
+            f"channels)",
+            code="teacher-shape",
+        )
     _, height, width, channels = maps.shape
     return height, width, channels
 

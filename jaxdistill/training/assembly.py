@@ -9,6 +9,7 @@ from rich.console import Console
 from jaxdistill import config, losses, models, teachers
 from jaxdistill import data as data_package
 from jaxdistill.checkpoint.best import can_rebuild, newest_student
+from jaxdistill.config.losses import OBJECTS
 from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
 from jaxdistill.losses.base import Input
@@ -19,6 +20,7 @@ from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import plausibility
 from jaxdistill.teachers.base import Teacher, describe_teacher, output_shapes
+from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.training import batch_size, preflight
 from jaxdistill.training.feature_pairs import feature_pairs
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
@@ -131,38 +133,56 @@ def settings_of(
     model: Student,
     data: Data | IterableData,
     losses: Mapping[str, Loss] | None,
-    training: Mapping[str, Any],
+    teacher: Teacher | None,
 ) -> config.Config:
     """Returns the configuration of a trainer that is made from objects.
 
     It records what the objects say of themselves; what is not known to a configuration, such as a
-    teacher that is a Python function, is left out.
+    teacher that is a Python function, is left out. A teacher with a cache sees the images before
+    photometric augmentation, since only those are the same in every epoch.
 
     Args:
       run: The run's folder.
       model: The student.
       data: The data.
       losses: The losses by name.
-      training: Keys of the configuration's `training` section, and `seed`.
+      teacher: The teacher, if there is one.
     """
-    keys = dict(training)
-    seed = keys.pop("seed", 0)
+    training, kind, crop = {}, data.augmentation.kind, data.augmentation.crop
     if isinstance(data, IterableData):
-        keys.setdefault("batch_size", data.batch_size)
+        training["batch_size"] = data.batch_size
     given = losses or {}
     of_masks = ("bce", "dice", "boundary")
     weights = {name: given[name].weight if name in given else 0.0 for name in of_masks}
     # Without a configured teacher, a configuration cannot hold the losses that need one.
-    recorded = {"kl": 0.0, "mse": 0.0, "feature": 0.0, **weights, "python": 1.0}
+    recorded = {"kl": 0.0, "mse": 0.0, "feature": 0.0, **weights, OBJECTS: 1.0}
     return config.Config(
         run=run,
-        seed=seed,
-        data=data.settings or config.Data(image_size=data.image_size),
+        data=data.settings or config.Data(image_size=data.image_size, augment=kind, crop=crop),
         student=model.settings,
         losses=config.Losses(**recorded),
-        training=config.Training(**keys),
+        targets=config.Targets(clean_images=isinstance(teacher, CachedTeacher)),
+        training=config.Training(**training),
         precision=model.dtype,
     )
+
+
+def with_keywords(settings: config.Config, run: Path, keywords: Mapping[str, Any]) -> config.Config:
+    """Returns a configuration with a trainer's folder and keyword arguments.
+
+    Args:
+      settings: The configuration.
+      run: The run's folder.
+      keywords: Keys of the section `training`, and `seed`.
+
+    Raises:
+      ConfigError: A name or a value is wrong.
+    """
+    settings = settings.model_copy(update={"run": run})
+    if not keywords:
+        return settings
+    keys = {key if key == "seed" else f"training.{key}": value for key, value in keywords.items()}
+    return config.with_values(settings, keys, source="Trainer")
 
 
 def usable_losses(
@@ -176,11 +196,25 @@ def usable_losses(
       teacher: The teacher, if there is one.
 
     Raises:
-      ConfigError: No loss is left that could train the student (`no-usable-loss`).
+      ConfigError: No loss is left that could train the student (`no-usable-loss`), nothing that it
+        could be compared with (`masks-needed`), or the teacher's logits are no mask of an image
+        (`teacher-shape`).
     """
     available: set[Input] = {"features"}
-    if output_shapes(teacher, data.image_size).logits is not None:
+    if (logits := output_shapes(teacher, data.image_size).logits) is not None:
+        if tuple(logits) != (*data.image_size, 1):
+            raise ConfigError(
+                f"the teacher's logits have the shape (B, {', '.join(map(str, logits))}), expected "
+                f"(B, {', '.join(map(str, data.image_size))}, 1): as high and wide as the images, "
+                f"and the channel last",
+                code="teacher-shape",
+            )
         available.add("teacher_logits")
+    elif not is_labelled(data, "validation"):
+        raise ConfigError(
+            "the validation images have no masks, so that validation needs a teacher with logits",
+            code="masks-needed",
+        )
     if is_labelled(data, "train"):
         available.add("mask")
     wanted = dict(given or {})

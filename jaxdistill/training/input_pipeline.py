@@ -175,7 +175,7 @@ class InputPipelines:
         partition: Partition,
         mesh: Mesh,
     ) -> None:
-        target_caching.check_cacheable(teacher, data)
+        target_caching.check_cacheable(teacher, data, settings.targets.clean_images)
         asked = base.restrict(
             teacher, logits=asks_for_logits(losses), features=_trains_on_features(losses)
         )

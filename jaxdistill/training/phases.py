@@ -6,6 +6,7 @@ A phase is the number of the encoder's stages that have joined the training (`mo
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 
 from jaxdistill.models import unfreezing
 from jaxdistill.models.parameters import Partition, merge
@@ -49,7 +50,8 @@ def in_phase(trainer: "Trainer", phase: int) -> tuple[Partition, TrainState]:
         migrate_opt_state(trainer.state.opt_state, opt_state),
         ema.join(trainer.state.ema, partition.params, partition.batch_stats),
     )
-    return partition, trainer.mesh.replicate(state)
+    # Copies: a step takes the buffers of its state, and `trainer.initial_partition` is to stay.
+    return partition, trainer.mesh.replicate(jax.tree.map(np.array, state))
 
 
 def compile_steps(trainer: "Trainer") -> None:

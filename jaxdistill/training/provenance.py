@@ -20,6 +20,7 @@ import numpy as np
 from jaxdistill import config
 from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.config.flat import flat
+from jaxdistill.config.losses import OBJECTS
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.models.weights import format_normalization
 from jaxdistill.reporting.console import parameter_sizes
@@ -70,7 +71,7 @@ def about_run(trainer: "Trainer") -> dict[str, Any]:
     """
     return {
         "provenance": provenance_of_run(trainer),
-        "frozen": fingerprint(trainer.partition.frozen),
+        "frozen": fingerprint(trainer.initial_partition.frozen),
         "normalization": format_normalization(trainer.model.normalization),
         "steps_per_epoch": trainer.steps_per_epoch,
     }
@@ -98,7 +99,7 @@ def provenance_of_run(trainer: "Trainer") -> Provenance:
         "files": {
             "data.train": trainer.data.train.fingerprint,
             "data.validation": getattr(trainer.data.validation, "fingerprint", None),
-            "the student's frozen variables": fingerprint(trainer.partition.frozen),
+            "the student's frozen variables": fingerprint(trainer.initial_partition.frozen),
             **files,
         },
     }
@@ -217,7 +218,19 @@ def differences(before: Provenance, now: Provenance) -> list[str]:
         for name in dict.fromkeys([*old_files, *new_files])
         if old_files.get(name) != new_files.get(name)
     ]
-    return [*changed, *replaced]
+    return [*changed, *_changed_losses(before, now), *replaced]
+
+
+def _changed_losses(before: Provenance, now: Provenance) -> Iterator[str]:
+    """Yields a line for each loss that was given as an object and is another one now."""
+    old, new = before.get("losses", {}), now.get("losses", {})
+    if not all(OBJECTS in side["settings"].get("losses", {}) for side in (before, now)):
+        return  # the settings describe them
+    for name in dict.fromkeys([*old, *new]):
+        values = old.get(name), new.get(name)
+        # An address in memory says nothing.
+        if values[0] != values[1] and " at 0x" not in f"{values}":
+            yield f"the loss {name} was {values[0]} and is {values[1]}"
 
 
 def _describe_data(trainer: "Trainer") -> dict[str, Any]:

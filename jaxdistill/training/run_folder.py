@@ -126,6 +126,9 @@ def _resume(trainer: "Trainer", accept_changes: bool) -> Metadata | None:
             code="changed-epoch-length",
         )
     progress = Progress(**found.metadata["progress"])
+    data = found.metadata["provenance"]["files"], trainer.about["provenance"]["files"]
+    if len({each["data.validation"] for each in data}) > 1:
+        progress.best_score, progress.best_epoch = None, 0  # on other images, which do not compare
     _check_unfreezing_plan(trainer, progress)
     console.print(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     trainer.restore(found.state, progress)

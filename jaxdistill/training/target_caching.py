@@ -24,23 +24,33 @@ KeysOf = Callable[[Batch], Sequence[str]]
 """Returns the content key of each image of a batch as it is read; padding has any key."""
 
 
-def check_cacheable(teacher: Teacher | None, data: Data | IterableData) -> None:
+def check_cacheable(teacher: Teacher | None, data: Data | IterableData, clean_images: bool) -> None:
     """Checks that a teacher with a cache sees the same images in every epoch.
 
     Args:
       teacher: The teacher, cached or not.
       data: The data.
+      clean_images: Whether the teacher sees images before photometric augmentation.
 
     Raises:
       ConfigError: The data makes images anew in every epoch (`cannot-cache`).
     """
+    if not isinstance(teacher, CachedTeacher):
+        return
     for key in ("copy_paste", "sizes"):
-        if isinstance(teacher, CachedTeacher) and getattr(data.settings, key, None):
+        if getattr(data.settings, key, None):
             raise ConfigError(
                 f"the teacher's cache cannot hold outputs for images that {key} makes anew in "
                 f"every epoch: leave out the cache, or {key}",
                 code="cannot-cache",
             )
+    if data.augmentation.is_photometric and not clean_images:
+        raise ConfigError(
+            f"the teacher's cache cannot hold outputs for images that the augmentation "
+            f"{data.augmentation.kind} changes in every epoch: set targets.clean_images to true, "
+            f"or the augmentation to none or flip",
+            code="cannot-cache",
+        )
 
 
 def cached(

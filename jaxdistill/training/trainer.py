@@ -66,7 +66,8 @@ class Trainer(LoopControl):
       settings: A configuration, for everything that the keyword arguments do not set.
       callbacks: Callbacks besides the default ones.
       console: Where messages go; None prints them. `Console(quiet=True)` is silent.
-      **training: Any key of `training` in a configuration, such as `batch_size=8`, and `seed`.
+      **training: Any key of `training` in a configuration, such as `batch_size=8`, and `seed`; they
+        come before those of `settings`.
 
     Raises:
       ConfigError: The parts do not fit each other.
@@ -91,8 +92,10 @@ class Trainer(LoopControl):
         self.run = Path(run).expanduser()
         self.data: Data | IterableData = assembly.as_data(data, validation)
         self.teacher = teacher
-        self.settings = settings or assembly.settings_of(
-            self.run, model, self.data, losses, training
+        self.settings = assembly.with_keywords(
+            settings or assembly.settings_of(self.run, model, self.data, losses, teacher),
+            self.run,
+            training,
         )
         early_stopping.check(self.settings.training, self.data)
         self.losses, self.unused_losses = assembly.usable_losses(losses, self.data, teacher)
@@ -163,6 +166,8 @@ class Trainer(LoopControl):
         """
         if epochs is not None:
             self._set_epochs(epochs)
+        self.stop_reason = self.finish_reason = ""
+        self.checkpoint_requested = False
         self.setup()
         with ExitStack() as stack:
             checkpoints = stack.enter_context(
@@ -170,7 +175,6 @@ class Trainer(LoopControl):
             )
             self._checkpoints: Checkpoints = checkpoints
             batches = stack.enter_context(closing(self.train_batches(self.progress.step)))
-            self.finish_reason = ""
             stack.callback(self.emit, "on_fit_end")
             self.emit("on_fit_start")
             while not self.finished:
@@ -302,6 +306,7 @@ class Trainer(LoopControl):
             self.partition,
             self.mesh,
         )
+        self.partition, self.phase = self.initial_partition, 0
         phases.compile_steps(self)
         self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         if any(pair.standardized for pair in self.pairs):
@@ -350,8 +355,7 @@ class Trainer(LoopControl):
         phases.compile_steps(self)
 
     def _set_epochs(self, epochs: int) -> None:
-        training = self.settings.training.model_copy(update={"epochs": epochs})
-        self.settings = self.settings.model_copy(update={"training": training})
+        self.settings = assembly.with_keywords(self.settings, self.run, {"epochs": epochs})
         self._ready = False
 
     def emit(self, event: str, *args: Any) -> None:

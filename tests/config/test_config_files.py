@@ -95,6 +95,9 @@ def test_an_override_changes_one_of_the_places_that_share_an_anchor(tmp_path: Pa
         ("features.3.tap=x", "invalid-override"),
         ("features.x=1", "invalid-override"),
         ("seed.x.y=1", "invalid-override"),
+        ("run=runs/exp #2", "invalid-override"),
+        ("data.mask_values=#c08080", "invalid-override"),
+        ("run.x=1", "invalid-override"),
         ("seed=[1", "yaml-syntax"),
         ("training={epochs: 1, epochs: 2}", "repeated-key"),
     ],
@@ -187,3 +190,8 @@ def test_any_text_is_parsed_or_refused_in_one_line(text: str) -> None:
         yaml_files.parse_yaml(text, "here")
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+def test_a_date_is_text(tmp_path: Path) -> None:
+    settings = config.load(tiny_run.SPECIFIED, ["run=2024-01-31", "data.root=/data/2024-01-31"])
+    assert (settings.run, settings.data.root) == (Path("2024-01-31"), Path("/data/2024-01-31"))

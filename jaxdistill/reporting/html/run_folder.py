@@ -77,11 +77,13 @@ class Run(NamedTuple):
 
     @property
     def best(self) -> int | None:
-        """The epoch with the highest score, the first one of equals."""
+        """The epoch with the highest score, the last one of equals, whose checkpoint is kept."""
         column = self.score
         if column is None:
             return None
-        return self.epochs[column.values.index(max(column.finite))]
+        best = max(column.finite)
+        equals = [index for index, value in enumerate(column.values) if value == best]
+        return self.epochs[equals[-1]]
 
 
 def read(run: Path) -> Run:
