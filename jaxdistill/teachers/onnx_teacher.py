@@ -239,7 +239,13 @@ class Onnx:
         return session.on_host(inputs)[self.mask.tensor]
 
     def cached(self, directory: Path | str) -> CachedTeacher:
-        """Returns this teacher with its outputs kept in a cache directory; see `CachedTeacher`."""
+        """Returns this teacher with its outputs kept in a cache directory; see `CachedTeacher`.
+
+        A trainer then lets it see images before photometric augmentation.
+
+        Args:
+          directory: The folder, which is made if it is missing.
+        """
         return CachedTeacher(self, directory)
 
     def describe(self) -> list[str]:
