@@ -25,14 +25,14 @@ from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
 from jaxdistill.config import overrides as overrides_lib
-from jaxdistill.data import accounting
+from jaxdistill.data import accounting, layouts
 from jaxdistill.data.splits import Data
 from jaxdistill.evaluation.backend import ModelOptions
 from jaxdistill.evaluation.evaluator import Evaluation, evaluate
 from jaxdistill.evaluation.flax_backend import of_best
 from jaxdistill.evaluation.predictor import Predictor, load
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import ConfigError, OutputError
+from jaxdistill.runtime.errors import ConfigError, DataError, OutputError
 from jaxdistill.teachers import combined, plausibility
 from jaxdistill.teachers.base import Teacher, file_fingerprints
 
@@ -102,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "fingerprints": fingerprints | file_fingerprints(teacher),
     }
     output = args.output or _default_output(args.model)
+    console.print(_table(result, own_size))  # first: the folder may not be writable
     _write(output, about, result)
-    console.print(_table(result, own_size))
     console.print(f"{output / 'evaluation.json'}, and {output / 'worst.png'}")
 
 
@@ -188,17 +188,27 @@ def _open(
 def _elsewhere(settings: config.Config, overrides: Sequence[str]) -> config.Config:
     """Returns settings whose splits are searched for, if the data are not where the run's were.
 
-    That is so where `data.root` is set, but no split, and the folders of the run are not there.
+    That is so where `data.root` is set, but no split, and the folders and files of the run are not
+    there; or where the run had no masks, and these data have some.
     """
     keys = [override.partition("=")[0] for override in overrides]
     data, default = settings.data, config.Data()
     named = any(key.startswith(("data.train", "data.validation", "data.source")) for key in keys)
     if "data.root" not in keys or named or data.root is None:
         return settings
-    if all((data.root / split.images).exists() for split in (data.train, data.validation)):
-        return settings
     open_splits = {"source": None, "train": default.train, "validation": default.validation}
-    return settings.model_copy(update={"data": data.model_copy(update=open_splits)})
+    searched = settings.model_copy(update={"data": data.model_copy(update=open_splits)})
+    splits = data.train, data.validation
+    places = [place for each in splits for place in (each.images, each.annotations) if place]
+    if not all((data.root / place).exists() for place in places):
+        return searched
+    if any(each.labelled for each in splits):
+        return settings
+    try:
+        found = layouts.recognise(searched.data, need_validation=False).settings
+    except DataError:
+        return settings
+    return searched if found.train.labelled or found.validation.labelled else settings
 
 
 def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config.Config:

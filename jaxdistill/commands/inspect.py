@@ -93,7 +93,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, metavar="FILE", help="the picture (default: FILE.inspect.png)"
     )
     add_input_options(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _describe(found: Inspection) -> Iterator[str]:

@@ -203,4 +203,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     video.add_argument("--frames", type=int, metavar="N", help="stop after so many frames")
     add_model_options(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)

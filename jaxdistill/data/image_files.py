@@ -168,7 +168,9 @@ def _others(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
 
 
 def files_below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
-    """Yields the files in a folder and below, sorted by name, without those that macOS adds.
+    """Yields the files in a folder and below, sorted by name, without those that programs add.
+
+    Passed over are folders that are hidden, and what macOS and network storage keep beside files.
 
     Args:
       folder: The folder.
@@ -176,11 +178,20 @@ def files_below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
     """
     for place, folders, names in files.walk(folder):
         folders[:] = sorted(
-            name for name in folders if place / name not in skipped and name != _ARCHIVE
+            name for name in folders if place / name not in skipped and not is_added(name)
         )
         for name in sorted(names):
             if not _is_of_macos(path := place / name):
                 yield path
+
+
+def is_added(folder: str) -> bool:
+    """Returns whether a folder of that name holds a program's copies of files, and not a user's.
+
+    Args:
+      folder: Its name, such as `.ipynb_checkpoints`.
+    """
+    return folder.startswith(".") or folder in (_ARCHIVE, "@eaDir")
 
 
 def _is_of_macos(path: Path) -> bool:

@@ -106,7 +106,8 @@ def person(mask: Stored, reading: Reading) -> Bool[np.ndarray, "h w"]:
 
 def _of_white(mask: Stored) -> Bool[np.ndarray, "h w"]:
     values = mask.values if mask.palette is None else mask.palette[mask.values]
-    half = np.iinfo(values.dtype).max // 2
+    # A mask of 16 bits may have the values of one of 8.
+    half = 127 if values.max(initial=0) < 256 else np.iinfo(values.dtype).max // 2
     return values > half if values.ndim == 2 else values.mean(-1) > half
 
 

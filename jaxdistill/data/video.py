@@ -129,6 +129,11 @@ def _check_intact(path: Path) -> None:
             ) from None
 
 
+_EARLIER = (0, 1, 10, None)
+"""Seconds before a frame to which is sought; None: the file is decoded from its beginning. Most
+formats take the key frame before that time, transport and program streams often one after it."""
+
+
 def frame_times(path: Path) -> list[int]:
     """Returns when the frames of a video file are shown, in order, without decoding them.
 
@@ -166,17 +171,34 @@ def frame_at(path: Path, pts: int) -> RgbImage | None:
       DataError: See `frame_times`.
     """
     av = import_av()
-    with _container(path) as container:
-        stream = _video_stream(path, container)
-        try:
-            container.seek(pts, stream=stream)  # to the key frame before it
-            for frame in container.decode(stream):
-                if frame.pts is not None and frame.pts >= pts:
-                    return _upright(frame)
-        except av.error.FFmpegError as error:
-            _check_intact(path)
-            log.warning("%s: a frame cannot be decoded: %s", path, reason(error))
+    problem = None
+    for seconds in _EARLIER:
+        with _container(path) as container:
+            stream = _video_stream(path, container)
+            try:
+                if seconds is not None:
+                    container.seek(pts - int(seconds / stream.time_base), stream=stream)
+                first, found = _first_from(container.decode(stream), pts)
+            except av.error.FFmpegError as error:
+                problem = error
+                continue
+            if seconds is None or (first is not None and first <= pts):
+                return None if found is None else _upright(found)
+    if problem is not None:
+        _check_intact(path)
+        log.warning("%s: a frame cannot be decoded: %s", path, reason(problem))
     return None
+
+
+def _first_from(frames: Iterator[Any], pts: int) -> tuple[int | None, Any]:
+    """Returns when the first of some frames is shown, and the first one at a time or after it."""
+    first = None
+    for frame in frames:
+        if frame.pts is not None:
+            first = frame.pts if first is None else first
+            if frame.pts >= pts:
+                return first, frame
+    return first, None
 
 
 def camera_number(argument: str) -> int | None:

@@ -189,7 +189,9 @@ def _cover(background: RgbImage, size: Size) -> RgbImage:
     """Returns the middle of an image, scaled to a size."""
     height, width = background.shape[:2]
     scale = max(size[0] / height, size[1] / width)
-    rows, columns = (min(a, round(b / scale)) for a, b in zip((height, width), size, strict=True))
+    rows, columns = (
+        min(a, max(1, round(b / scale))) for a, b in zip((height, width), size, strict=True)
+    )
     top, left = (height - rows) // 2, (width - columns) // 2
     middle = np.ascontiguousarray(background[top : top + rows, left : left + columns])
     return image_ops.resize_image(middle, size)

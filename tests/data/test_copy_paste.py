@@ -175,6 +175,8 @@ def test_what_copy_paste_cannot_be_used_with_is_refused(data, tmp_path) -> None:
     with refused(ConfigError, "cannot-cache", "copy_paste"):
         config.check({**run, "data": {**images, "copy_paste": 0.5}}, source="")
     cached = CachedTeacher.__new__(CachedTeacher)
-    check_cacheable(cached, splits.Data(data.model_copy(update={"copy_paste": 0.0})))
+    check_cacheable(
+        cached, splits.Data(data.model_copy(update={"copy_paste": 0.0})), clean_images=True
+    )
     with refused(ConfigError, "cannot-cache", "copy_paste"):
-        check_cacheable(cached, splits.Data(data))
+        check_cacheable(cached, splits.Data(data), clean_images=True)

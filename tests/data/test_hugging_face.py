@@ -7,6 +7,7 @@ from folder_data import assert_same, opened
 from layouts import put
 from refused import refused
 
+from jaxdistill import data
 from jaxdistill.runtime.errors import DataError
 
 PHOTOS = layouts.photos()
@@ -20,6 +21,29 @@ def test_tables_are_read_whatever_their_columns_are_called(tmp_path):
     found = opened(root, mask_column="b").train
     assert_same(found, PHOTOS)
     assert list(found.names) == [photo.name for photo in PHOTOS]
+
+
+def test_what_the_library_keeps_beside_the_data_is_left_alone(tmp_path):
+    """`map` and `filter` write their results into the folder of a data set."""
+    root = layouts.hugging_face(tmp_path, PHOTOS)
+    layouts.hugging_face(tmp_path, PHOTOS, "validation")
+    for path in list((root / "train").glob("data-*.arrow")):
+        put(root / "train" / f"cache-{path.stem}.arrow", path.read_bytes())
+    assert_same(opened(root).train, PHOTOS)
+
+
+def test_tables_of_another_folder_have_a_fingerprint(tmp_path):
+    layouts.hugging_face(tmp_path, PHOTOS, kind="parquet")
+    (tmp_path / "pictures").mkdir()
+    split = {"images": "pictures", "annotations": "data/train-*.parquet"}
+    found = data.open(
+        tmp_path,
+        source="hugging_face",
+        train=split,
+        validation=split,
+        prepared=tmp_path / "prepared",
+    )
+    assert found.train.fingerprint
 
 
 def test_a_row_that_names_a_file_elsewhere_is_refused(tmp_path):

@@ -92,6 +92,71 @@ def test_instances_files_are_found(tmp_path, expected):
     assert (settings.source, places(settings)) == ("coco", (*expected[0], *expected[1]))
 
 
+def test_a_task_of_cvat_is_found(tmp_path):
+    coco(tmp_path, "images/default", "annotations/instances_default.json")
+    settings = recognise(config.Data(root=tmp_path), need_validation=False).settings
+    assert places(settings)[:2] == ("images/default", "annotations/instances_default.json")
+
+
+def test_an_instances_file_as_large_as_coco_s_own_is_found(tmp_path):
+    """Its keys are megabytes apart, in the order that COCO's files have."""
+    for split in ("train", "val"):
+        coco(tmp_path, f"images/{split}", f"annotations/instances_{split}.json")
+        file = tmp_path / f"annotations/instances_{split}.json"
+        content = json.loads(file.read_text())
+        padding = "x" * 2**17
+        content["images"][0]["flickr_url"] = content["annotations"][0]["note"] = padding * 20
+        order = ("images", "annotations", "categories")
+        text = json.dumps({"info": {}, **{key: content[key] for key in order}})
+        file.write_text(text)
+        assert text.index('"annotations"') > 2**20
+        assert len(text) - text.index('"annotations"') > 2**20
+    assert found(tmp_path).source == "coco"
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"), [("train", "train/masks"), ("images/train", "images/train/gt")]
+)
+def test_masks_in_a_folder_of_the_images_are_found(tmp_path, images, masks):
+    layouts.mask_folder(tmp_path, PHOTOS, images, masks)
+    settings = recognise(config.Data(root=tmp_path), need_validation=False).settings
+    assert (settings.source, str(settings.train.annotations)) == ("mask_folder", masks)
+    opened = data.open(
+        tmp_path,
+        source="mask_folder",
+        train={"images": images, "annotations": masks},
+        validation={"images": images, "annotations": masks},
+        prepared=tmp_path / "prepared",
+    )
+    assert len(opened.train) == len(PHOTOS)
+
+
+def test_other_folders_with_a_name_of_masks_do_not_hide_the_masks(tmp_path):
+    """As in Pascal VOC, and beside boxes in YOLO's text files."""
+    layouts.mask_folder(tmp_path, PHOTOS, "JPEGImages", "SegmentationClass")
+    put(tmp_path / "Annotations/1.xml", b"<annotation/>")
+    settings = recognise(config.Data(root=tmp_path), need_validation=False).settings
+    assert settings.source == "mask_folder"
+    put(tmp_path / "labels/1.txt", b"0 0.5 0.5 0.1 0.1")
+    with refused(DataError, "ambiguous-layout", "data.source=mask_folder"):
+        recognise(config.Data(root=tmp_path), need_validation=False)
+    chosen = config.Data(root=tmp_path, source="mask_folder")
+    assert recognise(chosen, need_validation=False).settings.train == settings.train
+
+
+def test_files_that_cannot_be_read_do_not_matter(tmp_path):
+    for split in ("train", "test"):
+        layouts.mask_folder(tmp_path, PHOTOS, split, "elsewhere")
+    (tmp_path / "broken.json").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "train/broken.json").symlink_to(tmp_path / "nothing")
+    (tmp_path / "empty.json").touch()
+    put(tmp_path / "train/.ipynb_checkpoints/1-checkpoint.png", PHOTOS[0].image)
+    assert places(found(tmp_path)) == ("train", "None", "test", "None")
+    opened = data.open(tmp_path, prepared=tmp_path / "prepared").train
+    assert len(opened) == len(PHOTOS)
+
+
 def test_the_default_names_are_taken_as_they_always_were(tmp_path):
     coco_folders.discs(tmp_path, train=2, validation=1)
     layouts.mask_folder(tmp_path, PHOTOS, "images/train2017", "masks/train2017")

@@ -167,6 +167,7 @@ def soft(mask: np.ndarray) -> np.ndarray:
         (lambda mask: encode(Image.fromarray(mask.astype(bool))), None, False),
         (lambda mask: encode(rgb(mask, (255, 255, 255))), None, False),
         (lambda mask: encode(mask.astype(np.uint16) * 65535), None, False),
+        (lambda mask: encode(mask.astype(np.uint16) * 255), None, False),
         (lambda mask: palette(mask * 255, np.repeat(np.arange(256)[:, None], 3, 1)), None, False),
         (lambda mask: encode(mask), None, True),
         (lambda mask: encode(rgb(mask, (1, 1, 1))), None, True),

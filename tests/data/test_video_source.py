@@ -10,6 +10,7 @@ from refused import refused
 from jaxdistill import config
 from jaxdistill.data import layouts, splits
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.data.video import frame_at, frame_times
 from jaxdistill.runtime.errors import DataError
 
 pytest.importorskip("av", reason="needs the video extra")
@@ -54,6 +55,18 @@ def test_every_fourth_frame_of_all_videos_is_an_image(tmp_path: Path) -> None:
     assert [(count.number, list(count.names)) for count in account.omissions] == [
         (1, ["broken.mp4"])
     ]
+
+
+def test_frames_of_a_transport_stream_are_those_that_are_asked_for(tmp_path: Path) -> None:
+    """FFmpeg may seek to a key frame after the one wanted."""
+    shades = [np.full((48, 64, 3), 3 * index, np.uint8) for index in range(80)]
+    path = clips.write(tmp_path / "clip.ts", shades, sound=None)
+    times = frame_times(path)
+    assert len(times) == 80
+    for index in range(0, 80, 15):
+        frame = frame_at(path, times[index])
+        assert frame is not None
+        assert abs(float(frame.mean()) - 3 * index) < 6, index
 
 
 def test_another_step_or_another_video_is_another_data_set(tmp_path: Path) -> None:

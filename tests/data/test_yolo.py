@@ -59,6 +59,16 @@ def test_classes_of_yolo_are_known_by_name_or_number(tmp_path):
     assert len(dataset.accounts[0].notes) == 1
 
 
+def test_text_files_of_other_programs_are_read(tmp_path):
+    """With a byte-order mark as of an editor on Windows, and classes as NumPy writes them."""
+    root = layouts.yolo(tmp_path / "data", PHOTOS)
+    for path in (root / "labels").iterdir():
+        lines = path.read_text().splitlines()
+        text = "\r\n".join(f"{float(line[0]):.3e}{line[1:]}" for line in lines)
+        path.write_bytes(text.encode("utf-8-sig"))
+    assert_same(yolo_split(root), PHOTOS)
+
+
 @pytest.mark.parametrize("prefix", ["", "./", "../"])
 def test_folders_that_yolos_description_names_are_found(tmp_path, prefix):
     layouts.yolo(tmp_path, PHOTOS, "a/images/b", "a/labels/b")

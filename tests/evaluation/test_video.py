@@ -17,7 +17,7 @@ from jaxdistill.data.video import open_source
 from jaxdistill.evaluation.prediction_files import predict_files
 from jaxdistill.evaluation.predictor import Predictor
 from jaxdistill.evaluation.video import Smoother, flicker, measure_flicker, prediction
-from jaxdistill.runtime.errors import ConfigError, OutputError, UserError
+from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserError
 
 pytest.importorskip("av", reason="needs the video extra")
 import clips
@@ -60,6 +60,23 @@ def test_frames_times_and_sound_are_those_of_the_source(drawn, tmp_path: Path) -
         assert np.mean(mask != (image[..., 0] > 128)) < 0.01
     assert clips.sound_packets(report.outputs[1]) == clips.sound_packets(clip)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlays"]
+
+
+def test_a_video_is_not_drawn_over_itself(drawn, tmp_path: Path) -> None:
+    (tmp_path / "out/masks").mkdir(parents=True)
+    clip = clips.write(tmp_path / "out/masks/clip.mp4", [clips.bright_disc(0)] * 3)
+    before = clip.read_bytes()
+    with refused(DataError, "image-overwritten"):
+        drawn(clip, kinds=["masks"])
+    assert clip.read_bytes() == before
+
+
+def test_frames_of_an_earlier_and_longer_video_do_not_stay(drawn, tmp_path: Path) -> None:
+    for count in (10, 4):
+        images = [clips.bright_disc(index) for index in range(count)]
+        clip = clips.write(tmp_path / "clip.mp4", images)
+        report = drawn(clip, kinds=["masks"], video_format="png")
+        assert len(list(report.outputs[0].iterdir())) == count
 
 
 @pytest.mark.parametrize("count", [1, 8, 16])

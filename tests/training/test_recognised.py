@@ -66,5 +66,10 @@ def test_a_run_can_be_measured_on_data_of_another_layout(
         assert recognise(moved.data).settings.source == "mask_folder"
     (place / "masks/mine/train").mkdir(parents=True)
     (place / "masks/images/val2017").mkdir(parents=True)
+    (place / "masks/mine.json").touch()
+    assert run.data.validation.annotations is not None
+    annotations = place / "masks" / run.data.validation.annotations
+    annotations.parent.mkdir(parents=True, exist_ok=True)
+    annotations.touch()
     kept = evaluate._elsewhere(run.model_copy(update={"data": data}), [root])
     assert kept.data.train == own

@@ -136,9 +136,11 @@ def compress(image: Image, quality: Float[Array, ""]) -> Image:
     """Compresses and decompresses as JPEG does, with colour at half the resolution (4:2:0).
 
     Args:
-      image: RGB in [0, 1]; height and width are multiples of 16.
+      image: RGB in [0, 1]. Its blocks of 16 x 16 pixels are completed by repeated borders.
       quality: libjpeg's quality, 1 to 100.
     """
+    own_height, own_width, _ = image.shape
+    image = jnp.pad(image, ((0, -own_height % 16), (0, -own_width % 16), (0, 0)), "edge")
     y, *differences = jnp.moveaxis((image * 255) @ _YCC.T, -1, 0)
     height, width = y.shape
     factor = jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
@@ -151,7 +153,8 @@ def compress(image: Image, quality: Float[Array, ""]) -> Image:
         for difference in differences
     )
     fine = (jax.image.resize(half, y.shape, "bilinear") for half in halves)
-    return jnp.stack([y, *fine], -1) @ np.linalg.inv(_YCC).T / 255
+    compressed = jnp.stack([y, *fine], -1) @ np.linalg.inv(_YCC).T / 255
+    return compressed[:own_height, :own_width]
 
 
 def _steps(table: np.ndarray, factor: Float[Array, ""]) -> Float[Array, "8 8"]:

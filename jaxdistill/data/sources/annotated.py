@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from jaxdistill.data import decode
+from jaxdistill.data import decode, image_files
 from jaxdistill.data.sources import drawing, images
 from jaxdistill.data.sources.base import Source, SourceExample, read
 from jaxdistill.data.sources.coco_json import NO_OUTLINE, NOBODY
 from jaxdistill.data.sources.outlines import Outline
-from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
 NO_ANNOTATION = "images without an annotation file"
@@ -146,9 +145,8 @@ class Annotated(Source[Entry]):
         root = folder.resolve()
         return {
             images.key_of(path, root): path
-            for place, _, names in files.walk(root)
-            for name in names
-            if (path := place / name).suffix.lower() in self.ENDINGS and not name.startswith(".")
+            for path in image_files.files_below(root, ())
+            if path.suffix.lower() in self.ENDINGS and not path.name.startswith(".")
         }
 
     @cached_property

@@ -1,6 +1,7 @@
 """Recognises folders with COCO instances files, whatever the files and folders are called."""
 
 import json
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from jaxdistill.runtime.errors import DataError
 _FOLDERS = ("annotations", "annotation", "labels")
 _OTHER_TASKS = ("caption", "keypoint", "panoptic", "stuff", "image_info")
 """Parts of the names of COCO's files without instances."""
-_LOOKED_AT = 2**20
-"""Bytes at each end of a file that are looked at: COCO's own are hundreds of megabytes."""
+_KEYS = ("images", "annotations", "categories")
+"""Keys that an instances file has."""
 _MOST = 50
 """Number of JSON files from which on a folder is taken for one with a file for each image."""
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -68,22 +69,30 @@ def _images_of(root: Path, file: Path, kind: SplitKind) -> Path | None:
     """Returns the folder of the images that a file names; None if it is no instances file."""
     if any(task in file.name.lower() for task in _OTHER_TASKS):
         return None
-    with (root / file).open("rb") as opened:
-        head = opened.read(_LOOKED_AT)
-        size = opened.seek(0, 2)
-        opened.seek(max(0, size - _LOOKED_AT))
-        text = head + opened.read(_LOOKED_AT)
-    if not all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories")):
-        return None
-    if (named := _FILE_NAME.search(text)) is None:
-        return None
     try:
-        name = json.loads(named[1]).replace("\\", "/")
-    except ValueError:
+        name = _first_name(root / file)
+    except (OSError, ValueError):  # ValueError: it is empty, or its first name is no JSON
+        return None
+    if not name:
         return None
     return next(
         (folder for folder in _folders(root, file, kind) if _is_in(root / folder, name)), None
     )
+
+
+def _first_name(file: Path) -> str | None:
+    """Returns the first file name in an instances file; None if it is none."""
+    with (
+        file.open("rb") as opened,
+        # COCO's own files are hundreds of megabytes, with their keys anywhere between.
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        if any(text.find(f'"{key}"'.encode()) < 0 for key in _KEYS):
+            return None
+        found = _FILE_NAME.search(text)
+        quoted = found and found[1]
+        del found  # the file cannot be closed while it is referred to
+    return json.loads(quoted).replace("\\", "/") if quoted else None
 
 
 def _folders(root: Path, file: Path, kind: SplitKind) -> Iterator[Path]:
@@ -102,6 +111,7 @@ def _folders(root: Path, file: Path, kind: SplitKind) -> Iterator[Path]:
     yield file.parent
     yield from (file.parent / name for name in (*IMAGE_FOLDERS, "data"))
     yield from (path for path in existing if path.name.lower() in (*IMAGE_FOLDERS, "data"))
+    yield from (path for path in existing if path.name.lower() in words)  # such as CVAT's `default`
     yield Path()
 
 

@@ -112,7 +112,9 @@ class HuggingFace(Source[Entry]):
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files, the columns, and of what a person is."""
         about = f"{self._columns} {self.settings.mask_values}"
-        return fingerprint(self._files, self.images, self.digests, about)
+        root = self._files[0].parent
+        root = self.images if root.is_relative_to(self.images) else root
+        return fingerprint(self._files, root, self.digests, about)
 
     def file(self, entry: Entry) -> Path:
         """Returns the file that the row is in; see the base class."""
@@ -172,10 +174,18 @@ class HuggingFace(Source[Entry]):
     def _files(self) -> Sequence[Path]:
         assert self.annotations is not None
         place = self.annotations
-        if not place.is_dir():
-            found = sorted(place.parent.glob(place.name)) if place.parent.is_dir() else []
-            return [path for path in found if path.suffix in _SUFFIXES and path.is_file()]
-        return sorted(path for path in place.iterdir() if path.suffix in _SUFFIXES)
+        if place.is_dir():
+            found = place.iterdir()
+        elif place.parent.is_dir():
+            found = place.parent.glob(place.name)
+        else:
+            return []
+        # `datasets` writes the results of `map` and `filter` beside the data, as cache-HASH.arrow.
+        return sorted(
+            path
+            for path in found
+            if path.suffix in _SUFFIXES and path.is_file() and not path.name.startswith("cache-")
+        )
 
     @cached_property
     def _tables(self) -> Sequence[tables.Table]:

@@ -1,6 +1,7 @@
 """Images with LabelMe's JSON files."""
 
 import base64
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -60,14 +61,15 @@ class LabelMe(Annotated):
     @classmethod
     def recognise(cls, root: Root) -> Found | None:
         """Finds JSON files with `shapes` beside images; see the base class."""
-        pairs = root.parallel(IMAGE_FOLDERS, _FOLDERS)
-        if not any(_has_shapes(root, other) for _, other in pairs.values()):
+        pairs = root.parallel(IMAGE_FOLDERS, _FOLDERS, lambda _, other: _has_shapes(root, other))
+        if not pairs:
             folders = root.split_folders()
-            pairs = {kind: (folder, folder) for kind, folder in folders.items()}
+            pairs = {
+                kind: (name, name) for kind, name in folders.items() if _has_shapes(root, name)
+            }
         splits = {
             kind: config.Split(images=Path(one), annotations=Path(other))
             for kind, (one, other) in pairs.items()
-            if _has_shapes(root, other)
         }
         names = ", ".join(str(split.annotations) for split in splits.values())
         return Found(splits, f"JSON files with shapes in {names}") if splits else None
@@ -160,7 +162,10 @@ def _decoded(file: Path, text: str) -> bytes:
 
 def _has_shapes(root: Root, folder: str) -> bool:
     for name in root.files_in(folder, (".json",))[:3]:
-        with (root.path / folder / name).open("rb") as file:
+        with (
+            contextlib.suppress(OSError),  # it is not ours to read
+            (root.path / folder / name).open("rb") as file,
+        ):
             if b'"shapes"' in file.read(_HEAD):
                 return True
     return False

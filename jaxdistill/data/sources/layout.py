@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -58,7 +58,9 @@ class Root:
     def files_in(self, folder: str, suffixes: Collection[str]) -> list[str]:
         """Returns the names of files with one of the suffixes that are directly in a folder."""
         return sorted(
-            path.name for path in self._entries(folder) if path.suffix.lower() in suffixes
+            path.name
+            for path in self._entries(folder)
+            if path.suffix.lower() in suffixes and path.is_file()
         )
 
     def suffixes_below(self, folder: str) -> Counter[str]:
@@ -82,7 +84,10 @@ class Root:
         return ", ".join([*parts, *([_counts(own)] if own else [])]) or "nothing"
 
     def parallel(
-        self, first: Collection[str], second: Collection[str]
+        self,
+        first: Collection[str],
+        second: Collection[str],
+        accept: Callable[[str, str], bool] = lambda one, other: True,
     ) -> dict[SplitKind, tuple[str, str]]:
         """Returns pairs of folders, such as one of images and one of masks, by use.
 
@@ -92,18 +97,24 @@ class Root:
         Args:
           first: Names of the one folder, in lower case.
           second: Names of the other folder, in lower case.
+          accept: Whether two folders with such names hold what they should.
         """
         for pairs in (self._below, self._above, self._beside, self._flat):
             found: dict[SplitKind, tuple[str, str]] = {}
             for kind, pair in pairs(first, second):
-                found.setdefault(kind, pair)
+                if kind not in found and accept(*pair):
+                    found[kind] = pair
             if found:
                 return found
         return {}
 
     def named(self, names: Collection[str]) -> list[str]:
         """Returns the folders with one of the names, which are in lower case."""
-        return list(self._named("", names))
+        return self.named_in("", names)
+
+    def named_in(self, folder: str, names: Collection[str]) -> list[str]:
+        """Returns the folders in a folder with one of the names, which are in lower case."""
+        return list(self._named(folder, names))
 
     def by_use(self, parents: Collection[str] = ("", *IMAGE_FOLDERS)) -> dict[SplitKind, str]:
         """Returns the folders of splits: in the root, or in a folder of one of the names."""
@@ -193,10 +204,11 @@ class Root:
                         yield kind, (name, other)
 
     def _entries(self, folder: str) -> list[Path]:
-        place = self.path / folder
-        if not place.is_dir():
+        try:
+            found = list((self.path / folder).iterdir())
+        except OSError:  # it does not exist, or belongs to someone else, as `lost+found` does
             return []
-        return [path for path in place.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+        return [path for path in found if not path.name.startswith((".", "__MACOSX"))]
 
     def _names(self, folder: str) -> Iterator[str]:
         for _, folders, names in files.walk(self.path / folder):

@@ -70,14 +70,22 @@ class MaskFolder(Source[Entry]):
     @classmethod
     def recognise(cls, root: Root) -> Found | None:
         """Finds folders of masks beside folders of images, or in them; see the base class."""
-        pairs = {
-            kind: pair
-            for kind, pair in root.parallel(IMAGE_FOLDERS, _FOLDERS).items()
-            if all(map(root.has_images, pair))
-        }
+
+        def hold_images(*folders: str) -> bool:
+            return all(map(root.has_images, folders))
+
+        pairs = root.parallel(IMAGE_FOLDERS, _FOLDERS, hold_images)
         because = ", ".join(f"masks in {other} beside {one}" for one, other in pairs.values())
+        folders = root.split_folders()
         if not pairs:
-            folders = root.split_folders()
+            pairs = {
+                kind: (name, other)
+                for kind, name in folders.items()
+                for other in root.named_in(name, _FOLDERS)
+                if _names_in(root, name) & _names_in(root, other)
+            }
+            because = f"masks in {', '.join(other for _, other in pairs.values())}"
+        if not pairs:
             pairs = {kind: (name, name) for kind, name in folders.items() if _mixed(root, name)}
             names = ", ".join(one or "." for one, _ in pairs.values())
             because = f"masks among the images in {names}"
@@ -218,8 +226,13 @@ class MaskFolder(Source[Entry]):
 
 def _mixed(root: Root, folder: str) -> bool:
     """Whether the images in a folder have masks beside them, by the endings of their names."""
-    stems = {Path(name).stem for name in root.files_in(folder, IMAGE_SUFFIXES)}
+    stems = _names_in(root, folder)
     return any(_base(stem, dict.fromkeys(stems)) != stem for stem in stems)
+
+
+def _names_in(root: Root, folder: str) -> set[str]:
+    """Returns the names of the images directly in a folder, without suffixes."""
+    return {Path(name).stem for name in root.files_in(folder, IMAGE_SUFFIXES)}
 
 
 def _base(key: str, found: Mapping[str, object]) -> str:

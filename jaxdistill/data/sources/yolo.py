@@ -45,12 +45,12 @@ class Yolo(Annotated):
     @classmethod
     def recognise(cls, root: Root) -> Found | None:
         """Finds `labels` beside `images`, or the folders that `data.yaml` names; see the base."""
-        beside = root.parallel(IMAGE_FOLDERS, _FOLDERS) or _described(root)
-        pairs = {
-            kind: (one, other)
-            for kind, (one, other) in beside.items()
-            if root.has_images(one) and root.suffixes_below(other)[".txt"]
-        }
+
+        def hold_both(images: str, texts: str) -> bool:
+            return root.has_images(images) and root.suffixes_below(texts)[".txt"] > 0
+
+        described = {kind: pair for kind, pair in _described(root).items() if hold_both(*pair)}
+        pairs = root.parallel(IMAGE_FOLDERS, _FOLDERS, hold_both) or described
         splits = {
             kind: config.Split(images=Path(one), annotations=Path(other))
             for kind, (one, other) in pairs.items()
@@ -68,11 +68,12 @@ class Yolo(Annotated):
         """Reads a text file; see the base class."""
         polygons: list[Outline] = []
         boxes = 0
-        for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
+        text = content.decode("utf-8-sig", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
             if not (words := line.split()):
                 continue
             try:
-                kind, values = int(words[0]), [float(word) for word in words[1:]]
+                kind, values = _whole(words[0]), [float(word) for word in words[1:]]
             except ValueError:
                 raise _damaged(file, number, "it is not `class x y x y ...`") from None
             if not all(map(math.isfinite, values)) or any(abs(value) > 2 for value in values):
@@ -179,6 +180,14 @@ def _names_in(path: Path) -> Mapping[int, str]:
             code="damaged-annotation",
         )
     return {number: str(name) for number, name in names.items()}
+
+
+def _whole(word: str) -> int:
+    """Returns the number of a class, which NumPy writes as 0.000e+00."""
+    number = float(word)
+    if not number.is_integer():
+        raise ValueError(word)
+    return int(number)
 
 
 def _damaged(file: Path, line: int, problem: str) -> DataError:

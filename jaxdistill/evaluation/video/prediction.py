@@ -19,7 +19,7 @@ from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.evaluation.video.smoothing import Smoother
 from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import ConfigError, OutputError
+from jaxdistill.runtime.errors import ConfigError, DataError, OutputError
 from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.version import __version__
 
@@ -119,6 +119,13 @@ class _Work:
             name: output / name / (f"{stem}{encoding.suffix}" if encoding.codec else stem)
             for name, encoding in self.encodings.items()
         }
+        for target in self.targets.values():
+            if source.path and target.exists() and target.samefile(source.path):
+                raise DataError(
+                    f"{target}: this video would be overwritten; choose another folder, with "
+                    f"--output",
+                    code="image-overwritten",
+                )
         name = source.path.name if source.path else stem
         self.parts = output / f"{name}.parts"
         self.seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
@@ -158,6 +165,7 @@ class _Work:
                 count += drawn
         with self._timed("encoding"):
             self._join(finished)
+            self._remove_frames_after(count)
         return VideoReport(count, resumed, tuple(self.targets.values()), self.seconds)
 
     def _read(
@@ -269,6 +277,14 @@ class _Work:
             join([self._part(part, name) for part in parts], whole, self.source, encoding)
             whole.replace(target)
         shutil.rmtree(self.parts)
+
+    def _remove_frames_after(self, count: int) -> None:
+        """Removes PNG files that an earlier call for a longer video wrote into the folder."""
+        for name, target in self.targets.items():
+            if not self.encodings[name].codec:
+                for path in target.glob("[0-9]*.png"):
+                    if path.stem.isdigit() and int(path.stem) >= count:
+                        path.unlink()
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
