@@ -11,7 +11,6 @@ that changes between frames, as it is and with `predict --smooth 0.8`.
 
 import argparse
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from jaxdistill.evaluation.flax_backend import of_best
 from jaxdistill.evaluation.predictor import Predictor, load
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError
+from jaxdistill.runtime.text import json_text
 from jaxdistill.teachers import combined, plausibility
 from jaxdistill.teachers.base import Teacher, file_fingerprints
 
@@ -257,7 +257,7 @@ def _write(output: Path, about: dict[str, Any], result: Evaluation) -> None:
     result.worst_grid().save(encoded, "PNG")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        numbers = json.dumps(about | result.as_dict(), indent=1)
+        numbers = json_text(about | result.as_dict(), indent=1)
         files.write_atomic(output / "evaluation.json", numbers)
         files.write_atomic(output / "worst.png", encoded.getvalue())
     except OSError as error:

@@ -69,14 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not candidates:
         console.print("no output can be a mask: give an inner tensor as teacher.tensor")
         return
-    output = args.output or args.file.with_suffix(".inspect.png")
-    picture = io.BytesIO()
-    inspection_sheet.draw(found).save(picture, "PNG")
-    common.write_output(output, picture.getvalue())
-    console.print(f"masks: {output}")
     console.print("the likeliest, if its row of the picture shows people best:\n")
     for line in _suggest(found, candidates[0]):
         console.print(line)
+    output = args.output or args.file.with_suffix(".inspect.png")
+    picture = io.BytesIO()
+    inspection_sheet.draw(found).save(picture, "PNG")
+    common.write_output(output, picture.getvalue())  # last: the folder may not be writable
+    console.print(f"masks: {output}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ again, and goes on.
 """
 
 import argparse
+import glob
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,12 @@ from rich.progress import Progress, TimeRemainingColumn
 
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
-from jaxdistill.data.image_files import UNSUPPORTED, find_images, unsupported_images
+from jaxdistill.data.image_files import (
+    UNSUPPORTED,
+    files_below,
+    find_images,
+    unsupported_images,
+)
 from jaxdistill.data.video import SUFFIXES, camera_number, open_source
 from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import BACKGROUND, DRAWINGS
@@ -51,11 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code="foreground-needs-soft",
         )
     names = list(drawings(args.kinds, args.foreground))
-    videos = [name for name in args.images if _is_video(name)]
+    given = [name for argument in args.images for name in _matches(argument)]
+    videos = [name for name in given if _is_video(name)]
     _check_names(videos)
     if videos:
         check_video_options(names, args.smooth, args.video_format)
-    images = [name for name in args.images if name not in videos]
+    images = [name for name in given if name not in videos]
     earlier = [args.output / name for name in (*DRAWINGS, BACKGROUND.rstrip("="))]
     outputs = [args.output / name for name in names]
     found = find_images(images, outputs, earlier) if images else []
@@ -67,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _predict_video(args, predictor, video, console)
     if not images:
         return 0
+    if passed := _videos_below(images, [*outputs, *earlier]):
+        console.print(f"{passed} videos in folders are passed over: name them, as in FOLDER/*.mp4")
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=len(found))
@@ -131,6 +140,24 @@ def _predict_video(
     files = ", ".join(str(path) for path in report.outputs)
     console.print(printable(f"{source.name}: {report.frames} frames in {files}"))
     console.print(f"milliseconds per frame: {times}")
+
+
+def _matches(argument: str) -> list[str]:
+    """Returns the videos that match an argument as a glob; other arguments are left as they are."""
+    if Path(argument).suffix.lower() not in SUFFIXES or Path(argument).exists():
+        return [argument]
+    return sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207 (absolute ones)
+
+
+def _videos_below(names: Sequence[str], outputs: Sequence[Path]) -> int:
+    """Returns how many videos are in folders, where only images are looked for."""
+    skipped = [output.resolve() for output in outputs]
+    return sum(
+        path.suffix.lower() in SUFFIXES
+        for folder in map(Path, names)
+        if folder.is_dir()
+        for path in files_below(folder.resolve(), skipped)
+    )
 
 
 def _is_video(name: str) -> bool:

@@ -43,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "suggestion": ranking.suggestion,
         "tensors": ranking.tensors,
     }
-    common.write_output(args.output, json.dumps(content, indent=1))
     console.print(_table(ranking.tensors))
     if ranking.not_finite:
         console.print(f"left out: {ranking.not_finite} with values that are not finite")
     if ranking.suggestion:
         console.print("the best of each stride, as lines of a configuration:\n")
         console.print(yaml.safe_dump(ranking.suggestion, sort_keys=False))
+    common.write_output(args.output, json.dumps(content, indent=1))  # last: it may not be writable
     console.print(f"all {len(ranking.tensors)} tensors: {args.output}")
 
 

@@ -121,7 +121,8 @@ def decoding_threads(workers: int | None) -> int:
         return workers
     if jax.default_backend() == "cpu":
         return 2
-    return min(max(2, len(os.sched_getaffinity(0)) - 2), 32)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(max(2, (cores or 1) - 2), 32)
 
 
 def size_of_step(data: config.Data, seed: int, step: int) -> tuple[int, int]:

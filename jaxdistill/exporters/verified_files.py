@@ -1,7 +1,6 @@
 """Files of students that are measured, compared with the student, and written with a model card."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from jaxdistill.exporters.verify import Exported, Row
 from jaxdistill.models.feature_info import size_multiple
 from jaxdistill.runtime.errors import ExportError, OutputError, UserError
 from jaxdistill.runtime.files import write_atomic
+from jaxdistill.runtime.text import json_text
 
 _USUAL_SIZE = 320  # pixels; of the images of a student without a run
 
@@ -192,7 +192,7 @@ def _write(path: Path, precision: str, content: bytes, card: dict[str, Any]) -> 
     own = path.with_suffix(".json" if path.suffix == ".onnx" else f"{path.suffix}.json")
     try:
         write_atomic(path, content)
-        write_atomic(own, json.dumps({"file": file, **card}, indent=2))
+        write_atomic(own, json_text({"file": file, **card}, indent=2))
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror}", code="output-unwritable"

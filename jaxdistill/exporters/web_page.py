@@ -4,6 +4,7 @@ The page finds people in photos and before the camera, on the device: onnxruntim
 student in WebAssembly. The page's own files lie in the folder `web` beside this module.
 """
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
         raise
     console.print(
         f"{output}: a web page with {web_runtime.PACKAGE.name}. To see it, run\n"
-        f"    python3 -m http.server --directory {output}\n"
+        f"    python3 -m http.server --directory {shlex.quote(str(output))}\n"
         f"and open http://localhost:8000. Elsewhere, browsers want https:// for the camera."
     )
     return Report((output,), report.measured)

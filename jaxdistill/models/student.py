@@ -1,5 +1,6 @@
 """The student: encoder, decoder, head, and the projectors that only training needs."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,12 +219,16 @@ def build(
     return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
 
 
-def save_weights(student: Student, path: Path) -> None:
+_ARCHITECTURE = ("decoder_channels", "encoder_depth", "upsampling")
+"""Keys of a student's settings, besides the names, that its variables depend on."""
+
+
+def save_weights(student: Student, path: str | Path) -> None:
     """Writes a student's variables, without projectors, as a file for `student.weights`.
 
     Args:
       student: The student.
-      path: The safetensors file. Its metadata name encoder, decoder and normalisation, so that
+      path: The safetensors file. Its metadata hold the architecture and the normalisation, so that
         `from_weights` builds the student from the file alone.
 
     Raises:
@@ -238,24 +243,27 @@ def save_weights(student: Student, path: Path) -> None:
         "encoder": student.settings.encoder,
         "decoder": student.settings.decoder,
         "normalization": weights.format_normalization(student.normalization),
+        "architecture": json.dumps(student.settings.model_dump(include=set(_ARCHITECTURE))),
     }
-    weights.save(path, arrays, metadata)
+    weights.save(Path(path).expanduser(), arrays, metadata)
 
 
-def from_weights(path: Path) -> Student:
+def from_weights(path: str | Path) -> Student:
     """Builds the student of a weights file, such as `convert-weights from-mediapipe` writes.
 
     Args:
       path: A safetensors file whose metadata name `encoder` and `decoder`.
 
     Returns:
-      The student; the decoder has its default channels.
+      The student. What else its architecture depends on is in a file of `save_weights`, and is the
+      default for others.
 
     Raises:
       WeightsError: The metadata do not name them (`weights-metadata`), the weights are of another
         shape, or the file cannot be read.
       ConfigError: There is no such encoder or decoder.
     """
+    path = Path(path).expanduser()
     _, metadata = weights.load(path)
     if not {"encoder", "decoder"} <= metadata.keys():
         raise WeightsError(
@@ -264,7 +272,16 @@ def from_weights(path: Path) -> Student:
             code="weights-metadata",
         )
     names = {"encoder": metadata["encoder"], "decoder": metadata["decoder"]}
-    return build(config.Student(**names, weights=path, frozen=()))
+    try:
+        more = json.loads(metadata.get("architecture", "{}"))
+        known = {key: more[key] for key in _ARCHITECTURE if key in more}
+        settings = config.Student(**names, **known, weights=path, frozen=())
+    except (TypeError, ValueError):  # pydantic's error is one
+        raise WeightsError(
+            f"{path}: metadata 'architecture' is not what `save_weights` writes",
+            code="weights-metadata",
+        ) from None
+    return build(settings)
 
 
 def with_projectors(student: Student, pairs: Sequence[Pair]) -> Student:

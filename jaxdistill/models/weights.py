@@ -141,7 +141,7 @@ def fill(variables: Mapping[str, Any], loaded: Arrays, path: Path | str) -> Arra
       path: The file or its name, for the message.
 
     Returns:
-      The loaded arrays.
+      The loaded arrays, in the number format of the variables.
 
     Raises:
       WeightsError: Variables are missing, left over, or of another shape (`weights-mismatch`); the
@@ -167,4 +167,4 @@ def fill(variables: Mapping[str, Any], loaded: Arrays, path: Path | str) -> Arra
         raise WeightsError(
             f"{path} does not fit this network: {', '.join(problems)}", code="weights-mismatch"
         )
-    return loaded
+    return {name: np.asarray(array, variables[name].dtype) for name, array in loaded.items()}

@@ -29,9 +29,9 @@ TRANSIENT_ERRORS = frozenset(
         errno.ENETRESET,
         errno.ENETUNREACH,
         errno.ENOTCONN,
-        errno.EREMOTEIO,
         errno.ESTALE,
         errno.ETIMEDOUT,
+        getattr(errno, "EREMOTEIO", errno.EIO),  # of Linux
     }
 )
 """Error numbers after which the same call may succeed: network file systems raise them while a

@@ -1,6 +1,9 @@
-"""Text for people: names from files made harmless, durations in words."""
+"""Text: names from files made harmless, durations in words, JSON."""
 
+import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -26,3 +29,21 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.2g} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def json_text(value: Any, indent: int) -> str:
+    """Returns plain values as JSON that every reader takes: numbers that are not finite are null.
+
+    Args:
+      value: Dictionaries, lists, text and numbers.
+      indent: Spaces by which each level is indented.
+    """
+
+    def finite(each: Any) -> Any:
+        if isinstance(each, float) and not math.isfinite(each):
+            return None
+        if isinstance(each, Mapping):
+            return {key: finite(inner) for key, inner in each.items()}
+        return [finite(inner) for inner in each] if isinstance(each, list | tuple) else each
+
+    return json.dumps(finite(value), indent=indent, allow_nan=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
+from jaxdistill.models.encoders import mobilenet
 from jaxdistill.models.parameters import flat_variables, param_group
 from jaxdistill.runtime.errors import OutputError, WeightsError
 from jaxdistill.runtime.files import write_atomic
@@ -30,6 +31,7 @@ from jaxdistill.torch_interop import (
 
 TOLERANCE = 1e-4
 """Largest difference of the outputs, as a share of the largest absolute value."""
+_BLOCKS = 5
 _IMAGE_SHAPES = ((2, 64, 64, 3), (1, 64, 96, 3))
 
 
@@ -116,9 +118,9 @@ def convert_from_smp(
         (`conversion-differs`).
       OutputError: The file cannot be written (`output-unwritable`).
     """
-    tensors = checkpoints.read(checkpoint)
+    tensors, channels = smp_networks.read_unet(checkpoint)
     name = encoder_sources.encoder_name(checkpoint, encoder)
-    channels = smp_networks.decoder_channels(tensors, checkpoint)
+    _check_in_smp(name, channels, checkpoint)
     expected = flax_networks.student(name, channels).variables
     arrays = checkpoints.arrays_of(tensors)
     variables = parameter_names.from_torch(arrays, expected, str(checkpoint))
@@ -144,6 +146,7 @@ def convert_to_smp(source: Path, output: Path, encoder: str | None = None) -> Co
       OutputError: The file cannot be written (`output-unwritable`).
     """
     pretrained = _read_student(source, encoder)
+    _check_in_smp(pretrained.encoder, _decoder_channels(pretrained.variables), source)
     tensors = checkpoints.tensors_of(parameter_names.to_torch(pretrained.variables))
     difference = _compare_students(pretrained, tensors)
     metadata = _metadata(pretrained)
@@ -184,6 +187,22 @@ def _read_student(source: Path, encoder: str | None) -> Pretrained:
     return Pretrained(name, normalization, arrays, source.name)
 
 
+def _check_in_smp(encoder: str, channels: Sequence[int], source: Path) -> None:
+    """Checks that a student has a counterpart among SMP's UNets that can be converted."""
+    if encoder in mobilenet.VARIANTS:
+        raise WeightsError(
+            f"{source}: SMP has no UNet with our encoder {encoder!r}; a student with it can be "
+            f"exported to ONNX",
+            code="encoder-not-convertible",
+        )
+    if len(channels) != _BLOCKS:
+        raise WeightsError(
+            f"{source}: a UNet of {len(channels)} blocks; only those of {_BLOCKS}, SMP's default, "
+            f"can be converted",
+            code="not-an-smp-unet",
+        )
+
+
 def _decoder_channels(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
     channels: list[int] = []
     while (name := f"decoder.blocks.{len(channels)}.conv1.norm.scale") in arrays:
@@ -216,7 +235,8 @@ def _compare(
         images = generator.normal(size=shape).astype(np.float32)
         expected = run_torch(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
         for own, other in zip(run_flax(images), expected, strict=True):
-            worst = max(worst, _relative_difference(own, other.numpy().transpose(0, 2, 3, 1)))
+            difference = _relative_difference(own, other.numpy().transpose(0, 2, 3, 1))
+            worst = float(np.maximum(worst, difference))  # `max` would pass over NaN
     if not worst <= TOLERANCE:
         raise WeightsError(
             f"the {what} differ from PyTorch's by {worst:.1e} of the largest value, more than "

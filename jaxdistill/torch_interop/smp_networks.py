@@ -23,9 +23,13 @@ from jaxdistill.models import weights
 from jaxdistill.models.encoders import mobilenet
 from jaxdistill.models.encoders.efficientnet import VARIANTS
 from jaxdistill.runtime.errors import WeightsError
-from jaxdistill.torch_interop import checkpoints
+from jaxdistill.torch_interop import checkpoints, state_dicts
+
+log = logging.getLogger(__name__)
 
 _TENSORFLOW = "tf_efficientnet_"
+_CLASSIFIER = "classification_head."
+_COUNTER = ".num_batches_tracked"
 
 
 def unet(encoder: str, decoder_channels: Sequence[int]) -> smp.Unet:
@@ -84,6 +88,25 @@ def encoder(name: str) -> nn.Module:
         return smp.encoders.get_encoder(name, weights=None).eval()
 
 
+def read_unet(path: Path) -> tuple[state_dicts.Tensors, tuple[int, ...]]:
+    """Reads the weights of a UNet, without those of a classifier that was trained beside it.
+
+    Args:
+      path: A `.pth` or `.safetensors` file.
+
+    Returns:
+      The state dict, and the channels of the decoder's blocks.
+
+    Raises:
+      WeightsError: The file cannot be read, or holds no UNet that can be used (`not-an-smp-unet`).
+    """
+    tensors = checkpoints.read(path)
+    own = {name: each for name, each in tensors.items() if not name.startswith(_CLASSIFIER)}
+    if left := len(tensors) - len(own):
+        log.warning("%s: %d tensors of a classifier (%s*) are left over", path, left, _CLASSIFIER)
+    return own, decoder_channels(own, path)
+
+
 def decoder_channels(tensors: Mapping[str, Tensor], source: Path) -> tuple[int, ...]:
     """Returns the channels of a UNet's decoder blocks, read from the shapes of its weights.
 
@@ -129,9 +152,12 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None
       WeightsError: Tensors are missing, left over, or of another shape (`weights-mismatch`); the
         message names the first of each.
     """
-    wanted = checkpoints.arrays_of(network.state_dict())
-    weights.fill(wanted, checkpoints.arrays_of(tensors), source)
-    network.load_state_dict(dict(tensors))
+    own = network.state_dict()
+    # Counters of steps, which have no influence, and which a moving average may leave out.
+    counters = {name: own[name] for name in own if name.endswith(_COUNTER)}
+    tensors = {**counters, **tensors}
+    weights.fill(checkpoints.arrays_of(own), checkpoints.arrays_of(tensors), source)
+    network.load_state_dict(tensors)
 
 
 @torch.inference_mode()

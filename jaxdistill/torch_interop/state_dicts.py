@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
 
 _HOLDERS = (
-    *("state_dict_ema", "model_ema", "ema_state_dict"),  # timm's rule: the EMA where there is one
-    *("state_dict", "model_state_dict", "model", "net", "network"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),  # timm's rule: the EMA if there
+    *("state_dict", "model_state_dict", "model", "net", "network", "module"),
 )
 _DEEPEST = 4  # dictionaries within each other; a file may hold one that holds itself
 _NETWORK = re.compile(

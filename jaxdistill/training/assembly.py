@@ -167,6 +167,22 @@ def settings_of(
     )
 
 
+def with_model(settings: config.Config, model: Student) -> config.Config:
+    """Returns a configuration whose student is the one that is trained.
+
+    Args:
+      settings: The configuration.
+      model: The student.
+
+    Raises:
+      ConfigError: Other keys do not fit it.
+    """
+    if (settings.student, settings.precision) == (model.settings, model.dtype):
+        return settings
+    own = {"student": model.settings, "precision": model.dtype}
+    return config.with_values(settings, own, source="Trainer")
+
+
 def with_keywords(settings: config.Config, run: Path, keywords: Mapping[str, Any]) -> config.Config:
     """Returns a configuration with a trainer's folder and keyword arguments.
 

@@ -83,7 +83,7 @@ def step_spec(
         settings.seed,
         training.accumulate,
         training.ema,
-        group_factors(training),
+        group_factors(training, settings.student.unfreeze),
     )
 
 

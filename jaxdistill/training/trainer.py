@@ -63,7 +63,7 @@ class Trainer(LoopControl):
       losses: Loss terms by name; None takes the defaults that data and teacher allow.
       run: Folder of the run: configuration, metrics, checkpoints, sample images.
       validation: An iterable of batches to measure on, where `data` is one, too.
-      settings: A configuration, for everything that the keyword arguments do not set.
+      settings: A configuration, for everything that the other arguments do not set.
       callbacks: Callbacks besides the default ones.
       console: Where messages go; None prints them. `Console(quiet=True)` is silent.
       **training: Any key of `training` in a configuration, such as `batch_size=8`, and `seed`; they
@@ -92,10 +92,9 @@ class Trainer(LoopControl):
         self.run = Path(run).expanduser()
         self.data: Data | IterableData = assembly.as_data(data, validation)
         self.teacher = teacher
+        settings = settings or assembly.settings_of(self.run, model, self.data, losses, teacher)
         self.settings = assembly.with_keywords(
-            settings or assembly.settings_of(self.run, model, self.data, losses, teacher),
-            self.run,
-            training,
+            assembly.with_model(settings, model), self.run, training
         )
         early_stopping.check(self.settings.training, self.data)
         self.losses, self.unused_losses = assembly.usable_losses(losses, self.data, teacher)

@@ -277,6 +277,62 @@ def test_the_camera_gives_frames(folder: Path, tab: Any, serve: Callable) -> Non
     assert wrong == []
 
 
+STREAMS = """
+window.streams = [];
+const { mediaDevices } = navigator, own = mediaDevices.getUserMedia.bind(mediaDevices);
+mediaDevices.getUserMedia = async (wanted) => {
+    const stream = await own(wanted);
+    window.streams.push(stream);
+    return stream;
+};
+"""
+LIVE = "window.streams.filter((each) => each.getTracks()[0].readyState === 'live').length"
+
+
+def test_a_camera_that_is_asked_for_twice_is_opened_once(
+    folder: Path, tab: Any, serve: Callable, tmp_path: Path
+) -> None:
+    tab.add_init_script(STREAMS)
+    wrong = opened(tab, serve(folder))
+    twice = "for (let i = 0; i < 2; i += 1) document.getElementById('camera').click();"
+    tab.evaluate(twice)
+    drawn(tab, 3)
+    assert tab.is_hidden("#message")
+    assert tab.evaluate(LIVE) == 1
+    tab.click("#camera")
+    assert tab.evaluate(LIVE) == 0
+
+    Image.fromarray(portrait()).save(tmp_path / "photo.png")
+    tab.evaluate("document.getElementById('camera').click()")
+    tab.set_input_files("#photo", tmp_path / "photo.png")  # while the camera opens
+    wait(tab, lambda: "pixels" in tab.inner_text("#status"))
+    wait(tab, lambda: tab.evaluate(LIVE) == 0)
+    assert tab.inner_text("#camera") == "Open the camera"
+    assert wrong == []
+
+
+def test_the_last_image_does_not_show_through_a_transparent_one(
+    folder: Path, tab: Any, serve: Callable, tmp_path: Path
+) -> None:
+    wrong = opened(tab, serve(folder))
+    transparent = np.zeros((*portrait().shape[:2], 4), np.uint8)
+    for number, image in enumerate((portrait(), transparent, transparent[..., :3]), start=1):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        before = images_drawn(tab)
+        tab.set_input_files("#photo", tmp_path / f"{number}.png")
+        drawn(tab, before + 1)
+        if number == 1:
+            chosen(tab, "mask")
+    black = downloaded(tab, tmp_path / "black.png")
+    before = images_drawn(tab)
+    tab.set_input_files("#photo", tmp_path / "1.png")
+    drawn(tab, before + 1)
+    tab.set_input_files("#photo", tmp_path / "2.png")
+    drawn(tab, before + 2)
+    np.testing.assert_array_equal(downloaded(tab, tmp_path / "found.png"), black)
+    assert wrong == []
+
+
 def test_a_camera_that_is_not_allowed_is_named(
     chromium: Any, folder: Path, serve: Callable
 ) -> None:

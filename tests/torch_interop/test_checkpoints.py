@@ -76,6 +76,8 @@ def test_a_holder_is_opened(tmp_path, holders):
 def test_the_ema_is_taken_as_timm_does(tmp_path):
     assert_plain(read(tmp_path, {"state_dict": OTHER, "state_dict_ema": PLAIN}))
     assert_plain(read(tmp_path, {"model": OTHER, "model_ema": prefixed("module.")}))
+    assert_plain(read(tmp_path, {"model": OTHER, "ema": PLAIN}))
+    assert_plain(read(tmp_path, {"model": OTHER, "ema": {"module": PLAIN, "updates": 3}}))
 
 
 def test_what_lightning_keeps_beside_the_network_is_left_over_and_named(tmp_path, caplog):

@@ -14,6 +14,7 @@ import safetensors.torch
 import timm
 from conversions import CHANNELS, ENCODER, Convert, convert, randomised
 
+from jaxdistill import models
 from jaxdistill.data import image_ops
 from jaxdistill.models import weights
 from jaxdistill.models.encoders.efficientnet import VARIANTS
@@ -191,7 +192,7 @@ def test_a_decoder_of_another_depth_is_refused(
     torch.save(shallow, tmp_path / "unet.pth")
     command = ("from-smp", tmp_path / "unet.pth", tmp_path / "student.safetensors")
     assert convert(*command, "--encoder", ENCODER) == 2
-    assert error_line(capsys).endswith("[weights-mismatch]")
+    assert error_line(capsys).endswith("[not-an-smp-unet]")
 
 
 def test_nothing_is_written_where_the_networks_disagree(
@@ -214,6 +215,50 @@ def test_nothing_is_written_where_the_networks_disagree(
     assert convert("from-smp", tmp_path / "unet.pth", output, "--encoder", ENCODER) == 2
     assert error_line(capsys).endswith("[conversion-differs]")
     assert not output.exists()
+
+
+def test_networks_that_give_no_number_do_not_agree(
+    tmp_path: Path, convert: Convert, unet: dict[str, torch.Tensor], capsys: pytest.CaptureFixture
+) -> None:
+    """As those of a training that diverged."""
+    broken = {**unet, "segmentation_head.0.bias": torch.tensor([float("nan")])}
+    torch.save(broken, tmp_path / "unet.pth")
+    output = tmp_path / "student.safetensors"
+    assert convert("from-smp", tmp_path / "unet.pth", output, "--encoder", ENCODER) == 2
+    assert error_line(capsys).endswith("[conversion-differs]")
+    assert not output.exists()
+
+
+def test_what_has_no_influence_may_be_missing_or_left_over(
+    tmp_path: Path, convert: Convert, unet: dict[str, torch.Tensor]
+) -> None:
+    """Counters of BatchNorm, which a moving average may leave out, and a classifier of SMP's."""
+    own = {name: each for name, each in unet.items() if not name.endswith("num_batches_tracked")}
+    classifier = {"classification_head.3.weight": torch.ones(2, 320)}
+    torch.save({**own, **classifier}, tmp_path / "unet.pth")
+    output = tmp_path / "student.safetensors"
+    assert convert("from-smp", tmp_path / "unet.pth", output, "--encoder", ENCODER) == 0
+
+
+@pytest.mark.parametrize(
+    ("encoder", "channels", "code"),
+    [
+        (ENCODER, (32, 16, 12, 8), "not-an-smp-unet"),
+        ("mobilenetv3_small_100", (32, 16, 12, 8, 8), "encoder-not-convertible"),
+    ],
+)
+def test_a_student_without_a_counterpart_in_smp_is_named(
+    tmp_path: Path,
+    convert: Convert,
+    capsys: pytest.CaptureFixture,
+    encoder: str,
+    channels: tuple[int, ...],
+    code: str,
+) -> None:
+    made = models.create("unet", encoder=encoder, decoder_channels=channels)
+    models.save_weights(made, tmp_path / "student.safetensors")
+    assert convert("to-smp", tmp_path / "student.safetensors", tmp_path / "unet.pth") == 2
+    assert error_line(capsys).endswith(f"[{code}]")
 
 
 def test_a_student_file_without_decoder_or_of_another_encoder_is_refused(

@@ -161,6 +161,17 @@ def test_a_failure_of_torch_is_one_line(
     assert not (tmp_path / "teacher.onnx").exists()
 
 
+def test_a_teacher_that_gives_no_number_is_not_written(
+    tmp_path: Path, export: Export, teacher: torch.nn.Module, capsys: pytest.CaptureFixture
+) -> None:
+    broken = {**teacher.state_dict(), "segmentation_head.0.bias": torch.tensor([float("nan")])}
+    torch.save(broken, tmp_path / "teacher.pth")
+    arguments = (tmp_path / "teacher.pth", tmp_path / "teacher.onnx")
+    assert export(*arguments, "--encoder", "timm-efficientnet-b0") == 2
+    assert error_line(capsys).endswith("[conversion-differs]")
+    assert not (tmp_path / "teacher.onnx").exists()
+
+
 def test_nothing_is_written_where_onnxruntime_disagrees(
     tmp_path: Path,
     export: Export,

@@ -72,6 +72,29 @@ def test_keyword_arguments_come_before_the_settings(tmp_path: Path) -> None:
     assert second.training.learning_rate == first.settings.training.learning_rate == 1e-2
 
 
+def test_the_student_is_the_one_that_is_given_whatever_the_settings_say(tmp_path: Path) -> None:
+    trainer = jd.Trainer(
+        model(frozen=()),
+        toy_student.batches(),
+        run=tmp_path / "run",
+        settings=jd.config.Config(
+            run=tmp_path / "other", losses=jd.config.Losses(kl=0, mse=0, feature=0)
+        ),
+        batch_size=2,
+    )
+    assert trainer.settings.student == trainer.model.settings
+    assert any(path.startswith("encoder.") for path in trainer.partition.params)
+    assert trainer.fit(epochs=1).best().student.settings.encoder == "toy-encoder"
+
+
+def test_a_student_is_measured_before_it_is_trained(tmp_path: Path) -> None:
+    trainer = toy_student.trainer(tmp_path / "run")
+    trainer.setup()
+    scores = trainer.validate()
+    assert scores is not None
+    assert 0 <= scores["student_miou"] <= 1
+
+
 @pytest.mark.parametrize(
     ("keywords", "code"),
     [

@@ -13,6 +13,7 @@ from jaxdistill.models import feature_info, student, unfreezing
 from jaxdistill.models.feature_info import find_tap
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.sharding import Mesh
+from jaxdistill.training import ema
 from jaxdistill.training.step import compile_eval_step, compile_train_step
 from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import Batch, TeacherOutputs, TrainState
@@ -51,7 +52,7 @@ def lower(
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     def rows(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return array((settings.training.batch_size, *shape), dtype, mesh.sharded)
+        return array((settings.training.images_per_step, *shape), dtype, mesh.sharded)
 
     def replicated(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: array(leaf.shape, leaf.dtype, mesh.replicated), tree)
@@ -71,6 +72,7 @@ def lower(
         parts.params,
         parts.batch_stats,
         jax.eval_shape(spec.optimizer.init, parts.params),
+        ema.begin(spec.ema, parts.params, parts.batch_stats),
     )
     state, frozen, epoch = replicated((state, parts.frozen, jax.ShapeDtypeStruct((), jnp.int32)))
     return Steps(

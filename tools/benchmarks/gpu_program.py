@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reports = {}
     for name, step in lowered._asdict().items():
         if args.steps in (name, "both"):
-            images = settings.training.batch_size // mesh.size
+            images = settings.training.images_per_step // mesh.size
             text, reports[name] = measure(step, images)
             if args.save:
                 args.save.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,21 @@ const REASONS = {
   NotReadableError: "The camera is in use by another program. Close that, and open the camera again.",
 };
 
+function end(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+  return false;
+}
+
 export class Camera {
   /** `video` plays the stream; `handle(bitmap)` gets a frame, and `next` asks for another one. */
   constructor(video, handle) {
-    Object.assign(this, { video, handle, open: false, others: false, facing: "user" });
+    Object.assign(this, { video, handle, open: false, devices: [], device: null, facing: "user" });
     this.fresh = this.busy = false;
+    this.turns = 0; // how often it was started or stopped
+  }
+
+  get others() {
+    return this.devices.length > 1;
   }
 
   /** Whether the picture is of the person before the screen, who expects a mirror. */
@@ -20,39 +30,59 @@ export class Camera {
     return (track?.getSettings().facingMode ?? "user") === "user";
   }
 
+  /** Returns whether the camera is open: it is not if it was stopped or started again meanwhile. */
   async start() {
     const { mediaDevices } = navigator;
     if (!mediaDevices) {
       throw new Error("The browser gives the camera only to pages from https:// or localhost.");
     }
     this.stop();
+    const turn = this.turns;
+    const which = this.device ? { deviceId: { exact: this.device } } : { facingMode: this.facing };
+    let stream = null;
     try {
-      this.video.srcObject = await mediaDevices.getUserMedia({
+      stream = await mediaDevices.getUserMedia({
         audio: false,
-        video: { facingMode: this.facing, width: { ideal: 960 }, height: { ideal: 720 } },
+        video: { ...which, width: { ideal: 960 }, height: { ideal: 720 } },
       });
+      if (turn !== this.turns) return end(stream);
+      this.video.srcObject = stream;
       await this.video.play();
     } catch (error) {
+      if (turn !== this.turns) return end(stream);
       this.stop();
+      this.device = null; // it may have been unplugged
       throw new Error(REASONS[error.name] ?? `The camera does not start (${error.message}).`);
     }
-    const [track] = this.video.srcObject.getVideoTracks();
+    const [track] = stream.getVideoTracks();
     track.onended = () => this.video.dispatchEvent(new Event("ended"));
-    const devices = await mediaDevices.enumerateDevices();
-    this.others = devices.filter(({ kind }) => kind === "videoinput").length > 1;
+    const found = await mediaDevices.enumerateDevices();
+    if (turn !== this.turns) return false;
+    this.devices = found.filter(({ kind }) => kind === "videoinput").map(({ deviceId }) => deviceId);
     this.open = true;
     this.busy = false;
-    this.#watch(this.video.srcObject);
+    this.#watch(stream);
+    return true;
   }
 
+  /** Closes the camera, also one that is about to open. */
   stop() {
-    for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
+    this.turns += 1;
+    end(this.video.srcObject);
     this.video.srcObject = null;
     this.open = false;
   }
 
+  /** Chooses another camera: of a phone the other side's, else the next one. */
   turn() {
-    this.facing = this.facing === "user" ? "environment" : "user";
+    const [track] = this.video.srcObject?.getVideoTracks() ?? [];
+    const { facingMode, deviceId } = track?.getSettings() ?? {};
+    if (facingMode) {
+      this.device = null;
+      this.facing = facingMode === "user" ? "environment" : "user";
+    } else {
+      this.device = this.devices[(this.devices.indexOf(deviceId) + 1) % this.devices.length];
+    }
   }
 
   /** The last frame has been dealt with. */

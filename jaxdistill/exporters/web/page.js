@@ -69,6 +69,7 @@ const told = {
   failed({ message, fatal }) {
     if (fatal) stop(message);
     else complain(message);
+    if (!camera.open) $("status").textContent = "";
     camera.next();
   },
 };
@@ -192,7 +193,7 @@ addEventListener("paste", ({ clipboardData }) => {
 
 async function openCamera() {
   try {
-    await camera.start();
+    if (!await camera.start()) return;
     name = "camera";
     note = "";
     status("The camera is open. Its picture stays on this device.");
@@ -205,11 +206,12 @@ async function openCamera() {
 }
 
 function closeCamera() {
-  if (!camera.open) return;
+  const was = camera.open;
   camera.stop();
   $("camera").textContent = "Open the camera";
   $("switch").hidden = true;
-  status("The camera is closed.");
+  canvas.classList.remove("mirrored"); // as it would be saved
+  if (was) status("The camera is closed.");
 }
 
 $("camera").addEventListener("click", () => (camera.open ? closeCamera() : openCamera()));

@@ -21,14 +21,15 @@ const handlers = {
   async image({ bitmap, live }) {
     const took = {};
     const part = clock(took);
-    image = part("read", () => pixels(bitmap, bitmap.width, bitmap.height));
+    const next = part("read", () => pixels(bitmap, bitmap.width, bitmap.height));
     bitmap.close();
-    const rgb = part("resize", () => resizedRgb(image, ...student.size));
+    const rgb = part("resize", () => resizedRgb(next, ...student.size));
     const began = performance.now();
     const logits = await infer(rgb);
     took.network = performance.now() - began;
-    const { width, height } = image;
-    mask = part("mask", () => fullMask(logits, student.size, width, height));
+    const { width, height } = next;
+    const found = part("mask", () => fullMask(logits, student.size, width, height));
+    [image, mask] = [next, found]; // both, or none where the memory is too small
     await show(took, live);
   },
 
@@ -148,6 +149,8 @@ function pixels(bitmap, width, height) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const scale = Math.max(width / bitmap.width, height / bitmap.height);
   const [w, h] = [bitmap.width * scale, bitmap.height * scale];
+  context.fillStyle = "#000"; // behind what is transparent, where the last image would show through
+  context.fillRect(0, 0, width, height);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
   return context.getImageData(0, 0, width, height);

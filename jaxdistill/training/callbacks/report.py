@@ -31,10 +31,11 @@ class Report(Callback):
 
     def __init__(self) -> None:
         self._warn = WarnOnce(log)
+        self._samples: list[tuple[np.ndarray | None, ...]] = []
 
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Writes what holds for the whole run."""
-        self._samples: list[tuple[np.ndarray | None, ...]] = []
+        self._samples = []
         self._attempt(trainer.writer.provenance, trainer.metadata())
 
     def on_validation_batch(
