@@ -121,7 +121,9 @@ def metadata_of_run(trainer: "Trainer") -> dict[str, dict[str, Any]]:
         "detector": settings.detector and str(settings.detector.onnx),
     }
     weights = settings.student.weights or settings.student.encoder_weights
+    ended = {"Run": {"ended": trainer.finish_reason}} if trainer.finish_reason else {}
     return {
+        **ended,
         "Data": {**_describe_data(trainer), "steps per epoch": trainer.steps_per_epoch},
         "Files": {
             **{role: path for role, path in paths.items() if path},

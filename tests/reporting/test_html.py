@@ -40,17 +40,18 @@ def test_the_headlines_are_the_best_epochs(run):
         assert expected in text
 
 
-@pytest.mark.parametrize(
-    ("patience", "from_epoch", "ended"), [(1, 1, True), (2, 1, False), (1, 4, False)]
-)
-def test_a_run_that_stopped_early_is_complete(tmp_path, patience, from_epoch, ended):
-    """The best of three epochs is the second one."""
-    stopping = {"patience": patience, "min_improvement": 0.0, "from_epoch": from_epoch}
-    settings = {**SETTINGS, "training": {"epochs": 5, "early_stopping": stopping}}
-    text = Page(
-        html_lib.render(make(tmp_path / "run", [line(e) for e in (1, 2, 3)], settings))
-    ).text
-    assert ("to go" not in text) == ended
+def test_a_run_that_ended_early_has_no_time_to_go(tmp_path):
+    ended = {"Run": {"ended": "early stopping after epoch 1"}}
+    text = Page(html_lib.render(make(tmp_path / "run", [line(1)], provenance=ended))).text
+    assert "Epochs 1 / 5 ended early" in text
+    assert "early stopping after epoch 1" in text
+    assert "to go" not in text
+
+
+def test_of_equal_scores_the_last_one_is_the_best_as_among_checkpoints(tmp_path):
+    equal = [{**line(2), "epoch": epoch} for epoch in (1, 2, 3)]
+    text = Page(html_lib.render(make(tmp_path / "run", equal))).text
+    assert "Student mIoU 0.8123 best, epoch 3" in text
 
 
 def test_each_of_several_teachers_is_named(tmp_path):

@@ -71,6 +71,7 @@ def test_a_run_ends_when_its_patience_does_and_is_complete(ended) -> None:
     assert "early stopping after epoch 3" in printed
     assert "epoch 1, whose score is" in printed
     assert trainer.best().metadata["score"] == trainer.progress.best_score
+    assert "ended early" in (run / "report.html").read_text()
 
 
 def test_a_run_that_ended_early_does_not_train_on(ended, tmp_path: Path) -> None:
@@ -83,6 +84,9 @@ def test_a_run_that_ended_early_does_not_train_on(ended, tmp_path: Path) -> None
     assert (run / "metrics.jsonl").read_bytes() == before
     more, _ = train(run, patience=4)  # no change of settings that would have to be accepted
     assert more.progress.epoch == epochs_of(run) == 5
+    finished, _ = train(run, patience=9)
+    assert finished.progress.epoch == epochs_of(run) == 6
+    assert "ended early" not in (run / "report.html").read_text()
 
 
 def test_a_run_that_was_cut_off_ends_where_the_uninterrupted_one_does(ended, tmp_path: Path):

@@ -75,9 +75,9 @@ def _progress(run: Run) -> Headline:
     left = total - done
     columns = [column.values for column in run.columns if column.group == "seconds"]
     each = [sum(filter(None, values)) for values in zip(*columns, strict=True)]
-    stopped = left > 0 and _stopped_early(run)
-    if left <= 0 or stopped:
-        remark = "ended by early stopping" if stopped else "complete"
+    ended_early = left > 0 and "ended" in run.provenance.get("Run", {})
+    if left <= 0 or ended_early:
+        remark = "ended early" if ended_early else "complete"
         remark += f", in {format_duration(sum(each))}" if each else ""
     elif each:
         # The first epoch compiles, and others may be disturbed: hence a median.
@@ -85,25 +85,6 @@ def _progress(run: Run) -> Headline:
     else:
         remark = "nothing measured yet"
     return Headline("Epochs", f"{done} / {total}", remark)
-
-
-def _stopped_early(run: Run) -> bool:
-    """Returns whether the scores are such that the training ended, as `EarlyStopping` decides."""
-    stopping, score = run.setting("training.early_stopping"), run.score
-    if not isinstance(stopping, Mapping) or score is None:
-        return False
-    keys = ("patience", "min_improvement", "from_epoch")
-    patience, margin, start = map(stopping.get, keys)
-    if not (isinstance(patience, int) and isinstance(start, int)):
-        return False
-    if not isinstance(margin, int | float):
-        return False
-    best: float | None = None
-    best_epoch = 0
-    for epoch, value in zip(run.epochs, score.values, strict=True):
-        if value is not None and (best is None or value > best + margin):
-            best, best_epoch = value, epoch
-    return run.epochs[-1] - max(best_epoch, start - 1) >= patience
 
 
 def _speed(run: Run) -> Iterator[Headline]:

@@ -65,6 +65,8 @@ class Report(Callback):
         """Appends the epoch to metrics, curves and sample images, and rewrites the page."""
         samples, self._samples = self._samples[:SAMPLES], []
         if distributed.is_main_process():
+            if trainer.finish_reason:  # no epoch follows, and the page is to say so
+                self._attempt(trainer.writer.provenance, trainer.metadata())
             self._attempt(self._write, trainer.writer, trainer.progress.epoch, record, samples)
 
     def on_fit_end(self, trainer: "Trainer") -> None:
