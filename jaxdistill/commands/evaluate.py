@@ -77,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = plausibility.first_images(dataset, settings.data.image_size)
     for line in (*accounting.describe(dataset), *plausibility.doubts(teacher, images)):
         console.print(line)
-    training = settings.training
-    automatic = training.batch_size == "auto"  # of a training on a GPU
+    batch_size = settings.training.batch_size
+    if batch_size == "auto":  # which is found by training, on a GPU
+        batch_size = config.Training().images_per_step
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("evaluating", total=len(dataset))
         result = evaluate(
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             data,
             teacher,
             split=args.split,
-            batch_size=config.Training().images_per_step if automatic else training.images_per_step,
+            batch_size=batch_size,
             own_size=own_size,
             refine=args.refine,
             progress=lambda count: bar.advance(task, count),

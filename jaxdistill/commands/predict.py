@@ -10,7 +10,6 @@ again, and goes on.
 """
 
 import argparse
-import glob
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +23,7 @@ from jaxdistill.data.image_files import (
     UNSUPPORTED,
     files_below,
     find_images,
+    matching,
     unsupported_images,
 )
 from jaxdistill.data.video import SUFFIXES, camera_number, open_source
@@ -144,9 +144,10 @@ def _predict_video(
 
 def _matches(argument: str) -> list[str]:
     """Returns the videos that match an argument as a glob; other arguments are left as they are."""
-    if Path(argument).suffix.lower() not in SUFFIXES or Path(argument).exists():
+    path = Path(argument)
+    if path.suffix.lower() not in SUFFIXES or path.exists() or not {*"*?["} & {*argument}:
         return [argument]
-    return sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207 (absolute ones)
+    return [str(each) for each in matching(path)]
 
 
 def _videos_below(names: Sequence[str], outputs: Sequence[Path]) -> int:

@@ -121,7 +121,7 @@ def _folder_of(start: Path) -> Path:
 
 
 def _images(start: Path, skipped: Sequence[Path]) -> Iterator[Path]:
-    for match in [start] if start.exists() else _matches(start, skipped):
+    for match in [start] if start.exists() else matching(start, skipped):
         if match.is_dir():
             yield from _below(match, skipped)
         else:
@@ -129,11 +129,20 @@ def _images(start: Path, skipped: Sequence[Path]) -> Iterator[Path]:
 
 
 def _folders(start: Path, skipped: Sequence[Path]) -> list[Path]:
-    matches = [start] if start.exists() else _matches(start, skipped)
+    matches = [start] if start.exists() else matching(start, skipped)
     return [match for match in matches if match.is_dir()]
 
 
-def _matches(pattern: Path, skipped: Sequence[Path]) -> list[Path]:
+def matching(pattern: Path, skipped: Sequence[Path] = ()) -> list[Path]:
+    """Returns what a glob matches, sorted by name.
+
+    Args:
+      pattern: The glob.
+      skipped: Folders whose content is left out, resolved.
+
+    Raises:
+      DataError: There is nothing, or it is no glob (`no-such-image`).
+    """
     folder = _folder_of(pattern)
     try:
         found = sorted(folder.glob(str(pattern.relative_to(folder))))

@@ -171,22 +171,22 @@ def frame_at(path: Path, pts: int) -> RgbImage | None:
       DataError: See `frame_times`.
     """
     av = import_av()
-    problem = None
     for seconds in _EARLIER:
         with _container(path) as container:
             stream = _video_stream(path, container)
-            try:
-                if seconds is not None:
+            if seconds is not None:
+                try:
                     container.seek(pts - int(seconds / stream.time_base), stream=stream)
+                except av.error.FFmpegError:  # before the beginning
+                    continue
+            try:
                 first, found = _first_from(container.decode(stream), pts)
             except av.error.FFmpegError as error:
-                problem = error
-                continue
+                _check_intact(path)
+                log.warning("%s: a frame cannot be decoded: %s", path, reason(error))
+                return None
             if seconds is None or (first is not None and first <= pts):
                 return None if found is None else _upright(found)
-    if problem is not None:
-        _check_intact(path)
-        log.warning("%s: a frame cannot be decoded: %s", path, reason(problem))
     return None
 
 

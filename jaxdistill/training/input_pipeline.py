@@ -71,6 +71,7 @@ class InputPipeline:
         self.seconds = {"data": 0.0} if teacher is None else {"data": 0.0, "teacher": 0.0}
         """Time that reading batches and asking the teacher have taken so far."""
         self._memo = MemoizedTeacher(teacher) if memoize and teacher is not None else None
+        # Of `first_outputs`, by step: the key of the batch, and its outputs.
         self._first: dict[int, tuple[str, TeacherOutputs]] = {}
 
     def __call__(self, batches: Iterable[Batch], first_step: int = 0) -> Iterator[TrainBatch]:

@@ -14,7 +14,7 @@ from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import evaluate, export, predict, train
 from jaxdistill.data import image_ops
 from jaxdistill.data.splits import Data, open_split
-from jaxdistill.runtime.errors import ConfigError, command
+from jaxdistill.runtime.errors import ConfigError, OutputError, command
 
 TEACHER = ["--output-kind", "logits", "--normalization", "unit"]
 
@@ -46,6 +46,16 @@ def data(place: Path) -> list[str]:
         "data.image_size=[64, 64]",
         "data.mask_resize=nearest",  # as the run, which is the specified one
     ]
+
+
+def test_scores_are_printed_before_they_are_written(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()  # where a folder is to be made
+    arguments = [str(place / "run"), "--output", str(tmp_path / "file"), "training.batch_size=auto"]
+    with pytest.raises(OutputError):
+        evaluate.main(arguments)
+    assert "mIoU" in capsys.readouterr().out
 
 
 def test_the_validation_of_a_run_is_reproduced(place: Path, measured: dict[str, Any]) -> None:

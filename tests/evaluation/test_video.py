@@ -290,3 +290,24 @@ def test_images_get_another_background(tmp_path: Path) -> None:
     assert (found[person] == image[person]).all()
     with refused(ConfigError, "unknown-drawing"):
         predict_files(Predictor(Bright()), files, tmp_path / "out", kinds=[red, f"{red}.png"])
+
+
+def test_a_background_covers_the_narrowest_image(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 400), (9, 9, 9)).save(tmp_path / "narrow.png")
+    Image.new("RGB", (192, 108), (200, 0, 0)).save(tmp_path / "red.png")
+    files = find_images([str(tmp_path / "narrow.png")], [])
+    red = f"background={tmp_path / 'red.png'}"
+    predict_files(Predictor(Bright()), files, tmp_path / "out", kinds=[red])
+    found = np.asarray(Image.open(tmp_path / "out" / "background" / "narrow.png"))
+    assert found.shape == (400, 1, 3)
+    assert (found == (200, 0, 0)).all()
+
+
+def test_videos_are_found_by_a_glob(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.mp4").touch()
+    found = predict._matches(str(tmp_path / "*.mp4"))
+    assert [Path(each).name for each in found] == ["a.mp4", "b.mp4"]
+    assert predict._matches("missing.mp4") == ["missing.mp4"]
+    with refused(DataError, "no-such-image"):
+        predict._matches(str(tmp_path / "*.mkv"))

@@ -17,7 +17,7 @@ export class Camera {
   constructor(video, handle) {
     Object.assign(this, { video, handle, open: false, devices: [], device: null, facing: "user" });
     this.fresh = this.busy = false;
-    this.turns = 0; // how often it was started or stopped
+    this.starts = 0; // and stops: what began before the last one is out of date
   }
 
   get others() {
@@ -37,7 +37,7 @@ export class Camera {
       throw new Error("The browser gives the camera only to pages from https:// or localhost.");
     }
     this.stop();
-    const turn = this.turns;
+    const own = this.starts;
     const which = this.device ? { deviceId: { exact: this.device } } : { facingMode: this.facing };
     let stream = null;
     try {
@@ -45,11 +45,11 @@ export class Camera {
         audio: false,
         video: { ...which, width: { ideal: 960 }, height: { ideal: 720 } },
       });
-      if (turn !== this.turns) return end(stream);
+      if (own !== this.starts) return end(stream);
       this.video.srcObject = stream;
       await this.video.play();
     } catch (error) {
-      if (turn !== this.turns) return end(stream);
+      if (own !== this.starts) return end(stream);
       this.stop();
       this.device = null; // it may have been unplugged
       throw new Error(REASONS[error.name] ?? `The camera does not start (${error.message}).`);
@@ -57,7 +57,7 @@ export class Camera {
     const [track] = stream.getVideoTracks();
     track.onended = () => this.video.dispatchEvent(new Event("ended"));
     const found = await mediaDevices.enumerateDevices();
-    if (turn !== this.turns) return false;
+    if (own !== this.starts) return false;
     this.devices = found.filter(({ kind }) => kind === "videoinput").map(({ deviceId }) => deviceId);
     this.open = true;
     this.busy = false;
@@ -67,7 +67,7 @@ export class Camera {
 
   /** Closes the camera, also one that is about to open. */
   stop() {
-    this.turns += 1;
+    this.starts += 1;
     end(this.video.srcObject);
     this.video.srcObject = null;
     this.open = false;
