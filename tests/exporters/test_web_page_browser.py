@@ -6,7 +6,6 @@ from npm, or from the tarball that the variable WEB_RUNTIME names.
 
 import base64
 import functools
-import http.server
 import importlib.util
 import os
 import shutil
@@ -18,6 +17,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from page_tab import (
+    PATIENCE,
+    Quiet,
+    Server,
+    chosen,
+    downloaded,
+    drawn,
+    drop,
+    images_drawn,
+    opened,
+    wait,
+)
 from PIL import Image
 from small_student import randomised, small_student
 
@@ -38,7 +49,6 @@ pytestmark = [
 ]
 SIZE = (128, 160)
 PARTS = ("read", "resize", "network", "mask", "draw")
-PATIENCE = 120_000  # ms; of a machine that does other things too
 
 
 def portrait() -> np.ndarray:
@@ -68,23 +78,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Prints nothing."""
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, *_: Any) -> None:
-        """A tab that is closed breaks its connections."""
-
-
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], str]]:
     servers = []
 
     def serve(folder: Path) -> str:
-        handler = functools.partial(_Quiet, directory=folder)
-        servers.append(_Server(("127.0.0.1", 0), handler))
+        handler = functools.partial(Quiet, directory=folder)
+        servers.append(Server(("127.0.0.1", 0), handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return f"http://localhost:{servers[-1].server_port}/"
 
@@ -127,65 +127,6 @@ def tab(chromium: Any) -> Iterator[Any]:
     context.set_default_timeout(PATIENCE)
     yield context.new_page()
     context.close()
-
-
-def opened(tab: Any, url: str) -> list[str]:
-    """Opens a page, and returns a list that its errors and requests to others will be added to."""
-    wrong: list[str] = []
-    tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
-    own = (url, "blob:", "data:")
-    tab.on("request", lambda request: request.url.startswith(own) or wrong.append(request.url))
-    tab.goto(url)
-    return wrong
-
-
-def drop(tab: Any, target: str, path: Path) -> None:
-    """Drops a file, as a mouse does."""
-    content = list(path.read_bytes())
-    transfer = tab.evaluate_handle(
-        """([bytes, name]) => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], name));
-            return transfer;
-        }""",
-        [content, path.name],
-    )
-    for event in ("dragenter", "dragover", "drop"):
-        tab.dispatch_event(target, event, {"dataTransfer": transfer})
-
-
-def images_drawn(tab: Any) -> int:
-    return int(tab.get_attribute("#result", "data-drawn") or 0)
-
-
-def wait(tab: Any, done: Callable[[], bool]) -> None:
-    """Waits for the page; its policy forbids Playwright's own waiting for a function."""
-    for _ in range(PATIENCE // 50):
-        if done():
-            return
-        tab.wait_for_timeout(50)
-    raise TimeoutError(tab.inner_text("body"))
-
-
-def drawn(tab: Any, count: int) -> None:
-    """Waits until the page has drawn so many images."""
-    wait(tab, lambda: images_drawn(tab) >= count)
-
-
-def chosen(tab: Any, view: str) -> None:
-    """Chooses a view, and waits until it is drawn."""
-    before = images_drawn(tab)
-    tab.locator(f"label:has(input[value={view}])").click()
-    drawn(tab, before + 1)
-
-
-def downloaded(tab: Any, path: Path) -> np.ndarray:
-    with tab.expect_download() as download:
-        tab.click("#save")
-    download.value.save_as(path)
-    return np.asarray(Image.open(path))
 
 
 def test_masks_of_a_photo_are_those_of_the_predictor(
