@@ -14,18 +14,15 @@ from jaxdistill.data import Data, IterableData
 from jaxdistill.losses import Loss
 from jaxdistill.losses.base import Input
 from jaxdistill.models import Student, unfreezing
-from jaxdistill.models.feature_pairs import Pair, describe_sizes
+from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import plausibility
 from jaxdistill.teachers.base import Teacher, describe_teacher, output_shapes
 from jaxdistill.teachers.target_cache import CachedTeacher
-from jaxdistill.training import batch_size, preflight
+from jaxdistill.training import batch_size, descriptions, preflight
 from jaxdistill.training.feature_pairs import feature_pairs
-from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
-from jaxdistill.training.input_pipeline import asks_for_logits
-from jaxdistill.training.phases import phase_of
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
@@ -74,7 +71,7 @@ def trainer_from_config(
         data.prepare()
     if found.layout_note:
         console.print(found.layout_note)
-    for line in (*data_package.describe(data), *describe_cache(settings)):
+    for line in (*data_package.describe(data), *descriptions.describe_cache(settings)):
         console.print(line)
     if automatic:
         settings, line = batch_size.choose(
@@ -261,68 +258,3 @@ def is_labelled(data: Data | IterableData, split: str) -> bool:
     if data.settings is None:
         return True
     return getattr(data.settings, split).labelled
-
-
-def describe_cache(settings: config.Config) -> list[str]:
-    """Returns a line about where the target cache is, for the start of a run."""
-    if settings.targets.cache is None:
-        return []
-    folder = settings.targets.cache.absolute()
-    return [f"target cache: {folder}; `jaxdistill storage {folder}` lists and removes its folders"]
-
-
-def describe(trainer: "Trainer") -> list[str]:
-    """Returns lines about the student and the losses, for the start of a run.
-
-    Args:
-      trainer: The trainer.
-    """
-    return [
-        *_describe_student(trainer),
-        *_describe_unused(trainer.unused_losses),
-        *_describe_losses(trainer),
-    ]
-
-
-def _describe_student(trainer: "Trainer") -> list[str]:
-    size = trainer.data.image_size
-    lines = describe_sizes(trainer.pairs, size, trainer.model.feature_info)
-    student = trainer.model.settings
-    lines += [f"student: {student.encoder} on {trainer.mesh.describe()}"]
-    if student.weights is None and student.encoder_weights is None and "encoder" in student.frozen:
-        lines += [
-            "warning: the encoder is frozen and was given no weights file: name one in "
-            "student.encoder_weights, or train the encoder too, with student.frozen=[]"
-        ]
-    if (ema := trainer.settings.training.ema) is not None:
-        lines += [
-            f"moving average of the weights, decay {ema.decay:g}: validation, the best checkpoint "
-            f"and exports use the average"
-        ]
-    if trainer.teacher is not None and not asks_for_logits(trainer.losses):
-        lines += ["no loss uses the teacher's mask: it serves for comparison only"]
-    return lines
-
-
-def _describe_unused(unused: Mapping[str, Loss]) -> list[str]:
-    reasons: dict[Input, str] = {
-        "mask": "the training images have no masks",
-        "teacher_logits": "there is no teacher's mask",
-    }
-    lines = []
-    for name, loss in unused.items():
-        missing = [reasons[need] for need in sorted(loss.requires & reasons.keys())]
-        lines.append(f"loss {name} is not used: {' and '.join(missing)}")
-    return sorted(lines)
-
-
-def _describe_losses(trainer: "Trainer") -> list[str]:
-    student, settings = trainer.model, trainer.settings
-    last = unfreezing.partition_in_phase(
-        student, settings.student, phase_of(trainer, trainer.epochs - 1)
-    )
-    later = gradient_reach(trainer.losses, student, last, trainer.pairs)
-    # Last, since it also sets the BatchNorms' modes.
-    first = unfreezing.partition_in_phase(student, settings.student, 0)
-    now = gradient_reach(trainer.losses, student, first, trainer.pairs)
-    return describe_reach(now, later)

@@ -31,6 +31,7 @@ from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, set_batch_size
 from jaxdistill.training import (
     assembly,
+    descriptions,
     feature_statistics,
     phases,
     preflight,
@@ -292,7 +293,7 @@ class Trainer(LoopControl):
         """Builds the input pipeline and the steps, and measures feature statistics; done once."""
         if self._ready:
             return
-        for line in assembly.describe(self):
+        for line in descriptions.describe(self):
             self.console.print(line)
         natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
