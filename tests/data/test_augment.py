@@ -247,6 +247,15 @@ def test_compression_is_libjpegs(quality):
     assert np.abs(compressed - image).mean() == pytest.approx(loss, rel=0.25)
 
 
+def test_an_image_of_any_size_is_compressed_as_one_with_repeated_borders() -> None:
+    """As libjpeg completes its blocks; with fewer maps of an encoder, sides are multiples of 8."""
+    image = np.random.default_rng(0).uniform(size=(24, 40, 3)).astype(np.float32)
+    completed = np.pad(image, ((0, 8), (0, 8), (0, 0)), "edge")
+    found, whole = COMPRESS(image, 50.0), COMPRESS(completed, 50.0)
+    assert found.shape == image.shape
+    np.testing.assert_allclose(found, whole[:24, :40], atol=1e-5)
+
+
 def test_noise_is_stronger_where_there_is_more_light():
     image = np.concatenate([np.full((32, 96, 3), level, np.float32) for level in (0.1, 0.9)])
     for noise in apply(corruption.sensor_noise, image, 8) - image:

@@ -1,5 +1,6 @@
 """A trainer that is made from Python objects: its arguments are checked as a configuration's."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -217,6 +218,9 @@ def test_a_trainer_that_unfreezes_goes_on_with_more_epochs(tmp_path: Path) -> No
     trainer.fit()
     assert trainer.fit(epochs=3, resume=True).progress.epoch == 3
     assert trainer.best().metadata["progress"]["step"] > 0
+    for line in map(json.loads, (tmp_path / "run/metrics.jsonl").open()):
+        rates = line["train"]
+        assert rates["learning_rate_encoder"] == pytest.approx(0.1 * rates["learning_rate"])
 
 
 def test_a_run_is_not_resumed_with_another_loss_of_that_name(tmp_path: Path) -> None:
