@@ -1,12 +1,15 @@
-"""Converts weights from and to PyTorch, and from MediaPipe.
+"""Converts weights from and to PyTorch, from MediaPipe, and for a camera that is turned.
 
     jaxdistill convert-weights encoder SOURCE OUTPUT.safetensors
     jaxdistill convert-weights from-smp CHECKPOINT OUTPUT.safetensors --encoder NAME
     jaxdistill convert-weights to-smp RUN_OR_FILE OUTPUT.pth
     jaxdistill convert-weights from-mediapipe FILE.tflite OUTPUT.safetensors
+    jaxdistill convert-weights transpose RUN_OR_FILE OUTPUT.safetensors
 
-The first three need the extra `torch`, the last one the extra `litert`. A file is written only
-after both networks have computed the same outputs for the same images.
+The first three need the extra `torch`, the fourth the extra `litert`. `transpose` makes a student
+or an encoder one for images that are turned by 90 degrees counterclockwise, with their top at the
+left; it needs no training. A file is written only after both networks have computed the same
+outputs for the same images.
 """
 
 import argparse
@@ -14,8 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.commands import common
 from jaxdistill.data import image_ops
+from jaxdistill.models import transposition, without_projectors
+from jaxdistill.runtime.errors import unwritable
 
 _NAME = "convert-weights"
 
@@ -29,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if args.kind == "from-mediapipe":
         _from_mediapipe(args.source, args.output)
+        return
+    if args.kind == "transpose":
+        _transpose(args.source, args.output)
         return
     conversions = common.import_torch_interop("convert_weights", _NAME)
     normalization = image_ops.resolve(args.normalization) if args.normalization else None
@@ -57,6 +66,16 @@ def _from_mediapipe(source: Path, output: Path) -> None:
         f"train it with student: {{encoder: {mediapipe.NAME}, decoder: {mediapipe.NAME}, weights: "
         f"{output}, frozen: []}} and, at its own size, data.image_size: [{height}, {width}]"
     )
+
+
+def _transpose(source: Path, output: Path) -> None:
+    student = without_projectors(best_of(source).student) if source.is_dir() else source
+    try:
+        difference = transposition.transpose(student, output)
+    except OSError as error:
+        raise unwritable(output, error) from None
+    print(f"largest relative difference from the transposed logits: {difference:.1e}")
+    print(f"wrote {output}, for images that are turned by 90 degrees counterclockwise")
 
 
 def _recipe(done: Any) -> str:
@@ -108,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         "package @mediapipe/selfie_segmentation",
     )
     from_mediapipe.add_argument("output", type=_safetensors)
+    transpose = kinds.add_parser(
+        "transpose", help="a student or an encoder becomes one for turned images"
+    )
+    transpose.add_argument(
+        "source", type=Path, help="a run's folder, or a student's or encoder's .safetensors"
+    )
+    transpose.add_argument("output", type=_safetensors)
     for kind in (encoder, from_smp, to_smp):
         kind.add_argument("--encoder", help="name of the encoder, if the file does not name it")
     for kind in (encoder, from_smp):

@@ -18,7 +18,7 @@ from jaxdistill.exporters.registry import Options, Precision, Report, Source
 from jaxdistill.exporters.sampling import Sample
 from jaxdistill.exporters.verify import Exported, Row
 from jaxdistill.models.feature_info import size_multiple
-from jaxdistill.runtime.errors import ExportError, OutputError, UserError
+from jaxdistill.runtime.errors import ExportError, OutputError, UserError, unwritable
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.runtime.text import json_text
 
@@ -194,7 +194,5 @@ def _write(path: Path, precision: str, content: bytes, card: dict[str, Any]) -> 
         write_atomic(path, content)
         write_atomic(own, json_text({"file": file, **card}, indent=2))
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}", code="output-unwritable"
-        ) from None
+        raise unwritable(path, error) from None
     return own

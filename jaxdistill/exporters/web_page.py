@@ -15,7 +15,7 @@ from jaxdistill.exporters import onnx as onnx_file
 from jaxdistill.exporters import web_runtime
 from jaxdistill.exporters.registry import EXPORTERS, FOLDER, Options, Report, Source
 from jaxdistill.exporters.verified_files import usual_size
-from jaxdistill.runtime.errors import ConfigError, OutputError
+from jaxdistill.runtime.errors import ConfigError, OutputError, unwritable
 from jaxdistill.runtime.files import write_atomic
 
 STUDENT = "student.onnx"
@@ -75,9 +75,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
             write_atomic(output / name, content)
     except OSError as error:
         shutil.rmtree(output, ignore_errors=True)
-        raise OutputError(
-            f"cannot write {output}: {error.strerror}", code="output-unwritable"
-        ) from None
+        raise unwritable(output, error) from None
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)  # this call created it
         raise

@@ -23,7 +23,7 @@ from jaxdistill.litert_interop import reference, tflite_file
 from jaxdistill.litert_interop.tflite_file import Graph
 from jaxdistill.models import Student, weights
 from jaxdistill.models.parameters import dotted, flat_variables, merge
-from jaxdistill.runtime.errors import OutputError, WeightsError
+from jaxdistill.runtime.errors import WeightsError, unwritable
 
 NAME = "mediapipe-selfie"
 """Name of the encoder and of the decoder."""
@@ -85,9 +85,7 @@ def convert(source: Path, output: Path) -> Conversion:
     try:
         weights.save(output, arrays, metadata)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {output}: {error.strerror}", code="output-unwritable"
-        ) from None
+        raise unwritable(output, error) from None
     return Conversion(size, sum(array.size for array in arrays.values()), *differences)
 
 

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from jaxdistill.runtime.files import TRANSIENT_ERRORS
 from jaxdistill.runtime.text import printable
@@ -69,6 +70,16 @@ class DistributedError(UserError):
 
 class OutputError(UserError):
     """A result cannot be written."""
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """Returns the error of a result that cannot be written.
+
+    Args:
+      path: The file or folder.
+      error: What writing raised.
+    """
+    return OutputError(f"cannot write {path}: {error.strerror}", code="output-unwritable")
 
 
 def first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
 from jaxdistill.models.encoders import mobilenet
 from jaxdistill.models.parameters import flat_variables, param_group
-from jaxdistill.runtime.errors import OutputError, WeightsError
+from jaxdistill.runtime.errors import WeightsError, unwritable
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import (
     checkpoints,
@@ -254,7 +254,7 @@ def _save(path: Path, pretrained: Pretrained) -> None:
     try:
         weights.save(path, pretrained.variables, _metadata(pretrained))
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -262,11 +262,7 @@ def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {path}: {error.strerror}", code="output-unwritable")
+        raise unwritable(path, error) from None
 
 
 def _metadata(pretrained: Pretrained) -> dict[str, str]:

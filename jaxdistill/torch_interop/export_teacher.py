@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from jaxdistill.config import Size
-from jaxdistill.runtime.errors import ExportError, OutputError, WeightsError, first_line
+from jaxdistill.runtime.errors import ExportError, WeightsError, first_line, unwritable
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import checkpoints, smp_networks
 
@@ -83,9 +83,7 @@ def export_teacher(
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(output, graph)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {output}: {error.strerror}", code="output-unwritable"
-        ) from None
+        raise unwritable(output, error) from None
     return ExportedTeacher(encoder, len(graph), difference)
 
 
