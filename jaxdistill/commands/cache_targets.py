@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_intermixed_args(arguments)
     settings = config.load(Path(args.config), args.overrides)
+    xla.allocate_as_needed()
     with distributed.initialized(args):
-        xla.configure_for_training()  # looks for devices, which ends what JAX lets join a run
+        xla.configure_for_training()
         from jaxdistill.training.precompute import precompute
         from jaxdistill.training.trainer import Trainer
 

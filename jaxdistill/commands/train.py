@@ -60,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     settings = config.load(path, overrides)
     if args.resume and not any(override.startswith("run=") for override in overrides):
         settings = _in_its_folder(settings, path)
+    xla.allocate_as_needed()
     with distributed.initialized(args):
-        xla.configure_for_training()  # looks for devices, which ends what JAX lets join a run
+        xla.configure_for_training()
         return train(
             settings,
             resume=args.resume,

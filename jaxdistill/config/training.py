@@ -72,7 +72,8 @@ class Training(Section):
     found when the run begins."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Number of parts into which a step divides its batch, to save memory. Losses and gradients are
-    those of the whole batch; BatchNorm statistics are those of each part."""
+    those of the whole batch; BatchNorm statistics and learned weights of feature pairs follow each
+    part."""
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     """Largest number of steps in an epoch. null: as many as the training images fill."""
     learning_rate: Positive = 1e-4

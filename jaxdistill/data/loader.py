@@ -10,6 +10,7 @@ from jaxdistill import config
 from jaxdistill.data import image_ops
 from jaxdistill.data.augment import copy_paste
 from jaxdistill.data.dataset import Dataset
+from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import ConfigError, DataError
 from jaxdistill.types import Batch
 
@@ -122,7 +123,8 @@ def decoding_threads(workers: int | None) -> int:
     if jax.default_backend() == "cpu":
         return 2
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(max(2, (cores or 1) - 2), 32)
+    own = (cores or 1) // distributed.processes_on_machine()
+    return min(max(2, own - 2), 32)
 
 
 def size_of_step(data: config.Data, seed: int, step: int) -> tuple[int, int]:

@@ -7,15 +7,19 @@ TPU, or JAX's own variables); `--coordinator`, `--processes` and `--process` giv
 
 import argparse
 import contextlib
+import functools
+import hashlib
 import itertools
 import os
 import re
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -85,7 +89,11 @@ def initialized(args: argparse.Namespace) -> Iterator[None]:
         # The first collective connects the processes, and waits for the others 30 seconds only. It
         # must not follow a compilation, which takes one process longer than another.
         barrier("start")
+        processes_on_machine()
         yield
+        # JAX's shutdown aborts all processes if one of them comes later than the heartbeat's
+        # timeout; process 0 may have to wait for a slow disk or an experiment tracker first.
+        _wait_for_all("end")
     except BaseException as error:
         ended.set()
         code = _exit_code(error)
@@ -235,6 +243,44 @@ def _wait_for_all(name: str) -> None:
     if jax.process_count() > 1:
         client: Any = jax_distributed.global_state.client
         client.wait_at_barrier(f"jaxdistill/{next(_meetings)} {name}", _LONGEST_WAIT)
+
+
+@functools.cache
+def processes_on_machine() -> int:
+    """Returns how many of the run's processes are on this machine.
+
+    `initialized` calls it first, in all processes; later calls communicate no more.
+    """
+    if jax.process_count() == 1:
+        return 1
+    own = np.frombuffer(hashlib.sha256(socket.gethostname().encode()).digest(), np.int32)
+    return int((all_gather(own[None]) == own).all(1).sum())
+
+
+def share_folder(folder: Path) -> bool:
+    """Returns whether all processes see the same folder; all of them must call it.
+
+    Args:
+      folder: The folder; it is made where it does not exist.
+    """
+    if jax.process_count() == 1:
+        return True
+    token = folder / f".shared-{_token()}"
+    with contextlib.suppress(OSError):  # then the others do not find it
+        if is_main_process():
+            folder.mkdir(parents=True, exist_ok=True)
+            token.touch()
+    barrier("shared folder")
+    seen = all_gather(np.array([token.exists()]))
+    if is_main_process():
+        token.unlink(missing_ok=True)
+    return bool(seen.all())
+
+
+def _token() -> str:
+    """Returns a random name that is the same in all processes."""
+    own = np.frombuffer(os.urandom(8), np.uint8).astype(np.int32)
+    return bytes(all_gather(own[None])[0].astype(np.uint8)).hex()
 
 
 def all_gather(values: Any) -> np.ndarray:

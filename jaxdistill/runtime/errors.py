@@ -10,7 +10,6 @@ from jaxdistill.runtime.text import printable
 
 _LONGEST = 2000  # characters of a message: names in it may come from anywhere
 _LONGEST_FOREIGN = 300  # characters taken from the message of another library
-# JAX and onnxruntime have no exception type for these.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED: Out of memory", "Failed to allocate memory")
 _DISK_ERRORS = {*TRANSIENT_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
@@ -82,6 +81,11 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror}", code="output-unwritable")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether JAX or onnxruntime lacked memory, for which neither has an exception."""
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an exception's message, or its type's name if it has none.
 
@@ -122,7 +126,7 @@ def report(error: BaseException) -> int | None:
     if isinstance(error, UserError):
         print(f"error: {error} [{error.code}]", file=sys.stderr)
         return 2
-    if any(words in str(error) for words in _OUT_OF_MEMORY):
+    if out_of_memory(error):
         print(
             f"error: out of memory ({first_line(error)}); lower training.batch_size or "
             f"data.image_size, or raise training.accumulate [out-of-memory]",

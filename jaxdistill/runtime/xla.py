@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxdistill.runtime import memory
+from jaxdistill.runtime import distributed, memory
 
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 """`compiler_options` of `jax.jit` for a program that runs once and costs mostly its compilation."""
@@ -19,17 +19,23 @@ _SHORTEST = "jax_persistent_cache_min_compile_time_secs"
 _LONG_COMPILATION = 1.0  # seconds; a longer one leaves much freed memory behind
 
 
+def allocate_as_needed() -> None:
+    """Lets JAX allocate GPU memory as it is needed, since onnxruntime needs a share of it.
+
+    Call it before JAX looks for devices, which `distributed.initialized` does. It sets
+    `XLA_PYTHON_CLIENT_PREALLOCATE`, unless the environment does.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 @functools.cache
 def configure_for_training() -> None:
-    """Configures this process for training. Call it before any other JAX call and thread.
+    """Configures this process for training, before it compiles anything or starts a thread.
 
-    - JAX allocates GPU memory as it is needed, since onnxruntime needs a share of it
-      (`XLA_PYTHON_CLIENT_PREALLOCATE`, unless the environment sets it).
     - Compiled programs are cached on disk (see `enable_compilation_cache`).
     - On a CPU all threads share one heap, and memory that a compilation has freed is returned to
       the system (see `runtime.memory`).
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     enable_compilation_cache()
     memory.share_heap()
     jax.monitoring.register_event_duration_secs_listener(_after_compilation)
@@ -40,10 +46,17 @@ def enable_compilation_cache() -> None:
 
     On a GPU programs that compile in less than a second are kept too, which JAX leaves out unless
     `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` is set: there are many, and each tries kernels out.
+
+    Several processes use the cache only if all of them see the same folder. Only process 0 writes
+    it, and XLA divides the trials of kernels among the processes that compile: where process 0
+    reads a program and the others compile it, they would wait for its share for a day.
     """
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        folder = Path("~/.cache/jaxdistill/xla").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if folder is None:
+        folder = str(Path("~/.cache/jaxdistill/xla").expanduser())
+        jax.config.update("jax_compilation_cache_dir", folder)
+    if not distributed.share_folder(Path(folder)):
+        jax.config.update("jax_enable_compilation_cache", False)
     if jax.default_backend() != "cpu" and _SHORTEST.upper() not in os.environ:
         jax.config.update(_SHORTEST, 0.0)
 

@@ -1,6 +1,7 @@
 """onnxruntime as the teachers use it: its sessions, its time limit, its errors."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,8 @@ def rounds_to_tf32(options: config.Onnxruntime) -> bool:
     Args:
       options: The settings.
     """
+    if os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":  # CUDA's libraries obey it, whatever is set
+        return False
     if options.use_tf32 is not None:
         return options.use_tf32
     return getattr(jax.config, "jax_default_matmul_precision", None) not in _WITHOUT_TF32

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxdistill import config
 from jaxdistill.config import OutputKind, Size
 from jaxdistill.data.decode import MAX_PIXELS
-from jaxdistill.runtime.errors import NetworkError
+from jaxdistill.runtime.errors import NetworkError, out_of_memory
 from jaxdistill.teachers.base import Shape
 from jaxdistill.teachers.network_format import (
     ImageInput,
@@ -169,16 +169,23 @@ class OnnxSession:
         if size not in self.known_shapes:
             if not self.known_shapes and self.float16_error is None:
                 self._halve(size)
+            self.known_shapes[size] = self._try_fewer(size)
+        return self.known_shapes[size]
+
+    def _try_fewer(self, size: Size) -> tuple[Shape, ...]:
+        """Tries a whole batch, and fewer images if the network cannot be run on so many."""
+        while True:
             try:
-                self.known_shapes[size] = self._try(size, self._chunk or 1)
+                return self._try(size, self._chunk or 1)
             except NetworkError as error:
-                # A file may declare N free, and have a batch of 1 in its inner shapes.
                 if self.image.batch is not None or self._chunk in (None, 1):
                     raise
-                self.known_shapes[size] = self._try(size, 1)
-                log.warning("%s; it gets one image at a time, which is slower", error)
-                self._chunk = 1
-        return self.known_shapes[size]
+                if out_of_memory(error):
+                    self._chunk //= 2
+                    self._first = self._open()  # the old session keeps what it has allocated
+                else:  # a file may declare N free, and have a batch of 1 in its inner shapes
+                    self._chunk = 1
+                log.warning("%s; it gets %s at a time, which is slower", error, self._chunk)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Computes the tensors.

@@ -106,6 +106,7 @@ class CachedTeacher:
           CacheError: The images have another size than `image_size` (`cache-image-size`), or the
             cache cannot be read or written; see `CacheFolder`.
         """
+        images = jnp.asarray(images)
         batch, height, width, _ = images.shape
         folders = self._open((height, width))
         if keys is None:
@@ -118,7 +119,10 @@ class CachedTeacher:
         found = {kind: self._read(folder, names) for kind, folder in folders.items()}
         self._complete(images, names, found)
         outputs = {
-            kind: tuple(map(jax.device_put, _stack(found[kind], folder.shapes, batch)))
+            kind: tuple(
+                jax.device_put(maps, images.sharding)
+                for maps in _stack(found[kind], folder.shapes, batch)
+            )
             for kind, folder in folders.items()
         }
         [logits] = outputs.get("logits", [None])
@@ -256,12 +260,16 @@ class CachedTeacher:
         self, images: Float[Array, "b h w 3"], rows: Sequence[int], kinds: Sequence[str]
     ) -> dict[str, Sequence[Float[Any, "r _ _ _"]]]:
         """Returns the outputs of some rows, on a GPU followed by those of others."""
-        images = jnp.asarray(images)
         on_cpu = all(device.platform == "cpu" for device in images.devices())
         # A GPU is always given whole batches: another program, and another search for cuDNN's
         # algorithms, for every number of rows would cost more than computing some rows twice.
         count, encoded_at_once = (len(rows), 1) if on_cpu else (len(images), len(images))
-        chosen = jax.device_put(images[np.resize(rows, count)], images.sharding)
+        chosen = images
+        if list(rows) != list(range(len(images))):
+            # Chosen on the host: a program that gathers rows of several devices communicates, and
+            # this thread must not communicate beside the training step's.
+            on_host = np.asarray(images)[np.resize(rows, count)]
+            chosen = jax.device_put(on_host, images.sharding)
         computed: dict[str, Sequence[Any]] = {}
         needed = base.restrict(self.teacher, logits="logits" in kinds, features="features" in kinds)
         if needed is not None:

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from process_runs import process_options
@@ -26,7 +28,7 @@ sys.exit(errors.command(lambda: run(args)))
 """
 
 EXCHANGE = """
-import jax, numpy as np
+import os, pathlib, jax, numpy as np
 from jaxdistill.runtime.sharding import Mesh, local_rows
 index = jax.process_index()
 mesh = Mesh("auto")
@@ -36,6 +38,8 @@ with distributed.main_process_first("file"):
     time.sleep(0.5 * (index == 0))
 distributed.barrier("end")
 rows = mesh.shard(np.full((2, 3), float(index)))
+on_devices = mesh.shard(jax.device_put(np.arange(2) + 10 * index, mesh.own))
+folder = pathlib.Path(os.environ["FOLDER"])
 print(json.dumps({
     "main": distributed.is_main_process(),
     "all_gather": distributed.all_gather(np.asarray([[index, index]])).tolist(),
@@ -47,14 +51,19 @@ print(json.dumps({
     "first": first,
     "local_rows": local_rows(rows).tolist(),
     "shape": rows.shape,
+    "on_devices": local_rows(on_devices).tolist(),
+    "on_machine": distributed.processes_on_machine(),
+    "shared": [distributed.share_folder(each) for each in (folder, folder / str(index))],
 }))
 """
 
 
-def start(count: int, *bodies: str) -> list[subprocess.Popen[str]]:
+def start(
+    count: int, *bodies: str, options: Sequence[str] = (), **environment: str
+) -> list[subprocess.Popen[str]]:
     """Starts processes of a run; each executes the body of its index, or the last one."""
-    options = process_options(count)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = [*process_options(count), *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     return [
         subprocess.Popen(
             [
@@ -70,8 +79,9 @@ def start(count: int, *bodies: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def test_values_are_exchanged_between_two_processes() -> None:
-    processes = start(2, EXCHANGE)
+def test_values_are_exchanged_between_two_processes(tmp_path: Path) -> None:
+    two_devices = "--xla_force_host_platform_device_count=2"
+    processes = start(2, EXCHANGE, XLA_FLAGS=two_devices, FOLDER=str(tmp_path))
     printed = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     main, other = (json.loads(out.splitlines()[-1]) for out, _ in printed)
@@ -85,6 +95,11 @@ def test_values_are_exchanged_between_two_processes() -> None:
     assert main["local_rows"] == [[0.0] * 3] * 2
     assert other["local_rows"] == [[1.0] * 3] * 2
     assert main["shape"] == other["shape"] == [4, 3]
+    assert (main["on_devices"], other["on_devices"]) == ([0, 1], [10, 11])
+    assert main["on_machine"] == other["on_machine"] == 2
+    # The second folder has another name in each process, as one that the machines do not share.
+    assert main["shared"] == other["shared"] == [True, False]
+    assert not list(tmp_path.rglob(".shared*"))
 
 
 LONG = """
@@ -101,6 +116,21 @@ def test_the_main_process_may_take_longer_than_a_collective_waits() -> None:
     processes = start(2, LONG)
     printed = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
+
+
+LATE = """
+import jax
+time.sleep(25 * (jax.process_index() == 0))
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_the_main_process_may_end_later_than_a_heartbeat() -> None:
+    processes = start(2, LATE, options=["--heartbeat-timeout", "10"])
+    printed = [process.communicate(timeout=PATIENCE) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert [out.splitlines()[-1] for out, _ in printed] == ["done", "done"]
 
 
 FAIL = "distributed.barrier('start'); raise errors.RunError('a disk is gone', code='some-code')"

@@ -18,6 +18,7 @@ def state():
     cache = jax.config.jax_compilation_cache_dir
     return [os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"), cache]
 before = state()
+xla.allocate_as_needed()
 xla.configure_for_training()
 xla.configure_for_training()
 print(json.dumps([before, state(), xla.compiler_options("gpu")]))

@@ -135,6 +135,22 @@ def test_a_batch_that_is_fixed_within_is_found_out(tmp_path, batches_run, shape)
     assert batches_run == [3, 1, 1, 1, 1]
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_halved(tmp_path, monkeypatch):
+    tried = []
+
+    def probe(self, images, *args, run=DeviceSession.probe):
+        tried.append(len(images))
+        if len(images) > 2:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
+        return run(self, images, *args)
+
+    monkeypatch.setattr(DeviceSession, "probe", probe)
+    session = as_on_a_gpu(OnnxSession(OnnxGraph(save(segmenter(), tmp_path)), ["mask"]))
+    session.set_batch_size(8)
+    session.shapes((8, 12))
+    assert tried == [8, 4, 2]
+
+
 def test_weights_beside_the_file_are_found_from_anywhere(tmp_path, monkeypatch):
     path = tmp_path / "network.onnx"
     onnx.save(segmenter(), path, save_as_external_data=True, location="w", size_threshold=0)
