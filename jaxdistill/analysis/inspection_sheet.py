@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxdistill.analysis.mask_candidates import Reading, probability, shares
 from jaxdistill.analysis.network_inspection import Inspection
-from jaxdistill.analysis.readings import Reading, probability, shares
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.reporting.image_grid import draw_grid

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdistill.analysis.readings import Reading, Tensor, kind_of, likelihood, likely_channel
+from jaxdistill.analysis.mask_candidates import Reading, Tensor, kind_of, likelihood, likely_channel
 from jaxdistill.config import ChannelOrder, Layout, Normalization, Size
 from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import NetworkError

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from jaxdistill.analysis import inspection_sheet
+from jaxdistill.analysis.mask_candidates import Reading, likelihood
 from jaxdistill.analysis.network_inspection import Inspection, configuration, inspect
-from jaxdistill.analysis.readings import Reading, likelihood
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
