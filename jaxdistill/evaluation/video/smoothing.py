@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from jaxdistill.evaluation.masks import RgbImage
+from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.runtime.errors import ConfigError
 
 _STILL, _MOVING = 4.0, 16.0  # grey levels of change between two frames: noise, and motion
