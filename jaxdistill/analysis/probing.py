@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from jaxdistill import config
 from jaxdistill.analysis.feature_maps import FeatureMap
-from jaxdistill.analysis.linear_probe import Agreement, LinearProbe, Moments, fit_probe
+from jaxdistill.analysis.linear_probe import LinearProbe, Moments, ProbeScores, fit_probe
 from jaxdistill.data import image_ops
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime.errors import DataError
@@ -212,16 +212,16 @@ def _measure(
     validation: MaskedImages,
     advance: Callable[[], None],
 ) -> list[RankedFeature]:
-    agreements = [Agreement() for _ in network.maps]
+    scores = [ProbeScores() for _ in network.maps]
     for image, mask in validation:
-        for each, rows, probe, agreement in zip(
-            network.maps, network(image), probes, agreements, strict=True
+        for each, rows, probe, score in zip(
+            network.maps, network(image), probes, scores, strict=True
         ):
             if probe:
-                agreement.add(probe(rows), person_shares(mask, each))
+                score.add(probe(rows), person_shares(mask, each))
         advance()
     return [
-        RankedFeature(each, probe, agreement.iou, agreement.r2)
-        for each, probe, agreement in zip(network.maps, probes, agreements, strict=True)
-        if probe and np.isfinite(agreement.r2)
+        RankedFeature(each, probe, score.iou, score.r2)
+        for each, probe, score in zip(network.maps, probes, scores, strict=True)
+        if probe and np.isfinite(score.r2)
     ]

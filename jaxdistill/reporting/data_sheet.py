@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdistill.data.data_check import DataCheck, ImageFacts, SplitFacts
+from jaxdistill.data.data_check import CheckedImage, CheckedSplit, DataCheck
 from jaxdistill.reporting.html.environment import environment, static
 from jaxdistill.runtime.text import printable
 
@@ -186,7 +186,7 @@ def _duplicates(found: DataCheck) -> Iterator[str]:
 
 
 def _tiles(
-    found: DataCheck, images: Sequence[ImageFacts], *, with_split: bool = False
+    found: DataCheck, images: Sequence[CheckedImage], *, with_split: bool = False
 ) -> list[Tile]:
     return [
         Tile(
@@ -218,7 +218,7 @@ def _headlines(found: DataCheck) -> Iterator[tuple[str, str, str]]:
     yield "groups of duplicates", str(len(found.duplicates)), across
 
 
-def _describe(split: SplitFacts) -> Iterator[str]:
+def _describe(split: CheckedSplit) -> Iterator[str]:
     """Yields what there is to say of a split."""
     usable = split.usable
     yield f"{len(usable)} images of {split.source.NAME}"
@@ -249,7 +249,7 @@ def _describe(split: SplitFacts) -> Iterator[str]:
         yield f"and {len(split.problems) - _FLAGGED} other problems"
 
 
-def _histogram(split: SplitFacts) -> list[tuple[str, int, float]]:
+def _histogram(split: CheckedSplit) -> list[tuple[str, int, float]]:
     people = [image.person for image in split.usable if image.person is not None]
     if not people:
         return []
@@ -258,7 +258,7 @@ def _histogram(split: SplitFacts) -> list[tuple[str, int, float]]:
     return [(label, n, n / max(counts)) for label, n in zip(labels, counts, strict=True)]
 
 
-def _names(images: Sequence[ImageFacts]) -> str:
+def _names(images: Sequence[CheckedImage]) -> str:
     names = ", ".join(f"{image.split}/{image.name}" for image in images[:3])
     return printable(names) + (", ..." if len(images) > 3 else "")
 
