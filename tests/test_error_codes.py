@@ -9,7 +9,7 @@ from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.exporters import EXPORTERS
 from jaxdistill.losses import LOSSES
 from jaxdistill.models import DECODERS, ENCODERS
-from jaxdistill.reporting.tracker import TRACKERS
+from jaxdistill.reporting.trackers import TRACKERS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = {path: path.read_text() for path in (ROOT / "jaxdistill").rglob("*.py")}

@@ -1,227 +1,229 @@
-"""Linear probes of a network's feature maps, fitted to training and measured on validation images.
+"""Ranks the tensors of a configured network, and suggests feature pairs."""
 
-The network computes as many tensors at once as memory allows. Of a training image's map only a
-sample of cells is used, and only sums over them are kept.
-"""
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import Array, Float, UInt8
 from rich.console import Console
-from rich.progress import Progress
 
-from jaxdistill import config
-from jaxdistill.analysis.linear_probe import Agreement, LinearProbe, Moments, fit_probe
-from jaxdistill.data import image_ops
-from jaxdistill.data.dataset import Dataset
-from jaxdistill.runtime.errors import DataError
-from jaxdistill.teachers.network_format import PixelFormat, prepare
+from jaxdistill.analysis.feature_maps import FeatureMap, feature_maps
+from jaxdistill.analysis.probing import MaskedImages, RankedFeature, rank_maps
+from jaxdistill.config import Config, FrozenNetwork, Size
+from jaxdistill.data.splits import open_split
+from jaxdistill.models import FeatureInfo, feature_info
+from jaxdistill.models.feature_pairs import fitting_taps
+from jaxdistill.models.parameters import is_frozen
+from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_session import OnnxSession
-from jaxdistill.teachers.onnx_tensors import FeatureMap
 
-MAX_BYTES = 2**30
-"""Memory for the tensors that are computed at once, with what is kept of them."""
-CELLS = 512
-"""Cells of each training image that a probe is fitted to."""
-_HELD_OUT = 5  # one training image in so many chooses the ridge
+STRIDES = (2, 4, 8, 16, 32)
+"""Strides of the maps that are ranked, in pixels of the image."""
+MIN_CHANNELS = 4
+"""Channels that a map has at least: fewer are masks and side outputs."""
 
-
-class RankedFeature(NamedTuple):
-    """A feature map, and how well its probe predicts masks."""
-
-    map: FeatureMap
-    probe: LinearProbe
-    iou: float
-    """Intersection over union of the validation cells that are more than half person."""
-    r2: float
-    """Coefficient of determination of the share of person in the validation cells."""
+Role = Literal["detector", "teacher"]
 
 
-class MaskedImages:
-    """A fixed sample of a split's images that have masks, at `data.image_size`.
+class FeatureRanking(NamedTuple):
+    """The result of `rank_features`."""
 
-    Args:
-      dataset: The split.
-      settings: The configuration; its seed draws the sample.
-      count: The largest number of images.
-
-    Raises:
-      DataError: No image has a mask (`no-masks`).
-    """
-
-    def __init__(self, dataset: Dataset, settings: config.Config, count: int) -> None:
-        self.fingerprint = dataset.fingerprint
-        """Fingerprint of the whole split."""
-        self._dataset, self._data = dataset, settings.data
-        labelled = np.flatnonzero(dataset.labelled)
-        if not len(labelled):
-            raise DataError(
-                f"{settings.data.root}: probes need masks to fit to and to measure on; set the "
-                f"annotations of both data.train and data.validation",
-                code="no-masks",
-            )
-        order = np.random.default_rng(settings.seed).permutation(len(labelled))
-        self._indices = labelled[np.sort(order[:count])]
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]]:
-        """Yields images and their masks in {0, 1}."""
-        for index in self._indices.tolist():
-            image, mask = self._dataset[index]
-            assert mask is not None
-            yield (
-                image_ops.resize_image(image, self._data.image_size),
-                image_ops.resize_mask(mask, self._data.image_size, self._data.mask_resize),
-            )
+    metadata: dict[str, Any]
+    """What was measured on what: the network's settings, the images, fingerprints."""
+    suggestion: dict[str, Any]
+    """Configuration keys with the best tensor of each stride; empty where no tap fits any."""
+    tensors: list[dict[str, Any]]
+    """One row per tensor, the best one first: name, IoU, R², stride, size, cost."""
+    not_finite: int
+    """How many tensors were left out because they have values that are not finite."""
 
 
-def rank_maps(
-    graph: OnnxGraph,
-    section: config.FrozenNetwork,
-    settings: config.Config,
-    maps: Sequence[FeatureMap],
-    train: MaskedImages,
-    validation: MaskedImages,
-    console: Console,
-    max_bytes: int = MAX_BYTES,
-) -> list[RankedFeature]:
-    """Ranks feature maps by the IoU of their probes, the best one first.
+def rank_features(
+    config: Config,
+    *,
+    network: Role | None = None,
+    tensors: Sequence[str] | None = None,
+    strides: Sequence[int] = STRIDES,
+    images: int = 200,
+    console: Console | None = None,
+) -> FeatureRanking:
+    """Measures how much each inner tensor of a network tells about people.
+
+    A linear probe from a tensor's channels to the share of person in a cell is fitted to training
+    images and measured on validation images.
 
     Args:
-      graph: The network.
-      section: What the network expects of its input.
-      settings: The configuration; its seed draws the cells.
-      maps: Maps whose height and width divide `data.image_size`.
-      train: Images to fit to.
-      validation: Images to measure on.
-      console: Where a progress bar is shown.
-      max_bytes: Memory for the tensors that are computed at once.
-
-    Returns:
-      The maps whose values are all finite.
+      config: The configuration; its `detector` or `teacher` is the network.
+      network: Which of the two; None takes the detector where there is one.
+      tensors: Name patterns such as `/model.3*`; None takes all tensors but those that only an
+        activation reads.
+      strides: Strides of the maps to rank, in pixels.
+      images: How many images to fit to, and as many to measure on, at most.
+      console: Where progress is shown; None shows none.
 
     Raises:
-      DataError: There are fewer than two images to fit to (`too-few-images`).
+      ConfigError: No such network is configured (`network-missing`), fewer than 2 images are asked
+        for (`too-few-images`), or no tensor matches (`unknown-tensor`, `no-tensors`).
+      DataError: The images have no masks, or there are too few.
+      NetworkError: The network cannot be used.
     """
-    if len(train) < 2:
-        raise DataError(
-            f"{settings.data.root}: a probe needs at least 2 training images with masks",
-            code="too-few-images",
+    if images < 2:
+        raise ConfigError(
+            f"images: {images}: a probe needs at least 2 to be fitted to", code="too-few-images"
         )
-    groups = list(grouped(maps, max_bytes))
-    ranked: list[RankedFeature] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("probing", total=len(groups) * (len(train) + len(validation)))
-        advance = partial(bar.advance, task)
-        for group in groups:
-            network = _Network(graph, section, group)
-            probes = _fit(network, train, settings.seed, advance)
-            ranked += _measure(network, probes, validation, advance)
-    return sorted(ranked, key=lambda each: (each.iou, each.r2), reverse=True)
+    console = console or Console(quiet=True)
+    role, section = _section(config, network)
+    size = config.data.image_size
+    graph = OnnxGraph(section.onnx, section.layout)
+    found = feature_maps(graph, section.size, size)
+    chosen = choose(found, tensors, strides, size, graph.path)
+    train, validation = (
+        MaskedImages(open_split(config.data, split), config, images)
+        for split in ("train", "validation")
+    )
+    console.print(
+        f"{role}: {graph.path}, {len(chosen)} of {len(found)} maps; {len(train)} images to fit "
+        f"to, {len(validation)} to measure on",
+        markup=False,
+    )
+    ranked = rank_maps(graph, section, config, chosen, train, validation, console)
+    metadata = {
+        role: section.model_dump(mode="json"),
+        "image_size": size,
+        "images": {"train": len(train), "validation": len(validation)},
+        "fingerprints": {
+            role: graph.fingerprint,
+            "train": train.fingerprint,
+            "validation": validation.fingerprint,
+        },
+    }
+    return FeatureRanking(
+        metadata,
+        suggest(ranked, config, role),
+        [_row(each, size) for each in ranked],
+        len(chosen) - len(ranked),
+    )
 
 
-def grouped(maps: Iterable[FeatureMap], max_bytes: int) -> Iterator[list[FeatureMap]]:
-    """Yields the maps in order, in groups that fit into memory; each has at least one map.
+def choose(
+    found: Sequence[FeatureMap],
+    patterns: Sequence[str] | None,
+    strides: Sequence[int],
+    image_size: Size,
+    path: Path,
+) -> list[FeatureMap]:
+    """Returns the maps that are asked for and have the stride of a tap of the student.
 
     Args:
-      maps: The maps.
-      max_bytes: Memory for one group.
+      found: All maps of the network.
+      patterns: Name patterns; None takes all maps but those that only an activation reads.
+      strides: The strides that are asked for.
+      image_size: Height and width of the images.
+      path: The network's file, for messages.
+
+    Raises:
+      ConfigError: No map fits (`no-tensors`), or a pattern matches no name (`unknown-tensor`).
     """
-    group: list[FeatureMap] = []
-    left = max_bytes
-    for each in maps:
-        needed = _bytes(each)
-        if group and needed > left:
-            yield group
-            group, left = [], max_bytes
-        group.append(each)
-        left -= needed
-    if group:
-        yield group
-
-
-def person_shares(mask: UInt8[np.ndarray, "h w"], each: FeatureMap) -> Float[np.ndarray, " cells"]:
-    """Returns the share of person in each cell of a map, row by row.
-
-    Args:
-      mask: 1 is a person; height and width are multiples of the map's.
-      each: The map.
-    """
-    height, width = mask.shape
-    cells = mask.reshape(each.height, height // each.height, each.width, width // each.width)
-    return cells.mean((1, 3)).reshape(-1)
-
-
-def _bytes(each: FeatureMap) -> int:
-    # onnxruntime's map and its transposed copy; the moments of fitted and of held-out rows
-    values, columns = each.height * each.width * each.channels, each.channels + 2
-    return 2 * 4 * values + 2 * 8 * columns**2
-
-
-class _Network:
-    """Computes some maps of a network for one image as it is read."""
-
-    def __init__(
-        self, graph: OnnxGraph, section: config.FrozenNetwork, maps: Sequence[FeatureMap]
-    ) -> None:
-        self.maps = maps
-        self._session = OnnxSession(graph, [each.tensor for each in maps], section.size)
-        self._pixels = PixelFormat.of(section.normalization, section.channel_order)
-
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Float[np.ndarray, "cells c"]]:
-        height, width, _ = image.shape
-        size = self._session.input_size((height, width))
-        images = prepare(image_ops.to_float(image[None]), self._pixels, size)
-        return [_rows(features) for features in self._session(images)]
-
-
-def _rows(features: Float[Array, "1 h w c"]) -> Float[np.ndarray, "cells c"]:
-    return np.asarray(features).reshape(-1, features.shape[-1])
-
-
-def _fit(
-    network: _Network, train: MaskedImages, seed: int, advance: Callable[[], None]
-) -> list[LinearProbe | None]:
-    """Fits a probe for each map; None where a value is not finite."""
-    moments: list[tuple[Moments, Moments]] = []
-    for number, (image, mask) in enumerate(train):
-        features = network(image)
-        moments = moments or [
-            (Moments(shift), Moments(shift)) for shift in (rows.mean(0) for rows in features)
-        ]
-        for each, rows, (fitted, held_out) in zip(network.maps, features, moments, strict=True):
-            # As many cells of each image, the same ones in maps of one size.
-            count = min(CELLS, len(rows))
-            cells = np.random.default_rng([seed, number]).permutation(len(rows))[:count]
-            into = fitted if number % _HELD_OUT else held_out
-            into.add(rows[cells], person_shares(mask, each)[cells])
-        advance()
-    return [fit_probe(*both) if all(part.finite for part in both) else None for both in moments]
-
-
-def _measure(
-    network: _Network,
-    probes: Sequence[LinearProbe | None],
-    validation: MaskedImages,
-    advance: Callable[[], None],
-) -> list[RankedFeature]:
-    agreements = [Agreement() for _ in network.maps]
-    for image, mask in validation:
-        for each, rows, probe, agreement in zip(
-            network.maps, network(image), probes, agreements, strict=True
-        ):
-            if probe:
-                agreement.add(probe(rows), person_shares(mask, each))
-        advance()
-    return [
-        RankedFeature(each, probe, agreement.iou, agreement.r2)
-        for each, probe, agreement in zip(network.maps, probes, agreements, strict=True)
-        if probe and np.isfinite(agreement.r2)
+    if patterns is None:
+        wanted = [each for each in found if not each.internal]
+    else:
+        names = {name for pattern in patterns for name in _matching(pattern, found, path)}
+        wanted = [each for each in found if each.tensor in names]
+    fitting = [
+        each
+        for each in wanted
+        if each.channels >= MIN_CHANNELS and _stride(each, image_size) in strides
     ]
+    if fitting:
+        return fitting
+    some = [f"{each.height} x {each.width} x {each.channels}" for each in wanted]
+    raise ConfigError(
+        f"{path}: no tensor to rank: expected maps of {MIN_CHANNELS} channels or more, at stride "
+        f"{', '.join(map(str, strides))} of images of {image_size[0]} x {image_size[1]} "
+        f"(data.image_size); found {', '.join(list(dict.fromkeys(some))[:8]) or 'no maps'}",
+        code="no-tensors",
+    )
+
+
+def suggest(ranked: Sequence[RankedFeature], config: Config, role: Role) -> dict[str, Any]:
+    """Returns configuration keys with the best tensor of each stride and a tap for it.
+
+    Taps of frozen parts are left out, since nothing is trained there; with a frozen encoder,
+    stride 32 has no tap. Tensors of the teacher need its file as `detector` too.
+
+    Args:
+      ranked: The ranked maps, the best one first.
+      config: The configuration.
+      role: Whose tensors they are.
+    """
+    features: dict[FeatureInfo, dict[str, str]] = {}
+    known = feature_info(config.student)
+    for each in ranked:
+        size = (each.map.height, each.map.width)
+        taps = fitting_taps(size, config.data.image_size, known)
+        trained = [tap for tap in taps if not is_frozen(tap.name, config.student.frozen)]
+        in_decoder = [tap for tap in trained if tap.name.startswith("decoder.")]
+        for tap in (in_decoder or trained)[:1]:
+            features.setdefault(tap, {"tensor": each.map.tensor, "tap": tap.name})
+    if not features:
+        return {}
+    best = {"features": [features[tap] for tap in sorted(features, key=lambda tap: tap.stride)]}
+    if role == "detector" or not config.teachers:
+        return best
+    fields = set(FrozenNetwork.model_fields)
+    section = config.teachers[0].model_dump(mode="json", include=fields, exclude_defaults=True)
+    section.setdefault("normalization", config.teachers[0].normalization)  # a detector has another
+    return {"detector": section, **best}
+
+
+def _section(config: Config, role: Role | None) -> tuple[Role, FrozenNetwork]:
+    sections: dict[Role, FrozenNetwork | None] = {
+        "detector": config.detector,
+        "teacher": next(iter(config.teachers), None),
+    }
+    for name, section in sections.items():
+        if section is not None and role in (None, name):
+            return name, section
+    raise ConfigError(
+        f"no {role or 'detector and no teacher'} is configured; set detector.onnx=FILE, the "
+        f"network whose tensors are to be ranked",
+        code="network-missing",
+    )
+
+
+def _matching(pattern: str, found: Sequence[FeatureMap], path: Path) -> list[str]:
+    names = [each.tensor for each in found]
+    if matching := fnmatch.filter(names, pattern):
+        return matching
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+    hint = f"the nearest are {', '.join(map(repr, near))}" if near else "no name is similar"
+    raise ConfigError(
+        f"{path}: no tensor's name matches {pattern!r}; {hint}", code="unknown-tensor"
+    )
+
+
+def _stride(each: FeatureMap, image_size: Size) -> int | None:
+    """Returns the stride of a map; None unless it is a whole number and the same in both axes."""
+    sides = list(zip(image_size, (each.height, each.width), strict=True))
+    strides = {side // own for side, own in sides}
+    exact = all(side % own == 0 for side, own in sides)
+    return strides.pop() if exact and len(strides) == 1 else None
+
+
+def _row(each: RankedFeature, image_size: Size) -> dict[str, Any]:
+    height, width, channels = each.map.height, each.map.width, each.map.channels
+    return {
+        "tensor": each.map.tensor,
+        "operator": each.map.operator,
+        "iou": each.iou,
+        "r2": each.r2,
+        "stride": _stride(each.map, image_size),
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "constant_channels": each.probe.constant_channels,
+        "ridge": each.probe.ridge,
+        "multiplications_share": each.map.cost,
+        "cache_bytes_per_image": 2 * height * width * channels,  # float16
+    }

@@ -1,58 +1,58 @@
-"""A picture of the masks that the outputs of a network may be."""
+"""An image of the masks that the outputs of a network may be."""
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxdistill.analysis.mask_candidates import MaskCandidate, probability, shares
 from jaxdistill.analysis.network_inspection import Inspection
-from jaxdistill.analysis.readings import Reading, probability, shares
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.reporting.image_grid import draw_grid
 
-_CELL = 200  # pixels of the longer side of a picture
+_CELL = 200  # pixels of the longer side of an image
 _NAME = 14  # characters of a title
 _MOST_CELLS = 32  # in a row of the sheet
 
 
 def draw(inspection: Inspection) -> Image.Image:
-    """Returns a picture: each image and its masks, a row for each normalisation.
+    """Returns the sheet: each image and its masks, a row for each normalisation.
 
     A mask is drawn as the probability of each of its channels: white is 1.
 
     Args:
       inspection: What was found.
     """
-    found = [each for each in inspection.readings if each.kind is not None]
+    found = [each for each in inspection.tried if each.kind is not None]
     columns = list(
         dict.fromkeys(
             (each.tensor.name, channel) for each in found for channel in _largest_classes(each)
         )
     )[:_MOST_CELLS]
     rows = []
-    for normalization in dict.fromkeys(each.normalization for each in inspection.readings):
+    for normalization in dict.fromkeys(each.normalization for each in inspection.tried):
         by_name = {each.tensor.name: each for each in found if each.normalization == normalization}
         for index, image in enumerate(inspection.images):
             shown = normalization if isinstance(normalization, str) else "as given"
             rows.append([_captioned(image, shown)])
             for name, channel in columns:
-                picture = np.full((*inspection.size, 1), 0.5)  # where it is no mask with this input
+                mask = np.full((*inspection.size, 1), 0.5)  # where it is no mask with this input
                 if name in by_name:
-                    picture = _picture(by_name[name], index, channel, inspection.size)
-                rows[-1].append(picture)
+                    mask = _mask(by_name[name], index, channel, inspection.size)
+                rows[-1].append(mask)
     titles = [f"{name[-_NAME:]}: {channel}" for name, channel in columns]
     return draw_grid(["image", *titles], rows, _CELL)
 
 
-def _largest_classes(reading: Reading) -> list[int]:
+def _largest_classes(candidate: MaskCandidate) -> list[int]:
     """Returns the classes that are drawn: in order, those that cover most."""
-    found = shares(reading)
+    found = shares(candidate)
     return sorted(sorted(found, key=lambda c: -found[c])[:_MOST_CELLS])
 
 
-def _picture(reading: Reading, index: int, channel: int, size: Size) -> np.ndarray:
-    values = probability(reading, index, channel)
+def _mask(candidate: MaskCandidate, index: int, channel: int, size: Size) -> np.ndarray:
+    values = probability(candidate, index, channel)
     return np.asarray(image_ops.resize(jnp.asarray(values)[None], size))[0]
 
 

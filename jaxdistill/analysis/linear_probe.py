@@ -112,8 +112,8 @@ def _solve(
     return np.column_stack([weights, np.full(len(ridges), -1), bias]), int((~varying).sum())
 
 
-class Agreement:
-    """Agreement of predictions with target shares in [0, 1], over any number of them."""
+class ProbeScores:
+    """IoU and R² of predictions of shares in [0, 1], over any number of them."""
 
     def __init__(self) -> None:
         self._sums = np.zeros(4)  # 1, share, share squared, error squared

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdistill.analysis.readings import Reading, Tensor, kind_of, likelihood, likely_channel
+from jaxdistill.analysis.mask_candidates import (
+    MaskCandidate,
+    Tensor,
+    kind_of,
+    likelihood,
+    likely_channel,
+)
 from jaxdistill.config import ChannelOrder, Layout, Normalization, Size
 from jaxdistill.data import image_ops
 from jaxdistill.runtime.errors import NetworkError
@@ -48,12 +54,12 @@ class Inspection(NamedTuple):
     channel_order: ChannelOrder
     images: list[UInt8[np.ndarray, "h w 3"]]
     """The images at that size."""
-    readings: list[Reading]
-    """Of each output under each normalisation."""
+    tried: list[MaskCandidate]
+    """Each output under each normalisation."""
 
-    def candidates(self) -> Iterator[Reading]:
+    def candidates(self) -> Iterator[MaskCandidate]:
         """Yields the outputs that can be masks, those with certain and compact masks first."""
-        found = [each for each in self.readings if each.kind is not None]
+        found = [each for each in self.tried if each.kind is not None]
         yield from sorted(found, key=likelihood, reverse=True)
 
 
@@ -89,34 +95,34 @@ def inspect(
     session = open_session(graph.path, model)
     types = {output.name: output.type for output in session.get_outputs()}
     resized = [image_ops.resize_image(each, size) for each in images or [_noise(size)]]
-    tried = (normalization,) if normalization else NORMALIZATIONS
-    readings = []
-    for each in ("bytes",) if image.dtype == "uint8" else tried:
+    normalizations = (normalization,) if normalization else NORMALIZATIONS
+    tried = []
+    for each in ("bytes",) if image.dtype == "uint8" else normalizations:
         pixels = PixelFormat.of(each, channel_order)
         values = [_run(graph.path, session, image, pixels, one, size) for one in resized]
         for name, of_images in zip(names, zip(*values, strict=True), strict=True):
             is_integer = types[name] not in FLOATS
-            readings.append(_read(name, of_images, is_integer, each, image, size))
+            tried.append(_candidate(name, of_images, is_integer, each, image, size))
     inputs, outputs = graph.described()
-    return Inspection(graph.path, inputs, outputs, image, size, channel_order, resized, readings)
+    return Inspection(graph.path, inputs, outputs, image, size, channel_order, resized, tried)
 
 
-def configuration(inspection: Inspection, reading: Reading) -> dict[str, Any]:
-    """Returns the keys of a `teacher` section for one reading.
+def configuration(inspection: Inspection, candidate: MaskCandidate) -> dict[str, Any]:
+    """Returns the keys of a `teacher` section for one candidate.
 
     Args:
       inspection: What was found.
-      reading: The mask, and the normalisation of the input that gave it.
+      candidate: The mask, and the normalisation of the input that gave it.
     """
-    image, tensor = inspection.image, reading.tensor
-    first = inspection.readings[0].tensor.name
+    image, tensor = inspection.image, candidate.tensor
+    first = inspection.tried[0].tensor.name
     keys: dict[str, Any] = {"onnx": str(inspection.path)}
     if tensor.name != first:
         keys["tensor"] = tensor.name
-    keys |= {"output": reading.kind, "normalization": reading.normalization}
+    keys |= {"output": candidate.kind, "normalization": candidate.normalization}
     channels = 1 if tensor.layout is None else as_hwc(tensor.shape, tensor.layout)[2]
-    if channels > 1 or reading.kind == "class_indices":
-        keys["channel"] = likely_channel(reading)
+    if channels > 1 or candidate.kind == "class_indices":
+        keys["channel"] = likely_channel(candidate)
     if inspection.channel_order != "rgb":
         keys["channel_order"] = inspection.channel_order
     if image.layout == "nhwc":
@@ -163,14 +169,14 @@ def _run(
     return results
 
 
-def _read(
+def _candidate(
     name: str,
     values: Sequence[np.ndarray],
     is_integer: bool,
     normalization: Normalization,
     image: ImageInput,
     size: Size,
-) -> Reading:
+) -> MaskCandidate:
     shape = values[0].shape
     layout: OutputLayout | None = None
     if len(shape) in (3, 4) and shape[0] == (image.batch or 1) and 0 not in shape:
@@ -182,6 +188,6 @@ def _read(
     every = np.concatenate([each[:1].ravel() for each in values]).astype(np.float64)
     low, high, mean = (float(f(every)) if len(every) else 0.0 for f in (np.min, np.max, np.mean))
     if layout is None or not np.isfinite(every).all():
-        return Reading(tensor, normalization, None, low, high, mean, [])
+        return MaskCandidate(tensor, normalization, None, low, high, mean, [])
     maps = [to_nhwc(each[:1], layout)[0].astype(np.float32) for each in values]
-    return Reading(tensor, normalization, kind_of(maps, is_integer), low, high, mean, maps)
+    return MaskCandidate(tensor, normalization, kind_of(maps, is_integer), low, high, mean, maps)

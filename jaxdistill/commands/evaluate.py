@@ -158,7 +158,7 @@ def _measure_video(args: argparse.Namespace) -> None:
         found = measure_flicker(predictor, source, progress=lambda count: bar.advance(task, count))
     for strength, share in found.items():
         how = f"with --smooth {strength}" if strength else "as it is"
-        console.print(f"flicker {how}: {share:.4f} of the person where the picture is still")
+        console.print(f"flicker {how}: {share:.4f} of the person where the image is still")
 
 
 def _open(

@@ -1,8 +1,8 @@
 """Shows what an ONNX file takes and gives: `jaxdistill inspect FILE.onnx [IMAGE ...]`.
 
 It lists inputs and outputs, and runs the file on the images, with each usual normalisation. It
-prints what values the outputs have, writes a picture of every mask that they may be, with a row for
-each way, and prints the lines of a configuration for the likeliest. Look at the picture: the right
+prints what values the outputs have, writes an image of every mask that they may be, with a row for
+each way, and prints the lines of a configuration for the likeliest. Look at that image: the right
 row shows people as people; where the likeliest row is another, change the lines.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from jaxdistill.analysis import inspection_sheet
+from jaxdistill.analysis.mask_candidates import MaskCandidate, likelihood
 from jaxdistill.analysis.network_inspection import Inspection, configuration, inspect
-from jaxdistill.analysis.readings import Reading, likelihood
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
@@ -32,7 +32,7 @@ MOST_IMAGES = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses arguments, inspects, and writes the picture.
+    """Parses arguments, inspects, and writes the image of the masks.
 
     Args:
       arguments: The arguments; None takes those of the process.
@@ -69,13 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not candidates:
         console.print("no output can be a mask: give an inner tensor as teacher.tensor")
         return
-    console.print("the likeliest, if its row of the picture shows people best:\n")
+    console.print("the likeliest, if its row in the image of the masks shows people best:\n")
     for line in _suggest(found, candidates[0]):
         console.print(line)
     output = args.output or args.file.with_suffix(".inspect.png")
-    picture = io.BytesIO()
-    inspection_sheet.draw(found).save(picture, "PNG")
-    common.write_output(output, picture.getvalue())  # last: the folder may not be writable
+    encoded = io.BytesIO()
+    inspection_sheet.draw(found).save(encoded, "PNG")
+    common.write_output(output, encoded.getvalue())  # last: the folder may not be writable
     console.print(f"masks: {output}")
 
 
@@ -90,7 +90,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"images of people: files, folders or globs; the first {MOST_IMAGES} are used",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the picture (default: FILE.inspect.png)"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the image of the masks (default: FILE.inspect.png)",
     )
     add_input_options(parser)
     return parser.parse_intermixed_args(arguments)
@@ -98,10 +101,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _describe(found: Inspection) -> Iterator[str]:
     """Yields a line for each output, and one for each normalisation."""
-    for name, readings in itertools.groupby(
-        sorted(found.readings, key=lambda each: each.tensor.name), lambda each: each.tensor.name
+    for name, tried in itertools.groupby(
+        sorted(found.tried, key=lambda each: each.tensor.name), lambda each: each.tensor.name
     ):
-        for index, each in enumerate(readings):
+        for index, each in enumerate(tried):
             tensor = each.tensor
             if index == 0:
                 layout = f" ({tensor.layout.upper()})" if tensor.layout else ""
@@ -111,7 +114,7 @@ def _describe(found: Inspection) -> Iterator[str]:
             yield f"  {shown}: {each.low:.4g} ... {each.high:.4g}, mean {each.mean:.4g}; {about}"
 
 
-def _suggest(found: Inspection, best: Reading) -> Iterator[str]:
+def _suggest(found: Inspection, best: MaskCandidate) -> Iterator[str]:
     """Yields the lines of a configuration, and the same as options of `predict`."""
     keys = {
         name: value.model_dump(mode="json") if isinstance(value, Section) else value

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
@@ -21,6 +22,7 @@ from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
 from jaxdistill.data.image_files import (
     UNSUPPORTED,
+    ImageFile,
     files_below,
     find_images,
     matching,
@@ -48,14 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0, or 1 if an image was skipped.
     """
     args = _parse(arguments)
-    check_options(args.threshold, args.batch_size, args.refine)
-    if args.frames is not None and args.frames < 1:
-        raise ConfigError(f"--frames {args.frames}: expected at least 1", code="frames")
-    if args.foreground and not args.soft:
-        raise ConfigError(
-            "--foreground needs --soft: a hard mask has no pixels that are mixed",
-            code="foreground-needs-soft",
-        )
+    _check_options(args)
     names = list(drawings(args.kinds, args.foreground))
     given = [name for argument in args.images for name in _matches(argument)]
     videos = [name for name in given if _is_video(name)]
@@ -76,33 +71,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if passed := _videos_below(images, [*outputs, *earlier]):
         console.print(f"{passed} videos in folders are passed over: name them, as in FOLDER/*.mp4")
+    skipped = len(unsupported) + _predict_images(args, predictor, found, console)
+    for source in unsupported:
+        console.print(printable(f"skipped {source}: {UNSUPPORTED}"))
+    count = len(found) + len(unsupported) - skipped
+    done = f"{count} images: {', '.join(names)} in {args.output}"
+    console.print(f"{done}; {skipped} skipped" if skipped else done)
+    return 1 if skipped else 0
 
+
+def _drawing_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options that `predict_files` and `predict_video` have in common."""
+    return {
+        "kinds": args.kinds,
+        "threshold": None if args.soft else args.threshold,
+        "refine": args.refine,
+        "foreground": args.foreground,
+        "batch_size": args.batch_size,
+    }
+
+
+def _predict_images(
+    args: argparse.Namespace, predictor: Predictor, images: Sequence[ImageFile], console: Console
+) -> int:
+    """Predicts images with a progress bar, and returns how many were skipped."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=len(found))
+        task = bar.add_task("predicting", total=len(images))
 
         def progress(count: int, skipped: Sequence[Skipped]) -> None:
             for source, reason in skipped:
                 console.print(printable(f"skipped {source}: {reason}"))
             bar.advance(task, count)
 
-        skipped = predict_files(
-            predictor,
-            found,
-            args.output,
-            kinds=args.kinds,
-            threshold=None if args.soft else args.threshold,
-            refine=args.refine,
-            foreground=args.foreground,
-            batch_size=args.batch_size,
-            progress=progress,
-        )
-    for source in unsupported:
-        console.print(printable(f"skipped {source}: {UNSUPPORTED}"))
-    skipped += len(unsupported)
-    count = len(found) + len(unsupported) - skipped
-    done = f"{count} images: {', '.join(names)} in {args.output}"
-    console.print(f"{done}; {skipped} skipped" if skipped else done)
-    return 1 if skipped else 0
+        options = _drawing_options(args)
+        return predict_files(predictor, images, args.output, progress=progress, **options)
 
 
 def _predict_video(
@@ -122,16 +124,12 @@ def _predict_video(
                 predictor,
                 source,
                 args.output,
-                kinds=args.kinds,
-                threshold=None if args.soft else args.threshold,
-                refine=args.refine,
-                foreground=args.foreground,
                 smoothing=args.smooth,
                 video_format=args.video_format,
-                batch_size=args.batch_size,
                 limit=args.frames,
                 stop=camera_off,
                 progress=lambda count: bar.advance(task, count),
+                **_drawing_options(args),
             )
     if report.resumed:
         console.print(f"{report.resumed} frames were there from an interrupted command")
@@ -163,6 +161,17 @@ def _videos_below(names: Sequence[str], outputs: Sequence[Path]) -> int:
 
 def _is_video(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES or camera_number(name) is not None
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    check_options(args.threshold, args.batch_size, args.refine)
+    if args.frames is not None and args.frames < 1:
+        raise ConfigError(f"--frames {args.frames}: expected at least 1", code="frames")
+    if args.foreground and not args.soft:
+        raise ConfigError(
+            "--foreground needs --soft: a hard mask has no pixels that are mixed",
+            code="foreground-needs-soft",
+        )
 
 
 def _check_names(videos: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import yaml
 from rich.table import Table
 
 from jaxdistill import config
-from jaxdistill.analysis.ranking import STRIDES, rank_features
+from jaxdistill.analysis.feature_ranking import STRIDES, rank_features
 from jaxdistill.commands import common
 
 _SHOWN = 5  # rows of the table for each stride; the file has all

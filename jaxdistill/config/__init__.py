@@ -24,7 +24,6 @@ from jaxdistill.config.loader import (
     dump,
     load,
     load_data,
-    shipped,
     with_absolute_paths,
     with_data,
     with_values,
@@ -42,6 +41,7 @@ from jaxdistill.config.training import (
     Mesh,
     Training,
 )
+from jaxdistill.config.yaml_files import shipped
 
 __all__ = [
     "LARGEST_SIDE",

@@ -14,20 +14,7 @@ from jaxdistill.config.base import Section
 from jaxdistill.config.data import Data, Split
 from jaxdistill.config.messages import explain
 from jaxdistill.config.schema import Config
-from jaxdistill.config.yaml_files import shipped
 from jaxdistill.runtime.errors import ConfigError, first_line
-
-__all__ = [
-    "RENAMED",
-    "check",
-    "dump",
-    "load",
-    "load_data",
-    "shipped",
-    "with_absolute_paths",
-    "with_data",
-    "with_values",
-]
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -70,19 +57,13 @@ def load_data(path: Path | str | None, overrides: Sequence[str] = ()) -> Data:
     """
     values = {} if path is None else yaml_files.read(Path(path))
     values = overrides_lib.apply({"data": values.get("data", {})}, overrides)
-    try:
-        section = values.pop("data")
-        if values:
-            raise ConfigError(
-                f"{next(iter(values))}: only keys of the section data are read, such as data.root",
-                code="unknown-key",
-            )
-        found = Data.model_validate_json(json.dumps(section), strict=True)
-    except ValidationError as error:
-        problem = explain(error, Data)
-        raise ConfigError(f"data: {problem.message}", code=problem.code) from None
-    except (TypeError, ValueError, RecursionError) as error:  # JSON has no dates, for example
-        raise ConfigError(f"data: {first_line(error)}", code="wrong-type") from None
+    section = values.pop("data")
+    if values:
+        raise ConfigError(
+            f"{next(iter(values))}: only keys of the section data are read, such as data.root",
+            code="unknown-key",
+        )
+    found = _validated(Data, section, source="data")
     if found.root is None:
         raise ConfigError(
             "data.root is not set: expected the folder of the images", code="missing-data-root"
@@ -107,14 +88,7 @@ def check(values: dict[str, Any], source: str) -> Config:
         raise ConfigError(
             f"{source}: the key {old} was renamed: use {RENAMED[old]}", code="renamed-key"
         )
-    try:
-        # Strict validation of JSON accepts lists for tuples, and converts nothing else.
-        return Config.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        problem = explain(error, Config)
-        raise ConfigError(f"{source}: {problem.message}", code=problem.code) from None
-    except (TypeError, ValueError, RecursionError) as error:  # JSON has no dates, for example
-        raise ConfigError(f"{source}: {first_line(error)}", code="wrong-type") from None
+    return _validated(Config, values, source)
 
 
 def with_data(config: Config, data: Data) -> Config:
@@ -183,3 +157,15 @@ def _renamed_keys(values: dict[str, Any]) -> Iterator[str]:
         inner = values.get(section)
         if isinstance(inner, dict) and name in inner:
             yield key
+
+
+def _validated(kind: type[AnySection], values: object, source: str) -> AnySection:
+    """Returns a section from plain values; `source` says in messages where they come from."""
+    try:
+        # Strict validation of JSON accepts lists for tuples, and converts nothing else.
+        return kind.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        problem = explain(error, kind)
+        raise ConfigError(f"{source}: {problem.message}", code=problem.code) from None
+    except (TypeError, ValueError, RecursionError) as error:  # JSON has no dates, for example
+        raise ConfigError(f"{source}: {first_line(error)}", code="wrong-type") from None

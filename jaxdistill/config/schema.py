@@ -73,11 +73,6 @@ class Config(Section):
         """Whether the student is trained on the teacher's logits."""
         return bool(self.teachers) and self.losses.of_teacher
 
-    @property
-    def asks_teacher(self) -> bool:
-        """Whether training needs the teacher; otherwise it serves for comparison only."""
-        return self.imitates or any(each.uses_teacher_mask for each in self.taught_features)
-
     @model_validator(mode="after")
     def _check_masks(self) -> "Config":
         registered = any(weight > 0 for weight in self.losses.registered.values())

@@ -21,7 +21,7 @@ _AHEAD = 64  # images that are read before their results are taken
 _FULL = 1.0
 
 
-class ImageFacts(NamedTuple):
+class CheckedImage(NamedTuple):
     """What was found out about an image."""
 
     split: str
@@ -40,39 +40,39 @@ class ImageFacts(NamedTuple):
 
 
 @dataclass
-class SplitFacts:
+class CheckedSplit:
     """What was found out about a split."""
 
     source: Source[Any]
     entries: Sequence[Any]
     """What the source knows of each image."""
-    images: list[ImageFacts] = field(default_factory=list)
+    images: list[CheckedImage] = field(default_factory=list)
     omissions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of images by the reason why they are left out."""
     notes: Sequence[str] = ()
     """How the annotations are read, where that was found out from them."""
 
     @property
-    def usable(self) -> list[ImageFacts]:
+    def usable(self) -> list[CheckedImage]:
         """The images that can be used."""
         return [image for image in self.images if not image.problem]
 
     @property
-    def problems(self) -> list[ImageFacts]:
+    def problems(self) -> list[CheckedImage]:
         """The images that cannot be used."""
         return [image for image in self.images if image.problem]
 
     @property
-    def empty(self) -> list[ImageFacts]:
+    def empty(self) -> list[CheckedImage]:
         """The images whose mask shows nobody."""
         return [image for image in self.usable if image.person == 0]
 
     @property
-    def full(self) -> list[ImageFacts]:
+    def full(self) -> list[CheckedImage]:
         """The images whose mask shows nothing else than a person."""
         return [image for image in self.usable if image.person == _FULL]
 
-    def example(self, image: ImageFacts) -> Example:
+    def example(self, image: CheckedImage) -> Example:
         """Reads an image of the split again, with its mask.
 
         Args:
@@ -88,13 +88,13 @@ class DataCheck(NamedTuple):
     """The section `data` of the configuration, with the splits that were found."""
     layout_note: str
     """What the folder was taken for; empty where nothing had to be found."""
-    splits: Mapping[str, SplitFacts]
+    splits: Mapping[str, CheckedSplit]
     """By the key below `data`."""
-    duplicates: Sequence[Sequence[ImageFacts]]
+    duplicates: Sequence[Sequence[CheckedImage]]
     """Groups of images with equal pixels."""
 
     @property
-    def across(self) -> Sequence[Sequence[ImageFacts]]:
+    def across(self) -> Sequence[Sequence[CheckedImage]]:
         """Groups of images with equal pixels that are in training as well as in validation."""
         sides = [{each.split == "validation" for each in group} for group in self.duplicates]
         return [group for group, side in zip(self.duplicates, sides, strict=True) if len(side) == 2]
@@ -117,18 +117,18 @@ def check_data(
     found = list(_sources(layout.settings))
     for source in found:
         source.check()
-    splits = {source.split: SplitFacts(source, source.entries()) for source in found}
-    total = sum(len(facts.entries) for facts in splits.values())
+    splits = {source.split: CheckedSplit(source, source.entries()) for source in found}
+    total = sum(len(split.entries) for split in splits.values())
     done = 0
-    for facts in splits.values():
-        for image in _look_at_all(facts, loader.decoding_threads(settings.workers)):
-            facts.images.append(image)
+    for split in splits.values():
+        for image in _look_at_all(split, loader.decoding_threads(settings.workers)):
+            split.images.append(image)
             progress(done := done + 1, total)
-        facts.omissions = facts.source.left_out()
-        facts.notes = facts.source.notes()
-    by_pixels: dict[str, list[ImageFacts]] = defaultdict(list)
-    for facts in splits.values():
-        for image in facts.usable:
+        split.omissions = split.source.left_out()
+        split.notes = split.source.notes()
+    by_pixels: dict[str, list[CheckedImage]] = defaultdict(list)
+    for split in splits.values():
+        for image in split.usable:
             by_pixels[image.pixels].append(image)
     duplicates = [group for group in by_pixels.values() if len(group) > 1]
     return DataCheck(layout.settings, layout.note, splits, duplicates)
@@ -140,25 +140,25 @@ def _sources(settings: config.Data) -> Iterator[Source[Any]]:
         yield from sources_of(settings, "validation")
 
 
-def _look_at_all(facts: SplitFacts, workers: int) -> Iterator[ImageFacts]:
-    """Yields facts in order, which threads find out a few images ahead."""
-    entries = list(enumerate(facts.entries))
+def _look_at_all(split: CheckedSplit, workers: int) -> Iterator[CheckedImage]:
+    """Yields the images in order; threads check a few of them ahead."""
+    entries = list(enumerate(split.entries))
     with ThreadPoolExecutor(workers, thread_name_prefix="check-data") as pool:
         for start in range(0, len(entries), _AHEAD):
             yield from pool.map(
-                lambda each: _look_at(facts.source, each[0], each[1]),
+                lambda each: _look_at(split.source, each[0], each[1]),
                 entries[start : start + _AHEAD],
             )
 
 
-def _look_at(source: Source[Any], place: int, entry: Any) -> ImageFacts:
+def _look_at(source: Source[Any], place: int, entry: Any) -> CheckedImage:
     name = source.name(entry)
     try:
         image, mask = read_example(source, entry)
     except (DataError, decode.ImageError) as error:
-        return ImageFacts(source.split, name, place, problem=str(error))
+        return CheckedImage(source.split, name, place, problem=str(error))
     person = None if mask is None else float((mask > 127).mean())
-    return ImageFacts(source.split, name, place, image.shape[:2], person, _digest(image))
+    return CheckedImage(source.split, name, place, image.shape[:2], person, _digest(image))
 
 
 def read_example(source: Source[Any], entry: Any) -> Example:

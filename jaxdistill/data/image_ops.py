@@ -16,6 +16,8 @@ from jaxdistill import config
 from jaxdistill.config import MaskResize, Rgb
 from jaxdistill.runtime.errors import ConfigError
 
+RgbImage = UInt8[np.ndarray, "h w 3"]
+
 
 class Normalization(NamedTuple):
     """Per-channel normalisation `(image - mean) / std` of images in [0, 1]."""
@@ -102,9 +104,7 @@ def resize(
     return jax.image.resize(maps, (batch, *size, channels), "bilinear", antialias=antialias)
 
 
-def resize_image(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "{*size} 3"]:
+def resize_image(image: RgbImage, size: tuple[int, int]) -> UInt8[np.ndarray, "{*size} 3"]:
     """Resizes an image on the host with bilinear interpolation; the aspect ratio may change.
 
     Args:

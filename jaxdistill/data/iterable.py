@@ -165,33 +165,8 @@ class IterableData:
         return batch
 
 
-def batches(
-    train: Batches,
-    validation: Batches | None = None,
-    *,
-    steps_per_epoch: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    augment: Kind = "none",
-    crop: float | None = None,
-) -> IterableData:
-    """Returns data from any iterable of batches; see `IterableData` for the arguments.
-
-    Args:
-      train: Batches of one pass over the training split.
-      validation: Batches of the validation split, if there is one.
-      steps_per_epoch: Number of training batches in an epoch. None: the length of `train`.
-      image_size: Height and width of the images. None: those of the first batch.
-      augment: Augmentation of the training batches.
-      crop: Smallest area of random crops, as a fraction of the image's; None: no crops.
-    """
-    return IterableData(
-        train,
-        validation,
-        steps_per_epoch=steps_per_epoch,
-        image_size=image_size,
-        augment=augment,
-        crop=crop,
-    )
+batches = IterableData
+"""Another name of `IterableData`, for a call that reads `data.batches(...)`."""
 
 
 class BatchSplit:

@@ -24,8 +24,8 @@ class UnknownValuesError(Exception):
     """It cannot be told what a person is; the message lists the values that were found."""
 
 
-class Reading(NamedTuple):
-    """How masks are read."""
+class MaskEncoding(NamedTuple):
+    """How masks say where a person is."""
 
     values: config.MaskValues | Literal["ones"]
     """As `data.mask_values`; `ones`: a person is 1, in grey levels or palette indices."""
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
         return {"ones": _ONES, "alpha": _ALPHA}.get(str(self.values), "")
 
 
-def find_out(masks: Iterable[Stored]) -> Reading:
+def find_out(masks: Iterable[Stored]) -> MaskEncoding:
     """Finds out what a person is in masks of one data set.
 
     - Masks whose opacity varies: what is not transparent.
@@ -53,21 +53,21 @@ def find_out(masks: Iterable[Stored]) -> Reading:
     found: dict[str, Counter[int]] = {}
     for mask in masks:
         if _opacity_varies(mask):
-            return Reading("alpha")
+            return MaskEncoding("alpha")
         kind, values = _kind(mask)
         numbers, counts = np.unique(values.reshape(-1), return_counts=True)
         counter = found.setdefault(kind, Counter())
         counter.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
     if not found:
-        return Reading("white")
+        return MaskEncoding("white")
     if len(found) > 1 and list(found.get("grey levels", {0: 1})) == [0]:
         found.pop("grey levels", None)  # masks without people, which are black in every kind
     if len(found) == 1:
         [(kind, counts_by_value)] = found.items()
         if kind != "colours" and max(counts_by_value) <= 1:
-            return Reading("ones" if max(counts_by_value) else "white")
+            return MaskEncoding("ones" if max(counts_by_value) else "white")
         if kind == "grey levels" and _is_black_and_white(counts_by_value):
-            return Reading("white")
+            return MaskEncoding("white")
     raise UnknownValuesError("; ".join(_listed(kind, counts) for kind, counts in found.items()))
 
 
@@ -85,21 +85,21 @@ def unknown(place: str, error: UnknownValuesError) -> DataError:
     )
 
 
-def person(mask: Stored, reading: Reading) -> Bool[np.ndarray, "h w"]:
+def person(mask: Stored, encoding: MaskEncoding) -> Bool[np.ndarray, "h w"]:
     """Returns where a person is.
 
     Args:
       mask: The mask as it is stored.
-      reading: How masks are read.
+      encoding: How masks say where a person is.
 
     Raises:
-      UnknownValuesError: The mask has values that contradict the reading.
+      UnknownValuesError: The mask has values that contradict the encoding.
     """
-    if isinstance(reading.values, str):
-        return _READERS[reading.values](mask)
+    if isinstance(encoding.values, str):
+        return _READERS[encoding.values](mask)
     parts = [
         _colours(mask) == int(value[1:], 16) if isinstance(value, str) else _plain(mask) == value
-        for value in reading.values
+        for value in encoding.values
     ]
     return np.any(parts, axis=0)
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
 from jaxdistill.config import Size
+from jaxdistill.data.decode import MAX_PIXELS
+from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError, first_line
 
@@ -25,15 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RgbImage = UInt8[np.ndarray, "h w 3"]
-
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv"),
     *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".flv"),
 )
 """Suffixes of files that are read as videos."""
-MAX_PIXELS = 2**27
-"""Largest number of pixels of a frame: a damaged header must not exhaust the memory."""
 MILLISECONDS = Fraction(1, 1000)
 """Time base of a camera's frames."""
 _CHUNK = 1 << 20  # bytes
@@ -285,6 +282,7 @@ def _video_stream(path: Path | None, container: Any) -> Any:
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     codec = stream.codec_context
+    # A damaged header must not exhaust the memory.
     if codec is None or not 0 < codec.width * codec.height <= MAX_PIXELS:
         shape = "no size" if codec is None else f"{codec.width} x {codec.height}"
         raise DataError(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.evaluation import masks
-from jaxdistill.evaluation.masks import Drawing, GreyMask, RgbImage
+from jaxdistill.evaluation.masks import Drawing, GreyMask
 from jaxdistill.runtime.errors import ConfigError
 
 _ONE_AT_A_TIME = threading.Lock()  # Numba's own threads are not safe in several of ours

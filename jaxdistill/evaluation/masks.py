@@ -11,10 +11,10 @@ from PIL import Image
 
 from jaxdistill.config import Size
 from jaxdistill.data import decode, image_ops
+from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError
 
-RgbImage = UInt8[np.ndarray, "h w 3"]
 GreyMask = UInt8[np.ndarray, "h w"]
 """Grey levels; 255 is a person."""
 Drawing = Callable[[RgbImage, GreyMask], Image.Image]

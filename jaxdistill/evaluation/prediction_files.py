@@ -13,8 +13,9 @@ import numpy as np
 from jaxdistill.config import Size
 from jaxdistill.data import decode, image_ops
 from jaxdistill.data.image_files import ImageFile
+from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.evaluation.foreground import drawings
-from jaxdistill.evaluation.masks import Drawing, GreyMask, RgbImage, grey_mask
+from jaxdistill.evaluation.masks import Drawing, GreyMask, grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.runtime.errors import OutputError
 from jaxdistill.runtime.prefetch import prefetch

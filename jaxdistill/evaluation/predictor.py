@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from jaxdistill import config
 from jaxdistill.config import ChannelOrder, Layout, OutputKind, Size
 from jaxdistill.data import image_ops
+from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.evaluation.backend import Backend, Images, Logits, ModelOptions
-from jaxdistill.evaluation.masks import RgbImage, binary_mask, probabilities
+from jaxdistill.evaluation.masks import binary_mask, probabilities
 from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.runtime.errors import ConfigError, DataError
 

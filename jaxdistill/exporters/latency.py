@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdistill import config
 from jaxdistill.config import Size
-from jaxdistill.exporters.onnx_student import open_session
+from jaxdistill.exporters.onnx_student import open_for_measuring
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_session import input_size
 
@@ -63,7 +63,7 @@ def teacher_probe(teacher: config.Teacher, size: Size) -> TeacherProbe:
     """
     graph = OnnxGraph(teacher.onnx, teacher.layout)
     model, image = graph.cut([teacher.tensor or graph.outputs[0]])
-    session = open_session(model, graph.path.parent)
+    session = open_for_measuring(model, graph.path.parent)
     size, count = input_size(graph.path, image, teacher.size, size), image.batch or 1
     batch = np.zeros(image.shape(count, size), image.dtype)
     return TeacherProbe(lambda: session.run(None, {image.name: batch}), size, count)

@@ -28,7 +28,7 @@ class OnnxStudent:
     def __init__(self, model: bytes, form: Form, normalization: Normalization) -> None:
         self.content = model
         self._form, self._normalization = form, normalization
-        self._session = open_session(model)
+        self._session = open_for_measuring(model)
 
     def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> Output:
         """Computes the output for images, one at a time.
@@ -79,13 +79,16 @@ def graph_inputs(
         yield np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
-def open_session(model: bytes, folder: Path | None = None) -> onnxruntime.InferenceSession:
-    """Opens a graph on the CPU.
+def open_for_measuring(model: bytes, folder: Path | None = None) -> onnxruntime.InferenceSession:
+    """Opens a graph on the CPU, with the settings that its latency is measured with.
 
     Args:
       model: The serialised graph.
       folder: Folder of weights that are stored beside the graph's file; None: there are none.
     """
+    # Threads that wait spin, which is onnxruntime's default. The teachers' sessions, opened by
+    # `onnx_runtime.open_session`, do not, since the training step computes beside them. Latencies
+    # depend on it, so that networks whose latencies are compared are all opened here.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if folder is not None:

@@ -21,6 +21,7 @@ _NO_STEP = 2**32 - 1
 # Weight of a position with probability 0 relative to one with probability 1. Without it, the
 # positions of an image without people would be weighted by rounding errors.
 _FLOOR = 1e-3
+_LEAST_NORM = 1e-8  # as in `torch.nn.functional.cosine_similarity`
 
 
 @LOSSES.register("feature")
@@ -100,21 +101,20 @@ def pair_losses(
     ]
 
 
-def cosine(a: Features, b: Features, attention: Map | None = None, eps: float = 1e-8) -> PerImage:
+def cosine(a: Features, b: Features, attention: Map | None = None) -> PerImage:
     """Computes one minus the mean cosine similarity over channels.
 
     Args:
       a: A feature map (B, h, w, C).
       b: A feature map of the same shape.
       attention: Weights of the positions, 1 on average; None weights all alike.
-      eps: Lower bound of each norm, as in `torch.nn.functional.cosine_similarity`.
 
     Returns:
       The loss of each image (B,).
     """
     dot = (a * b).sum(-1)
-    squares = jnp.maximum(jnp.square(a).sum(-1), eps**2) * jnp.maximum(
-        jnp.square(b).sum(-1), eps**2
+    squares = jnp.maximum(jnp.square(a).sum(-1), _LEAST_NORM**2) * jnp.maximum(
+        jnp.square(b).sum(-1), _LEAST_NORM**2
     )
     similarity = dot / jnp.sqrt(squares)
     if attention is not None:

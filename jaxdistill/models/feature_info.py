@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from jaxdistill.config import Size
 from jaxdistill.runtime.errors import ConfigError
-
-Size = tuple[int, int]
 
 
 class FeatureInfo(NamedTuple):

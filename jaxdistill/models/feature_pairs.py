@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from jaxdistill import config
-from jaxdistill.models.feature_info import FeatureInfo, Size, find_tap
+from jaxdistill.config import Size
+from jaxdistill.models.feature_info import FeatureInfo, find_tap
 from jaxdistill.runtime.errors import ConfigError
 
 

@@ -1,6 +1,5 @@
-"""Padding of convolutions, and a check of compiled programs for padding that XLA gets wrong."""
+"""Padding of convolutions."""
 
-import re
 from typing import Literal
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -26,23 +25,3 @@ def resolve_padding(kind: PaddingKind, size: int, stride: int, length: int) -> t
         return size // 2, size // 2
     total = max((-(-length // stride) - 1) * stride + size - length, 0)
     return total // 2, total - total // 2
-
-
-def negative_paddings(program: str) -> list[str]:
-    """Finds convolutions with negative padding in a program.
-
-    XLA's CPU back end computes wrong results for such convolutions. They arise where a convolution
-    of stride 1 is padded by more than its kernel's size minus 1: the gradient with respect to its
-    input then has negative padding.
-
-    Args:
-      program: HLO text, such as `jitted.lower(...).compile().as_text()`.
-
-    Returns:
-      The lines of these convolutions.
-    """
-    return [
-        line.strip()
-        for line in program.splitlines()
-        if " convolution(" in line and re.search(r"pad=[\d_x]*-", line)
-    ]

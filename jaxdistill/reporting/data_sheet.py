@@ -4,17 +4,15 @@ import base64
 import io
 import itertools
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from typing import NamedTuple
 
 import cv2
-import jinja2
 import numpy as np
 from jaxtyping import UInt8
-from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdistill.data.data_check import DataCheck, ImageFacts, SplitFacts
+from jaxdistill.data.data_check import CheckedImage, CheckedSplit, DataCheck
+from jaxdistill.reporting.html.environment import environment, static
 from jaxdistill.runtime.text import printable
 
 SAMPLES = 24
@@ -72,22 +70,16 @@ def html(found: DataCheck, samples: int = SAMPLES) -> str:
       found: The check of a folder.
       samples: Number of images of each split that are shown.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_text),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("data_sheet.html").render(
+    template = environment().get_template("data_sheet.html")
+    page = template.render(
         title=str(found.settings.root),
         note=found.layout_note.removeprefix("data: "),
         headlines=list(_headlines(found)),
         lines=list(_duplicates(found)),
         sections=list(sections(found, samples)),
-        style=Markup(_text("style.css")),
+        style=static("style.css"),
     )
-    return page.encode(errors="replace").decode()
+    return page.removesuffix("\n").encode(errors="replace").decode()
 
 
 def png(found: DataCheck, samples: int = SAMPLES) -> bytes:
@@ -194,7 +186,7 @@ def _duplicates(found: DataCheck) -> Iterator[str]:
 
 
 def _tiles(
-    found: DataCheck, images: Sequence[ImageFacts], *, with_split: bool = False
+    found: DataCheck, images: Sequence[CheckedImage], *, with_split: bool = False
 ) -> list[Tile]:
     return [
         Tile(
@@ -226,7 +218,7 @@ def _headlines(found: DataCheck) -> Iterator[tuple[str, str, str]]:
     yield "groups of duplicates", str(len(found.duplicates)), across
 
 
-def _describe(split: SplitFacts) -> Iterator[str]:
+def _describe(split: CheckedSplit) -> Iterator[str]:
     """Yields what there is to say of a split."""
     usable = split.usable
     yield f"{len(usable)} images of {split.source.NAME}"
@@ -257,7 +249,7 @@ def _describe(split: SplitFacts) -> Iterator[str]:
         yield f"and {len(split.problems) - _FLAGGED} other problems"
 
 
-def _histogram(split: SplitFacts) -> list[tuple[str, int, float]]:
+def _histogram(split: CheckedSplit) -> list[tuple[str, int, float]]:
     people = [image.person for image in split.usable if image.person is not None]
     if not people:
         return []
@@ -266,15 +258,10 @@ def _histogram(split: SplitFacts) -> list[tuple[str, int, float]]:
     return [(label, n, n / max(counts)) for label, n in zip(labels, counts, strict=True)]
 
 
-def _names(images: Sequence[ImageFacts]) -> str:
+def _names(images: Sequence[CheckedImage]) -> str:
     names = ", ".join(f"{image.split}/{image.name}" for image in images[:3])
     return printable(names) + (", ..." if len(images) > 3 else "")
 
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"...{text[3 - most :]}"
-
-
-def _text(name: str) -> str:
-    templates = resources.files("jaxdistill.reporting.html").joinpath("templates")
-    return templates.joinpath(name).read_text(encoding="utf-8")

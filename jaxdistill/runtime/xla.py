@@ -81,12 +81,13 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 
 def cpu_device() -> jax.Device | None:
-    """Returns the CPU, as `jax.default_device` for a program that runs once.
+    """Returns the CPU, for `jax.default_device`.
 
-    Compiling such a program for a GPU takes half a minute, because kernels are tried out.
+    A program that runs once compiles there sooner: a GPU takes half a minute, because kernels are
+    tried out. A result is not waited for behind an accelerator's other work.
 
     Returns:
-      The device, or None if JAX was configured without a CPU.
+      The device, or None if JAX was configured without a CPU (`JAX_PLATFORMS`).
     """
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -2,8 +2,7 @@
 
 A teacher is anything with `__call__(images) -> TeacherOutputs` (`Teacher`). `Onnx` runs one ONNX
 file, `Ensemble` is the mean of several teachers, `Combined` takes the mask from one teacher and the
-features from another, `CachedTeacher` keeps outputs on disk, and `MemoizedTeacher` keeps those of a
-validation set in memory.
+features from another, and `CachedTeacher` keeps outputs on disk.
 """
 
 from importlib import import_module
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     )
     from jaxdistill.teachers.combined import Combined, from_config
     from jaxdistill.teachers.ensemble import Ensemble
-    from jaxdistill.teachers.memo import MemoizedTeacher
     from jaxdistill.teachers.onnx_teacher import Onnx
     from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
 
@@ -30,7 +28,6 @@ _MODULES = {
     "Combined": "combined",
     "Encoder": "target_cache",
     "Ensemble": "ensemble",
-    "MemoizedTeacher": "memo",
     "Onnx": "onnx_teacher",
     "OutputShapes": "base",
     "Teacher": "base",
@@ -48,7 +45,6 @@ __all__ = [
     "Combined",
     "Encoder",
     "Ensemble",
-    "MemoizedTeacher",
     "Onnx",
     "OutputShapes",
     "Teacher",

@@ -28,13 +28,12 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdistill.config import Size
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.types import TeacherOutputs
 
 Shape = tuple[int, int, int]
 """Height, width and channels of a map."""
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 class Teacher(Protocol):

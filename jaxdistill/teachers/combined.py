@@ -40,7 +40,11 @@ class Combined:
                 code="teacher-without-outputs",
             )
         self._merged: Onnx | None = None
-        if isinstance(mask, Onnx) and isinstance(features, Onnx) and mask.fed_as(features):
+        if (
+            isinstance(mask, Onnx)
+            and isinstance(features, Onnx)
+            and mask.has_same_input_as(features)
+        ):
             self._merged = mask.with_features(features.features)
         self._teacher, self._detector = mask, features
 

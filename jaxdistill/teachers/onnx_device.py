@@ -70,23 +70,19 @@ class DeviceSession:
         self._lock = threading.Lock()
 
     def __call__(
-        self,
-        images: Float[Array, "b h w 3"],
-        chunk: int,
-        layouts: Sequence[OutputLayout] | None = None,
+        self, images: Float[Array, "b h w 3"], chunk: int, layouts: Sequence[OutputLayout]
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Computes the tensors of a batch.
 
         Args:
           images: Normalised images on any device.
           chunk: Number of images that are computed at once; the last ones are filled up.
-          layouts: The axes of each tensor; None: `nchw`.
+          layouts: The axes of each tensor.
 
         Returns:
           One map (B, h, w, C) in float32 per tensor, on this session's device.
         """
         chunks = _split(images, chunk, self._input)
-        layouts = layouts or ["nchw"] * len(self._tensors)
         # While the producer of the training makes its next batch, another thread may validate. Two
         # runs at once would hold memory twice, and onnxruntime's arena would serve both streams.
         with self._lock:

@@ -288,7 +288,7 @@ class Onnx:
             )
         return lines
 
-    def fed_as(self, other: "Onnx") -> bool:
+    def has_same_input_as(self, other: "Onnx") -> bool:
         """Returns whether another teacher runs the same file on the same input."""
         own, others = (
             (

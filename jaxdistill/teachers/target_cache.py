@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Num
 
+from jaxdistill.config import Size
 from jaxdistill.runtime.errors import CacheError
 from jaxdistill.teachers import base
-from jaxdistill.teachers.base import OutputShapes, Shape, Size, Teacher
+from jaxdistill.teachers.base import OutputShapes, Shape, Teacher
 from jaxdistill.teachers.cache_files import CacheFolder, DamagedEntryError, Entry
 from jaxdistill.types import TeacherOutputs
 

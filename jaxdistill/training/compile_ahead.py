@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.config import Size
 from jaxdistill.runtime.sharding import Mesh
-from jaxdistill.teachers.base import OutputShapes, Size, output_shapes
+from jaxdistill.teachers.base import OutputShapes, output_shapes
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.types import Batch, TeacherOutputs
 

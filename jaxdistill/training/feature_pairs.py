@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from jaxdistill import losses
+from jaxdistill.config import Size
 from jaxdistill.losses import Loss
 from jaxdistill.models import Student
 from jaxdistill.models.feature_pairs import Pair, pair_up
 from jaxdistill.runtime.errors import ConfigError
-from jaxdistill.teachers.base import Size, Teacher, feature_shapes
+from jaxdistill.teachers.base import Teacher, feature_shapes
 
 
 def feature_pairs(

@@ -26,7 +26,7 @@ from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import base
 from jaxdistill.teachers.base import Teacher
-from jaxdistill.teachers.memo import MemoizedTeacher
+from jaxdistill.teachers.memo import OutputsMemo
 from jaxdistill.teachers.target_cache import CachedTeacher, content_key
 from jaxdistill.training import target_caching
 from jaxdistill.training.target_caching import KeysOf
@@ -70,7 +70,7 @@ class InputPipeline:
         self._seed, self._clean_images, self._rows = seed, clean_images, rows
         self.seconds = {"data": 0.0} if teacher is None else {"data": 0.0, "teacher": 0.0}
         """Time that reading batches and asking the teacher have taken so far."""
-        self._memo = MemoizedTeacher(teacher) if memoize and teacher is not None else None
+        self._memo = OutputsMemo(teacher) if memoize and teacher is not None else None
         # Of `first_outputs`, by step: the key of the batch, and its outputs.
         self._first: dict[int, tuple[str, TeacherOutputs]] = {}
 

@@ -60,7 +60,7 @@ def precompute(trainer: "Trainer") -> None:
     _check_room(trainer, directory, splits)
     distributed.barrier("counted")
     for split in splits:
-        split.fill()
+        split.compute_missing()
     distributed.barrier("filled")
     computed = sum(split.missing for split in splits)
     trainer.console.print(f"{directory}: {computed} computed, and nothing is missing now")
@@ -89,7 +89,7 @@ class _Split:
         """Size on disk of what is missing."""
         return self.missing * self.cache.entry_bytes
 
-    def fill(self) -> None:
+    def compute_missing(self) -> None:
         """Computes what is missing."""
         settings, console = self._trainer.settings, self._trainer.console
         size = settings.training.images_per_step
@@ -109,9 +109,9 @@ class _Split:
             disable=not console.is_terminal,
         ):
             for flipped in self._flips:
-                self._fill_batch(batch, flipped)
+                self._compute_batch(batch, flipped)
 
-    def _fill_batch(self, batch: Batch, flipped: bool) -> None:
+    def _compute_batch(self, batch: Batch, flipped: bool) -> None:
         keys = self._keys_of(batch)
         missing = [not self.cache.contains(key, flipped) for key in keys]
         weights = batch.weights * np.asarray(missing)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from jaxdistill import config, losses, models
 from jaxdistill.checkpoint.best import can_rebuild
+from jaxdistill.config import Size
 from jaxdistill.models import DECODERS, ENCODERS, Student
 from jaxdistill.reporting import trackers
 from jaxdistill.runtime.errors import ConfigError
-from jaxdistill.teachers.base import Size
 
 
 def check(settings: config.Config) -> None:

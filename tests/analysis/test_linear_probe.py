@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdistill.analysis.linear_probe import RIDGES, Agreement, Moments, fit_probe
+from jaxdistill.analysis.linear_probe import RIDGES, Moments, ProbeScores, fit_probe
 
 
 def rows_and_targets(seed=0, count=300, channels=5, noise=0.3):
@@ -115,20 +115,20 @@ def test_a_value_that_is_not_finite_is_noticed(odd):
     assert not moments_of(rows, targets, shift=np.zeros(5)).finite
 
 
-def test_agreement_by_hand():
+def test_scores_by_hand():
     """Above one half: 2 cells of 3 in the union; errors 0.1, 0, 0.4, 0.3; mean share 0.45."""
-    agreement = Agreement()
-    agreement.add(np.asarray([0.9, 0.8]), np.asarray([1.0, 0.8]))
-    agreement.add(np.asarray([0.4, 0.3]), np.asarray([0.0, 0.0]))
-    assert agreement.iou == 1
-    agreement.add(np.asarray([0.7]), np.asarray([0.4]))
-    assert agreement.iou == pytest.approx(2 / 3)
+    scores = ProbeScores()
+    scores.add(np.asarray([0.9, 0.8]), np.asarray([1.0, 0.8]))
+    scores.add(np.asarray([0.4, 0.3]), np.asarray([0.0, 0.0]))
+    assert scores.iou == 1
+    scores.add(np.asarray([0.7]), np.asarray([0.4]))
+    assert scores.iou == pytest.approx(2 / 3)
     shares = np.asarray([1, 0.8, 0, 0, 0.4])
     explained = 1 - (0.01 + 0 + 0.16 + 0.09 + 0.09) / np.square(shares - shares.mean()).sum()
-    assert agreement.r2 == pytest.approx(explained)
+    assert scores.r2 == pytest.approx(explained)
 
 
-def test_without_people_the_agreement_is_zero():
-    agreement = Agreement()
-    agreement.add(np.zeros(4), np.zeros(4))
-    assert (agreement.iou, agreement.r2) == (0, 0)
+def test_without_people_the_scores_are_zero():
+    scores = ProbeScores()
+    scores.add(np.zeros(4), np.zeros(4))
+    assert (scores.iou, scores.r2) == (0, 0)

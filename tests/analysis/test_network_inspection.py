@@ -36,10 +36,10 @@ def test_what_the_file_says_and_what_its_values_look_like(tmp_path: Path, name: 
     path = save(variant.model, tmp_path)
     layout = variant.options.get("layout")
     found = inspect(path, [disc()], layout=layout, size=SIZE)
-    kinds = {each.kind for each in found.readings}
+    kinds = {each.kind for each in found.tried}
     assert kinds == {variant.options.get("output", "logits")}
     if "uint8" in name and "argmax" not in name:
-        assert [each.normalization for each in found.readings] == ["bytes"]
+        assert [each.normalization for each in found.tried] == ["bytes"]
     best = next(found.candidates())
     keys = configuration(found, best)
     assert keys["size"] == list(SIZE)
@@ -70,7 +70,7 @@ def test_outputs_that_are_no_masks_are_named_as_such(tmp_path: Path) -> None:
     model.graph.node.add(op_type="Flatten", input=["inner"], output=["boxes"])
     model.graph.output[-1].type.tensor_type.ClearField("shape")
     found = inspect(save(model, tmp_path), [disc()], size=SIZE)
-    kinds = {each.tensor.name: each.kind for each in found.readings}
+    kinds = {each.tensor.name: each.kind for each in found.tried}
     assert kinds["boxes"] is None
     assert {each.tensor.name for each in found.candidates()} == {"mask", "inner"}
     assert [*kinds] == ["mask", "inner", "boxes"]

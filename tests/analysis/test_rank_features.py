@@ -12,8 +12,9 @@ from onnx_models import parse, save
 from rich.console import Console
 
 from jaxdistill import analysis, config
-from jaxdistill.analysis import feature_ranking
-from jaxdistill.analysis.feature_ranking import (
+from jaxdistill.analysis import probing
+from jaxdistill.analysis.feature_maps import FeatureMap, feature_maps
+from jaxdistill.analysis.probing import (
     MaskedImages,
     grouped,
     person_shares,
@@ -26,7 +27,6 @@ from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers import base, from_config
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_tensors import FeatureMap, feature_maps
 
 # `bright` holds the means of a cell's colours; `hashed` depends on them, but predicts nothing.
 PLANTED = """
@@ -94,7 +94,7 @@ def refuse(place, code, *arguments):
     return str(caught.value)
 
 
-def ranked(place, max_bytes=feature_ranking.MAX_BYTES, images=8):
+def ranked(place, max_bytes=probing.MAX_BYTES, images=8):
     settings = config.load(place / "my.yaml")
     graph = OnnxGraph(settings.detector.onnx)
     chosen = [m for m in feature_maps(graph, None, (64, 64)) if m.channels >= 4]
@@ -198,12 +198,12 @@ def test_with_little_memory_the_numbers_are_the_same(place, monkeypatch, on_a_cp
     """
     opened = []
 
-    class Noted(feature_ranking.OnnxSession):
+    class Noted(probing.OnnxSession):
         def __init__(self, graph, tensors, *args):
             opened.append(len(tensors))
             super().__init__(graph, tensors, *args)
 
-    monkeypatch.setattr(feature_ranking, "OnnxSession", Noted)
+    monkeypatch.setattr(probing, "OnnxSession", Noted)
     at_once, one_by_one = ranked(place), ranked(place, max_bytes=1)
     assert opened == [6, 1, 1, 1, 1, 1, 1]
     alone = {one.map: one for one in one_by_one}

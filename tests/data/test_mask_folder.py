@@ -17,7 +17,7 @@ from refused import refused
 
 from jaxdistill import config
 from jaxdistill.data import Dataset, accounting, decode, mask_values, splits
-from jaxdistill.data.mask_values import Reading, UnknownValuesError
+from jaxdistill.data.mask_values import MaskEncoding, UnknownValuesError
 from jaxdistill.data.sources.mask_folder import NO_IMAGE, NO_MASK
 from jaxdistill.runtime.errors import DataError
 
@@ -203,8 +203,8 @@ def test_a_configuration_says_what_a_person_is(text, values):
 
 def test_soft_edges_are_cut_in_the_middle():
     masks = [decode.decode_stored(encode(soft(photo.mask))) for photo in PHOTOS]
-    assert mask_values.find_out(masks) == Reading("white")
-    found = mask_values.person(masks[0], Reading("white"))
+    assert mask_values.find_out(masks) == MaskEncoding("white")
+    found = mask_values.person(masks[0], MaskEncoding("white"))
     sharp = np.repeat(np.repeat(PHOTOS[0].mask, 8, 0), 8, 1)
     assert (found != sharp).mean() < 0.01
 
@@ -235,11 +235,11 @@ def test_small_people_beside_a_void_border_are_classes():
 
 def test_masks_of_two_kinds_are_refused(tmp_path):
     layouts.mask_folder(tmp_path, PHOTOS, person=1)
-    reading = Reading("ones")
+    encoding = MaskEncoding("ones")
     with pytest.raises(UnknownValuesError):
-        mask_values.person(decode.Stored(PHOTOS[0].mask * np.uint8(255)), reading)
+        mask_values.person(decode.Stored(PHOTOS[0].mask * np.uint8(255)), encoding)
     with pytest.raises(UnknownValuesError):
-        mask_values.person(decode.Stored(PHOTOS[0].mask), Reading("alpha"))
+        mask_values.person(decode.Stored(PHOTOS[0].mask), MaskEncoding("alpha"))
     put(tmp_path / "masks/1.png", encode(rgb(PHOTOS[0].mask)))
     with refused(DataError, "unknown-mask-values"):
         opened(tmp_path)
@@ -248,9 +248,9 @@ def test_masks_of_two_kinds_are_refused(tmp_path):
 def test_black_masks_are_of_every_kind():
     black = decode.Stored(np.zeros((4, 4), np.uint8))
     indices = decode.decode_stored(palette(np.eye(4, dtype=np.uint8)))
-    assert mask_values.find_out([black, indices]) == Reading("ones")
-    assert mask_values.find_out([black]) == Reading("white")
-    assert mask_values.find_out([]) == Reading("white")
+    assert mask_values.find_out([black, indices]) == MaskEncoding("ones")
+    assert mask_values.find_out([black]) == MaskEncoding("white")
+    assert mask_values.find_out([]) == MaskEncoding("white")
 
 
 @given(
@@ -261,11 +261,11 @@ def test_any_mask_is_read_or_refused(levels, mode):
     image = Image.fromarray(np.uint8([levels])).convert(mode)
     stored = decode.decode_stored(encode(image))
     try:
-        reading = mask_values.find_out([stored])
+        encoding = mask_values.find_out([stored])
     except UnknownValuesError as error:
         assert str(error)
     else:
-        assert mask_values.person(stored, reading).shape == (1, len(levels))
+        assert mask_values.person(stored, encoding).shape == (1, len(levels))
 
 
 def test_other_values_are_another_data_set(tmp_path):

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from negative_padding import negative_paddings
 from small_student import small_student
 
 from jaxdistill import config
 from jaxdistill.models.parameters import partition
 from jaxdistill.ops.convolution import plain
-from jaxdistill.ops.padding import negative_paddings, resolve_padding
+from jaxdistill.ops.padding import resolve_padding
 
 
 @given(

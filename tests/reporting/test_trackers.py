@@ -17,8 +17,7 @@ from PIL import Image
 from refused import refused
 
 from jaxdistill.reporting import trackers
-from jaxdistill.reporting.tracker import TRACKERS
-from jaxdistill.reporting.trackers import Trackers
+from jaxdistill.reporting.trackers import TRACKERS, Trackers
 from jaxdistill.reporting.writer import MetricWriter
 from jaxdistill.runtime.errors import ConfigError
 

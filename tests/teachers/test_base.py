@@ -10,7 +10,7 @@ import pytest
 from jaxdistill import teachers
 from jaxdistill.teachers import base
 from jaxdistill.teachers.base import OutputShapes
-from jaxdistill.teachers.memo import MemoizedTeacher
+from jaxdistill.teachers.memo import OutputsMemo
 from jaxdistill.types import TeacherOutputs
 
 
@@ -107,31 +107,23 @@ def images(seed: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).random((2, 16, 16, 3), np.float32))
 
 
-@pytest.mark.parametrize("keyed", [False, True])
-def test_a_memoized_teacher_computes_a_batch_once(keyed: bool) -> None:
+def test_a_memo_computes_a_batch_once() -> None:
     counted = Counted()
-    teacher = MemoizedTeacher(counted)
+    memo = OutputsMemo(counted)
     for _ in range(3):
         for seed in (0, 1):
-            outputs = teacher(images(seed), key=seed if keyed else None)
+            outputs = memo(images(seed), key=seed)
             jax.tree.map(np.testing.assert_array_equal, outputs, brightness(images(seed)))
     assert counted.batches == 2
-    assert teacher.bytes == 2 * 4 * (2 * 16 * 16 + 2 * 2 * 2 * 4)
+    assert memo.bytes == 2 * 4 * (2 * 16 * 16 + 2 * 2 * 2 * 4)
 
 
-def test_a_memoized_teacher_stays_within_its_bound() -> None:
+def test_a_memo_stays_within_its_bound() -> None:
     counted = Counted()
     one = 4 * (2 * 16 * 16 + 2 * 2 * 2 * 4)
-    teacher = MemoizedTeacher(counted, max_bytes=one)
+    memo = OutputsMemo(counted, max_bytes=one)
     for _ in range(2):
         for seed in (0, 1):
-            teacher(images(seed), "more", key=seed)
+            memo(images(seed), "more", key=seed)
     assert counted.batches == 3
-    assert teacher.bytes == one
-
-
-def test_a_memoized_teacher_is_described_as_its_teacher() -> None:
-    teacher = MemoizedTeacher(Declared())
-    assert teacher.provenance == Declared().provenance
-    assert teacher.describe() == ["declared"]
-    assert teacher.output_shapes((8, 8)).features == ((2, 3, 4),)
+    assert memo.bytes == one

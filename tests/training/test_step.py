@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from negative_padding import negative_paddings
 from small_steps import Steps, batch_of, settings_for
 
 from jaxdistill.metrics import segmentation
 from jaxdistill.models.parameters import PARAM_GROUPS, param_group
-from jaxdistill.ops.padding import negative_paddings
 from jaxdistill.runtime.xla import FAST_COMPILE
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.step import compile_eval_step, train_step

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch_original
+from onnx_network import open_network
 from onnxruntime import GraphOptimizationLevel, SessionOptions
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,7 +28,6 @@ from jaxdistill.models import feature_info
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime import errors
 from jaxdistill.torch_interop import export_teacher
-from jaxdistill.torch_interop.onnx_sessions import open_network
 
 _TRIES = 10
 _SIDES = {"cpu": 2048, "gpu": 8192}  # rows of square matrices, enough for the best rate

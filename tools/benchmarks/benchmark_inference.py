@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import json_file
 import numpy as np
+from onnx_network import open_network
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,6 @@ from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import ConfigError, ExportError
 from jaxdistill.torch_interop import checkpoints, export_teacher, parameter_names, smp_networks
-from jaxdistill.torch_interop.onnx_sessions import open_network
 
 OURS, PYTORCHS, TEACHER = "student", "student, PyTorch's export", "teacher"
 TOLERANCE = 1e-4  # share of the largest absolute logit

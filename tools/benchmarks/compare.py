@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import json_file
 import numpy as np
+from onnx_network import open_network
 
 from jaxdistill import config, exporters
 from jaxdistill.data import Data
@@ -29,7 +30,6 @@ from jaxdistill.evaluation.evaluator import Evaluation, evaluate
 from jaxdistill.evaluation.predictor import DEFAULT_SIZE
 from jaxdistill.exporters.latency import latencies
 from jaxdistill.runtime.errors import ConfigError, command
-from jaxdistill.torch_interop.onnx_sessions import open_network
 
 MEASURES = {"miou": "mIoU", "boundary_iou": "boundary IoU"}
 """Scores in the table, by their names in an evaluation."""

@@ -149,7 +149,7 @@ def _launch(
         max(moved / device.bandwidth, flops / rate),
         repetitions,
         instruction.op_name,
-        tuple(each.bytes for each in inside.values() if _changes_layout(inside, each)),
+        tuple(each.bytes for each in inside.values() if _changes_layout(each)),
         groups,
         _calls_host(instruction),
         _sums_slices(inside),
@@ -196,7 +196,7 @@ def _flops(inside: Computation, instruction: Instruction) -> int:
     return size if instruction.opcode != "fusion" else 0
 
 
-def _changes_layout(inside: Computation, instruction: Instruction) -> bool:
+def _changes_layout(instruction: Instruction) -> bool:
     """Returns whether an instruction transposes or copies a map; kernels do not count."""
     if instruction.opcode not in ("transpose", "copy", "copy-start"):
         return False

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from onnx_network import open_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +19,6 @@ from jaxdistill.data import image_ops
 from jaxdistill.models import feature_info
 from jaxdistill.models.feature_pairs import Pair, pair_up
 from jaxdistill.torch_interop import export_teacher, smp_networks
-from jaxdistill.torch_interop.onnx_sessions import open_network
 
 MAX_FEATURE_LOSS = 10.0
 _PROBABILITY_MARGIN = 1e-7

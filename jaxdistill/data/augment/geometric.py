@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxdistill.data.augment import keys
+from jaxdistill.runtime import xla
 
 Kind = Literal["none", "flip", "light", "heavy"]
 """The values of `data.augment`."""
@@ -50,11 +51,7 @@ def flips_on_host(seed: int, step: int, count: int, kind: Kind) -> Bool[np.ndarr
     """
     if kind == "none":
         return np.zeros(count, bool)
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
-        return np.asarray(flips(keys.step_key(seed, step), count, kind))
-    with jax.default_device(cpu):
+    with jax.default_device(xla.cpu_device()):
         return np.asarray(flips(keys.step_key(seed, step), count, kind))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from jaxdistill.data.augment import corruption, keys, photometric, weather
 from jaxdistill.data.augment.geometric import Kind, flip, flips
@@ -115,8 +115,6 @@ class Augmented(NamedTuple):
     """1 is a person, 0 is not."""
     clean: Float[Array, "b h w 3"]
     """The images after flips and before photometric changes."""
-    flipped: Bool[Array, " b"]
-    """Which examples were flipped left to right."""
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "rows"))
@@ -140,7 +138,7 @@ def augment(
     """
     flipped = rows.of(flips(key, rows.whole, kind))
     clean, masks = flip(flipped, images), flip(flipped, masks)
-    return Augmented(apply_photometric(key, clean, kind, rows.first), masks, clean, flipped)
+    return Augmented(apply_photometric(key, clean, kind, rows.first), masks, clean)
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "first"))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jaxdistill import config
 from jaxdistill.data import decode, mask_values
-from jaxdistill.data.mask_values import Reading
+from jaxdistill.data.mask_values import MaskEncoding
 from jaxdistill.data.sources import images, tables
 from jaxdistill.data.sources.base import Source, SourceExample
 from jaxdistill.data.sources.contents import fingerprint
@@ -106,7 +106,7 @@ class HuggingFace(Source[Entry]):
         """Returns what was found out about the columns and about the values of the masks."""
         image, mask = self._columns
         notes = [f"images are in the column {image}, masks in {mask}"]
-        found = self._reading.note
+        found = self._encoding.note
         return [*notes, found] if found and self.settings.mask_values is None else notes
 
     def fingerprint(self) -> str:
@@ -136,7 +136,7 @@ class HuggingFace(Source[Entry]):
             return example
         try:
             stored = decode.decode_stored(self._content(entry, self._columns.mask))
-            mask = mask_values.person(stored, self._reading)
+            mask = mask_values.person(stored, self._encoding)
         except decode.ImageError as error:
             return SourceExample(entry.id, entry.name, problem=f"its mask: {error}")
         except mask_values.UnknownValuesError as error:
@@ -229,9 +229,9 @@ class HuggingFace(Source[Entry]):
         return _Columns(pictures[0], masks[0])
 
     @cached_property
-    def _reading(self) -> Reading:
+    def _encoding(self) -> MaskEncoding:
         if self.settings.mask_values is not None:
-            return Reading(self.settings.mask_values)
+            return MaskEncoding(self.settings.mask_values)
         entries = self.list_images()
         try:
             return mask_values.find_out(self._some(entries[:: -(-len(entries) // _LOOKED_AT) or 1]))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jaxdistill import config
 from jaxdistill.data import decode, mask_values
 from jaxdistill.data.image_files import SUFFIXES as IMAGE_SUFFIXES
-from jaxdistill.data.mask_values import Reading
+from jaxdistill.data.mask_values import MaskEncoding
 from jaxdistill.data.sources import images
 from jaxdistill.data.sources.base import Source, SourceExample, read
 from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
@@ -105,7 +105,7 @@ class MaskFolder(Source[Entry]):
 
     def notes(self) -> Sequence[str]:
         """Returns what was found out about the values of the masks."""
-        found = self._reading.note
+        found = self._encoding.note
         return [found] if found and self.settings.mask_values is None else []
 
     def fingerprint(self) -> str:
@@ -125,7 +125,7 @@ class MaskFolder(Source[Entry]):
         if example.problem:
             return example
         try:
-            mask = mask_values.person(_stored(entry.mask), self._reading)
+            mask = mask_values.person(_stored(entry.mask), self._encoding)
         except decode.ImageError as error:
             return SourceExample(entry.id, entry.name, problem=f"its mask {entry.mask}: {error}")
         except mask_values.UnknownValuesError as error:
@@ -141,10 +141,10 @@ class MaskFolder(Source[Entry]):
         return example._replace(upright=upright, mask=decode.encode_mask(mask))
 
     @cached_property
-    def _reading(self) -> Reading:
+    def _encoding(self) -> MaskEncoding:
         """How the masks are read: as configured, or as some of them show."""
         if self.settings.mask_values is not None:
-            return Reading(self.settings.mask_values)
+            return MaskEncoding(self.settings.mask_values)
         entries = self._listing.entries
         chosen = entries[:: -(-len(entries) // _LOOKED_AT)]
         try:

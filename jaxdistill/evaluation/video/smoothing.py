@@ -2,14 +2,14 @@
 
 A network that sees single frames decides anew in each of them, and its masks tremble along the
 outline. Averaging over time steadies them, but lags behind what moves. So the average is gated by
-motion: where the picture does not change, a new frame counts little; where it changes, fully.
+motion: where the image does not change, a new frame counts little; where it changes, fully.
 """
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from jaxdistill.evaluation.masks import RgbImage
+from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.runtime.errors import ConfigError
 
 _STILL, _MOVING = 4.0, 16.0  # grey levels of change between two frames: noise, and motion
@@ -87,7 +87,7 @@ def flicker(
     after: Bool[np.ndarray, "h w"],
     images: tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]],
 ) -> float:
-    """Returns the share of a mask that changes although the picture does not.
+    """Returns the share of a mask that changes although the image does not.
 
     It is the number of still pixels whose class differs between two frames, divided by the number
     of still pixels that show a person in either of them; 0 where nobody is still.

@@ -13,6 +13,9 @@ from jaxdistill.models.layers.convolution import Conv
 from jaxdistill.models.symbolic import GraphBuilder, SymbolicTensor, node_name
 from jaxdistill.ops import normalization, pointwise_norm
 
+_MOMENTUM = 0.1
+"""Share of a batch's statistics in the new running statistics."""
+
 
 class BatchNorm(Layer):
     """Batch normalisation over N, H, W with PyTorch's running statistics.
@@ -23,11 +26,10 @@ class BatchNorm(Layer):
     Args:
       channels: Channels of the map.
       eps: Added to the variance.
-      momentum: Share of a batch's statistics in the new running statistics.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        self.eps, self.momentum, self.frozen = eps, momentum, False
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+        self.eps, self.frozen = eps, False
         self.scale = nnx.Param(constant(1, channels))
         self.bias = nnx.Param(constant(0, channels))
         self.mean = nnx.BatchStat(constant(0, channels))
@@ -84,7 +86,7 @@ class BatchNorm(Layer):
         unbiased = var * (count / max(count - 1, 1))
         for running, new in ((self.mean, mean), (self.var, unbiased)):
             old = running[...]
-            running[...] = old + self.momentum * (lax.stop_gradient(new) - old)
+            running[...] = old + _MOMENTUM * (lax.stop_gradient(new) - old)
 
     def to_onnx(self, graph: GraphBuilder, *inputs: Any, rectify: bool = False) -> SymbolicTensor:
         """Adds a BatchNormalization node; see `conv_norm` for one behind a convolution."""

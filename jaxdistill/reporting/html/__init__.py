@@ -28,15 +28,11 @@ text.
 
 import base64
 import hashlib
-from functools import cache
-from importlib import resources
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
 from jaxdistill.reporting.html import chart
-from jaxdistill.reporting.html.formatting import format_texts, format_value, group_sizes
+from jaxdistill.reporting.html.environment import environment, static
+from jaxdistill.reporting.html.formatting import format_texts, group_sizes
 from jaxdistill.reporting.html.headlines import headlines, subtitle
 from jaxdistill.reporting.html.plots import plot_sections
 from jaxdistill.reporting.html.run_folder import read
@@ -80,9 +76,10 @@ def render(run: Path) -> str:
     """
     found = read(run)
     texts = format_texts(found.columns)
-    script = _text("script.js")
+    script = static("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _template().render(
+    template = environment().get_template("report.html")
+    page = template.render(
         run=found,
         subtitle=subtitle(found),
         headlines=headlines(found),
@@ -91,26 +88,8 @@ def render(run: Path) -> str:
         constants=chart,
         texts=texts,
         groups=group_sizes(texts),
-        style=Markup(_text("style.css")),
-        script=Markup(script),
+        style=static("style.css"),
+        script=script,
         script_digest=digest,
     )
     return page.encode(errors="replace").decode()  # a lone surrogate cannot be written to a file
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_text),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["value"] = format_value
-    return environment.get_template("report.html")
-
-
-def _text(name: str) -> str:
-    return resources.files(__name__).joinpath("templates", name).read_text(encoding="utf-8")

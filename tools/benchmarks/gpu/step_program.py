@@ -63,12 +63,6 @@ def specs(step: jax.stages.Lowered) -> list[Spec]:
     return [Spec(jax.tree_util.keystr(path), each.shape, str(each.dtype)) for path, each in leaves]
 
 
-def state_size(step: jax.stages.Lowered) -> int:
-    """Returns the number of arrays of the train state, the first argument of the step."""
-    (state, *_), _ = step.args_info
-    return len(jax.tree.leaves(state))
-
-
 def random_arrays(wanted: Sequence[Spec]) -> list[jax.Array]:
     """Returns arguments on the device: random weights, and noise for images and teacher outputs.
 

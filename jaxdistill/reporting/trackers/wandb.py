@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from jaxdistill.reporting.tracker import TRACKERS, known_id, remember_id
+from jaxdistill.reporting.trackers.base import TRACKERS, known_id, remember_id
 
 _NAME = "wandb"
 

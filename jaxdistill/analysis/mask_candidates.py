@@ -24,7 +24,7 @@ class Tensor(NamedTuple):
     is_integer: bool
 
 
-class Reading(NamedTuple):
+class MaskCandidate(NamedTuple):
     """An output's values under one normalisation."""
 
     tensor: Tensor
@@ -55,19 +55,19 @@ def kind_of(maps: Sequence[Float[np.ndarray, "h w c"]], is_integer: bool) -> Out
     return "probabilities"
 
 
-def likelihood(reading: Reading) -> float:
+def likelihood(candidate: MaskCandidate) -> float:
     """Returns how certain and how compact masks are, from 0 to 1; empty and full ones have 0.
 
     With a wrong normalisation a network is uncertain, or finds scattered pixels, which a blur
     removes.
 
     Args:
-      reading: An output that can be a mask.
+      candidate: An output that can be a mask.
     """
-    channel = likely_channel(reading)
+    channel = likely_channel(candidate)
     found = []
-    for index in range(len(reading.maps)):
-        values = np.asarray(probability(reading, index, channel)[..., 0], np.float32)
+    for index in range(len(candidate.maps)):
+        values = np.asarray(probability(candidate, index, channel)[..., 0], np.float32)
         side = max(3, max(values.shape) // 16)
         spread, blurred = values.std(), cv2.blur(values, (side, side)).std()
         certainty = np.abs(2 * values - 1).mean()
@@ -75,45 +75,45 @@ def likelihood(reading: Reading) -> float:
     return float(np.mean(found))
 
 
-def likely_channel(reading: Reading) -> int:
+def likely_channel(candidate: MaskCandidate) -> int:
     """Returns the class other than 0, usually the background, that covers most of the images.
 
     Args:
-      reading: An output that can be a mask.
+      candidate: An output that can be a mask.
     """
-    found = shares(reading)
+    found = shares(candidate)
     return max((c for c in found if c != 0), key=lambda c: found[c], default=0)
 
 
-def shares(reading: Reading) -> dict[int, float]:
+def shares(candidate: MaskCandidate) -> dict[int, float]:
     """Returns the mean probability of each class.
 
     Args:
-      reading: An output that can be a mask.
+      candidate: An output that can be a mask.
     """
     return {
         channel: float(
-            np.mean([probability(reading, i, channel).mean() for i in range(len(reading.maps))])
+            np.mean([probability(candidate, i, channel).mean() for i in range(len(candidate.maps))])
         )
-        for channel in _classes(reading)
+        for channel in _classes(candidate)
     }
 
 
-def probability(reading: Reading, index: int, channel: int) -> Float[np.ndarray, "h w 1"]:
+def probability(candidate: MaskCandidate, index: int, channel: int) -> Float[np.ndarray, "h w 1"]:
     """Returns a mask in [0, 1].
 
     Args:
-      reading: An output that can be a mask.
+      candidate: An output that can be a mask.
       index: The image's place.
       channel: The channel or class of people.
     """
-    assert reading.kind is not None
-    mask = MaskOutput(reading.tensor.name, reading.kind, (channel,))
-    values = np.asarray(mask.reduce(reading.maps[index][None]))[0]
+    assert candidate.kind is not None
+    mask = MaskOutput(candidate.tensor.name, candidate.kind, (channel,))
+    values = np.asarray(mask.reduce(candidate.maps[index][None]))[0]
     return values if mask.margin is not None else 0.5 * (1 + np.tanh(0.5 * values))
 
 
-def _classes(reading: Reading) -> list[int]:
-    if reading.kind == "class_indices":
-        return sorted({int(c) for each in reading.maps for c in np.unique(each) if c >= 0})
-    return list(range(reading.maps[0].shape[-1]))
+def _classes(candidate: MaskCandidate) -> list[int]:
+    if candidate.kind == "class_indices":
+        return sorted({int(c) for each in candidate.maps for c in np.unique(each) if c >= 0})
+    return list(range(candidate.maps[0].shape[-1]))

@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 
 # Registers the trackers that ship.
-from jaxdistill.reporting import mlflow_tracker as mlflow_tracker
-from jaxdistill.reporting import wandb_tracker as wandb_tracker
-from jaxdistill.reporting.tracker import TRACKERS, Tracker
+from jaxdistill.reporting.trackers import mlflow as mlflow
+from jaxdistill.reporting.trackers import wandb as wandb
+from jaxdistill.reporting.trackers.base import TRACKERS, Tracker
 from jaxdistill.runtime.errors import ConfigError, first_line
 from jaxdistill.runtime.warn_once import WarnOnce
 

@@ -4,9 +4,9 @@ import pytest
 from onnx import numpy_helper
 from onnx_models import parse, save, segmenter
 
+from jaxdistill.analysis.feature_maps import feature_maps
 from jaxdistill.runtime.errors import NetworkError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
-from jaxdistill.teachers.onnx_tensors import feature_maps
 
 
 def found(model, folder, size=None, image_size=(8, 12)):

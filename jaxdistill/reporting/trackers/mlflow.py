@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxdistill.config.flat import flat
 from jaxdistill.reporting.run_files import sample_path
-from jaxdistill.reporting.tracker import TRACKERS, known_id, remember_id
+from jaxdistill.reporting.trackers.base import TRACKERS, known_id, remember_id
 
 _NAME = "mlflow"
 _MAX_PARAMS = 100  # of one request
