@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -113,6 +114,37 @@ def import_interop(extra: str, module: str, command: str) -> Any:
             f"the extra `{extra}`: pip install 'jaxdistill[{extra}]'",
             code="extra-missing",
         ) from None
+
+
+def path_ending(*suffixes: str) -> Callable[[str], Path]:
+    """Returns the type of an argument that is a file's name.
+
+    Args:
+      *suffixes: The endings that it may have.
+    """
+
+    def parse(text: str) -> Path:
+        if Path(text).suffix not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r} should end in {' or '.join(suffixes)}")
+        return Path(text)
+
+    return parse
+
+
+def check_output(source: Path | str, output: Path) -> None:
+    """Checks that a command does not replace the file that it reads.
+
+    Args:
+      source: The file; it may be a name that is no file.
+      output: The file to write.
+
+    Raises:
+      OutputError: They are the same file (`output-exists`).
+    """
+    if output.exists() and Path(source).exists() and output.samefile(source):
+        raise OutputError(
+            f"{output} is the file to convert; choose another output", code="output-exists"
+        )
 
 
 def console(*, stderr: bool = False) -> Console:

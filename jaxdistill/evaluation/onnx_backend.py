@@ -33,7 +33,7 @@ class OnnxBackend:
         about = options.given
         if metadata := read_metadata(graph.path):
             about = {**metadata.description, **about}
-            default_size = metadata.image_size
+            default_size = metadata.image_size or default_size
         kinds = get_args(config.OutputKind)
         if (kind := about.get("output")) not in kinds:
             missing = "neither the file nor an option states what the mask holds"

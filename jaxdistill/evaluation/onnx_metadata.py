@@ -16,7 +16,7 @@ PRODUCER = "jaxdistill"
 
 class _Input(BaseModel):
     dtype: str
-    image_size: Size
+    image_size: Size | None  # of files without a run that older versions wrote there is none
 
 
 class _Output(BaseModel):
@@ -42,8 +42,8 @@ class OnnxMetadata(BaseModel):
         return self.input.dtype == "uint8"
 
     @property
-    def image_size(self) -> Size:
-        """Height and width of the images on which the student was trained."""
+    def image_size(self) -> Size | None:
+        """Height and width of the images on which the student was trained; None: not known."""
         return self.input.image_size
 
     @property

@@ -85,6 +85,11 @@ def export(
     exporter = EXPORTERS[output.suffix or FOLDER]
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
     _check(output, input, precisions, images)
+    if web_runtime is not None and output.suffix:
+        raise ConfigError(
+            f"web_runtime: {output.name} is no web page, whose name has no ending",
+            code="invalid-argument",
+        )
     if isinstance(source, str | Path):
         path = Path(source)
         source = from_weights(path) if path.suffix == ".safetensors" else best_of(path)

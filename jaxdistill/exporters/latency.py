@@ -36,15 +36,16 @@ class TeacherProbe(NamedTuple):
     """Height and width of the teacher's input."""
     batch: int
     """Number of images in a call."""
+    bytes: int
+    """Size of the file."""
 
-    def cost(self, teacher: config.Teacher, seconds: float) -> Cost:
+    def cost(self, seconds: float) -> Cost:
         """Returns size and speed of the teacher.
 
         Args:
-          teacher: The teacher's section of the configuration.
           seconds: Seconds per call.
         """
-        return Cost(teacher.onnx.expanduser().stat().st_size, seconds / self.batch, self.size)
+        return Cost(self.bytes, seconds / self.batch, self.size)
 
 
 def teacher_probe(teacher: config.Teacher, size: Size) -> TeacherProbe:
@@ -66,7 +67,8 @@ def teacher_probe(teacher: config.Teacher, size: Size) -> TeacherProbe:
     session = open_for_measuring(model, graph.path.parent)
     size, count = input_size(graph.path, image, teacher.size, size), image.batch or 1
     batch = np.zeros(image.shape(count, size), image.dtype)
-    return TeacherProbe(lambda: session.run(None, {image.name: batch}), size, count)
+    bytes_ = graph.path.stat().st_size
+    return TeacherProbe(lambda: session.run(None, {image.name: batch}), size, count, bytes_)
 
 
 def latencies(probes: Mapping[str, Callable[[], object]]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from jaxdistill.exporters.model_card import Interface, make_card
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.quantize import CALIBRATION_IMAGES
 from jaxdistill.exporters.registry import EXPORTERS, Options, Precision, Report, Source
-from jaxdistill.models.parameters import flat_variables
+from jaxdistill.models.parameters import flat_variables, is_frozen
 from jaxdistill.models.student import Student
 from jaxdistill.ops import forms
 from jaxdistill.runtime.errors import ConfigError, ExportError, UserError, first_line
@@ -52,7 +52,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
       OutputError: The output exists and is a folder (`output-exists`), or cannot be written
         (`output-unwritable`).
     """
-    verified_files.refuse_folder(output)
+    verified_files.check_names(output, options)
     if options.input in ("normalized", "imagenet"):
         raise ConfigError(
             f"input: {output.name} normalises images itself, because MediaPipe knows no mean and "
@@ -67,7 +67,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
         precision: LiteRTStudent(content, form.input)
         for precision, content in _convert(tensorflow, source, form, size, options).items()
     }
-    card = make_card(_describe(exported["float32"], source.student, form), form, source)
+    card = make_card(_describe(exported["float32"], source.student, form), form, source, size)
     card["versions"]["tensorflow"] = tensorflow.__version__
     return verified_files.write(exported, card, images, source, form, output, options)
 
@@ -169,9 +169,10 @@ def _describe(file: LiteRTStudent, student: Student, form: Form) -> Interface:
         dtype, shape = details["dtype"].__name__, details["shape"].tolist()
         return {"name": name, "dtype": dtype, "shape": shape, "layout": "NHWC"}
 
-    weights = sum(
+    unused = [f"encoder.{path}" for path in student.encoder.unused]
+    weights = sum(  # a BatchNorm is folded into kernel and bias
         value.size
         for path, value in flat_variables(student).items()
-        if path.endswith((".kernel", ".bias", ".scale"))
+        if path.endswith((".kernel", ".bias")) and not is_frozen(path, unused)
     )
     return Interface(tensor(IMAGE, file.image), tensor(form.output, file.output), weights)

@@ -12,6 +12,7 @@ import onnxruntime
 from onnx import ValueInfoProto
 
 from jaxdistill.checkpoint.best import Best
+from jaxdistill.config import Size
 from jaxdistill.data.splits import open_split
 from jaxdistill.exporters.onnx_graph import Form, done_by_caller
 from jaxdistill.exporters.registry import Input, Source
@@ -59,13 +60,14 @@ def describe(model: onnx.ModelProto, form: Form) -> Interface:
     )
 
 
-def make_card(interface: Interface, form: Form, source: Source) -> dict[str, Any]:
+def make_card(interface: Interface, form: Form, source: Source, size: Size) -> dict[str, Any]:
     """Returns the part of the model card that all precisions have in common.
 
     Args:
       interface: The float32 file.
       form: Input and output of the file.
       source: The student.
+      size: Height and width of the images that the file was measured on.
 
     Returns:
       Plain values, ready for JSON.
@@ -81,7 +83,7 @@ def make_card(interface: Interface, form: Form, source: Source) -> dict[str, Any
             "channels": "RGB",
             "range": _RANGES[form.input],
             "height and width": "fixed" if form.size else f"any multiples of {multiple}",
-            "image_size": best.settings.data.image_size if best else form.size,
+            "image_size": best.settings.data.image_size if best else size,
         },
         "output": {
             **interface.output,

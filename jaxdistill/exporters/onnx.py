@@ -33,12 +33,12 @@ def export(source: Source, output: Path, options: Options) -> Report:
       OutputError: The output exists and is a folder (`output-exists`), or cannot be written
         (`output-unwritable`).
     """
-    verified_files.refuse_folder(output)
+    verified_files.check_names(output, options)
     form = Form(options.input or "normalized", options.sigmoid, options.size)
     size = form.size or verified_files.usual_size(source)
     images = verified_files.validation_images(source, options, size)
     graphs = _build_graphs(source, form, options.precisions, size)
-    card = make_card(describe(graphs["float32"], form), form, source)
+    card = make_card(describe(graphs["float32"], form), form, source, size)
     for graph in graphs.values():
         stamp(graph, card)
     exported = {

@@ -17,7 +17,7 @@ from jaxdistill import config, models
 from jaxdistill.exporters.registry import EXPORTERS, Options, Report, Source
 from jaxdistill.models.parameters import flat_variables, merge
 from jaxdistill.models.student import Student
-from jaxdistill.runtime.errors import OutputError, RunError, first_line
+from jaxdistill.runtime.errors import ConfigError, OutputError, RunError, first_line
 
 
 @EXPORTERS.register(".orbax")
@@ -27,14 +27,22 @@ def export(source: Source, output: Path, options: Options) -> Report:
     Args:
       source: The student to export.
       output: The folder, which does not exist yet.
-      options: Not used.
+      options: Only `console` is used; the others must have their defaults.
 
     Returns:
       The folder; nothing is measured.
 
     Raises:
+      ConfigError: An option is for files (`invalid-argument`).
       OutputError: The folder exists (`output-exists`), or cannot be written (`output-unwritable`).
     """
+    options_of_files = options._replace(console=None, images=Options().images)
+    if options_of_files != Options():
+        raise ConfigError(
+            f"{output.name} holds the student's variables in float32: leave out input, sigmoid, "
+            f"size, precision and web_runtime",
+            code="invalid-argument",
+        )
     if output.exists():
         raise OutputError(f"{output} exists; choose another name", code="output-exists")
     student = source.student

@@ -1,6 +1,7 @@
 """Files of students that are measured, compared with the student, and written with a model card."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,34 +9,62 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxdistill import config
 from jaxdistill.config import Size
 from jaxdistill.data.splits import open_split
 from jaxdistill.exporters import sampling, verify
-from jaxdistill.exporters.latency import Cost
+from jaxdistill.exporters.latency import Cost, TeacherProbe, teacher_probe
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.registry import Options, Precision, Report, Source
 from jaxdistill.exporters.sampling import Sample
 from jaxdistill.exporters.verify import Exported, Row
 from jaxdistill.models.feature_info import size_multiple
-from jaxdistill.runtime.errors import ExportError, OutputError, UserError, unwritable
+from jaxdistill.runtime.errors import ExportError, OutputError, UserError, first_line, unwritable
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.runtime.text import json_text
 
 _USUAL_SIZE = 320  # pixels; of the images of a student without a run
 
 
-def refuse_folder(output: Path) -> None:
-    """Checks that a file can have a name.
+def check_names(output: Path, options: Options) -> None:
+    """Checks that files and model cards would replace nothing but earlier exports.
 
     Args:
       output: The file.
+      options: The precisions, each of which may have a file of its own.
 
     Raises:
-      OutputError: A folder has the name (`output-exists`).
+      OutputError: A folder has the name, or a file that is no model card has the card's name
+        (`output-exists`).
     """
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder; choose another name", code="output-exists")
+    for path in _paths(output, options).values():
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; choose another name", code="output-exists")
+        card = _card_path(path)
+        if card.exists() and not _is_card(card):
+            raise OutputError(
+                f"{card} exists and is no model card, which has this name beside {path.name}; "
+                f"choose another name",
+                code="output-exists",
+            )
+
+
+def _paths(output: Path, options: Options) -> dict[Precision, Path]:
+    paths = dict.fromkeys(options.precisions, output)
+    if len(paths) > 1:
+        paths = {name: output.with_suffix(f".{name}{output.suffix}") for name in paths}
+    return paths
+
+
+def _card_path(path: Path) -> Path:
+    # NAME.json is the card of NAME.onnx, which may lie beside a file of another format.
+    return path.with_suffix(".json" if path.suffix == ".onnx" else f"{path.suffix}.json")
+
+
+def _is_card(path: Path) -> bool:
+    try:
+        return "jaxdistill" in json.loads(path.read_bytes())["versions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def usual_size(source: Source) -> Size:
@@ -110,7 +139,8 @@ def write(
       OutputError: A file cannot be written (`output-unwritable`).
     """
     console = _console(options)
-    rows, cost = verify.compare(source.student, form, exported, images, _teacher(source, console))
+    teacher = _teacher(source, images.images.shape[1:3], console)
+    rows, cost = verify.compare(source.student, form, exported, images, teacher)
     console.print(_table(rows, cost, images))
     trained_in, share = source.student.dtype, 0.0
     if trained_in != "float32":
@@ -119,7 +149,8 @@ def write(
             f"the run computes in {trained_in}; the graphs are compared with its student in "
             f"float32, which has another class at {share:.2%} of the pixels"
         )
-    for precision in options.precisions:
+    # float32 first: int8 is judged by what it loses against that graph.
+    for precision in dict.fromkeys(("float32", *options.precisions)):
         verify.check(precision, rows[precision], rows["float32"])
     measured: dict[str, Any] = {
         precision: {
@@ -131,9 +162,7 @@ def write(
         }
         for precision in options.precisions
     }
-    paths = dict.fromkeys(options.precisions, output)
-    if len(paths) > 1:
-        paths = {name: output.with_suffix(f".{name}{output.suffix}") for name in paths}
+    paths = _paths(output, options)
     for precision, path in paths.items():
         whole = {**card, "measured": measured[precision]}
         card_path = _write(path, precision, exported[precision].content, whole)
@@ -145,16 +174,18 @@ def _console(options: Options) -> Console:
     return options.console or Console(quiet=True)
 
 
-def _teacher(source: Source, console: Console) -> config.Teacher | None:
-    """Returns the section of the run's only teacher if the teacher's file still exists."""
+def _teacher(source: Source, size: Size, console: Console) -> TeacherProbe | None:
+    """Returns a call of the run's only teacher, if it can be run on images of this size."""
     found = source.best.settings.teachers if source.best else ()
     if len(found) != 1:
         return None
-    [teacher] = found
-    if teacher.onnx.is_file():
-        return teacher
-    console.print(f"the teacher is not measured: {teacher.onnx} does not exist")
-    return None
+    try:
+        probe = teacher_probe(found[0], size)
+        probe.run()
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        console.print(f"the teacher is not measured: {first_line(error)}")
+        return None
+    return probe
 
 
 def _table(rows: Mapping[Precision, Row], teacher: Cost | None, images: Sample) -> Table:
@@ -188,8 +219,7 @@ def _write(path: Path, precision: str, content: bytes, card: dict[str, Any]) -> 
         "precision": precision,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    # NAME.json is the card of NAME.onnx, which may lie beside a file of another format.
-    own = path.with_suffix(".json" if path.suffix == ".onnx" else f"{path.suffix}.json")
+    own = _card_path(path)
     try:
         write_atomic(path, content)
         write_atomic(own, json_text({"file": file, **card}, indent=2))

@@ -9,9 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import UInt8
 
-from jaxdistill import config
 from jaxdistill.config import Size
-from jaxdistill.exporters.latency import Cost, latencies, teacher_probe
+from jaxdistill.exporters.latency import Cost, TeacherProbe, latencies
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.onnx_student import Output
 from jaxdistill.exporters.registry import Precision
@@ -71,7 +70,7 @@ def compare(
     form: Form,
     exported: Mapping[Precision, Exported],
     sample: Sample,
-    teacher: config.Teacher | None = None,
+    teacher: TeacherProbe | None = None,
 ) -> tuple[dict[Precision, Row], Cost | None]:
     """Measures files against the student, and against its teacher.
 
@@ -80,18 +79,14 @@ def compare(
       form: Input and output of the files.
       exported: The files by precision.
       sample: The images to measure on.
-      teacher: The teacher's section of the configuration; None: no teacher is measured.
+      teacher: A call of the teacher; None: no teacher is measured.
 
     Returns:
       The measurements by precision, and size and speed of the teacher.
-
-    Raises:
-      NetworkError: The teacher's file is missing or damaged.
     """
     size = sample.images.shape[1:3]
     probes = {str(name): own.probe(size) for name, own in exported.items()}
-    teachers = None if teacher is None else teacher_probe(teacher, size)
-    seconds = latencies(probes if teachers is None else {**probes, "teacher": teachers.run})
+    seconds = latencies(probes if teacher is None else {**probes, "teacher": teacher.run})
     few = sample.images[:COMPARED]
     expected = flax_outputs(in_float32(student), few, form)
     rows = {}
@@ -104,9 +99,7 @@ def compare(
             changed(expected, output[:COMPARED], form),
             None if sample.masks is None else mean_iou(output, sample.masks, form),
         )
-    if teacher is None or teachers is None:
-        return rows, None
-    return rows, teachers.cost(teacher, seconds["teacher"])
+    return rows, None if teacher is None else teacher.cost(seconds["teacher"])
 
 
 def in_float32(student: Student) -> Student:
@@ -159,9 +152,7 @@ def check(precision: Precision, row: Row, reference: Row) -> None:
 
 
 def flax_outputs(student: Student, images: UInt8[np.ndarray, "n h w 3"], form: Form) -> Output:
-    """Computes the expected output of a graph with the student itself, on the CPU if JAX has it.
-
-    An accelerator would round differently (TF32), which would hide or mimic a difference.
+    """Computes the expected output of a graph with the student itself.
 
     Args:
       student: The student.
@@ -171,16 +162,15 @@ def flax_outputs(student: Student, images: UInt8[np.ndarray, "n h w 3"], form: F
     Returns:
       Logits, or probabilities if the form has `sigmoid`.
     """
-    cpu = xla.cpu_device()
     graphdef, state = nnx.split(student)
-    state = jax.device_put(state, cpu)
+    state = jax.tree.map(np.asarray, state)
 
     @jax.jit
     def run(state: nnx.State, image: jax.Array) -> jax.Array:
         logits = nnx.merge(graphdef, state)(image.astype(jnp.float32) / 255, train=False).logits
         return jax.nn.sigmoid(logits) if form.sigmoid else logits
 
-    with jax.default_device(cpu):
+    with xla.exact_products():
         outputs = [np.asarray(run(state, image), np.float32) for image in images[:, None]]
         return np.concatenate(outputs)
 

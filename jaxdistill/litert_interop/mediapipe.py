@@ -23,6 +23,7 @@ from jaxdistill.litert_interop import reference, tflite_file
 from jaxdistill.litert_interop.tflite_file import Graph
 from jaxdistill.models import Student, weights
 from jaxdistill.models.parameters import dotted, flat_variables, merge
+from jaxdistill.runtime import xla
 from jaxdistill.runtime.errors import WeightsError, unwritable
 
 NAME = "mediapipe-selfie"
@@ -147,7 +148,8 @@ def _compare(
     expected = reference.outputs(graph.content, images, str(source))
     graphdef = nnx.graphdef(student)
     run = jax.jit(lambda variables, x: merge(graphdef, variables)(x, train=False).logits)
-    own = np.concatenate([run(arrays, image[None]) for image in images])
+    with xla.exact_products():
+        own = np.concatenate([run(arrays, image[None]) for image in images])
     difference = float(np.abs(own - expected).max() / np.abs(expected).max())
     probabilities = float(np.abs(jax.nn.sigmoid(own) - jax.nn.sigmoid(expected)).max())
     if not (difference <= TOLERANCE and probabilities <= PROBABILITY_TOLERANCE):

@@ -69,14 +69,18 @@ class ParameterSize(NamedTuple):
 def parameter_sizes(variables: Variables) -> dict[str, ParameterSize]:
     """Returns the size of the student without and with its projectors.
 
+    The running statistics of BatchNorms do not count: they are no parameters, and disappear in an
+    export.
+
     Args:
       variables: All variables of the student, by dotted path.
 
     Returns:
       Sizes by title, for a table.
     """
-    whole = sum(value.size for value in variables.values())
-    alone = sum(v.size for k, v in variables.items() if param_group(k) != "projectors")
+    sizes = {k: v.size for k, v in variables.items() if not k.endswith((".mean", ".var"))}
+    whole = sum(sizes.values())
+    alone = sum(size for name, size in sizes.items() if param_group(name) != "projectors")
     return {
         "student": ParameterSize(alone, 4 * alone),
         "student with projectors": ParameterSize(whole, 4 * whole),

@@ -1,7 +1,9 @@
 """XLA's compiler options, the compilation cache, and the process-wide settings of training."""
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,16 @@ def cpu_device() -> jax.Device | None:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Computes in full float32, on the CPU if JAX has it, for comparisons with other programs.
+
+    A GPU rounds the factors of products to TF32, which would hide or mimic a difference.
+    """
+    with jax.default_device(cpu_device()), jax.default_matmul_precision("highest"):
+        yield
 
 
 def _after_compilation(event: str, duration_secs: float, **_: Any) -> None:

@@ -5,6 +5,7 @@ images, and a file is written only if their outputs agree.
 """
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
 from jaxdistill.models.encoders import mobilenet
 from jaxdistill.models.parameters import flat_variables, param_group
+from jaxdistill.runtime import xla
 from jaxdistill.runtime.errors import WeightsError, unwritable
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.torch_interop import (
@@ -127,7 +129,8 @@ def convert_from_smp(
     normalization = normalization or encoder_sources.normalization_of(checkpoint, name)
     pretrained = Pretrained(name, normalization, variables, checkpoint.name)
     difference = _compare_students(pretrained, tensors)
-    _save(output, pretrained)
+    architecture = json.dumps({"decoder_channels": channels})
+    _save(output, pretrained, {"decoder": "unet", "architecture": architecture})
     return Conversion(pretrained, difference)
 
 
@@ -165,15 +168,14 @@ def _read_student(source: Path, encoder: str | None) -> Pretrained:
         settings = best.settings.student
         arrays = {path: np.asarray(array) for path, array in flat_variables(best.student).items()}
         if settings.decoder != "unet":
-            raise WeightsError(
-                f"{source}: the decoder {settings.decoder!r} has no counterpart in SMP; expected "
-                f"'unet'",
-                code="not-an-smp-unet",
-            )
+            raise _not_a_unet(source, settings.decoder)
         name = encoder_sources.convertible(settings.encoder)
         origin = f"{source.name}, step {best.step}"
         return Pretrained(name, best.student.normalization, arrays, origin)
-    arrays, _ = weights.load(source)
+    arrays, metadata = weights.load(source)
+    decoder = metadata.get("decoder", "unet")
+    if decoder != "unet":
+        raise _not_a_unet(source, decoder)
     arrays = {path: array for path, array in arrays.items() if param_group(path) != "projectors"}
     channels = _decoder_channels(arrays)
     if not channels:
@@ -185,6 +187,13 @@ def _read_student(source: Path, encoder: str | None) -> Pretrained:
     weights.fill(flax_networks.student(name, channels).variables, arrays, source)
     normalization = encoder_sources.normalization_of(source, name)
     return Pretrained(name, normalization, arrays, source.name)
+
+
+def _not_a_unet(source: Path, decoder: str) -> WeightsError:
+    return WeightsError(
+        f"{source}: the decoder {decoder!r} has no counterpart in SMP; expected 'unet'",
+        code="not-an-smp-unet",
+    )
 
 
 def _check_in_smp(encoder: str, channels: Sequence[int], source: Path) -> None:
@@ -234,7 +243,9 @@ def _compare(
     for shape in _IMAGE_SHAPES:
         images = generator.normal(size=shape).astype(np.float32)
         expected = run_torch(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-        for own, other in zip(run_flax(images), expected, strict=True):
+        with xla.exact_products():
+            outputs = [np.asarray(own) for own in run_flax(images)]
+        for own, other in zip(outputs, expected, strict=True):
             difference = _relative_difference(own, other.numpy().transpose(0, 2, 3, 1))
             worst = float(np.maximum(worst, difference))  # `max` would pass over NaN
     if not worst <= TOLERANCE:
@@ -247,12 +258,12 @@ def _compare(
 
 
 def _relative_difference(own: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(np.asarray(own) - other).max() / np.abs(other).max())
+    return float(np.abs(own - other).max() / np.abs(other).max())
 
 
-def _save(path: Path, pretrained: Pretrained) -> None:
+def _save(path: Path, pretrained: Pretrained, more: Mapping[str, str] | None = None) -> None:
     try:
-        weights.save(path, pretrained.variables, _metadata(pretrained))
+        weights.save(path, pretrained.variables, {**_metadata(pretrained), **(more or {})})
     except OSError as error:
         raise unwritable(path, error) from None
 

@@ -38,6 +38,8 @@ class ExportedTeacher(NamedTuple):
     """Size of the file."""
     difference: float
     """Largest difference of the logits from PyTorch's, as a share of the largest absolute value."""
+    normalization: str | None
+    """What the network expects of pixels in [0, 1], `[mean, std]` as JSON; None: not known."""
 
 
 def export_teacher(
@@ -84,7 +86,8 @@ def export_teacher(
         write_atomic(output, graph)
     except OSError as error:
         raise unwritable(output, error) from None
-    return ExportedTeacher(encoder, len(graph), difference)
+    normalization = checkpoints.metadata_of(checkpoint).get("normalization")
+    return ExportedTeacher(encoder, len(graph), difference, normalization)
 
 
 def load(checkpoint: Path, encoder: str | None = None) -> tuple[nn.Module, str]:

@@ -19,7 +19,7 @@ from small_student import SMALL
 from jaxdistill import config, exporters
 from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import export as command_line
-from jaxdistill.evaluation.predictor import from_model
+from jaxdistill.evaluation.predictor import from_model, load
 from jaxdistill.exporters import orbax
 from jaxdistill.exporters.latency import teacher_probe
 from jaxdistill.exporters.onnx_graph import Form, student_graph
@@ -109,9 +109,49 @@ def test_a_graph_that_differs_from_the_student_is_refused_and_nothing_is_written
         return student_graph(merge(nnx.graphdef(student), variables), form)
 
     monkeypatch.setattr(exporters.onnx, "student_graph", wrong)
-    with refused(ExportError, "graph-differs", "float32"):
-        exporters.export(trained, tmp_path / "person.onnx")
+    for precision in ("float32", "int8"):  # int8 is quantised from the float32 graph
+        with refused(ExportError, "graph-differs", "float32"):
+            exporters.export(trained, tmp_path / "person.onnx", precision=precision)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_that_cannot_be_run_is_not_measured(trained: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "teacher.onnx"
+    broken.write_bytes(b"not a network")
+    source = best(trained)
+    source = source._replace(
+        settings=source.settings.model_copy(update={"teacher": config.Teacher(onnx=broken)})
+    )
+    report = exporters.export(source, tmp_path / "a.onnx")
+    assert report.measured["float32"]["teacher"] is None
+
+
+def test_a_file_that_is_no_model_card_is_not_replaced(small: Student, tmp_path: Path) -> None:
+    notes = tmp_path / "a.json"
+    notes.write_text('{"notes": 1}')
+    with refused(OutputError, "output-exists", "a.json"):
+        exporters.export(small, tmp_path / "a.onnx", size=(64, 64))
+    assert notes.read_text() == '{"notes": 1}'
+    notes.unlink()
+    for _ in range(2):  # an earlier export is replaced
+        exporters.export(small, tmp_path / "a.onnx", size=(64, 64))
+
+
+def test_an_export_without_a_run_describes_its_size(small: Student, tmp_path: Path) -> None:
+    exporters.export(small, tmp_path / "a.onnx")
+    image = np.zeros((48, 40, 3), np.uint8)
+    assert load(tmp_path / "a.onnx").predict(image).shape == (48, 40)
+
+
+@pytest.mark.parametrize(
+    "option", [{"sigmoid": True}, {"precision": "int8"}, {"size": (64, 64)}, {"input": "uint8"}]
+)
+def test_options_of_files_are_refused_for_an_orbax_folder(
+    small: Student, tmp_path: Path, option: dict
+) -> None:
+    with refused(ConfigError, "invalid-argument"):
+        exporters.export(small, tmp_path / "a.orbax", **option)
+    assert not (tmp_path / "a.orbax").exists()
 
 
 def test_a_run_whose_images_are_gone_is_compared_on_noise_except_for_int8(

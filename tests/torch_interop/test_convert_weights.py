@@ -63,6 +63,7 @@ def test_an_smp_unet_becomes_a_student_and_comes_back_to_the_bit(
         "half"
     )
     assert arrays["decoder.blocks.0.conv1.conv.kernel"].shape == (3, 3, 320 + 112, 16)
+    assert models.from_weights(student).settings.decoder_channels == CHANNELS
 
     for suffix in (".pth", ".safetensors"):
         back = tmp_path / f"back{suffix}"
@@ -78,6 +79,17 @@ def test_an_smp_unet_becomes_a_student_and_comes_back_to_the_bit(
     assert weights.load(again)[1] == metadata | {"source": "back.safetensors"}
     for path, array in weights.load(again)[0].items():
         np.testing.assert_array_equal(array, arrays[path], err_msg=path, strict=True)
+
+
+def test_the_file_that_is_read_is_not_replaced(
+    tmp_path: Path, convert: Convert, unet: dict[str, torch.Tensor], capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "unet.safetensors"
+    safetensors.torch.save_file(unet, path)
+    before = path.read_bytes()
+    assert convert("from-smp", path, path, "--encoder", ENCODER) == 2
+    assert error_line(capsys).endswith("[output-exists]")
+    assert path.read_bytes() == before
 
 
 class Payload:

@@ -192,3 +192,14 @@ def test_nothing_is_written_where_onnxruntime_disagrees(
     assert export(*arguments, "--encoder", "timm-efficientnet-b0") == 2
     assert error_line(capsys).endswith("[conversion-differs]")
     assert not (tmp_path / "teacher.onnx").exists()
+
+
+def test_a_teacher_is_written_to_an_onnx_file_only(
+    tmp_path: Path, export: Export, teacher: torch.nn.Module, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_file(teacher.state_dict(), path)
+    before = path.read_bytes()
+    assert export(path, path) == 2
+    assert error_line(capsys).endswith("[command-line]")
+    assert path.read_bytes() == before
