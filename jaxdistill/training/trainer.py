@@ -38,7 +38,12 @@ from jaxdistill.training import (
     provenance,
     run_folder,
 )
-from jaxdistill.training.aggregation import mean_metrics
+from jaxdistill.training.aggregation import (
+    averaged_over_masks,
+    first_nonfinite,
+    mean_metrics,
+    to_host,
+)
 from jaxdistill.training.callbacks import Callback, default_callbacks, early_stopping
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.ema import averaged
@@ -46,11 +51,14 @@ from jaxdistill.training.feature_pairs import feature_pairs
 from jaxdistill.training.input_pipeline import InputPipelines, TrainBatch, wait_on_cpu
 from jaxdistill.training.loop_control import LoopControl
 from jaxdistill.training.progress import Progress
-from jaxdistill.training.run_metrics import Pending, epoch_record, read_metrics, score_of
+from jaxdistill.training.run_metrics import epoch_record, validation_score
 from jaxdistill.training.step import weighted_total
 from jaxdistill.training.step_spec import StepSpec, initial_state
 from jaxdistill.training.waits import Waits
-from jaxdistill.types import TrainState, Variables
+from jaxdistill.types import Batch, TrainState, Variables
+
+_Pending = tuple[int, Batch, Mapping[str, Any]]
+"""Number, batch and scalars of a step whose scalars may not have arrived yet."""
 
 
 class Trainer(LoopControl):
@@ -192,7 +200,7 @@ class Trainer(LoopControl):
                     break
                 seconds = {"train": trained - start, "validation": time.perf_counter() - trained}
                 record = epoch_record(self, validation, seconds, self.progress.step - first_step)
-                score = score_of(validation, self.progress.epoch + 1)
+                score = validation_score(validation, self.progress.epoch + 1)
                 stopping = self.settings.training.early_stopping
                 self.progress.next_epoch(score, stopping.min_improvement if stopping else 0.0)
                 self.save_checkpoint(record, score)
@@ -201,7 +209,7 @@ class Trainer(LoopControl):
 
     def _train_epoch(self, batches: Iterator[TrainBatch]) -> None:
         """Takes the remaining steps of the epoch; a stop ends them early, with a checkpoint."""
-        pending: Pending | None = None
+        pending: _Pending | None = None
         for step in range(self.progress.step, (self.progress.epoch + 1) * self.steps_per_epoch):
             with self.waits.for_input():
                 batch, teacher = next(batches)
@@ -211,16 +219,31 @@ class Trainer(LoopControl):
             with self.waits.for_step():
                 wait_on_cpu(scalars)
                 # One step late, so that the device never waits for the host.
-                read_metrics(self, pending)
+                self._read_metrics(pending)
             pending = (step, batch, scalars)
             self.emit("on_step_end", step)
             if self.stop_requested or self.checkpoint_requested:
-                read_metrics(self, pending)
+                self._read_metrics(pending)
                 pending = None
                 self.save_checkpoint({})
             if self.stop_requested:
                 return
-        read_metrics(self, pending)
+        self._read_metrics(pending)
+
+    def _read_metrics(self, pending: _Pending | None) -> None:
+        """Fetches a step's metrics, counts the step, and adds them to the epoch's means."""
+        if pending is None:
+            return
+        step, batch, scalars = pending
+        metrics = to_host(scalars)
+        self.progress.step = step + 1
+        if (term := first_nonfinite(self.losses, metrics)) is not None:
+            self.emit("on_nonfinite_step", step, term, metrics, batch)
+            return
+        labelled = metrics.pop("labelled")
+        weights = dict.fromkeys(averaged_over_masks(self.losses, metrics), labelled)
+        self.progress.count(metrics, weights)
+        self.emit("on_step_metrics", step, metrics)
 
     def validate(self) -> dict[str, float] | None:
         """Measures losses and metrics on the validation data.
