@@ -1,7 +1,7 @@
 """What a loss term is: a value per image, and the inputs that it needs."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -47,12 +47,17 @@ class Loss:
       weight: Factor of this term in the total.
     """
 
-    requires: ClassVar[frozenset[Input]] = frozenset()
-    """Inputs without which the term is undefined. A term that requires a mask is averaged over the
-    labelled images of a batch, any other one over all images."""
-
     _: KW_ONLY
     weight: float = 1.0
+
+    @property
+    def requires(self) -> frozenset[Input]:
+        """Inputs without which the term is undefined; most terms set it as a class attribute.
+
+        A term that requires a mask is averaged over the labelled images of a batch, any other one
+        over all images.
+        """
+        return frozenset()
 
     def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the unweighted loss of each image, in float32.

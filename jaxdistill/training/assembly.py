@@ -242,7 +242,8 @@ def usable_losses(
     if not usable:
         raise ConfigError(
             "no loss trains the student: give a loss a weight above 0, kl or mse with a teacher, "
-            "bce or dice with masks, feature with features",
+            "bce or dice with masks, feature with features, and with the teacher's logits where "
+            "its attention is mask or uncertainty",
             code="no-usable-loss",
         )
     return usable, {name: loss for name, loss in (given or {}).items() if name not in usable}

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key, Num
 from jaxdistill import config
 from jaxdistill.data import Data, IterableData, augment, image_ops
 from jaxdistill.data.augment import Augmentation
-from jaxdistill.losses import Loss
+from jaxdistill.losses import Loss, required
 from jaxdistill.models import Student
 from jaxdistill.models.parameters import Partition
 from jaxdistill.runtime import distributed, memory
@@ -177,8 +177,9 @@ class InputPipelines:
         mesh: Mesh,
     ) -> None:
         target_caching.check_cacheable(teacher, data, settings.targets.clean_images)
+        needed = required(losses)
         asked = base.restrict(
-            teacher, logits=asks_for_logits(losses), features=_trains_on_features(losses)
+            teacher, logits="teacher_logits" in needed, features="features" in needed
         )
         encoder = None
         if settings.student.unfreeze is None:
@@ -281,18 +282,6 @@ def wait_on_cpu(scalars: Mapping[str, Any]) -> None:
         memory.keep_freed()
 
 
-def asks_for_logits(losses: Mapping[str, Loss]) -> bool:
-    """Returns whether training needs the teacher's mask.
-
-    Args:
-      losses: The losses by name.
-    """
-    attentive = any(
-        pair.uses_teacher_mask for loss in losses.values() for pair in getattr(loss, "pairs", ())
-    )
-    return attentive or any("teacher_logits" in loss.requires for loss in losses.values())
-
-
 def _prefetch_depth() -> int:
     """Returns how many batches are made ahead.
 
@@ -300,10 +289,6 @@ def _prefetch_depth() -> int:
     the other runs.
     """
     return 0 if jax.default_backend() == "cpu" else 2
-
-
-def _trains_on_features(losses: Mapping[str, Loss]) -> bool:
-    return any("features" in loss.requires for loss in losses.values())
 
 
 def _rows(batch: Batch) -> augment.Rows:
