@@ -52,8 +52,8 @@ from jaxdistill.training.input_pipeline import InputPipelines, TrainBatch, wait_
 from jaxdistill.training.loop_control import LoopControl
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.run_metrics import epoch_record, validation_score
-from jaxdistill.training.step import weighted_total
-from jaxdistill.training.step_spec import StepSpec, initial_state
+from jaxdistill.training.step import compile_eval_step, compile_train_step, weighted_total
+from jaxdistill.training.step_spec import StepSpec, initial_state, step_spec
 from jaxdistill.training.waits import Waits
 from jaxdistill.types import Batch, TrainState, Variables
 
@@ -118,7 +118,6 @@ class Trainer(LoopControl):
         self.model = with_projectors(model, self.pairs)
         self.partition = unfreezing.partition_in_phase(self.model, self.settings.student, phase=0)
         self.initial_partition = self.partition
-        self.phase = 0
         self.progress = Progress()
         self.waits = Waits()
         self.callbacks = [*default_callbacks(), *callbacks]
@@ -186,8 +185,7 @@ class Trainer(LoopControl):
             stack.callback(self.emit, "on_fit_end")
             self.emit("on_fit_start")
             while not self.finished:
-                self.progress.phase = phases.phase_of(self, self.progress.epoch)
-                self.enter_phase(self.progress.phase)
+                self.enter_phase(phases.phase_of(self, self.progress.epoch))
                 self.emit("on_epoch_start")
                 start, first_step = time.perf_counter(), self.progress.step
                 self._train_epoch(batches)
@@ -329,8 +327,8 @@ class Trainer(LoopControl):
             self.partition,
             self.mesh,
         )
-        self.partition, self.phase = self.initial_partition, 0
-        phases.compile_steps(self)
+        self.partition, self.progress.phase = self.initial_partition, 0
+        self._compile_steps()
         self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         if any(pair.standardized for pair in self.pairs):
             with compiling(self):
@@ -371,11 +369,20 @@ class Trainer(LoopControl):
         Args:
           phase: Number of stages, at least the present one.
         """
-        if phase == self.phase:
+        if phase == self.progress.phase:
             return
         self.partition, self.state = phases.in_phase(self, phase)
-        self.phase = phase
-        phases.compile_steps(self)
+        self.progress.phase = phase
+        self._compile_steps()
+
+    def _compile_steps(self) -> None:
+        """Makes the steps, and the frozen variables on the devices, for the present partition."""
+        self.spec = step_spec(
+            self.settings, self.model, self.partition.graphdef, self.losses, self.steps_per_epoch
+        )
+        self.train_step = compile_train_step(self.spec, self.mesh)
+        self.eval_step = compile_eval_step(self.spec, self.mesh)
+        self.frozen = self.mesh.replicate(self.partition.frozen)
 
     def _set_epochs(self, epochs: int) -> None:
         self.settings = assembly.with_keywords(self.settings, self.run, {"epochs": epochs})
