@@ -1,6 +1,6 @@
 """From batches as they are read to batches with teacher outputs: augmentation, teacher, crops.
 
-`InputPipeline` makes one kind of batches; `InputPipelines` holds those of a run.
+`InputPipeline` makes one kind of batches; `RunPipelines` holds those of a run.
 """
 
 import time
@@ -21,7 +21,7 @@ from jaxdistill.data.augment import Augmentation
 from jaxdistill.losses import Loss, required
 from jaxdistill.models import Student
 from jaxdistill.models.parameters import Partition
-from jaxdistill.runtime import distributed, memory
+from jaxdistill.runtime import distributed
 from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import base
@@ -153,7 +153,7 @@ class InputPipeline:
         return divided
 
 
-class InputPipelines:
+class RunPipelines:
     """The input pipelines of a run.
 
     Args:
@@ -256,30 +256,15 @@ class InputPipelines:
             jax.process_count(),
         )
 
-    def caches(self) -> list[CachedTeacher]:
-        """Returns the target caches of training and validation; empty without a cache."""
-        teachers = (self.train.teacher, self.validation.teacher)
-        return [each for each in teachers if isinstance(each, CachedTeacher)]
-
     def cache_counts(self) -> dict[str, dict[str, int]]:
         """Returns under `cache` the entries read, computed and damaged, over all processes."""
-        counts = [cache.counts for cache in self.caches()]
+        teachers = (self.train.teacher, self.validation.teacher)
+        counts = [each.counts for each in teachers if isinstance(each, CachedTeacher)]
         if not counts:
             return {}
         own = [[sum(each[kind] for each in counts) for kind in counts[0]]]
         total = distributed.all_gather(own).sum(0).tolist()
         return {"cache": dict(zip(counts[0], total, strict=True))}
-
-
-def wait_on_cpu(scalars: Mapping[str, Any]) -> None:
-    """On a CPU the next batch is made in turn with the steps: waits, and keeps freed memory.
-
-    Args:
-      scalars: What a step returned.
-    """
-    if _prefetch_depth() == 0:
-        jax.block_until_ready(scalars)
-        memory.keep_freed()
 
 
 def _prefetch_depth() -> int:

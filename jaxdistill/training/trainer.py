@@ -48,13 +48,13 @@ from jaxdistill.training.callbacks import Callback, default_callbacks, early_sto
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.ema import averaged
 from jaxdistill.training.feature_pairs import feature_pairs
-from jaxdistill.training.input_pipeline import InputPipelines, TrainBatch, wait_on_cpu
+from jaxdistill.training.input_pipeline import RunPipelines, TrainBatch
 from jaxdistill.training.loop_control import LoopControl
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.run_metrics import epoch_record, validation_score
 from jaxdistill.training.step import compile_eval_step, compile_train_step, weighted_total
 from jaxdistill.training.step_spec import StepSpec, initial_state, step_spec
-from jaxdistill.training.waits import Waits
+from jaxdistill.training.waits import Waits, finish_step_on_cpu
 from jaxdistill.types import Batch, TrainState, Variables
 
 _Pending = tuple[int, Batch, Mapping[str, Any]]
@@ -215,7 +215,7 @@ class Trainer(LoopControl):
                 self.state, self.frozen, *self.mesh.shard((batch, teacher))
             )
             with self.waits.for_step():
-                wait_on_cpu(scalars)
+                finish_step_on_cpu(scalars)
                 # One step late, so that the device never waits for the host.
                 self._read_metrics(pending)
             pending = (step, batch, scalars)
@@ -318,7 +318,7 @@ class Trainer(LoopControl):
             self.console.print(line)
         natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
-        self.inputs = InputPipelines(
+        self.inputs = RunPipelines(
             self.settings,
             self.data,
             self.teacher,
