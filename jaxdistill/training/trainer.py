@@ -37,6 +37,7 @@ from jaxdistill.training import (
     preflight,
     provenance,
     run_folder,
+    run_metadata,
 )
 from jaxdistill.training.aggregation import (
     averaged_over_masks,
@@ -302,7 +303,7 @@ class Trainer(LoopControl):
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """Returns data, files, sizes and environment of the run, in sections, for people."""
-        return provenance.metadata_of_run(self)
+        return run_metadata.metadata_of_run(self)
 
     def best(self) -> Best:
         """Returns the student of the checkpoint with the best score, without projectors."""
