@@ -151,7 +151,7 @@ class Trainer(LoopControl):
         Raises:
           UserError: A file or name is wrong; names are checked before data is touched.
         """
-        return assembly.trainer_from_config(cls, settings, console or default_console(), threads)
+        return cls(**assembly.parts_from_config(settings, console or default_console(), threads))
 
     # --- the loop ---------------------------------------------------------------------------------
 
