@@ -97,7 +97,7 @@ class Trainer(LoopControl):
         console: Console | None = None,
         **training: Any,
     ) -> None:
-        super().__init__()
+        super().__init__([*default_callbacks(), *callbacks])
         self.console = console or default_console()
         self.run = Path(run).expanduser()
         self.data: Data | IterableData = assembly.as_data(data, validation)
@@ -121,7 +121,6 @@ class Trainer(LoopControl):
         self.initial_partition = self.partition
         self.progress = Progress()
         self.waits = Waits()
-        self.callbacks = [*default_callbacks(), *callbacks]
         self.writer: MetricWriter = NullWriter()
         self.last_saved_step = -1
         self._ready = False
@@ -388,13 +387,3 @@ class Trainer(LoopControl):
     def _set_epochs(self, epochs: int) -> None:
         self.settings = assembly.with_keywords(self.settings, self.run, {"epochs": epochs})
         self._ready = False
-
-    def emit(self, event: str, *args: Any) -> None:
-        """Calls a method of every callback.
-
-        Args:
-          event: Name of the method.
-          *args: Its arguments after the trainer.
-        """
-        for callback in self.callbacks:
-            getattr(callback, event)(self, *args)
