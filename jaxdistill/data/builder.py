@@ -64,6 +64,7 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     Args:
       source: The images.
       data_dir: Folder for this data set alone.
+      workers: Threads that decode images while the data set is built.
     """
 
     # Raise it when the same files give other examples or other metadata.

@@ -2,7 +2,7 @@
 
 from jaxdistill.losses.base import Loss, LossInputs
 from jaxdistill.losses.boundary import Boundary, TeacherBoundary
-from jaxdistill.losses.configured import from_config, select
+from jaxdistill.losses.configured import from_config, required, select
 from jaxdistill.losses.distillation import KL, MSE
 from jaxdistill.losses.feature import Feature
 from jaxdistill.losses.registry import LOSSES
@@ -20,5 +20,6 @@ __all__ = [
     "LossInputs",
     "TeacherBoundary",
     "from_config",
+    "required",
     "select",
 ]

@@ -1,7 +1,7 @@
 """What a loss term is: a value per image, and the inputs that it needs."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -47,12 +47,17 @@ class Loss:
       weight: Factor of this term in the total.
     """
 
-    requires: ClassVar[frozenset[Input]] = frozenset()
-    """Inputs without which the term is undefined. A term that requires a mask is averaged over the
-    labelled images of a batch, any other one over all images."""
-
     _: KW_ONLY
     weight: float = 1.0
+
+    @property
+    def requires(self) -> frozenset[Input]:
+        """Inputs without which the term is undefined; most terms set it as a class attribute.
+
+        A term that requires a mask is averaged over the labelled images of a batch, any other one
+        over all images.
+        """
+        return frozenset()
 
     def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the unweighted loss of each image, in float32.
@@ -66,7 +71,17 @@ class Loss:
         raise NotImplementedError
 
     def terms(self, name: str, inputs: LossInputs) -> dict[str, PerImage]:
-        """Returns the term under its name; an override may add parts that are logged beside it."""
+        """Returns the term under its name; an override may add parts that are logged beside it.
+
+        Args:
+          name: The name of this term, its key in the configuration or in the trainer's `losses`.
+          inputs: What the student and the frozen networks computed, masks, and the epoch.
+
+        Returns:
+          The unweighted loss of each image (B,) as `name`, which is weighted and added to the
+          total. Every other entry, also (B,), is only logged; its name is `name`, a dot and a part,
+          such as `feature.0`.
+        """
         return {name: self(inputs)}
 
     def auxiliary(
@@ -74,18 +89,32 @@ class Loss:
     ) -> tuple[Array | None, Scalars]:
         """Returns a further value that the total includes, and scalars to log.
 
-        A term overrides it to train parameters of its own, such as learned weights.
+        A term overrides it to train parameters of its own, such as learned weights. It is computed
+        in training only, for each part of a batch that is processed in parts.
 
         Args:
           name: The name of this term.
-          outputs: The student's outputs.
-          means: The mean of every term over the batch.
+          outputs: The student's outputs, in the number format that it computes in.
+          means: The mean over images of every entry that the losses' `terms` returned, by name:
+            scalars, through which gradients flow.
+
+        Returns:
+          A scalar that is added to the objective with weight 1 but not to the logged `total`, or
+          None; and scalars to log by name.
         """
         del name, outputs, means
         return None, {}
 
     def logged(self, *, epoch: int | Array, epochs: int) -> Scalars:
-        """Returns hyper-parameters that change over the epochs, to log beside the losses."""
+        """Returns hyper-parameters that change over the epochs, to log beside the losses.
+
+        Args:
+          epoch: The epoch, counted from 0; traced inside a step.
+          epochs: Number of epochs of the run.
+
+        Returns:
+          Scalars by name.
+        """
         del epoch, epochs
         return {}
 

@@ -1,6 +1,6 @@
-"""The loss terms that a configuration describes."""
+"""The loss terms that a configuration describes, and what losses need."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from jaxdistill import config
 from jaxdistill.losses.base import Input, Loss
@@ -33,6 +33,15 @@ def select(losses: dict[str, Loss], available: Collection[Input]) -> dict[str, L
       available: What the batches and the frozen networks provide.
     """
     return {name: loss for name, loss in losses.items() if loss.requires <= set(available)}
+
+
+def required(losses: Mapping[str, Loss]) -> frozenset[Input]:
+    """Returns the inputs that at least one of the losses needs.
+
+    Args:
+      losses: Losses by name.
+    """
+    return frozenset[Input]().union(*(loss.requires for loss in losses.values()))
 
 
 def _configured(settings: config.Config) -> Iterator[tuple[str, Loss]]:

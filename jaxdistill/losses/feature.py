@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
-from jaxdistill.losses.base import Loss, LossInputs, PerImage, Scalars, mean_over_map
+from jaxdistill.losses.base import Input, Loss, LossInputs, PerImage, Scalars, mean_over_map
 from jaxdistill.losses.distillation import mse
 from jaxdistill.losses.registry import LOSSES
 from jaxdistill.types import FeatureScale, ModelOutputs, TeacherOutputs
@@ -38,10 +38,15 @@ class Feature(Loss):
         the same; larger values keep the weights closer to 1.
     """
 
-    requires = frozenset({"features"})
     pairs: tuple[config.Feature, ...] = ()
     learned_weights: bool = False
     balance_temperature: float = 1.0
+
+    @property
+    def requires(self) -> frozenset[Input]:
+        """The features, and the teacher's mask where a pair weights positions by it."""
+        attentive = any(pair.uses_teacher_mask for pair in self.pairs)
+        return frozenset({"features", "teacher_logits"} if attentive else {"features"})
 
     def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the loss of each image."""
@@ -175,7 +180,7 @@ def attention_map(kind: str, target: Features, teacher_logits: Map | None) -> Ma
         return None
     if kind == "energy":
         return normalize_attention(jnp.square(target).mean(-1, keepdims=True), 1e-30)
-    assert teacher_logits is not None  # checked with the configuration
+    assert teacher_logits is not None  # `Feature.requires` names it
     p = jax.nn.sigmoid(teacher_logits)
     values = p if kind == "mask" else p * (1 - p)
     _, height, width, _ = target.shape

@@ -31,23 +31,44 @@ class GraphBuilder(Protocol):
         ...
 
     def weight(self, name: str, value: np.ndarray) -> str:
-        """Adds a constant in the number format that the graph computes in, and returns its name."""
+        """Adds a constant in the number format that the graph computes in.
+
+        Args:
+          name: Name of the constant; under one name there is one constant, the first.
+          value: Its values, of any shape; those of a kernel in the order of axes of its operator.
+
+        Returns:
+          The name, for `inputs` of a node.
+        """
         ...
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """Adds a constant as it is, once for each name, and returns its name."""
+        """Adds a constant in its own number format, such as the scales of a `Resize`.
+
+        Args:
+          name: Name of the constant; under one name there is one constant, the first.
+          value: Its values, of any shape.
+
+        Returns:
+          The name, for `inputs` of a node.
+        """
         ...
 
     def path(self, module: nnx.Module) -> str:
-        """Returns the dotted path of a module in the network that is written."""
+        """Returns the dotted path of a module in the network that is written.
+
+        Args:
+          module: A module of that network, such as the layer that adds a node.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SymbolicTensor:
-    """A tensor of a graph that is being written."""
+    """A tensor of a graph that is being written: a feature map (N, C, h, w) of unknown sizes."""
 
     graph: GraphBuilder
+    """The graph that the tensor is in."""
     name: str
     """Name of the tensor in the graph."""
     layer: str = ""
@@ -62,18 +83,22 @@ class SymbolicTensor:
         Args:
           operation: Operator of ONNX's default domain.
           suffix: Last part of the node's name, which starts with the tensor's name.
-          *inputs: Names of further inputs.
+          *inputs: Names of further inputs, such as what `GraphBuilder.weight` returned.
           **attributes: Attributes of the operator.
 
         Returns:
-          The output.
+          The output, with the same `layer`.
         """
         name = f"{self.name}/{suffix}"
         output = self.graph.node(operation, name, [self.name, *inputs], **attributes)
         return dataclasses.replace(self, name=output)
 
     def astype(self, dtype: Any) -> "SymbolicTensor":
-        """Returns the tensor itself: the graph determines the number format."""
+        """Returns the tensor itself: the graph determines the number format.
+
+        Args:
+          dtype: Ignored.
+        """
         return self
 
     def __add__(self, other: "SymbolicTensor | float") -> "SymbolicTensor":
@@ -97,7 +122,7 @@ def join(
       operation: Operator of ONNX's default domain.
       suffix: Last part of the node's name, behind the module that holds the layer of the last
         tensor.
-      tensors: The inputs.
+      tensors: The inputs, of one graph.
       **attributes: Attributes of the operator.
 
     Returns:
@@ -111,7 +136,11 @@ def join(
 
 
 def find_graph(values: Sequence[Any]) -> GraphBuilder | None:
-    """Returns the graph of the first symbolic tensor among some values; None if there is none."""
+    """Returns the graph of the first symbolic tensor among some values; None if there is none.
+
+    Args:
+      values: Arguments of a function, arrays or symbolic tensors.
+    """
     return next((value.graph for value in values if isinstance(value, SymbolicTensor)), None)
 
 

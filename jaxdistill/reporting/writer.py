@@ -64,8 +64,8 @@ class MetricWriter:
         with contextlib.suppress(OSError):  # `epoch` tries again, and reports it
             self._open_tensorboard()
 
-    def provenance(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
-        """Writes `provenance.json`.
+    def run_metadata(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes the run's metadata into `provenance.json`.
 
         Args:
           sections: Values that hold for the whole run, by section title and name.
@@ -202,7 +202,7 @@ class NullWriter(MetricWriter):
     def __init__(self) -> None:
         self.unwritten = []
 
-    def provenance(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    def run_metadata(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """Does nothing."""
 
     def epoch(self, number: int, values: Mapping[str, Any], grid: Image.Image | None) -> None:

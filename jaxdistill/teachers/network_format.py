@@ -116,6 +116,10 @@ class MaskOutput(NamedTuple):
     def check(self, channels: int, path: Path) -> None:
         """Checks that a tensor with so many channels can be used as this mask.
 
+        Args:
+          channels: C of the tensor (N, C, h, w), (N, h, w, C) or, where it is 1, (N, h, w).
+          path: The network's file, for the message.
+
         Raises:
           NetworkError: It cannot (`teacher-channels`); the message says what to set.
         """

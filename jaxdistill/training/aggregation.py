@@ -23,6 +23,29 @@ class Sum(NamedTuple):
     """Number of images that the metric is defined on."""
 
 
+class ImageCounts(NamedTuple):
+    """How many images values are defined on, for each image (B,) or for a batch."""
+
+    all: Float[Array, "*b"]
+    """Number of images, without padding."""
+    labelled: Float[Array, "*b"]
+    """Number of images with a ground-truth mask."""
+
+    @classmethod
+    def of_each(cls, batch: Batch) -> "ImageCounts":
+        """Returns 0 or 1 for each image of a batch."""
+        return cls(batch.weights, batch.labelled)
+
+    def of_value(self, name: str, losses: Mapping[str, Loss]) -> Float[Array, "*b"]:
+        """Returns the counts for a value, which is defined on labelled images only or on all.
+
+        Args:
+          name: See `requires_mask`.
+          losses: The terms by name.
+        """
+        return self.labelled if requires_mask(name, losses) else self.all
+
+
 def sum_over_images(
     values: Mapping[str, PerImage], losses: Mapping[str, Loss], batch: Batch
 ) -> dict[str, Sum]:
@@ -33,7 +56,8 @@ def sum_over_images(
       losses: The terms by name; they say which need a mask.
       batch: Says which images are padding, and which have a mask.
     """
-    counted = {name: _counted(name, losses, batch) for name in values}
+    counts = ImageCounts.of_each(batch)
+    counted = {name: counts.of_value(name, losses) for name in values}
     return {name: Sum((values[name] * n).sum(), n.sum()) for name, n in counted.items()}
 
 
@@ -86,11 +110,6 @@ def requires_mask(name: str, losses: Mapping[str, Loss]) -> bool:
     """
     loss = losses.get(name.partition(".")[0])
     return name in OF_MASKS if loss is None else "mask" in loss.requires
-
-
-def _counted(name: str, losses: Mapping[str, Loss], batch: Batch) -> Float[Array, " b"]:
-    """Returns 1 for each image that a value is defined on."""
-    return batch.labelled if requires_mask(name, losses) else batch.weights
 
 
 def to_host(metrics: Mapping[str, Array]) -> dict[str, float]:

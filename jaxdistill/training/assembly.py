@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 
@@ -24,26 +24,31 @@ from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.training import batch_size, descriptions, preflight
 from jaxdistill.training.feature_pairs import feature_pairs
 
-if TYPE_CHECKING:
-    from jaxdistill.training.trainer import Trainer
+
+class Parts(TypedDict):
+    """Arguments of a trainer, by name."""
+
+    model: Student
+    data: Data
+    teacher: Teacher | None
+    losses: Mapping[str, Loss]
+    run: Path
+    settings: config.Config
+    console: Console
 
 
-def trainer_from_config(
-    trainer: "type[Trainer]",
-    settings: config.Config,
-    console: Console,
-    threads: int | None = None,
-) -> "Trainer":
-    """Builds the trainer that a configuration describes.
+def parts_from_config(
+    settings: config.Config, console: Console, threads: int | None = None
+) -> Parts:
+    """Builds the parts of the trainer that a configuration describes.
 
     Args:
-      trainer: The class.
       settings: The configuration.
       console: Where messages about data, networks and student go.
       threads: Bound of onnxruntime's threads on the CPU; None takes every core.
 
     Returns:
-      The trainer, not set up yet.
+      The arguments of the trainer.
 
     Raises:
       UserError: A name or a file is wrong; found before the data set is prepared.
@@ -55,14 +60,7 @@ def trainer_from_config(
     preflight.check_sizes(model, settings.data.image_size, settings.data.sizes)
     mesh = Mesh(settings.mesh.data)
     settings = batch_size.of_run(settings)
-    automatic = settings.training.batch_size == "auto"
-    rows = None
-    if automatic:
-        batch_size.memory_limit(mesh)  # refuses a CPU before anything else is done
-    else:
-        count = settings.training.images_per_step
-        mesh.check_batch_size(count, settings.training.accumulate)
-        rows = max(1, count // mesh.size)
+    rows = _rows_of_device(settings, mesh)
     teacher = teachers.from_config(settings, threads=threads, batch_size=rows)
     terms = losses.from_config(settings)
     pairs = _check_fit(settings, model, terms, teacher)
@@ -73,7 +71,7 @@ def trainer_from_config(
         console.print(found.layout_note)
     for line in (*data_package.describe(data), *descriptions.describe_cache(settings)):
         console.print(line)
-    if automatic:
+    if settings.training.batch_size == "auto":
         settings, line = batch_size.choose(
             settings, model, pairs, terms, teacher, mesh, len(data.train)
         )
@@ -82,15 +80,25 @@ def trainer_from_config(
         images = plausibility.first_images(data.train, settings.data.image_size)
         for line in (*describe_teacher(teacher), *plausibility.doubts(teacher, images)):
             console.print(line)
-    return trainer(
-        model,
-        data,
+    return Parts(
+        model=model,
+        data=data,
         teacher=teacher,
         losses=terms,
         run=settings.run,
         settings=settings,
         console=console,
     )
+
+
+def _rows_of_device(settings: config.Config, mesh: Mesh) -> int | None:
+    """Returns the number of images of a step on each device; None where it is yet to be chosen."""
+    if settings.training.batch_size == "auto":
+        batch_size.memory_limit(mesh)  # refuses a CPU before anything else is done
+        return None
+    count = settings.training.images_per_step
+    mesh.check_batch_size(count, settings.training.accumulate)
+    return max(1, count // mesh.size)
 
 
 def _check_fit(
@@ -242,7 +250,8 @@ def usable_losses(
     if not usable:
         raise ConfigError(
             "no loss trains the student: give a loss a weight above 0, kl or mse with a teacher, "
-            "bce or dice with masks, feature with features",
+            "bce or dice with masks, feature with features, and with the teacher's logits where "
+            "its attention is mask or uncertainty",
             code="no-usable-loss",
         )
     return usable, {name: loss for name, loss in (given or {}).items() if name not in usable}

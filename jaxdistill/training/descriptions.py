@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jaxdistill import config
-from jaxdistill.losses import Loss
+from jaxdistill.losses import Loss, required
 from jaxdistill.losses.base import Input
 from jaxdistill.models import unfreezing
 from jaxdistill.models.feature_pairs import describe_sizes
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
-from jaxdistill.training.input_pipeline import asks_for_logits
 from jaxdistill.training.phases import phase_of
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def _describe_student(trainer: "Trainer") -> list[str]:
             f"moving average of the weights, decay {ema.decay:g}: validation, the best checkpoint "
             f"and exports use the average"
         ]
-    if trainer.teacher is not None and not asks_for_logits(trainer.losses):
+    if trainer.teacher is not None and "teacher_logits" not in required(trainer.losses):
         lines += ["no loss uses the teacher's mask: it serves for comparison only"]
     return lines
 

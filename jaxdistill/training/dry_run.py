@@ -16,8 +16,9 @@ from jaxdistill.training import phases
 from jaxdistill.training.aggregation import first_nonfinite, to_host
 from jaxdistill.training.ema import averaged
 from jaxdistill.training.gradient_audit import audit
-from jaxdistill.training.input_pipeline import TrainBatch, wait_on_cpu
+from jaxdistill.training.input_pipeline import TrainBatch
 from jaxdistill.training.trainer import Trainer
+from jaxdistill.training.waits import finish_step_on_cpu
 
 _STEPS = 3  # besides those that compile
 
@@ -51,7 +52,7 @@ def dry_run(trainer: Trainer) -> None:
                 trainer.state, trainer.frozen, *trainer.mesh.shard(batch)
             )
             _check_finite(trainer, step, scalars)
-            wait_on_cpu(scalars)
+            finish_step_on_cpu(scalars)
             batch = next(batches)
             passed = time.perf_counter() - start
             if shape in first_of_size:

@@ -1,6 +1,6 @@
 """From batches as they are read to batches with teacher outputs: augmentation, teacher, crops.
 
-`InputPipeline` makes one kind of batches; `InputPipelines` holds those of a run.
+`InputPipeline` makes one kind of batches; `RunPipelines` holds those of a run.
 """
 
 import time
@@ -18,10 +18,10 @@ from jaxtyping import Array, Float, Key, Num
 from jaxdistill import config
 from jaxdistill.data import Data, IterableData, augment, image_ops
 from jaxdistill.data.augment import Augmentation
-from jaxdistill.losses import Loss
+from jaxdistill.losses import Loss, required
 from jaxdistill.models import Student
 from jaxdistill.models.parameters import Partition
-from jaxdistill.runtime import distributed, memory
+from jaxdistill.runtime import distributed
 from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers import base
@@ -153,7 +153,7 @@ class InputPipeline:
         return divided
 
 
-class InputPipelines:
+class RunPipelines:
     """The input pipelines of a run.
 
     Args:
@@ -177,8 +177,9 @@ class InputPipelines:
         mesh: Mesh,
     ) -> None:
         target_caching.check_cacheable(teacher, data, settings.targets.clean_images)
+        needed = required(losses)
         asked = base.restrict(
-            teacher, logits=asks_for_logits(losses), features=_trains_on_features(losses)
+            teacher, logits="teacher_logits" in needed, features="features" in needed
         )
         encoder = None
         if settings.student.unfreeze is None:
@@ -255,42 +256,15 @@ class InputPipelines:
             jax.process_count(),
         )
 
-    def caches(self) -> list[CachedTeacher]:
-        """Returns the target caches of training and validation; empty without a cache."""
-        teachers = (self.train.teacher, self.validation.teacher)
-        return [each for each in teachers if isinstance(each, CachedTeacher)]
-
     def cache_counts(self) -> dict[str, dict[str, int]]:
         """Returns under `cache` the entries read, computed and damaged, over all processes."""
-        counts = [cache.counts for cache in self.caches()]
+        teachers = (self.train.teacher, self.validation.teacher)
+        counts = [each.counts for each in teachers if isinstance(each, CachedTeacher)]
         if not counts:
             return {}
         own = [[sum(each[kind] for each in counts) for kind in counts[0]]]
         total = distributed.all_gather(own).sum(0).tolist()
         return {"cache": dict(zip(counts[0], total, strict=True))}
-
-
-def wait_on_cpu(scalars: Mapping[str, Any]) -> None:
-    """On a CPU the next batch is made in turn with the steps: waits, and keeps freed memory.
-
-    Args:
-      scalars: What a step returned.
-    """
-    if _prefetch_depth() == 0:
-        jax.block_until_ready(scalars)
-        memory.keep_freed()
-
-
-def asks_for_logits(losses: Mapping[str, Loss]) -> bool:
-    """Returns whether training needs the teacher's mask.
-
-    Args:
-      losses: The losses by name.
-    """
-    attentive = any(
-        pair.uses_teacher_mask for loss in losses.values() for pair in getattr(loss, "pairs", ())
-    )
-    return attentive or any("teacher_logits" in loss.requires for loss in losses.values())
 
 
 def _prefetch_depth() -> int:
@@ -300,10 +274,6 @@ def _prefetch_depth() -> int:
     the other runs.
     """
     return 0 if jax.default_backend() == "cpu" else 2
-
-
-def _trains_on_features(losses: Mapping[str, Loss]) -> bool:
-    return any("features" in loss.requires for loss in losses.values())
 
 
 def _rows(batch: Batch) -> augment.Rows:

@@ -1,10 +1,20 @@
-"""What callbacks ask of the training loop."""
+"""The training loop and its callbacks: which events it tells them, and what they ask of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxdistill.training.callbacks.base import Callback
 
 
 class LoopControl:
-    """Requests for an end of the training, or a checkpoint; the loop answers after each step."""
+    """Calls the callbacks, and keeps their requests, which the loop answers after each step.
 
-    def __init__(self) -> None:
+    Args:
+      callbacks: The callbacks, in the order in which each event calls them.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = [*callbacks]
         self.stop_reason = ""
         """Why the training ends early, such as `SIGTERM`; empty if it does not."""
         self.finish_reason = ""
@@ -36,3 +46,13 @@ class LoopControl:
     def request_checkpoint(self) -> None:
         """Saves a checkpoint after the current step; all processes call it at the same step."""
         self.checkpoint_requested = True
+
+    def emit(self, event: str, *args: Any) -> None:
+        """Calls a method of every callback.
+
+        Args:
+          event: Name of the method.
+          *args: Its arguments after the trainer.
+        """
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *args)

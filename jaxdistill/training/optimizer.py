@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from jaxdistill import config
 from jaxdistill.models.parameters import PARAM_GROUPS, param_group
@@ -75,6 +75,16 @@ def build_optimizer(
         _scale(group_factors(settings, unfreeze)),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def schedule_count(opt_state: optax.OptState) -> Int[Array, ""]:
+    """Returns how many updates the learning-rate schedule of `build_optimizer` has counted.
+
+    Args:
+      opt_state: The optimizer's state.
+    """
+    (count,) = (each.count for each in opt_state if isinstance(each, optax.ScaleByScheduleState))
+    return count
 
 
 def group_factors(

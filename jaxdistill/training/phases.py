@@ -1,4 +1,4 @@
-"""Phases of a training: which parameters it trains, and the steps that are compiled for them.
+"""Phases of a training: which parameters it trains, and its state as more of them join.
 
 A phase is the number of the encoder's stages that have joined the training (`models.unfreezing`).
 """
@@ -12,8 +12,6 @@ from jaxdistill.models import unfreezing
 from jaxdistill.models.parameters import Partition, merge
 from jaxdistill.training import ema
 from jaxdistill.training.optimizer import migrate_opt_state
-from jaxdistill.training.step import compile_eval_step, compile_train_step
-from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import TrainState
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ def in_phase(trainer: "Trainer", phase: int) -> tuple[Partition, TrainState]:
       trainer: The trainer, in this phase or an earlier one.
       phase: Number of the encoder's stages that are trained.
     """
-    if phase == trainer.phase:
+    if phase == trainer.progress.phase:
         return trainer.partition, trainer.state
     student = merge(trainer.partition.graphdef, trainer.variables())
     partition = unfreezing.partition_in_phase(student, trainer.settings.student, phase)
@@ -52,21 +50,3 @@ def in_phase(trainer: "Trainer", phase: int) -> tuple[Partition, TrainState]:
     )
     # Copies: a step takes the buffers of its state, and `trainer.initial_partition` is to stay.
     return partition, trainer.mesh.replicate(jax.tree.map(np.array, state))
-
-
-def compile_steps(trainer: "Trainer") -> None:
-    """Sets the trainer's steps, and its frozen variables on the devices, for its partition.
-
-    Args:
-      trainer: The trainer.
-    """
-    trainer.spec = step_spec(
-        trainer.settings,
-        trainer.model,
-        trainer.partition.graphdef,
-        trainer.losses,
-        trainer.steps_per_epoch,
-    )
-    trainer.train_step = compile_train_step(trainer.spec, trainer.mesh)
-    trainer.eval_step = compile_eval_step(trainer.spec, trainer.mesh)
-    trainer.frozen = trainer.mesh.replicate(trainer.partition.frozen)

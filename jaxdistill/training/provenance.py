@@ -1,4 +1,4 @@
-"""What a run's numbers depend on, how two runs differ, and the metadata that a run keeps.
+"""What a run's numbers depend on, and how two runs differ.
 
 A resumed run must have been trained with the same settings, data and networks. Settings that change
 no number may differ; files are compared by content, not by path. Processes of one run may differ in
@@ -7,27 +7,20 @@ paths only.
 
 import hashlib
 import json
-import os
-import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from jaxdistill import config
 from jaxdistill.checkpoint.integrity import fingerprint
 from jaxdistill.config.flat import flat
 from jaxdistill.config.losses import OBJECTS
-from jaxdistill.data.dataset import Dataset
 from jaxdistill.models.weights import format_normalization
-from jaxdistill.reporting.console import parameter_sizes
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import DistributedError, RunError, UserError
 from jaxdistill.teachers.base import file_fingerprints, provenance_of
-from jaxdistill.version import __version__
 
 if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
@@ -57,7 +50,6 @@ _FREE = (
 )
 _SHOWN = 5
 _INDEX = re.compile(r"\.\d+(?=\.)")  # of a list: `teacher.0.onnx`
-_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 Provenance = Mapping[str, Mapping[str, Any]]
 """`settings`, by section, and `files`, SHA-256 by name; plain values, as JSON holds them."""
@@ -102,44 +94,6 @@ def provenance_of_run(trainer: "Trainer") -> Provenance:
             "the student's frozen variables": fingerprint(trainer.initial_partition.frozen),
             **files,
         },
-    }
-
-
-def metadata_of_run(trainer: "Trainer") -> dict[str, dict[str, Any]]:
-    """Collects data, files, sizes and environment of a run, for people.
-
-    Args:
-      trainer: A trainer that is set up.
-
-    Returns:
-      Sections of plain values; the report page shows them in this order.
-    """
-    settings, partition = trainer.settings, trainer.partition
-    digests = file_fingerprints(trainer.teacher)
-    paths = {
-        **{role: str(teacher.onnx) for role, teacher in settings.teacher_roles.items()},
-        "detector": settings.detector and str(settings.detector.onnx),
-    }
-    weights = settings.student.weights or settings.student.encoder_weights
-    ended = {"Run": {"ended": trainer.finish_reason}} if trainer.finish_reason else {}
-    return {
-        **ended,
-        "Data": {**_describe_data(trainer), "steps per epoch": trainer.steps_per_epoch},
-        "Files": {
-            **{role: path for role, path in paths.items() if path},
-            **{f"{role}, SHA-256": digest for role, digest in digests.items()},
-            "student's weights": weights and str(weights),
-            "frozen variables, SHA-256": fingerprint(partition.frozen),
-        },
-        "Sizes": {
-            **{
-                name: f"{count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB in float32"
-                for name, (count, size) in parameter_sizes(trainer.variables()).items()
-            },
-            "trained parameters": sum(value.size for value in partition.params.values()),
-            "frozen parameters": sum(value.size for value in partition.frozen.values()),
-        },
-        "Environment": environment(settings.precision),
     }
 
 
@@ -233,34 +187,6 @@ def _changed_losses(before: Provenance, now: Provenance) -> Iterator[str]:
         # An address in memory says nothing.
         if values[0] != values[1] and " at 0x" not in f"{values}":
             yield f"the loss {name} was {values[0]} and is {values[1]}"
-
-
-def _describe_data(trainer: "Trainer") -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    for title, split in (
-        ("training", trainer.data.train),
-        ("validation", trainer.data.validation),
-    ):
-        if isinstance(split, Dataset):
-            described |= {
-                f"{title} images": len(split),
-                f"{title} images without masks": int((~split.labelled).sum()),
-                f"{title} fingerprint": split.fingerprint,
-            }
-    return described
-
-
-def environment(precision: str) -> dict[str, Any]:
-    """Returns versions, devices and system, for the run's metadata."""
-    return {
-        "jaxdistill": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
-        "devices": [device.device_kind for device in jax.devices()],
-        "processor cores": os.cpu_count(),
-        "system": platform.platform(),
-        "precision": precision,
-    }
 
 
 def _with_defaults(tree: Mapping[str, Any]) -> Mapping[str, Any]:

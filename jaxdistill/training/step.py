@@ -22,7 +22,8 @@ from jaxdistill.runtime import xla
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.training import ema
 from jaxdistill.training.accumulation import accumulate
-from jaxdistill.training.aggregation import Sum, requires_mask, sum_over_images
+from jaxdistill.training.aggregation import ImageCounts, Sum, sum_over_images
+from jaxdistill.training.optimizer import schedule_count
 from jaxdistill.training.step_spec import StepSpec
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs, TrainState, Variables
 
@@ -34,7 +35,7 @@ def loss_fn(
     frozen: Variables,
     batch: Batch,
     teacher: TeacherOutputs,
-    divisors: Mapping[bool, Array],
+    divisors: ImageCounts,
     step: Int[Array, ""],
     part: int | Int[Array, ""],
 ) -> tuple[Float[Array, ""], tuple[Scalars, Variables]]:
@@ -47,8 +48,8 @@ def loss_fn(
       frozen: Variables that do not change.
       batch: Images in [0, 1] and masks.
       teacher: The frozen networks' outputs.
-      divisors: Number of images over which a term is averaged: by True the labelled ones, for terms
-        that require a mask, by False all.
+      divisors: Number of images, each a scalar, over which a term is averaged: the labelled ones
+        for terms that require a mask, else all.
       step: Number of the step.
       part: Number of this part of the batch.
 
@@ -66,7 +67,7 @@ def loss_fn(
     epoch = step // spec.steps_per_epoch
     per_image = loss_terms(spec.losses, outputs, batch, teacher, epoch, spec.epochs)
     means = {
-        name: summed.total / divisors[requires_mask(name, spec.losses)]
+        name: summed.total / divisors.of_value(name, spec.losses)
         for name, summed in sum_over_images(per_image, spec.losses, batch).items()
     }
     total = weighted_total(spec.losses, means)
@@ -105,8 +106,9 @@ def train_step(
       learning rate, and what the losses log.
     """
     parts = spec.accumulate
-    counts = {True: batch.labelled, False: batch.weights}
-    divisors = {key: jnp.maximum(each.sum(), 1) / parts for key, each in counts.items()}
+    divisors = jax.tree.map(
+        lambda each: jnp.maximum(each.sum(), 1) / parts, ImageCounts.of_each(batch)
+    )
 
     def grad_fn(
         part: int | Array, rows: tuple[Batch, TeacherOutputs], batch_stats: Variables
@@ -122,13 +124,18 @@ def train_step(
     updates, opt_state = spec.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # The schedule's own count: a step that was not finite does not advance it.
-    count = state.opt_state[-1].count
+    count = schedule_count(state.opt_state)
     average = ema.update(spec.ema, state.ema, params, batch_stats, count)
 
     gradient_norm = optax.global_norm(gradients)
     finite = jnp.isfinite(logged["total"]) & jnp.isfinite(gradient_norm)
-    updated = jax.tree.map(
-        partial(jnp.where, finite), (params, batch_stats, opt_state, average), tuple(state[1:])
+    where_finite = partial(jax.tree.map, partial(jnp.where, finite))
+    next_state = TrainState(
+        step=state.step + 1,
+        params=where_finite(params, state.params),
+        batch_stats=where_finite(batch_stats, state.batch_stats),
+        opt_state=where_finite(opt_state, state.opt_state),
+        ema=where_finite(average, state.ema),
     )
     epoch = state.step // spec.steps_per_epoch
     for loss in spec.losses.values():
@@ -140,7 +147,7 @@ def train_step(
         "learning_rate": (rate := spec.learning_rate(count)),
         **{f"learning_rate_{group}": factor * rate for group, factor in spec.factors.items()},
     }
-    return TrainState(state.step + 1, *updated), logged
+    return next_state, logged
 
 
 def eval_step(

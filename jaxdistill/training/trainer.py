@@ -37,20 +37,29 @@ from jaxdistill.training import (
     preflight,
     provenance,
     run_folder,
+    run_metadata,
 )
-from jaxdistill.training.aggregation import mean_metrics
+from jaxdistill.training.aggregation import (
+    averaged_over_masks,
+    first_nonfinite,
+    mean_metrics,
+    to_host,
+)
 from jaxdistill.training.callbacks import Callback, default_callbacks, early_stopping
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.ema import averaged
 from jaxdistill.training.feature_pairs import feature_pairs
-from jaxdistill.training.input_pipeline import InputPipelines, TrainBatch, wait_on_cpu
+from jaxdistill.training.input_pipeline import RunPipelines, TrainBatch
 from jaxdistill.training.loop_control import LoopControl
 from jaxdistill.training.progress import Progress
-from jaxdistill.training.run_metrics import Pending, epoch_record, read_metrics, score_of
-from jaxdistill.training.step import weighted_total
-from jaxdistill.training.step_spec import StepSpec, initial_state
-from jaxdistill.training.waits import Waits
-from jaxdistill.types import TrainState, Variables
+from jaxdistill.training.run_metrics import epoch_record, validation_score
+from jaxdistill.training.step import compile_eval_step, compile_train_step, weighted_total
+from jaxdistill.training.step_spec import StepSpec, initial_state, step_spec
+from jaxdistill.training.waits import Waits, finish_step_on_cpu
+from jaxdistill.types import Batch, TrainState, Variables
+
+_Pending = tuple[int, Batch, Mapping[str, Any]]
+"""Number, batch and scalars of a step whose scalars may not have arrived yet."""
 
 
 class Trainer(LoopControl):
@@ -88,7 +97,7 @@ class Trainer(LoopControl):
         console: Console | None = None,
         **training: Any,
     ) -> None:
-        super().__init__()
+        super().__init__([*default_callbacks(), *callbacks])
         self.console = console or default_console()
         self.run = Path(run).expanduser()
         self.data: Data | IterableData = assembly.as_data(data, validation)
@@ -110,10 +119,8 @@ class Trainer(LoopControl):
         self.model = with_projectors(model, self.pairs)
         self.partition = unfreezing.partition_in_phase(self.model, self.settings.student, phase=0)
         self.initial_partition = self.partition
-        self.phase = 0
         self.progress = Progress()
         self.waits = Waits()
-        self.callbacks = [*default_callbacks(), *callbacks]
         self.writer: MetricWriter = NullWriter()
         self.last_saved_step = -1
         self._ready = False
@@ -143,7 +150,7 @@ class Trainer(LoopControl):
         Raises:
           UserError: A file or name is wrong; names are checked before data is touched.
         """
-        return assembly.trainer_from_config(cls, settings, console or default_console(), threads)
+        return cls(**assembly.parts_from_config(settings, console or default_console(), threads))
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -178,8 +185,7 @@ class Trainer(LoopControl):
             stack.callback(self.emit, "on_fit_end")
             self.emit("on_fit_start")
             while not self.finished:
-                self.progress.phase = phases.phase_of(self, self.progress.epoch)
-                self.enter_phase(self.progress.phase)
+                self.enter_phase(phases.phase_of(self, self.progress.epoch))
                 self.emit("on_epoch_start")
                 start, first_step = time.perf_counter(), self.progress.step
                 self._train_epoch(batches)
@@ -192,7 +198,7 @@ class Trainer(LoopControl):
                     break
                 seconds = {"train": trained - start, "validation": time.perf_counter() - trained}
                 record = epoch_record(self, validation, seconds, self.progress.step - first_step)
-                score = score_of(validation, self.progress.epoch + 1)
+                score = validation_score(validation, self.progress.epoch + 1)
                 stopping = self.settings.training.early_stopping
                 self.progress.next_epoch(score, stopping.min_improvement if stopping else 0.0)
                 self.save_checkpoint(record, score)
@@ -201,7 +207,7 @@ class Trainer(LoopControl):
 
     def _train_epoch(self, batches: Iterator[TrainBatch]) -> None:
         """Takes the remaining steps of the epoch; a stop ends them early, with a checkpoint."""
-        pending: Pending | None = None
+        pending: _Pending | None = None
         for step in range(self.progress.step, (self.progress.epoch + 1) * self.steps_per_epoch):
             with self.waits.for_input():
                 batch, teacher = next(batches)
@@ -209,18 +215,33 @@ class Trainer(LoopControl):
                 self.state, self.frozen, *self.mesh.shard((batch, teacher))
             )
             with self.waits.for_step():
-                wait_on_cpu(scalars)
+                finish_step_on_cpu(scalars)
                 # One step late, so that the device never waits for the host.
-                read_metrics(self, pending)
+                self._read_metrics(pending)
             pending = (step, batch, scalars)
             self.emit("on_step_end", step)
             if self.stop_requested or self.checkpoint_requested:
-                read_metrics(self, pending)
+                self._read_metrics(pending)
                 pending = None
                 self.save_checkpoint({})
             if self.stop_requested:
                 return
-        read_metrics(self, pending)
+        self._read_metrics(pending)
+
+    def _read_metrics(self, pending: _Pending | None) -> None:
+        """Fetches a step's metrics, counts the step, and adds them to the epoch's means."""
+        if pending is None:
+            return
+        step, batch, scalars = pending
+        metrics = to_host(scalars)
+        self.progress.step = step + 1
+        if (term := first_nonfinite(self.losses, metrics)) is not None:
+            self.emit("on_nonfinite_step", step, term, metrics, batch)
+            return
+        labelled = metrics.pop("labelled")
+        weights = dict.fromkeys(averaged_over_masks(self.losses, metrics), labelled)
+        self.progress.count(metrics, weights)
+        self.emit("on_step_metrics", step, metrics)
 
     def validate(self) -> dict[str, float] | None:
         """Measures losses and metrics on the validation data.
@@ -281,7 +302,7 @@ class Trainer(LoopControl):
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """Returns data, files, sizes and environment of the run, in sections, for people."""
-        return provenance.metadata_of_run(self)
+        return run_metadata.metadata_of_run(self)
 
     def best(self) -> Best:
         """Returns the student of the checkpoint with the best score, without projectors."""
@@ -297,7 +318,7 @@ class Trainer(LoopControl):
             self.console.print(line)
         natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
-        self.inputs = InputPipelines(
+        self.inputs = RunPipelines(
             self.settings,
             self.data,
             self.teacher,
@@ -306,8 +327,8 @@ class Trainer(LoopControl):
             self.partition,
             self.mesh,
         )
-        self.partition, self.phase = self.initial_partition, 0
-        phases.compile_steps(self)
+        self.partition, self.progress.phase = self.initial_partition, 0
+        self._compile_steps()
         self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         if any(pair.standardized for pair in self.pairs):
             with compiling(self):
@@ -348,22 +369,21 @@ class Trainer(LoopControl):
         Args:
           phase: Number of stages, at least the present one.
         """
-        if phase == self.phase:
+        if phase == self.progress.phase:
             return
         self.partition, self.state = phases.in_phase(self, phase)
-        self.phase = phase
-        phases.compile_steps(self)
+        self.progress.phase = phase
+        self._compile_steps()
+
+    def _compile_steps(self) -> None:
+        """Makes the steps, and the frozen variables on the devices, for the present partition."""
+        self.spec = step_spec(
+            self.settings, self.model, self.partition.graphdef, self.losses, self.steps_per_epoch
+        )
+        self.train_step = compile_train_step(self.spec, self.mesh)
+        self.eval_step = compile_eval_step(self.spec, self.mesh)
+        self.frozen = self.mesh.replicate(self.partition.frozen)
 
     def _set_epochs(self, epochs: int) -> None:
         self.settings = assembly.with_keywords(self.settings, self.run, {"epochs": epochs})
         self._ready = False
-
-    def emit(self, event: str, *args: Any) -> None:
-        """Calls a method of every callback.
-
-        Args:
-          event: Name of the method.
-          *args: Its arguments after the trainer.
-        """
-        for callback in self.callbacks:
-            getattr(callback, event)(self, *args)

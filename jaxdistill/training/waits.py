@@ -3,6 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from jaxdistill.runtime import memory
 
 
 class Waits:
@@ -47,3 +52,17 @@ class Waits:
         waits["step"] = self._step
         self._input, self._step, self._made = 0.0, 0.0, now
         return waits
+
+
+def finish_step_on_cpu(scalars: Mapping[str, Any]) -> None:
+    """Waits for the end of a step on a CPU, and keeps the memory that it frees for the next one.
+
+    On a CPU the next batch is made after the step instead of during it, so that teacher and step do
+    not share its cores. On an accelerator nothing is done.
+
+    Args:
+      scalars: What the step returned beside the state.
+    """
+    if jax.default_backend() == "cpu":
+        jax.block_until_ready(scalars)
+        memory.keep_freed()

@@ -37,7 +37,7 @@ def events(run: Path) -> list[event_pb2.Event]:
 
 def test_an_epoch_is_written_into_every_file(run: Path) -> None:
     written = MetricWriter(run, epochs=1)
-    written.provenance({"Data": {"training images": 8}})
+    written.run_metadata({"Data": {"training images": 8}})
     written.epoch(2, {"train": {"total": 0.5}, "skipped": 0, "name": "x"}, GRID)
     written.close()
     lines = [json.loads(one) for one in (run / "metrics.jsonl").read_text().splitlines()]
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     silent = NullWriter()
-    silent.provenance({})
+    silent.run_metadata({})
     silent.epoch(1, {}, None)
     silent.nonfinite({"step": 1})
     silent.close()

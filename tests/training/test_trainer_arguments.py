@@ -15,6 +15,7 @@ from refused import refused
 import jaxdistill as jd
 from jaxdistill.commands import evaluate
 from jaxdistill.runtime.errors import ConfigError, DataError, RunError
+from jaxdistill.training.descriptions import describe
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,31 @@ def test_a_student_is_measured_before_it_is_trained(tmp_path: Path) -> None:
     scores = trainer.validate()
     assert scores is not None
     assert 0 <= scores["student_miou"] <= 1
+
+
+def test_attention_to_the_teacher_needs_a_teacher_with_logits(tmp_path: Path) -> None:
+    def features_only(images: jax.Array) -> jd.TeacherOutputs:
+        return jd.TeacherOutputs(None, (images[:, ::2, ::2],))
+
+    def trainer(**losses: jd.losses.Loss) -> jd.Trainer:
+        return jd.Trainer(
+            model(),
+            toy_student.batches(),
+            teacher=features_only,
+            losses=losses,
+            validation=toy_student.batches(),
+            run=tmp_path / "run",
+            batch_size=2,
+        )
+
+    pair = jd.config.Feature(tensor="x", tap="decoder.0", hidden_channels=4, attention="mask")
+    feature = jd.losses.Feature(pairs=(pair,))
+    assert feature.requires == {"features", "teacher_logits"}
+    with refused(ConfigError, "no-usable-loss"):
+        trainer(f=feature)
+    built = trainer(f=feature, bce=jd.losses.BCE())
+    assert (list(built.losses), list(built.unused_losses)) == (["bce"], ["f"])
+    assert "loss f is not used: there is no teacher's mask" in describe(built)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from jaxdistill.losses.base import Scalars
 from jaxdistill.runtime import errors
 from jaxdistill.teachers.base import restrict
 from jaxdistill.teachers.target_cache import CachedTeacher
-from jaxdistill.training.input_pipeline import wait_on_cpu
 from jaxdistill.training.trainer import Trainer
+from jaxdistill.training.waits import finish_step_on_cpu
 
 LEAD = 3  # steps until the prefetched batches are as many as they ever will be
 
@@ -47,7 +47,7 @@ class OurStep:
             for _ in range(LEAD + steps + 1):
                 self._batch = next(batches)
                 scalars = self._train_step()
-                wait_on_cpu(scalars)
+                finish_step_on_cpu(scalars)
                 jax.device_get(pending)  # one step late, as in training
                 pending = scalars
                 marks.append(time.perf_counter())

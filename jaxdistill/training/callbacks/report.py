@@ -36,7 +36,7 @@ class Report(Callback):
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Writes what holds for the whole run."""
         self._samples = []
-        self._attempt(trainer.writer.provenance, trainer.metadata())
+        self._attempt(trainer.writer.run_metadata, trainer.metadata())
 
     def on_validation_batch(
         self,
@@ -66,7 +66,7 @@ class Report(Callback):
         samples, self._samples = self._samples[:SAMPLES], []
         if distributed.is_main_process():
             if trainer.finish_reason:  # no epoch follows, and the page is to say so
-                self._attempt(trainer.writer.provenance, trainer.metadata())
+                self._attempt(trainer.writer.run_metadata, trainer.metadata())
             self._attempt(self._write, trainer.writer, trainer.progress.epoch, record, samples)
 
     def on_fit_end(self, trainer: "Trainer") -> None:
