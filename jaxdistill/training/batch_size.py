@@ -27,7 +27,8 @@ from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import TrainState
 
 SHARE = 0.9
-"""Share of the memory that JAX may use which a step takes; the rest is for batches made ahead."""
+"""Share of the memory that JAX may use which a step and the batches made ahead of it take."""
+_AHEAD = 3  # batches besides the step's own: two made ahead, and the one whose metrics are read
 _ROUND = 8  # GPUs compute multiples of it fastest
 
 
@@ -148,7 +149,9 @@ def step_memory(
     mesh: Mesh,
     count: int,
 ) -> int:
-    """Returns the memory in bytes that a training step needs on each device, without running it.
+    """Returns the memory in bytes that training needs on each device, without running a step.
+
+    It is that of the step and of the batches made ahead of it.
 
     Args:
       settings: See `choose`.
@@ -181,8 +184,10 @@ def step_memory(
     batch = abstract_batch(mesh, count, size, output_shapes(teacher, size))
     step: Any = compile_train_step(spec, mesh)
     memory = step.lower(state, frozen, *batch).compile().memory_analysis()
+    batch_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch))
     return int(
-        memory.argument_size_in_bytes
+        _AHEAD * batch_bytes / mesh.size
+        + memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes

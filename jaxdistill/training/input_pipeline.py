@@ -115,13 +115,17 @@ class InputPipeline:
             yield batch
             start = time.perf_counter()
 
-    def _divided(self, tree: Any) -> Any:
-        """Returns arrays whose rows are where they are to be computed."""
+    def divided(self, tree: Any) -> Any:
+        """Returns arrays whose rows are where they are to be computed.
+
+        Args:
+          tree: A tree of arrays, divided along their first axis.
+        """
         return tree if self._rows is None else jax.device_put(tree, self._rows)
 
     def _augmented(self, batch: Batch, step: int) -> augment.Augmented:
-        key, read = augment.step_key(self._seed, step), self._divided((batch.images, batch.masks))
-        augmented: augment.Augmented = self._divided(
+        key, read = augment.step_key(self._seed, step), self.divided((batch.images, batch.masks))
+        augmented: augment.Augmented = self.divided(
             _augment(key, *read, self.augmentation.kind, _rows(batch))
         )
         return augmented
@@ -149,7 +153,7 @@ class InputPipeline:
             outputs = self._memo(images, *extra, key=content_key(np.asarray(batch.images)))
         else:
             outputs = self.teacher(images, *extra)
-        divided: TeacherOutputs = self._divided(outputs)
+        divided: TeacherOutputs = self.divided(outputs)
         return divided
 
 

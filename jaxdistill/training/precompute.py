@@ -76,6 +76,7 @@ class _Split:
         assert pipeline.keys_of is not None
         self.title, self._trainer, self._dataset = title, trainer, dataset
         self.cache, self._keys_of = pipeline.teacher, pipeline.keys_of
+        self._divided = pipeline.divided
         self._flips = (False,) if pipeline.augmentation.kind == "none" else (False, True)
         self.wanted = len(dataset) * len(self._flips)
         self.missing = sum(
@@ -118,7 +119,7 @@ class _Split:
         if weights.any():
             flips = np.full(len(weights), flipped)
             images = augment.flip(jnp.asarray(flips), image_ops.to_float(batch.images))
-            self.cache(images, keys, flips, weights)
+            self.cache(self._divided(images), keys, flips, weights)
 
 
 def _check_room(trainer: "Trainer", directory: Path, splits: Sequence[_Split]) -> None:

@@ -117,21 +117,23 @@ def check_same_provenance(before: Provenance, now: Provenance, where: str) -> No
         )
 
 
-def check_processes_agree(own: Provenance, resume: bool) -> None:
+def check_processes_agree(own: Provenance, resume: bool, teacher: Mapping[str, Any]) -> None:
     """Checks that all processes of a run were given the same settings, data and files.
 
     Args:
       own: The provenance of this process.
       resume: Whether this process resumes the run.
+      teacher: What the teacher's outputs depend on in this process, such as the precision in which
+        it computes: it may fall back to another one where it does not find a GPU's libraries.
 
     Raises:
       DistributedError: Some differ from process 0 (`processes-differ`).
     """
     settings = dict(_compared(own["settings"], _PATHS))
     check_same_values(
-        [settings, own["files"], resume],
-        "have other settings, data or files than process 0; start all of them with the same "
-        "command on the same files",
+        [settings, own["files"], resume, teacher],
+        "have other settings, data or files than process 0, or compute the teacher in another way "
+        "(see their warnings); start all of them with the same command on the same files",
     )
 
 
@@ -145,7 +147,7 @@ def check_same_values(own: Any, otherwise: str) -> None:
     Raises:
       DistributedError: Some differ (`processes-differ`).
     """
-    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).digest()
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).digest()
     digests = distributed.all_gather(np.frombuffer(digest, np.uint8)[None])
     others = [str(index) for index in np.flatnonzero((digests != digests[0]).any(1))]
     if others:

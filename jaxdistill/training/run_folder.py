@@ -22,6 +22,7 @@ from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import OutputError, RunError
 from jaxdistill.runtime.files import retry_io, write_atomic
 from jaxdistill.runtime.lock import locked
+from jaxdistill.teachers.base import provenance_of
 from jaxdistill.training import phases, provenance
 from jaxdistill.training.progress import Progress
 
@@ -50,7 +51,7 @@ def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterato
         written by another process (`run-locked`), or cannot be resumed.
     """
     run, about = trainer.run, trainer.about
-    provenance.check_processes_agree(about["provenance"], resume)
+    provenance.check_processes_agree(about["provenance"], resume, provenance_of(trainer.teacher))
     with ExitStack() as stack:
         stack.enter_context(_claimed(run, resume))
         before = _resume(trainer, accept_changes) if resume else None
