@@ -9,10 +9,11 @@ FOLDER stands for the documents' PATH/TO/COCO and PATH/TO/IMAGES; U²-Net-p, the
 and MediaPipe's are in ext_extractor, as the README and docs/tutorials/mediapipe.md say.
 
 A table is one section of a document; its shell blocks are run in their order, from the top of the
-repository. What was interrupted goes on where it stopped: a table that is done is left out, and
-the commands themselves go on (`jaxdistill train --resume`, `ablate.py`). For each table,
-runs/tables/NAME holds what its commands printed, and `made.json`: commands, commit, machine, time.
-The spread over seeds is a column of the tables.
+repository. What was interrupted goes on where it stopped: a table that is done by the same commands
+is left out, and the commands themselves go on (`jaxdistill train --resume`, `ablate.py`). For each
+table, runs/tables/NAME holds what its commands printed, and `made.json`, with an entry for every
+time they were started: commands, start, commit, machine, seconds, and whether they came to their
+end. The spread over seeds is a column of the tables.
 """
 
 import argparse
@@ -26,10 +27,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from jaxdistill.runtime.errors import command
+from jaxdistill.runtime.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 STATE = ROOT / "runs" / "tables"
+MADE = "made.json"
 
 
 class Table(NamedTuple):
@@ -40,11 +45,17 @@ class Table(NamedTuple):
     needs: str = ""
 
 
+_NEAREST = "the page's table is of data.mask_resize=nearest, its commands measure on aligned masks"
+
 TABLES = {
-    "distillation": Table("distillation.md", "What distillation brings", "data; hours"),
+    "distillation": Table(
+        "distillation.md", "What distillation brings", f"data; hours; {_NEAREST}"
+    ),
     "masks": Table("distillation.md", "What the masks of the tables are worth", "data; hours"),
-    "longer": Table("distillation.md", "Longer, and with crops", "data; hours"),
-    "recommended": Table("distillation.md", "The recommended configuration", "data; an hour"),
+    "longer": Table("distillation.md", "Longer, and with crops", f"data; hours; {_NEAREST}"),
+    "recommended": Table(
+        "distillation.md", "The recommended configuration", f"data; an hour; {_NEAREST}"
+    ),
     "runtimes": Table("performance.md", "The same masks in six runtimes", "data; the runtimes"),
     "input": Table("performance.md", "Data", "data"),
     "videos": Table("performance.md", "Videos", "data; a quarter of an hour"),
@@ -76,21 +87,35 @@ def make(name: str, data: str | None) -> bool:
     """Runs the commands of a table, and says whether all succeeded."""
     folder = STATE / name
     folder.mkdir(parents=True, exist_ok=True)
-    text, started = script(TABLES[name], data), time.time()
+    entry = {"commands": script(TABLES[name], data), "start": time.strftime("%Y-%m-%d %H:%M:%S")}
+    entry |= about() | {"seconds": None, "done": False}
+    entries = [*made(name), entry]
     # Beside this Python are jaxdistill and python, whether or not the environment is active.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with (folder / "output.txt").open("a") as output:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    if done.returncode == 0:
-        made = {"commands": text, "seconds": round(time.time() - started)} | about()
-        (folder / "made.json").write_text(json.dumps(made, indent=2) + "\n")
-    return done.returncode == 0
+    started = time.monotonic()
+    try:
+        with (folder / "output.txt").open("a") as output:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", entry["commands"]],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        entry["done"] = done.returncode == 0
+    finally:
+        entry["seconds"] = round(time.monotonic() - started)
+        write_atomic(folder / MADE, json.dumps(entries, indent=2) + "\n")
+    return entry["done"]
+
+
+def made(name: str) -> list[dict[str, Any]]:
+    """Returns the entries of a table: one for every time that its commands were started."""
+    try:
+        found = json.loads((STATE / name / MADE).read_text())
+    except FileNotFoundError:
+        return []
+    return found if isinstance(found, list) else []  # a version before held the last one alone
 
 
 def about() -> dict[str, str | int | None]:
@@ -102,17 +127,20 @@ def about() -> dict[str, str | int | None]:
         "machine": f"{platform.platform()}, {platform.machine()}",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
     }
 
 
 def state(name: str) -> str:
     """Returns what is known of a table's last run."""
-    try:
-        made = json.loads((STATE / name / "made.json").read_text())
-    except OSError:
-        return "begun" if (STATE / name).exists() else "not made"
-    return f"made {made['date']} at {made['commit']} in {made['seconds']} s"
+    if not (STATE / name).exists():
+        return "not made"
+    entries = made(name)
+    if not entries or not entries[-1]["done"]:
+        return "begun"
+    last = entries[-1]
+    same = [each for each in entries if each["commands"] == last["commands"]]
+    seconds = sum(each["seconds"] for each in same)
+    return f"made {last['start']} at {last['commit']} in {seconds} s, begun {len(same)} times"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not args.data and any("data" in TABLES[name].needs for name in names):
         parser.error("expected --data FOLDER")
     for name in names:
-        if (STATE / name / "made.json").exists():
+        text = script(TABLES[name], args.data)
+        if any(each["done"] and each["commands"] == text for each in made(name)):
             print(f"{name}: {state(name)}; delete {STATE / name} to make it again")
             continue
         print(f"{name}: see {STATE / name / 'output.txt'}", flush=True)
@@ -146,4 +175,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

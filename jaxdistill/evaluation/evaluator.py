@@ -94,7 +94,8 @@ def evaluate(
       model: A predictor, a student, the best student of a run (`Trainer.best()`), a run folder, or
         an ONNX file that describes itself (see `evaluation.load`).
       data: Data with a validation split, such as `jaxdistill.data.coco(...)`, or an iterable of
-        batches: `Batch`, dictionaries with `images` and `masks`, or tuples (images, masks).
+        batches: `Batch`, dictionaries with `images` and `masks`, or tuples (images, masks). Rows of
+        a `Batch` whose weight is 0 are left out.
       teacher: Computes the logits to agree with.
       split: The split of `data` that is used; batches have only one.
       batch_size: Number of images that the model processes at a time; batches keep their own size.
@@ -147,12 +148,16 @@ def _measure(
     worst = Worst()
     with closing(prefetch(computed)) as ready:
         for batch, logits, values in ready:
-            real = int(np.asarray(batch.weights).sum())
-            measured.append(jax.tree.map(lambda array, real=real: array[:real], values))
-            labelled.append(np.asarray(batch.labelled)[:real] > 0)
-            ids.extend(int(id) for id in np.asarray(batch.ids)[:real])
-            worst.add(batch, logits, values["network"], real)
-            progress(real)
+            # Padding may be anywhere in a batch of the caller's own.
+            rows = np.flatnonzero(np.asarray(batch.weights) > 0)
+            batch, logits, values = jax.tree.map(
+                lambda array, rows=rows: np.asarray(array)[rows], (batch, logits, values)
+            )
+            measured.append(values)
+            labelled.append(batch.labelled > 0)
+            ids.extend(map(int, batch.ids))
+            worst.add(batch, logits, values["network"], len(rows))
+            progress(len(rows))
     if not ids:
         raise DataError("the evaluation data has no images", code="no-images")
     whole = jax.tree.map(lambda *parts: np.concatenate(parts), *measured)

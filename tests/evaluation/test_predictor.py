@@ -13,7 +13,7 @@ from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, model_options
 from jaxdistill.evaluation import masks
 from jaxdistill.runtime.errors import ConfigError, DataError, NetworkError, UserError
-from jaxdistill.types import TeacherOutputs
+from jaxdistill.types import Batch, TeacherOutputs
 
 HEIGHT, WIDTH = 48, 64
 
@@ -187,6 +187,19 @@ def test_batches_are_evaluated(predictor: evaluation.Predictor) -> None:
     with pytest.raises(ConfigError) as caught:
         evaluation.evaluate(predictor, batches(1), own_size=True)
     assert caught.value.code == "own-size"
+
+
+def test_padding_is_left_out_wherever_it_is(predictor: evaluation.Predictor) -> None:
+    images = np.stack([bright_left(HEIGHT, WIDTH)] * 3)
+    masks = (images.max(-1, keepdims=True) > 100).astype(np.uint8)
+    masks[1] = 1 - masks[1]  # would score 0
+    weights, labelled = np.float32([1, 0, 1]), np.ones(3, np.float32)
+    batch = Batch(images, masks, weights, labelled, np.array([7, 8, 9]))
+    counted: list[int] = []
+    result = evaluation.evaluate(predictor, [batch], progress=counted.append)
+    assert (result.images, counted, result.network["miou"]) == (2, [2], 1.0)
+    assert [one["id"] for one in result.per_image] == [7, 9]
+    assert [one.score for one in result.worst] == [1.0, 1.0]
 
 
 def test_images_without_masks_are_compared_with_a_teacher(

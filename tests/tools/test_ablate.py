@@ -7,11 +7,15 @@ import ablate
 import ablation_data
 import ablation_table
 import pytest
+import runs
 import tiny_run
+from refused import refused
 
 from jaxdistill import config
 from jaxdistill.data import Dataset, splits
 from jaxdistill.runtime.errors import ConfigError, DataError, NetworkError
+
+UNTRAINED = ["student.encoder_weights=null"]
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def test_every_row_is_a_configuration(place: Path) -> None:
 
 def test_another_design_needs_another_folder(place: Path) -> None:
     args = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
-    args += ["--feature", "inner", "--deep", "inner", "--seeds", "0"]
+    args += ["--feature", "inner", "--deep", "inner", "--seeds", "0", *UNTRAINED]
     ablate.main([*args, "--few", "2"])
     ablate.main([*args, "--few", "2", "--rows", "masks"])
     for other in (["--few", "3"], ["--few", "2", "training.epochs=3"]):
@@ -74,11 +78,93 @@ def test_another_design_needs_another_folder(place: Path) -> None:
         assert caught.value.code == "design-differs"
 
 
+def table(folder: Path, design: dict | None, row: str = "masks") -> Path:
+    """Writes a table of one run, as the documents publish it."""
+    scores = {**dict.fromkeys(ablation_table.MEASURES, 0.7), "teacher_miou": 0.95}
+    content = {"all": {row: {"0": scores}}, **({"design": design} if design else {})}
+    folder.mkdir(parents=True)
+    (folder / ablation_table.TABLE).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("design", "code"),
+    [
+        (None, "unknown-design"),
+        ({"data.mask_resize": "nearest"}, "design-differs"),
+        ({"data.mask_resize": "area"}, None),
+    ],
+)
+def test_a_table_alone_is_gone_on_from_by_its_own_design(
+    place: Path, design: dict | None, code: str | None
+) -> None:
+    folder = table(place / "runs", design)
+    args = [str(folder), "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
+    args += ["--feature", "inner", "--deep", "inner", "--few", "2", "--seeds", "0", *UNTRAINED]
+    if code:
+        with refused(ConfigError, code):
+            ablate.main(args)
+        assert not (folder / runs.DESIGN).exists()
+        return
+    ablate.main(args)
+    ablate.main(args)
+    assert runs.read(folder / ablation_table.TABLE)["design"] == design
+    (folder / ablation_table.TABLE).unlink()
+    ablate.main(args)
+    assert runs.read(folder / ablation_table.TABLE)["design"] == runs.read(folder / runs.DESIGN)
+
+
+@pytest.mark.parametrize("name", ["distillation.json", "distillation_24.json"])
+def test_published_tables_say_how_their_masks_were_resized(name: str) -> None:
+    found = runs.read(tiny_run.ROOT / "docs" / name)
+    assert found["design"]["data.mask_resize"] == "nearest"
+    known = runs.effective(config.load(ablate.CONFIG, UNTRAINED))
+    assert {key for key in found["design"] if not key.startswith("--")} <= known.keys()
+
+
+def test_rows_of_another_version_are_kept(tmp_path: Path) -> None:
+    folder = table(tmp_path / "runs", None, row="of another version")
+    ablation_table.write(folder, ablate.rows("near", "deep"))
+    assert "of another version" in runs.read(folder / ablation_table.TABLE)["all"]
+    assert "| of another version | 1 |" in (folder / "table.md").read_text()
+
+
+def test_what_a_row_was_made_with_stands_beside_its_scores(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(_: str, run: Path, settings: object) -> dict[str, float]:
+        run.mkdir(parents=True)
+        return {**dict.fromkeys(ablation_table.MEASURES, 0.7), "teacher_miou": 0.95}
+
+    monkeypatch.setattr(runs, "train", trained)
+    args = [f"{place}/runs", "--data", f"{place}/coco", "--teacher", f"{place}/network.onnx"]
+    args += ["--feature", "inner", "--deep", "inner", "--few", "2", *UNTRAINED]
+    args += ["--regimes", "all", "--rows", "logits", "--seeds"]
+    ablate.main([*args, "1"])
+    found = runs.read(place / "runs" / ablation_table.TABLE)["all"]["logits"]["0"]
+    assert found["settings"] == list(ablate.LOGITS)
+    changed = {"logits": ablate.Row("logits", ("losses.kl=2.0",))}
+    monkeypatch.setattr(ablate, "rows", lambda near, deep: changed)
+    with refused(ConfigError, "design-differs", "losses.kl=2.0"):
+        ablate.main([*args, "2"])
+
+
+def test_images_change_sides_with_another_choice(place: Path) -> None:
+    """A command that failed before its first run is repeated with other arguments."""
+    for few in (2, 4):
+        regimes = ablation_data.prepare(place / "data", place / "coco", few)
+    masks = dataset(place, regimes["few"]).labelled
+    assert (len(masks), int(masks.sum())) == (8, 4)
+    moved = (place / "coco").rename(place / "moved")
+    ablation_data.prepare(place / "data", moved, 4)
+    assert all(link.exists() for link in (place / "data" / "all").iterdir())
+
+
 def test_a_mistake_does_not_bind_the_folder(place: Path) -> None:
     def run(folder: str, data: str, feature: str, *more: str) -> None:
         args = [f"{place}/{folder}", "--data", f"{place}/{data}", "--few", "2", "--rows", "logits"]
         networks = ["--teacher", f"{place}/network.onnx", "--feature", feature, "--deep", "inner"]
-        ablate.main([*args, *networks, *more])
+        ablate.main([*args, *networks, *UNTRAINED, *more])
 
     for error, code, mistake in (
         (DataError, "missing-annotations", ("coc", "inner")),

@@ -1,6 +1,7 @@
 """Data sets as other cameras would have taken them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import camera_runs
@@ -12,11 +13,12 @@ import runs
 from onnx_models import parse, save
 from PIL import Image
 from refused import refused
+from safetensors.numpy import save_file
 
 from jaxdistill import config, models
 from jaxdistill.data import decode
 from jaxdistill.data.sources.selection import sources_of
-from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime.errors import ConfigError, RunError
 
 TRAIN, VALIDATION = 5, 2
 
@@ -103,6 +105,29 @@ def test_wrong_arguments_are_named(tmp_path: Path, changed: list[str], code: str
     assert not (tmp_path / "made").exists()
 
 
+def test_a_folder_of_other_data_is_refused_and_left_as_it_is(made, tmp_path: Path) -> None:
+    data, folder = made
+    teacher = ["--teacher", f"{bright(tmp_path)}:unit"]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    cameras.main([str(folder), "--data", str(data), *teacher, "--few", "2"])  # the same again
+    other = coco_folders.discs(tmp_path / "coco", TRAIN - 1, VALIDATION)
+    for root, few in ((data, "3"), (other, "2")):
+        with refused(ConfigError, "folder-not-empty"):
+            cameras.main([str(folder), "--data", str(root), *teacher, "--few", few])
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_what_was_interrupted_leaves_no_data_set(made, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(runs, "save", full)
+    arguments = [str(tmp_path / "new"), "--data", str(made[0]), "--few", "2"]
+    with pytest.raises(OSError, match="no space"):
+        cameras.main([*arguments, "--teacher", f"{bright(tmp_path)}:unit"])
+    assert [path.name for path in tmp_path.iterdir()] == ["bright.onnx"]
+
+
 def test_what_is_written_is_a_data_set(made) -> None:
     root = made[1] / "infrared"
     split = {"images": "train/images", "annotations": "train/few"}
@@ -118,13 +143,19 @@ def test_other_settings_in_a_folder_with_runs_are_refused(made, tmp_path, monkey
         (run / camera_runs.DONE).write_text(json.dumps({"trained": scores, "start": {}}))
 
     monkeypatch.setattr(camera_runs, "_train", trained)
-    arguments = [str(tmp_path), "--data", str(made[1]), "--config", "configs/phone.yaml"]
+    folder = shutil.copytree(made[1], tmp_path / "made")
+    place = [str(tmp_path / "runs"), "--data", str(folder)]
+    arguments = [*place, "--config", "configs/phone.yaml", "student.weights=null"]
+    arguments += ["student.frozen=[]"]
     chosen = ["--cameras", "dark", "--labels", "masks", "--seeds", "0"]
     camera_runs.main([*arguments, *chosen])
     camera_runs.main([*arguments, f"data.prepared={tmp_path}", *chosen])
     for changed in ("training.learning_rate=1e-5", "training.ema=0.9"):
         with refused(ConfigError, "design-differs"):
             camera_runs.main([*arguments, changed, *chosen])
+    runs.save(folder / cameras.MADE, {**runs.read(folder / cameras.MADE), "few": 3})
+    with refused(ConfigError, "design-differs", "made.few"):
+        camera_runs.main([*arguments, *chosen])
 
 
 @pytest.mark.parametrize("other", [{"a": 1, "b": 3}, {"a": 1}, {"a": 1, "b": 2, "c": None}])
@@ -134,6 +165,25 @@ def test_a_design_with_another_value_or_name_is_refused(tmp_path: Path, other: d
     runs.check(tmp_path, {"b": 2, "a": 1})
     with refused(ConfigError, "design-differs"):
         runs.check(tmp_path, other)
+
+
+def test_weights_count_by_their_content(tmp_path: Path) -> None:
+    settings, found = config.load("configs/phone.yaml", []), []
+    for name, value in (("one", 1), ("same", 1), ("other", 2)):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({"scale": np.full(3, value, np.float32)}, path)
+        student = settings.student.model_copy(update={"weights": path})
+        found.append(runs.effective(settings.model_copy(update={"student": student})))
+    assert found[0] == found[1]
+    assert {key for key in found[0] if found[0][key] != found[2][key]} == {"student.weights"}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", None])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / runs.DESIGN).write_text(text)
+    with refused(RunError, "unreadable-result", runs.DESIGN):
+        runs.read(tmp_path / runs.DESIGN)
 
 
 @pytest.mark.slow

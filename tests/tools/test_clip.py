@@ -1,7 +1,7 @@
 """The clip whose truth is known: its masks move as its frames do; a network is measured on it."""
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import coco_folders
 import numpy as np
@@ -13,6 +13,8 @@ import clip
 
 from jaxdistill.data.dataset import Example
 from jaxdistill.data.video import open_source
+from jaxdistill.evaluation import video
+from jaxdistill.evaluation.video import VideoReport
 
 SIZE = (72, 128)
 
@@ -43,8 +45,15 @@ def test_a_network_is_measured(
     options = ["--output-kind", "logits", "--normalization", "unit", "--size", "64", "64"]
     size = ["--frames", "34", "--clip-size", *map(str, SIZE), "--long-frames", "0"]
     output = ["--root", str(root), "--output", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["clip.py", str(network), *output, *size, *options])
-    clip.main()
+    limits: list[int | None] = []
+
+    def predict_video(*args: Any, limit: int | None, **kwargs: Any) -> VideoReport:
+        limits.append(limit)
+        return video.predict_video(*args, limit=limit, **kwargs)
+
+    monkeypatch.setattr(clip, "predict_video", predict_video)
+    clip.main([str(network), *output, *size, *options])
+    assert limits == [clip.RATE, None] * 4  # what compiles is not timed
     lines = capsys.readouterr().out.splitlines()
     [true] = [line for line in lines if line.startswith("| the truth")]
     assert true.split("|")[3:6] == [" 1.0000 ", " 1.0000 ", " 0.0000 "]

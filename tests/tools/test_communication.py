@@ -12,17 +12,35 @@ import tiny_run
 from jaxdistill.ops.forms import PLAIN_OPS
 
 PROGRAM = """
+%body (p: (s32[], f32[6])) -> (s32[], f32[6]) {
+  %p = (s32[], f32[6]{0}) parameter(0)
+  %all-reduce.3 = f32[6]{0} all-reduce(%d), channel_id=4, to_apply=%add
+}
+
+ENTRY %main (a: f32[3,4]) -> f32[5] {
   %all-reduce.1 = f32[3,4]{1,0} all-reduce(%a), channel_id=1, to_apply=%add
   %all-reduce.2 = (f32[5]{0}, bf16[2,2]{1,0}, /*index=2*/pred[]) all-reduce(%b, %c), channel_id=2
   %all-gather-start = f32[8]{0} all-gather-start(%e), channel_id=3
   %get = f32[5]{0} get-tuple-element(%all-reduce.2), index=0
+  LOOP
+}
 """
+LOOP = (
+    "%while.1 = (s32[], f32[6]{0}) while(%t), condition=%less, body=%body, "
+    'backend_config={"known_trip_count":{"n":"4"}}'
+)
 
 
 def test_a_program_s_collectives_are_found_with_their_bytes() -> None:
-    sent = communication.parse(PROGRAM)
+    sent = communication.parse(PROGRAM.replace("LOOP", ""))
     assert sent.calls == {"all-reduce": 2, "all-gather": 1}
     assert sent.bytes == {"all-reduce": 4 * 12 + (4 * 5 + 2 * 4 + 1), "all-gather": 4 * 8}
+
+
+def test_collectives_of_a_loop_count_as_often_as_it_runs() -> None:
+    once, looped = (communication.parse(PROGRAM.replace("LOOP", each)) for each in ("", LOOP))
+    assert looped.calls["all-reduce"] - once.calls["all-reduce"] == 4
+    assert looped.bytes["all-reduce"] - once.bytes["all-reduce"] == 4 * 4 * 6
 
 
 def test_a_ring_sends_almost_everything_twice_and_takes_its_turns() -> None:

@@ -16,6 +16,8 @@ import results
 import step_program
 import tables
 
+from jaxdistill.ops import forms
+
 CARD = "NVIDIA H100 80GB HBM3"
 
 
@@ -159,6 +161,47 @@ def test_tables_show_the_last_result_of_each_measurement() -> None:
     assert "900 passed, 1 failed before the time was up" in text
     assert r"| tests/test_x.py::test_y | assert a \| b |" in lines
     assert r"out of \| memory" in text
+
+
+def test_results_of_other_settings_are_rows_of_their_own() -> None:
+    """The original is compared with our step as it is, also where another one came last."""
+    plain = {"kind": "step", **STEP, "flags": "", "plain_ops": "all", "ms": 75.0}
+    graph = {"kind": "step", **STEP, "flags": "--graph", "plain_ops": "", "ms": 25.0}
+    whole = {"precision": "float32", "batch": 4, "contestant": "ours", "images_per_s": 1.0}
+    slow = {"kind": "whole", **whole, "plain_ops": "all", "ms": 90.0, "parts": {}}
+    _, text = tables.section([*RESULTS, plain, graph, slow])
+    steps = [line for line in text.splitlines() if line.startswith("| float32 | 32 |")]
+    assert "| float32 | 32 | --graph | 25.0 |" in text
+    assert "| float32 | 32 | JAXDISTILL_PLAIN_OPS=all | 75.0 |" in text
+    assert "| float32 | 4 | ours JAXDISTILL_PLAIN_OPS=all | 90.0 |" in text
+    assert "| float32 | 32 |  | 50.0 |" in text
+    [original] = [line for line in steps if "eager" in line]
+    assert original.endswith("| 3.00 x |")
+    _, without = tables.section([*RESULTS[:2], plain, *RESULTS[5:]])
+    assert "3.00 x" in without  # of the whole steps
+    assert "2.00 x" not in without
+
+
+def test_failures_are_those_of_the_last_run_that_had_the_stage() -> None:
+    old = [{**each, "run": "1"} for each in RESULTS]
+    tested = {"kind": "tests", "exit": 0, "complete": True, "passed": 901, "run": "2"}
+    _, text = tables.section([*old, tested])
+    assert "tests/test_x.py::test_y" not in text
+    assert r"out of \| memory" in text  # the second run had no steps
+    _, text = tables.section([*old, {"kind": "step", **STEP, "flags": "", "run": "2"}])
+    assert "tests/test_x.py::test_y" in text
+    assert r"out of \| memory" not in text
+
+
+def test_a_result_says_which_run_it_is_of(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv(results.VARIABLE, str(tmp_path / "results.jsonl"))
+    monkeypatch.setenv(results.RUN, "1")
+    monkeypatch.setenv(forms.PLAIN_OPS, "all")
+    monkeypatch.setenv("XLA_FLAGS", "--a")
+    results.record("step", **results.settings())
+    [found] = results.read(tmp_path / "results.jsonl")
+    assert found == {"kind": "step", "flags": "--a", "plain_ops": "all", "run": "1"}
+    assert check._environment(tmp_path, tmp_path, tmp_path)[results.RUN] != "1"
 
 
 def test_a_page_holds_the_tables_of_a_card_once(tmp_path: Path) -> None:

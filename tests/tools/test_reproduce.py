@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import reproduce
 
+from jaxdistill.runtime.errors import command
+
 
 @pytest.mark.parametrize("name", reproduce.TABLES)
 def test_every_table_has_commands(name: str) -> None:
@@ -38,12 +40,48 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_made_is_left_out_and_what_failed_is_run_again(tables: Path) -> None:
     assert reproduce.main(["all"]) == 1
-    made = json.loads((tables / "runs/tables/first/made.json").read_text())
+    [made] = entries(tables, "first")
     assert made["commands"] == "echo one >> trace\n"
-    assert {"commit", "machine", "seconds", "date"} <= set(made)
+    assert made["done"]
+    assert {"start", "commit", "machine", "seconds"} <= set(made)
     (tables / "once").touch()
     assert reproduce.main(["all"]) == 0
     assert (tables / "trace").read_text().split() == ["one", "two", "two"]
+    assert [each["done"] for each in entries(tables, "second")] == [False, True]
+
+
+def entries(tables: Path, name: str) -> list[dict]:
+    return json.loads((tables / "runs/tables" / name / reproduce.MADE).read_text())
+
+
+def test_a_table_of_other_commands_is_made_again(tables: Path) -> None:
+    assert reproduce.main(["first"]) == 0
+    page = tables / "docs/page.md"
+    page.write_text(page.read_text().replace("echo one", "echo three"))
+    for _ in range(2):
+        assert reproduce.main(["first"]) == 0
+    assert (tables / "trace").read_text().split() == ["one", "three"]
+    assert len(entries(tables, "first")) == 2
+
+
+def test_ctrl_c_is_one_line_and_its_time_counts(
+    tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "about", lambda: {"commit": "abc"})
+    monkeypatch.setattr(reproduce.subprocess, "run", interrupted)
+    assert command(lambda: reproduce.main(["first"])) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    [made] = entries(tables, "first")
+    assert (made["commit"], made["seconds"], made["done"]) == ("abc", 0, False)
+
+
+@pytest.mark.parametrize("name", ["distillation", "longer", "recommended"])
+def test_a_table_of_other_masks_says_so(name: str) -> None:
+    assert "mask_resize=nearest" not in reproduce.commands(reproduce.TABLES[name])
+    assert "mask_resize=nearest" in reproduce.TABLES[name].needs
 
 
 def test_tables_are_listed_with_their_state(

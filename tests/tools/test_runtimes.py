@@ -16,7 +16,7 @@ from PIL import Image
 from refused import refused
 from runtime_engines import RUNTIMES
 
-from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime.errors import ConfigError, DataError
 
 STUDENT = "masks student.encoder=mobilenetv3_small_050 student.decoder_channels=[16,12,8]"
 
@@ -114,3 +114,9 @@ def test_a_file_is_compared_with_the_first_runtime_and_refusals_are_named(
 def test_bad_arguments_are_refused(photos: Path, options: list[str], code: str) -> None:
     with refused(ConfigError, code):
         runtimes.main([STUDENT, "--images", str(photos), *options])
+
+
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with refused(DataError, "undecodable-image", "broken.png"):
+        runtimes.read_images(str(tmp_path), (64, 96), 1)

@@ -7,11 +7,10 @@
 Every row is trained with several seeds, in up to three regimes: with all masks, with masks for a
 few images only, and without masks. `table.md` and `table.json` are written after every run; gains
 are relative to the first row, paired by seed. The command continues where it was stopped, also from
-`table.json` alone.
+`table.json` alone, and refuses other settings than those of the runs that are there.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -151,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.table:
         shared = _design(args)
         runs.check(args.folder, shared)
+        ablation_table.check(args.folder, shared, table)
         found = ablation_table.read(args.folder, known)
         missing = list(_missing(args, table, found))
         for run, settings in missing:
@@ -159,16 +159,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs.write(args.folder, shared)
         for run, settings in missing:
             scores = runs.train(str(CONFIG), run, settings)
-            (run / ablation_table.DONE).write_text(json.dumps(scores), encoding="utf-8")
+            made = {ablation_table.SETTINGS: list(table[run.parent.name].settings)}
+            runs.save(run / ablation_table.DONE, {**scores, **made})
             ablation_table.write(args.folder, known)
     ablation_table.write(args.folder, known)
 
 
 def _design(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the arguments that all runs of a folder must share for their numbers to compare.
+    """Returns the values that all runs of a folder must share for their numbers to compare.
 
     Raises:
       NetworkError: The teacher has no such tensor.
+      WeightsError: The student's weights cannot be read.
     """
     teacher = OnnxGraph(args.teacher)
     teacher.cut([args.feature, args.deep])
@@ -177,8 +179,7 @@ def _design(args: argparse.Namespace) -> dict[str, Any]:
         "--teacher": teacher.fingerprint,
         "--output-kind": args.output_kind,
         **{f"--{name}": getattr(args, name) for name in ("feature", "deep", "few")},
-        "data.mask_resize": config.load(CONFIG, args.overrides).data.mask_resize,
-        "overrides": sorted(args.overrides),
+        **runs.effective(config.load(CONFIG, args.overrides)),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxdistill.config import Data
 from jaxdistill.runtime.errors import ConfigError, DataError
+from jaxdistill.runtime.files import write_atomic
 
 
 def prepare(folder: Path, root: Path, few: int) -> dict[str, list[str]]:
@@ -76,12 +77,18 @@ def _write(path: Path, content: dict[str, Any], images: list[dict[str, Any]], ti
             if annotation["image_id"] == image["id"]
         ],
     }
-    path.write_text(json.dumps(part), encoding="utf-8")
+    write_atomic(path, json.dumps(part))
 
 
 def _link(folder: Path, source: Path, images: list[dict[str, Any]]) -> None:
+    """Links to images; links of an earlier command, which failed, are replaced."""
     folder.mkdir(exist_ok=True)
-    for image in images:
-        link = folder / Path(image["file_name"]).name
-        if not link.is_symlink():
-            link.symlink_to((source / image["file_name"]).resolve())
+    targets = {
+        Path(image["file_name"]).name: (source / image["file_name"]).resolve() for image in images
+    }
+    for link in filter(Path.is_symlink, list(folder.iterdir())):
+        if link.readlink() != targets.get(link.name):
+            link.unlink()
+    for name, target in targets.items():
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(target)

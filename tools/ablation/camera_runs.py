@@ -11,11 +11,9 @@ folder.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ablation_table
 import cameras
@@ -23,11 +21,11 @@ import runs
 
 from jaxdistill import config
 from jaxdistill.checkpoint.interpolation import START
-from jaxdistill.config.flat import flat
 from jaxdistill.data import Data
 from jaxdistill.evaluation import load
 from jaxdistill.evaluation.evaluator import evaluate
 from jaxdistill.runtime.errors import ConfigError, command
+from jaxdistill.runtime.files import write_atomic
 
 LABELS = {"masks": "all masks", "few": "few masks, the others a teacher's", "labels": "a teacher's"}
 """Titles of the sets of training masks, by the name of their folder."""
@@ -59,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 code="no-such-folder",
             )
     settings = config.load(args.config, args.overrides)
-    shared = {"--data": str(args.data.absolute()), **_design(settings)}
+    made = {f"made.{key}": value for key, value in runs.read(args.data / cameras.MADE).items()}
+    shared = {"--data": str(args.data.absolute()), **made, **runs.effective(settings)}
     runs.check(args.folder, shared)
     runs.write(args.folder, shared)
     for seed in args.seeds:
@@ -72,22 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 write(args.folder)
 
 
-def _design(settings: config.Config) -> dict[str, Any]:
-    """Returns the settings that all runs share, by dotted key."""
-    own = {"run": True, "seed": True, "data": {"prepared"}}
-    return dict(flat(settings.model_dump(mode="json", exclude=own)))
-
-
 def write(folder: Path) -> None:
     """Writes `table.json` and `table.md` from the finished runs of a folder."""
     found: dict[str, dict[str, dict[str, Scores]]] = {}
     for path in sorted(folder.glob(f"*/*/*/{DONE}")):
         camera, labels, seed = path.parent.relative_to(folder).parts
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = runs.read(path)
         for column, scores in {labels: result["trained"], START_COLUMN: result["start"]}.items():
             if scores:
                 found.setdefault(camera, {}).setdefault(column, {})[seed] = scores
-    (folder / "table.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    runs.save(folder / "table.json", found)
     columns = [START_COLUMN, *LABELS]
     titles = [LABELS.get(column, column) for column in columns]
     lines = [f"| mIoU / boundary IoU | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]
@@ -96,7 +89,7 @@ def write(folder: Path) -> None:
         scores[START_COLUMN] = scores[START_COLUMN][:1]  # it is the same for every seed
         cells = [_cell(scores[column]) for column in columns]
         lines.append(f"| {camera} | {' | '.join(cells)} |")
-    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(folder / "table.md", "\n".join(lines) + "\n")
 
 
 def _data(camera: Path, labels: str) -> list[str]:
@@ -114,7 +107,7 @@ def _train(run: Path, configuration: str, settings: Sequence[str]) -> None:
     last = runs.train(configuration, run, settings)
     trained = {"miou": last["student_miou"], "boundary_iou": last["student_boundary_iou"]}
     start = _start(run, config.load(configuration, settings)) if (run / START).exists() else {}
-    (run / DONE).write_text(json.dumps({"trained": trained, "start": start}), encoding="utf-8")
+    runs.save(run / DONE, {"trained": trained, "start": start})
 
 
 def _start(run: Path, settings: config.Config) -> Scores:

@@ -7,16 +7,20 @@
 For every camera, `build/cameras/CAMERA` gets the training and validation images and their masks,
 as folders of PNG files, and two more sets of training masks: `labels`, the teachers' masks of the
 images before they were changed, as a second camera or a known rotation would give them, and `few`,
-of which some are the true ones. `CAMERAS` says what the cameras do.
+of which some are the true ones. `CAMERAS` says what the cameras do. `made.json` says what they were
+made from; the folder appears when all is written, and one with other contents is refused.
 """
 
 import argparse
 import hashlib
+import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import runs
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 from rich.progress import track
@@ -28,6 +32,7 @@ from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.evaluation import load
 from jaxdistill.evaluation.predictor import DEFAULT_SIZE, Predictor
 from jaxdistill.runtime.errors import ConfigError, DataError, command
+from jaxdistill.runtime.files import PARTIAL
 
 Image = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w"]
@@ -72,6 +77,8 @@ CAMERAS = {
     "infrared": Camera(infrared),
 }
 """The cameras by name."""
+MADE = "made.json"
+"""File that says what the data sets were made from."""
 
 
 class Set(NamedTuple):
@@ -98,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--few", type=int, default=16, help="true masks in the set `few`")
     args = parser.parse_args(arguments)
+    args.folder = args.folder.absolute()
     teachers = [_teacher(each) for each in args.teacher]
     settings = layouts.recognise(config.Data(root=args.data)).settings
     train, validation = (_read(settings, split) for split in ("train", "validation"))
@@ -107,15 +115,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"there are {len(train.names)} training images",
             code="few-masks",
         )
+    made = {
+        "data": _fingerprint(train, validation),
+        "teachers": [
+            f"{teacher.fingerprint}:{text.rpartition(':')[2]}"
+            for text, teacher in zip(args.teacher, teachers, strict=True)
+        ],
+        "few": args.few,
+    }
+    if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
+        if not (args.folder / MADE).exists() or runs.read(args.folder / MADE) != made:
+            raise ConfigError(
+                f"{args.folder} is there already, and was not made from these data, teachers and "
+                f"--few; choose another folder",
+                code="folder-not-empty",
+            )
+        print(f"{args.folder} was made from the same data")
+        return
     labels = _labels(train.images, teachers)
     known = range(0, len(train.names), len(train.names) // args.few)[: args.few]
     few = [train.masks[i] if i in known else label for i, label in enumerate(labels)]
-    for name, camera in CAMERAS.items():
-        root = args.folder / name
-        masks = {"masks": train.masks, "labels": labels, "few": few}
-        _write(root / "train", camera, train, masks)
-        _write(root / "val", camera, validation, {"masks": validation.masks})
-        print(f"{root}: {len(train.names)} training and {len(validation.names)} validation images")
+    masks = {"masks": train.masks, "labels": labels, "few": few}
+    partial = args.folder.with_name(f".{args.folder.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        for name, camera in CAMERAS.items():
+            _write(partial / name / "train", camera, train, masks)
+            _write(partial / name / "val", camera, validation, {"masks": validation.masks})
+        runs.save(partial / MADE, made)
+        partial.rename(args.folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for name in CAMERAS:
+        sizes = f"{len(train.names)} training and {len(validation.names)} validation images"
+        print(f"{args.folder / name}: {sizes}")
+
+
+def _fingerprint(*sets: Set) -> str:
+    """Returns a digest of names, images and masks."""
+    digest = hashlib.sha256()
+    for each in sets:
+        for name, image, mask in zip(*each, strict=True):
+            digest.update(f"{name} {image.shape} {mask.shape}".encode())
+            digest.update(np.ascontiguousarray(image))
+            digest.update(np.ascontiguousarray(mask))
+    return digest.hexdigest()
 
 
 def _teacher(text: str) -> Predictor:

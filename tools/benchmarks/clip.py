@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from jaxdistill.evaluation.predictor import Predictor, load, to_mask
 from jaxdistill.evaluation.video import Smoother, flicker, predict_video
 from jaxdistill.evaluation.video.writer import ENCODINGS, PartWriter
 from jaxdistill.metrics import segmentation
+from jaxdistill.runtime import errors
 
 IMAGES = 20
 SHOT, MOVING = 60, 30
@@ -47,7 +48,8 @@ VARIANTS = tuple(itertools.product((0.0, 0.8), (None, "guided")))
 """Strengths of smoothing, and refinements."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses arguments, measures, and prints tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network", type=Path)
     parser.add_argument("--root", required=True, help="data.root; its validation split is used")
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--clip-size", type=int, nargs=2, default=(720, 1280))
     parser.add_argument("--long-frames", type=int, default=3000)
     parser.add_argument("--long-size", type=int, nargs=2, default=(360, 640))
-    args, network_options = parser.parse_known_args()
+    args, network_options = parser.parse_known_args(arguments)
     options_parser = argparse.ArgumentParser()
     add_model_options(options_parser)
     options = model_options(options_parser.parse_args(network_options))._asdict()
@@ -80,15 +82,17 @@ def main() -> None:
     print("\n| milliseconds per frame | reading | network | drawing | encoding |")
     print("|---|---|---|---|---|")
     for smoothing, refine in VARIANTS:
-        with open_source(clip) as source:
-            report = predict_video(
-                predictor,
-                source,
-                args.output / "drawn",
-                kinds=["overlays"],
-                smoothing=smoothing,
-                refine=refine,
-            )
+        for limit in (RATE, None):  # the first one compiles, and is not reported
+            with open_source(clip) as source:
+                report = predict_video(
+                    predictor,
+                    source,
+                    args.output / "drawn",
+                    kinds=["overlays"],
+                    smoothing=smoothing,
+                    refine=refine,
+                    limit=limit,
+                )
         times = (f"{1e3 * seconds / report.frames:.1f}" for seconds in report.seconds.values())
         variant = label(smoothing, refine).replace(" | ", ", ")
         print(f"| {variant} | " + " | ".join(times) + " |")
@@ -226,4 +230,4 @@ def killed(args: argparse.Namespace, network_options: list[str], clip: Path) -> 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(errors.command(main))

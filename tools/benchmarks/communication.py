@@ -9,13 +9,14 @@ operations and for the GPU's.
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import abstract_step
+import gpu_launches
+import hlo_text
 import jax
 from rich.console import Console
 from rich.table import Table
@@ -26,9 +27,6 @@ from jaxdistill.runtime.sharding import Mesh
 
 SIDE = 64  # height and width of an image, in pixels
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_CALL = re.compile(rf"= (\(?[^=]*?\)?) ({'|'.join(_KINDS)})(?:-start)?\(")
-_COMMENT = re.compile(r"/\*.*?\*/")  # such as the number of every fifth result
-_ARRAY = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
 
 
 class Link(NamedTuple):
@@ -125,23 +123,21 @@ def _compile(settings: config.Config, mesh: Mesh, channels: int) -> str:
 
 
 def parse(program: str) -> Sent:
-    """Returns the collective operations in the text of a compiled program."""
+    """Returns the collective operations in the text of a compiled program.
+
+    Those in a loop, such as that of `training.accumulate`, count as often as it is run.
+    """
     calls, total = dict.fromkeys(_KINDS, 0), dict.fromkeys(_KINDS, 0)
-    for result, kind in _CALL.findall(_COMMENT.sub("", program)):
-        calls[kind] += 1
-        total[kind] += sum(_bytes(*array) for array in _ARRAY.findall(result))
+    found = hlo_text.parse(program)
+    for _, instruction, repetitions in gpu_launches.walk(found, found.entry):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in calls:
+            calls[kind] += repetitions
+            total[kind] += repetitions * instruction.bytes
     return Sent(
         {kind: n for kind, n in calls.items() if n},
         {kind: total[kind] for kind, n in calls.items() if n},
     )
-
-
-def _bytes(kind: str, dims: str) -> int:
-    bits = 8 if kind == "pred" else int(re.sub(r"\D", "", kind))
-    count = 1
-    for dim in filter(None, dims.split(",")):
-        count *= int(dim)
-    return count * bits // 8
 
 
 def seconds(link: Link, calls: int, size: int) -> float:

@@ -81,14 +81,21 @@ def launches(program: Program, device: Device = H100) -> list[Launch]:
       device: The GPU.
     """
     found = []
-    for computation, instruction, repetitions in _walk(program, program.entry, 1):
+    for computation, instruction, repetitions in walk(program, program.entry):
         found.append(_launch(program, computation, instruction, repetitions, device))
     return found
 
 
-def _walk(
-    program: Program, name: str, repetitions: int
+def walk(
+    program: Program, name: str, repetitions: int = 1
 ) -> Iterator[tuple[Computation, Instruction, int]]:
+    """Yields what is executed, its computation, and how often; a loop multiplies what is in it.
+
+    Args:
+      program: A compiled program.
+      name: The computation to start from, such as `program.entry`.
+      repetitions: How often that one is executed.
+    """
     computation = program.computations[name]
     for instruction in computation.values():
         if instruction.opcode in _NO_LAUNCH:
@@ -96,12 +103,12 @@ def _walk(
         if instruction.opcode == "while":
             times = int(instruction.attribute(r'known_trip_count":\{"n":"(\d+)"') or 1)
             body = instruction.attribute(r"body=%([^\s,]+)") or ""
-            yield from _walk(program, body, repetitions * times)
+            yield from walk(program, body, repetitions * times)
         elif instruction.opcode in ("call", "conditional"):
             called = r"(?:calls|to_apply|branch_computations|(?:true|false)_computation)=\{?([^}]*)"
             for names in re.findall(called, instruction.attributes):
                 for callee in re.findall(r"%([\w.\-]+)", names.split("metadata")[0]):
-                    yield from _walk(program, callee, repetitions)
+                    yield from walk(program, callee, repetitions)
         else:
             yield computation, instruction, repetitions
 

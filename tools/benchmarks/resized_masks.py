@@ -2,10 +2,12 @@
 
 Each mask of a validation split is resized to SIDE x SIDE. The scores compare it with the mask of
 `area` at that size, and, resized back as a prediction is, with the mask at its own size. The shift
-is that of its centre of mass against the mask at its own size, in output pixels.
+is that of its centre of mass against the mask at its own size, in output pixels. An image is left
+out where a mask is empty, before or after it is resized, since that has no centre.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from jaxdistill import config
 from jaxdistill.data import Data, image_ops
 from jaxdistill.evaluation.masks import binary_mask
 from jaxdistill.metrics import segmentation
+from jaxdistill.runtime.errors import DataError, command
 
 Mask = Bool[np.ndarray, "h w"]
 Grey = UInt8[np.ndarray, "h w"]
@@ -48,11 +51,20 @@ def centre(mask: Mask) -> np.ndarray:
     return np.array([(place + 0.5).mean() for place in np.nonzero(mask)]) / mask.shape
 
 
+def filled(masks: Sequence[Grey], side: int) -> list[Grey]:
+    """Returns the masks that are not empty, at their own sizes or by a method."""
+    return [
+        mask
+        for mask in masks
+        if (mask > 127).any() and all(method(mask, side).any() for method in METHODS.values())
+    ]
+
+
 def measure(masks: Sequence[Grey], side: int) -> dict[str, np.ndarray]:
     """Returns the figures of each method, as means over the masks.
 
     Args:
-      masks: Masks at their own sizes; 255 is a person.
+      masks: Masks at their own sizes, none of them empty; 255 is a person.
       side: Height and width that they are resized to.
     """
     rows = {}
@@ -87,7 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "| down | right |\n|---|---|---|---|---|---|---|---|"
     )
     for side in args.sides:
-        for name, row in measure(masks, side).items():
+        kept = filled(masks, side)
+        if not kept:
+            raise DataError(f"{args.root}: all validation masks are empty", code="no-masks")
+        if len(kept) < len(masks):
+            print(f"{side}: {len(masks) - len(kept)} images left out", file=sys.stderr)
+        for name, row in measure(kept, side).items():
             figures = [
                 *(f"{value:.4f}" for value in row[:4]),
                 *(f"{value:+.2f}" for value in row[4:]),
@@ -96,4 +113,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main))

@@ -33,7 +33,7 @@ from jaxdistill.data import decode, image_ops
 from jaxdistill.data.image_files import find_images
 from jaxdistill.exporters.registry import Precision
 from jaxdistill.runtime import errors
-from jaxdistill.runtime.errors import ConfigError, first_line
+from jaxdistill.runtime.errors import ConfigError, DataError, first_line
 
 Key = tuple[str, str]
 """A student and a runtime."""
@@ -71,10 +71,18 @@ def read_images(pattern: str, size: Size, count: int) -> UInt8[np.ndarray, "n h 
       pattern: A folder or a glob pattern.
       size: Height and width.
       count: How many are read at most.
+
+    Raises:
+      DataError: One of them cannot be decoded (`undecodable-image`).
     """
-    found = find_images([pattern], [])[:count]
-    images = [decode.decode(each.read(), upright=True) for each in found]
-    return np.stack([image_ops.resize_image(image, size) for image in images])
+    images = []
+    for each in find_images([pattern], [])[:count]:
+        try:
+            image = decode.decode(each.read(), upright=True)
+        except decode.ImageError as error:
+            raise DataError(f"{each.source}: {error}", code="undecodable-image") from None
+        images.append(image_ops.resize_image(image, size))
+    return np.stack(images)
 
 
 @contextlib.contextmanager

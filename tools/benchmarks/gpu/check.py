@@ -134,9 +134,10 @@ def run(
                 _limited(command, child, log, stop) if time.monotonic() < stop else "limit"
             )
     seconds = round(time.monotonic() - start, 1)
-    results.append(
-        Path(environment[results.VARIABLE]), "stage", name=name, seconds=seconds, exit=codes
-    )
+    ended = {"name": name, "seconds": seconds, "exit": codes}
+    if run_id := environment.get(results.RUN):
+        ended["run"] = run_id
+    results.append(Path(environment[results.VARIABLE]), "stage", **ended)
     print(f"   {seconds} s, exit codes: {', '.join(map(str, codes))}", flush=True)
     return not any(codes)
 
@@ -186,6 +187,7 @@ def _environment(folder: Path, work: Path, out: Path) -> dict[str, str]:
         "JAXDISTILL_GPU_OUT": str(out),
         "JAXDISTILL_GPU_WORK": str(work),
         results.VARIABLE: str(out / "results.jsonl"),
+        results.RUN: time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
 

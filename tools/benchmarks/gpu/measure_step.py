@@ -3,7 +3,6 @@
 With `--first`, only the first of the kit's steps.
 """
 
-import os
 import sys
 import time
 
@@ -32,7 +31,7 @@ def measure(kit: kits.Kit, precision: str, batch: int) -> None:
     results.record(
         "step",
         precision=precision,
-        flags=os.environ.get("XLA_FLAGS", ""),
+        **results.settings(),
         compile_s=round(seconds, 1),
         temporary_GB=round(memory.temp_size_in_bytes / 1e9, 2),
         arguments_GB=round(memory.argument_size_in_bytes / 1e9, 2),

@@ -43,7 +43,7 @@ class Contestants:
         batch: int,
         place: Path,
     ) -> None:
-        self._about = {"precision": precision, "batch": batch}
+        self._about = {"precision": precision, "batch": batch, **results.settings()}
         self._args = arguments(kit, folder, checkpoint, precision, batch)
         self._files = benchmark_step.write_configs(self._args, place / f"{precision}-{batch}")
 

@@ -8,6 +8,10 @@ from typing import Any
 
 VARIABLE = "JAXDISTILL_GPU_RESULTS"
 """Environment variable with the path of the file; without it results are only printed."""
+PLAIN_OPS = "JAXDISTILL_PLAIN_OPS"
+"""That of `jaxdistill.ops.forms`, which check.py may be unable to import: its kit brings JAX."""
+RUN = "JAXDISTILL_GPU_RUN"
+"""Environment variable with the id of the run of check.py, which is recorded with every result."""
 
 
 def record(kind: str, **values: Any) -> None:
@@ -38,7 +42,14 @@ def record_error(kind: str, error: Exception, **values: Any) -> None:
 def append_here(kind: str, **values: Any) -> None:
     """Appends a result to the file that `VARIABLE` names, if it does."""
     if path := os.environ.get(VARIABLE):
-        append(Path(path), kind, **values)
+        append(
+            Path(path), kind, **values, **({"run": os.environ[RUN]} if RUN in os.environ else {})
+        )
+
+
+def settings() -> dict[str, str]:
+    """Returns what the environment changes about our programs, to be recorded with their times."""
+    return {"flags": os.environ.get("XLA_FLAGS", ""), "plain_ops": os.environ.get(PLAIN_OPS, "")}
 
 
 def append(path: Path, kind: str, **values: Any) -> None:

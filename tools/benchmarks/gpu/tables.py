@@ -5,7 +5,9 @@
     python tools/benchmarks/gpu/tables.py RESULTS.jsonl --write docs/gpu.md
 
 With `--write`, the tables of this card replace those that the page has, or are appended to it.
-Where something was measured several times, the last result counts.
+Where something was measured several times with the same settings (`XLA_FLAGS` and
+`JAXDISTILL_PLAIN_OPS`), the last result counts; what is compared with the original has no such
+settings. Of tests that fail and of errors, those of the last run are shown that had the stage.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import results
 Result = dict[str, Any]
 _CELL = Callable[[Result], Any]
 _LONGEST = 12  # launches of a profile
+_SETTINGS = ("flags", "plain_ops")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +52,7 @@ def section(found: Sequence[Result]) -> tuple[str, str]:
     versions = ", ".join(
         f"{key} {value}"
         for key, value in about.items()
-        if key not in ("kind", "name", "platform") and value
+        if key not in ("kind", "name", "platform", "run") and value
     )
     blocks = [
         f"### {name}",
@@ -108,12 +111,12 @@ def _ceilings(found: Sequence[Result]) -> str:
 
 
 def _steps(found: Sequence[Result]) -> str:
-    rows = of(found, "step", "precision", "batch", "flags")
-    rows.sort(key=lambda each: (each["precision"] != "float32", each["batch"], each["flags"]))
+    rows = of(found, "step", "precision", "batch", *_SETTINGS)
+    rows.sort(key=lambda each: (each["precision"] != "float32", each["batch"], _settings(each)))
     return table(
         rows,
         {
-            **{"student's step": "precision", "batch": "batch", "flags": "flags", "ms": "ms"},
+            **{"student's step": "precision", "batch": "batch", "flags": _settings, "ms": "ms"},
             **{"images/s": "images_per_s", "floor, ms": "floor_ms"},
             "share of the floor": _percent("share_of_floor"),
             **{"GB": "GB", "launches": "launches", "compile, s": "compile_s"},
@@ -123,8 +126,7 @@ def _steps(found: Sequence[Result]) -> str:
 
 
 def _torch(found: Sequence[Result]) -> str:
-    steps = of(found, "step", "precision", "batch")
-    ratio = _ratio({(each["precision"], each["batch"]): each["ms"] for each in steps})
+    ratio = _ratio(of(found, "step", "precision", "batch", *_SETTINGS))
 
     return table(
         of(found, "torch", "precision", "batch", "mode", "layout"),
@@ -137,9 +139,11 @@ def _torch(found: Sequence[Result]) -> str:
 
 
 def _whole(found: Sequence[Result]) -> str:
-    rows = of(found, "whole", "precision", "batch", "contestant")
-    own = [each for each in rows if each["contestant"] == "ours"]
-    ratio = _ratio({(each["precision"], each["batch"]): each["ms"] for each in own})
+    rows = of(found, "whole", "precision", "batch", "contestant", *_SETTINGS)
+    ratio = _ratio([each for each in rows if each["contestant"] == "ours"])
+
+    def contestant(row: Result) -> str:
+        return f"{row['contestant']} {_settings(row)}".rstrip()
 
     def part(name: str) -> _CELL:
         return lambda row: row["parts"].get(name)
@@ -147,7 +151,7 @@ def _whole(found: Sequence[Result]) -> str:
     return table(
         rows,
         {
-            **{"whole step": "precision", "batch": "batch", "of": "contestant", "ms": "ms"},
+            **{"whole step": "precision", "batch": "batch", "of": contestant, "ms": "ms"},
             **{"images/s": "images_per_s", "teacher, ms": part("teacher")},
             **{"detector, ms": part("detector"), "student's step, ms": part("student step")},
             **{"peak without onnxruntime, GB": "peak_GB", "ours is faster by": ratio},
@@ -155,8 +159,15 @@ def _whole(found: Sequence[Result]) -> str:
     )
 
 
-def _ratio(ours: dict[tuple[str, int], float]) -> _CELL:
-    """Returns a cell: by how much our milliseconds, by precision and batch, are fewer."""
+def _settings(row: Result) -> str:
+    """Returns the settings of the environment that a result was measured with."""
+    plain = row.get("plain_ops")
+    return " ".join(filter(None, [row.get("flags"), plain and f"{results.PLAIN_OPS}={plain}"]))
+
+
+def _ratio(steps: Sequence[Result]) -> _CELL:
+    """Returns a cell: by how much our milliseconds, at the default settings, are fewer."""
+    ours = {(each["precision"], each["batch"]): each["ms"] for each in steps if not _settings(each)}
 
     def cell(row: Result) -> str | None:
         own = ours.get((row["precision"], row["batch"]))
@@ -236,17 +247,30 @@ def _tests(found: Sequence[Result]) -> str:
     return f"Fast tests: {counts}{'' if last['complete'] else ' before the time was up'}."
 
 
+def _current(found: Sequence[Result]) -> list[Result]:
+    """Returns the results of the last run that measured something of their kind."""
+
+    def measured(row: Result) -> str:
+        return "tests" if row["kind"] == "failed test" else row["kind"]
+
+    last = {measured(each): each.get("run") for each in found}
+    return [each for each in found if each.get("run") == last[measured(each)]]
+
+
 def _failed(found: Sequence[Result]) -> str:
-    return table(of(found, "failed test", "name"), {"failed test": "name", "message": "message"})
+    return table(
+        of(_current(found), "failed test", "name"), {"failed test": "name", "message": "message"}
+    )
 
 
 def _errors(found: Sequence[Result]) -> str:
-    rows = [each for each in found if "error" in each and each["kind"] != "tests"]
+    rows = [each for each in _current(found) if "error" in each and each["kind"] != "tests"]
     return table(rows, {"not measured": _described, "error": "error"})
 
 
 def _described(row: Result) -> str:
-    return " ".join(str(value) for key, value in row.items() if key != "error")
+    kept = (value for key, value in row.items() if key not in ("error", "run"))
+    return " ".join(str(value) for value in kept if value != "")
 
 
 def _stages(found: Sequence[Result]) -> str:
