@@ -51,7 +51,7 @@ class Config(Section):
     statistics and losses are float32 in both cases."""
 
     @property
-    def taught_features(self) -> tuple[Feature, ...]:
+    def weighted_features(self) -> tuple[Feature, ...]:
         """Feature pairs that contribute to the loss; empty if all their weights are 0."""
         weighted = self.losses.feature > 0 and any(feature.weight > 0 for feature in self.features)
         return self.features if weighted else ()
@@ -89,7 +89,7 @@ class Config(Section):
                 "data.validation has no masks (annotations: null), so that validation needs a "
                 "teacher: set teacher.onnx, or data.validation.annotations",
             )
-        unsupervised = self.imitates or self.taught_features or registered
+        unsupervised = self.imitates or self.weighted_features or registered
         if self.data.unlabelled is not None and not unsupervised:
             raise invalid(
                 "masks-needed",
@@ -131,7 +131,7 @@ class Config(Section):
     def _check_losses(self) -> "Config":
         supervised = self.data.train.labelled and self.losses.of_masks
         registered = any(weight > 0 for weight in self.losses.registered.values())
-        if not (self.imitates or supervised or self.taught_features or registered):
+        if not (self.imitates or supervised or self.weighted_features or registered):
             raise invalid(
                 "nothing-to-learn",
                 "every loss that could train the student is 0: set a weight above 0, of kl or mse "

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxdistill.data.augment import Augmentation, Kind
-from jaxdistill.data.conversion import to_batch
 from jaxdistill.data.loader import check_divisible
+from jaxdistill.data.user_batches import to_batch
 from jaxdistill.runtime.errors import DataError
 from jaxdistill.types import Batch
 

@@ -53,7 +53,7 @@ def _configured(settings: config.Config) -> Iterator[tuple[str, Loss]]:
     band = {"radius": given.boundary_radius, "factor": given.boundary_factor}
     for name in ("boundary", "teacher_boundary"):
         yield name, LOSSES[name](weight=getattr(given, name), **band)
-    if pairs := settings.taught_features:
+    if pairs := settings.weighted_features:
         learned = given.feature_weights == "learned"
         yield (
             "feature",

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from jaxdistill.teachers.combined import Combined, from_config
     from jaxdistill.teachers.ensemble import Ensemble
     from jaxdistill.teachers.onnx_teacher import Onnx
-    from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
+    from jaxdistill.teachers.target_cache import CachedEncoder, CachedTeacher, content_key
 
 _MODULES = {
     "CachedTeacher": "target_cache",
     "Combined": "combined",
-    "Encoder": "target_cache",
+    "CachedEncoder": "target_cache",
     "Ensemble": "ensemble",
     "Onnx": "onnx_teacher",
     "OutputShapes": "base",
@@ -41,9 +41,9 @@ _MODULES = {
 }
 
 __all__ = [
+    "CachedEncoder",
     "CachedTeacher",
     "Combined",
-    "Encoder",
     "Ensemble",
     "Onnx",
     "OutputShapes",

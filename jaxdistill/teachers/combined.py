@@ -133,12 +133,12 @@ def from_config(
     if masks:
         weights = [section.weight for section in config.teachers]
         teacher = Ensemble(masks, weights) if len(masks) > 1 else masks[0]
-    if config.detector and config.taught_features:
+    if config.detector and config.weighted_features:
         detector = Onnx(
             graph(config.detector.onnx),
             output=None,
             **config.detector.description,
-            features=[feature.tensor for feature in config.taught_features],
+            features=[feature.tensor for feature in config.weighted_features],
             threads=threads,
             options=options,
         )

@@ -30,7 +30,7 @@ _READERS = 4  # files read at once
 _EntryName = tuple[str, bool]  # content key, and whether the image is flipped
 
 
-class Encoder(NamedTuple):
+class CachedEncoder(NamedTuple):
     """The student's frozen encoder, whose feature maps are cached with the teacher's outputs."""
 
     provenance: Mapping[str, Any]
@@ -68,7 +68,7 @@ class CachedTeacher:
         directory: Path | str,
         *,
         image_size: Size | None = None,
-        encoder: Encoder | None = None,
+        encoder: CachedEncoder | None = None,
     ) -> None:
         if teacher is not None and not base.has_provenance(teacher):
             raise CacheError(
@@ -182,7 +182,7 @@ class CachedTeacher:
             teacher, self.directory, image_size=self.image_size, encoder=self.encoder
         )
 
-    def with_encoder(self, encoder: Encoder | None, image_size: Size) -> "CachedTeacher":
+    def with_encoder(self, encoder: CachedEncoder | None, image_size: Size) -> "CachedTeacher":
         """Returns this teacher, on the same directory, with an encoder cached beside it.
 
         Args:

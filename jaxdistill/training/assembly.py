@@ -22,7 +22,7 @@ from jaxdistill.teachers import plausibility
 from jaxdistill.teachers.base import Teacher, describe_teacher, output_shapes
 from jaxdistill.teachers.target_cache import CachedTeacher
 from jaxdistill.training import batch_size, descriptions, preflight
-from jaxdistill.training.feature_pairs import feature_pairs
+from jaxdistill.training.pairing import feature_pairs
 
 
 class Parts(TypedDict):

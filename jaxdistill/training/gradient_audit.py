@@ -36,17 +36,17 @@ def measured_reach(trainer: "Trainer") -> Reach:
       trainer: A trainer that is set up.
     """
     with jax.default_device(xla.cpu_device()):
-        names, touched = _touched(trainer)
+        names, reached = _reached(trainer)
     taps = {f"feature.{index}": pair.tap for index, pair in enumerate(trainer.pairs)}
     return {
         f"{loss}, from {taps[loss]}" if loss in taps else loss: sorted(
-            {param_group(path) for path, touches in touched.items() if touches[place]}
+            {param_group(path) for path, reaches in reached.items() if reaches[place]}
         )
         for place, loss in enumerate(names)
     }
 
 
-def _touched(trainer: "Trainer") -> tuple[list[str], dict[str, np.ndarray]]:
+def _reached(trainer: "Trainer") -> tuple[list[str], dict[str, np.ndarray]]:
     """Returns the losses' names, and for each parameter whether each of them has a gradient."""
     graphdef, *parts = trainer.partition
     here = Partition(graphdef, *jax.device_put(jax.device_get(parts)))
@@ -59,16 +59,16 @@ def _touched(trainer: "Trainer") -> tuple[list[str], dict[str, np.ndarray]]:
         names.update(values)
         return jnp.stack([value.mean() for value in values.values()])
 
-    def touched(params: Variables) -> Variables:
+    def reached(params: Variables) -> Variables:
         values, vjp = jax.vjp(terms, params)
 
-        def touches(cotangent: Array) -> Variables:
+        def reaches(cotangent: Array) -> Variables:
             return jax.tree.map(lambda gradient: (gradient != 0).any(), vjp(cotangent)[0])
 
         # One after the other: all gradients at once may not fit into memory.
-        return jax.lax.map(touches, jnp.eye(len(values)))
+        return jax.lax.map(reaches, jnp.eye(len(values)))
 
-    program = jax.jit(touched, compiler_options=xla.FAST_COMPILE)
+    program = jax.jit(reached, compiler_options=xla.FAST_COMPILE)
     found = jax.device_get(program(here.params))
     return list(names), found
 

@@ -17,7 +17,7 @@ from jaxdistill.models import Student
 from jaxdistill.models.parameters import Partition, merge, param_group
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers.base import Teacher
-from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
+from jaxdistill.teachers.target_cache import CachedEncoder, CachedTeacher, content_key
 from jaxdistill.types import Batch, Variables
 
 KeysOf = Callable[[Batch], Sequence[str]]
@@ -58,7 +58,7 @@ def cached(
     *,
     directory: Path | None,
     size: tuple[int, int],
-    encoder: Encoder | None,
+    encoder: CachedEncoder | None,
 ) -> Teacher | None:
     """Wraps a teacher in the target cache, if there is one.
 
@@ -87,7 +87,7 @@ def keys_of(dataset: Any) -> KeysOf:
 
 def frozen_encoder(
     settings: config.Config, student: Student, partition: Partition, size: tuple[int, int]
-) -> Encoder | None:
+) -> CachedEncoder | None:
     """Describes the student's encoder for the cache, if nothing in it is trained.
 
     Args:
@@ -119,7 +119,7 @@ def frozen_encoder(
         "products": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "jax": jax.__version__,
     }
-    return Encoder(provenance, shapes, partial(encode, variables))
+    return CachedEncoder(provenance, shapes, partial(encode, variables))
 
 
 def content_keys_by_id(ids: Sequence[int], keys: Sequence[str]) -> KeysOf:

@@ -48,9 +48,9 @@ from jaxdistill.training.aggregation import (
 from jaxdistill.training.callbacks import Callback, default_callbacks, early_stopping
 from jaxdistill.training.compile_ahead import compiling
 from jaxdistill.training.ema import averaged
-from jaxdistill.training.feature_pairs import feature_pairs
 from jaxdistill.training.input_pipeline import RunPipelines, TrainBatch
 from jaxdistill.training.loop_control import LoopControl
+from jaxdistill.training.pairing import feature_pairs
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.run_metrics import epoch_record, validation_score
 from jaxdistill.training.step import compile_eval_step, compile_train_step, weighted_total

@@ -128,7 +128,7 @@ def test_a_configuration_in_memory_needs_no_data_folder() -> None:
 
 def test_feature_pairs_of_weight_zero_train_nothing() -> None:
     alone = ["losses={kl: 0, mse: 0, bce: 0, dice: 0, feature: 1}"]
-    assert config.load(SPECIFIED, alone).taught_features
+    assert config.load(SPECIFIED, alone).weighted_features
     assert refusal(*alone, "features.0.weight=0").code == "nothing-to-learn"
 
 

@@ -8,7 +8,7 @@ import pytest
 from refused import refused
 
 from jaxdistill import data
-from jaxdistill.data import conversion
+from jaxdistill.data import user_batches
 from jaxdistill.data.augment import Augmentation
 from jaxdistill.runtime.errors import DataError
 from jaxdistill.types import Batch
@@ -189,4 +189,4 @@ def test_a_batch_of_another_form_is_refused(batch: object, code: str) -> None:
 
 
 def test_ids_of_a_single_batch_start_where_they_are_told() -> None:
-    assert conversion.to_batch((images(2), None), first_id=10).ids.tolist() == [10, 11]
+    assert user_batches.to_batch((images(2), None), first_id=10).ids.tolist() == [10, 11]

@@ -13,7 +13,7 @@ from jaxdistill import config, losses, models
 from jaxdistill.data import loader, splits
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.teachers.base import OutputShapes
-from jaxdistill.training.feature_pairs import feature_pairs
+from jaxdistill.training.pairing import feature_pairs
 from jaxdistill.training.preflight import check_sizes
 
 SIZES = [[32, 32], [32, 64], [64, 64]]

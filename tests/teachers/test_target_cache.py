@@ -14,7 +14,7 @@ from jaxdistill.teachers import base
 from jaxdistill.teachers.base import Teacher
 from jaxdistill.teachers.combined import Combined
 from jaxdistill.teachers.onnx_teacher import Onnx
-from jaxdistill.teachers.target_cache import CachedTeacher, Encoder, content_key
+from jaxdistill.teachers.target_cache import CachedEncoder, CachedTeacher, content_key
 from jaxdistill.types import TeacherOutputs
 
 SIZE = (32, 64)
@@ -115,7 +115,7 @@ def test_a_gpu_completes_an_entry_with_a_whole_batch(
         encoded.append(len(images))
         return [images[:, ::2, ::2]]
 
-    encoder = Encoder({"weights": "none"}, [(SIZE[0] // 2, SIZE[1] // 2, 3)], encode)
+    encoder = CachedEncoder({"weights": "none"}, [(SIZE[0] // 2, SIZE[1] // 2, 3)], encode)
     images, *rest = batch()
     wanted = CachedTeacher(Counting(teacher), tmp_path / "cpu", encoder=encoder)(images, *rest)
     assert encoded == [1, 1]
@@ -191,11 +191,11 @@ def test_a_damaged_entry_is_set_aside_and_computed_again(
     assert counting.images == 3
 
 
-def encoder(version: str) -> Encoder:
+def encoder(version: str) -> CachedEncoder:
     def encode(images: jax.Array) -> list[jax.Array]:
         return [images[:, ::2, ::2], images[:, ::4, ::4, :1]]
 
-    return Encoder({"weights": version}, [(16, 32, 3), (8, 16, 1)], encode)
+    return CachedEncoder({"weights": version}, [(16, 32, 3), (8, 16, 1)], encode)
 
 
 @pytest.mark.parametrize("alone", [False, True])

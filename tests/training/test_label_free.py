@@ -13,7 +13,7 @@ from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import cache_targets, evaluate, export
 from jaxdistill.commands.train import main
 from jaxdistill.exporters.verify import MAX_CHANGED
-from jaxdistill.reporting.html.run_folder import read
+from jaxdistill.reporting.html.report_data import read
 from jaxdistill.runtime.errors import DataError
 from jaxdistill.training.aggregation import OF_MASKS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from jaxdistill import config
-from jaxdistill.data.sources.contents import digest_files
+from jaxdistill.data.sources.digests import digest_files
 from jaxdistill.data.sources.layout import Found, Root
 from jaxdistill.data.sources.part import Part
 from jaxdistill.runtime import files

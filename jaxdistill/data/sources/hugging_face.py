@@ -14,7 +14,7 @@ from jaxdistill.data import decode, mask_values
 from jaxdistill.data.mask_values import MaskEncoding
 from jaxdistill.data.sources import images, tables
 from jaxdistill.data.sources.base import Source, SourceExample
-from jaxdistill.data.sources.contents import fingerprint
+from jaxdistill.data.sources.digests import fingerprint
 from jaxdistill.data.sources.layout import Found, Root, SplitKind, kind_of
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError

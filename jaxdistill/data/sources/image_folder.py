@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jaxdistill.data import image_files
 from jaxdistill.data.sources import images
 from jaxdistill.data.sources.base import Source, SourceExample
-from jaxdistill.data.sources.contents import fingerprint
+from jaxdistill.data.sources.digests import fingerprint
 from jaxdistill.data.sources.layout import Found, Root
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxdistill.data import image_files, video
 from jaxdistill.data.sources.base import Source, SourceExample
-from jaxdistill.data.sources.contents import fingerprint
+from jaxdistill.data.sources.digests import fingerprint
 from jaxdistill.data.sources.images import printable_name
 from jaxdistill.data.sources.layout import Found, Root
 from jaxdistill.runtime.errors import DataError

@@ -35,7 +35,7 @@ from jaxdistill.reporting.html.environment import environment, static
 from jaxdistill.reporting.html.formatting import format_texts, group_sizes
 from jaxdistill.reporting.html.headlines import headlines, subtitle
 from jaxdistill.reporting.html.plots import plot_sections
-from jaxdistill.reporting.html.run_folder import read
+from jaxdistill.reporting.html.report_data import read
 from jaxdistill.reporting.html.samples import embed
 from jaxdistill.reporting.run_files import PAGE
 from jaxdistill.runtime import files

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from jaxdistill.reporting.html.run_folder import Column, Key
+from jaxdistill.reporting.html.report_data import Column, Key
 
 Texts = Mapping[Key, Sequence[str]]
 """Every number of every epoch as text, in the column order of the table of numbers."""

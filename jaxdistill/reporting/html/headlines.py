@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from jaxdistill.reporting.html.formatting import DECIMALS, format_number
-from jaxdistill.reporting.html.run_folder import Run
+from jaxdistill.reporting.html.report_data import Run
 from jaxdistill.runtime.text import format_duration
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jaxdistill.reporting.html import chart
 from jaxdistill.reporting.html.formatting import Texts, format_name
-from jaxdistill.reporting.html.run_folder import Column, Run
+from jaxdistill.reporting.html.report_data import Column, Run
 
 # Prefixes of the numbers in `train` that are not losses.
 _NOT_LOSSES = ("learning_rate", "temperature", "gradient_norm", "feature_weight")

@@ -6,7 +6,7 @@ your own subclasses `Callback`, overrides what it needs, and is passed to the tr
 
 from jaxdistill.training.callbacks.base import Callback
 from jaxdistill.training.callbacks.early_stopping import EarlyStopping
-from jaxdistill.training.callbacks.nonfinite import NonFiniteGuard
+from jaxdistill.training.callbacks.nonfinite import SkipNonFinite
 from jaxdistill.training.callbacks.periodic_checkpoint import PeriodicCheckpoint
 from jaxdistill.training.callbacks.report import EpochLine, ProgressBar, Report
 from jaxdistill.training.callbacks.signals import StopOnSignal
@@ -15,10 +15,10 @@ __all__ = [
     "Callback",
     "EarlyStopping",
     "EpochLine",
-    "NonFiniteGuard",
     "PeriodicCheckpoint",
     "ProgressBar",
     "Report",
+    "SkipNonFinite",
     "StopOnSignal",
     "default_callbacks",
 ]
@@ -29,7 +29,7 @@ def default_callbacks() -> list[Callback]:
     return [
         StopOnSignal(),
         PeriodicCheckpoint(),
-        NonFiniteGuard(),
+        SkipNonFinite(),
         EarlyStopping(),
         ProgressBar(),
         Report(),

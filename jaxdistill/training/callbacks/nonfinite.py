@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class NonFiniteGuard(Callback):
+class SkipNonFinite(Callback):
     """Stops the training at a loss or gradient that is not finite, or skips a few such steps."""
 
     def on_nonfinite_step(

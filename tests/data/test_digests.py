@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from refused import refused
 
-from jaxdistill.data.sources import contents
-from jaxdistill.data.sources.contents import digest_files
+from jaxdistill.data.sources import digests
+from jaxdistill.data.sources.digests import digest_files
 from jaxdistill.runtime.errors import DataError
 
 
@@ -53,7 +53,7 @@ def test_an_unchanged_file_is_read_once(
 ) -> None:
     before = digest(root, tmp_path / "memory")
     read = []
-    once = contents._digest
+    once = digests._digest
     monkeypatch.setattr(contents, "_digest", lambda path: read.append(path) or once(path))
     assert digest(root, tmp_path / "memory") == before
     (root / "a" / "2.png").write_bytes(b"y")
