@@ -54,7 +54,7 @@ def test_an_unchanged_file_is_read_once(
     before = digest(root, tmp_path / "memory")
     read = []
     once = digests._digest
-    monkeypatch.setattr(contents, "_digest", lambda path: read.append(path) or once(path))
+    monkeypatch.setattr(digests, "_digest", lambda path: read.append(path) or once(path))
     assert digest(root, tmp_path / "memory") == before
     (root / "a" / "2.png").write_bytes(b"y")
     digest(root, tmp_path / "memory")
