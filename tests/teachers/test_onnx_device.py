@@ -144,6 +144,7 @@ def test_a_gpu_gets_the_settings_as_options_of_its_provider(
     tmp_path, monkeypatch, settings_, precision, wanted
 ):
     """onnxruntime refuses a name or a value that it does not know when it opens a file."""
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     opened_with = []
 
     def session(model, options, *, providers, provider_options, **rest):
@@ -204,3 +205,8 @@ print("compared")
 
 def test_each_gpu_of_a_process_has_a_session_and_computes_its_rows(tmp_path):
     run_on_devices(SEVERAL_GPUS, str(save(segmenter(), tmp_path)))
+
+
+def test_cuda_is_asked_for_no_tf32_where_the_environment_forbids_it(monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert not onnx_runtime.rounds_to_tf32(config.Onnxruntime(use_tf32=True))
