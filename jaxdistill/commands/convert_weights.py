@@ -78,7 +78,7 @@ def _transpose(source: Path, output: Path) -> None:
     except OSError as error:
         raise unwritable(output, error) from None
     print(f"largest relative difference from the transposed logits: {difference:.1e}")
-    print(f"wrote {output}, for images that are turned by 90 degrees counterclockwise")
+    print(f"wrote {output}, for images whose top is at the left")
 
 
 def _recipe(done: Any) -> str:

@@ -129,8 +129,15 @@ def _suggest(found: Inspection, best: MaskCandidate) -> Iterator[str]:
     for name, value in options.items():
         if name not in ("onnx", "output"):
             words.append(f"--{name.replace('_', '-')}")
-            words += [*map(str, value)] if isinstance(value, list) else [_flow(value)]
+            words += _words(value)
     yield shlex.join(words)
+
+
+def _words(value: Any) -> list[str]:
+    """Returns a value as words of a command line, which needs no quotes of YAML."""
+    if isinstance(value, list):
+        return [str(each) for each in value]
+    return [value if isinstance(value, str) else _flow(value)]
 
 
 def _flow(value: Any) -> str:

@@ -77,7 +77,8 @@ def dry_run(trainer: Trainer) -> None:
     console.print(
         f"a step: {step_seconds:.2f} s, {images / step_seconds:.2f} images/s; an epoch of "
         f"{trainer.steps_per_epoch} steps: about {duration(epoch_seconds)} and its validation; "
-        f"{trainer.epochs} epochs: about {duration(epoch_seconds * trainer.epochs)}"
+        f"{trainer.epochs} epochs, {trainer.epochs * trainer.steps_per_epoch} steps in all: about "
+        f"{duration(epoch_seconds * trainer.epochs)} without validation"
     )
     if last_phase:
         console.print(f"measured with {last_phase} of the encoder's stages trained, as at the end")

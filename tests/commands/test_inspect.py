@@ -1,7 +1,9 @@
 """`jaxdistill inspect`: what it prints and writes, and what it refuses."""
 
+import shlex
 from pathlib import Path
 
+import onnx
 import pytest
 import yaml
 from onnx_models import save, segmenter
@@ -32,6 +34,29 @@ def test_the_command_prints_lines_that_work_and_writes_a_picture(
     assert lines[1].startswith(f"jaxdistill predict {path} IMAGES")
     command.main([str(path)])
     assert "noise" in capsys.readouterr().out
+
+
+def test_the_printed_command_names_a_tensor_that_looks_like_a_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = variants()["softmax of twenty"].model
+    [output] = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["1962" if name == output.name else name for name in node.output]
+    output.name = "1962"
+    first = onnx.helper.make_tensor_value_info("first", onnx.TensorProto.FLOAT, ["N", 3, "H", "W"])
+    model.graph.node.append(onnx.helper.make_node("Sub", ["image", "image"], ["first"]))
+    model.graph.output.insert(0, first)
+    Image.fromarray(disc()).save(tmp_path / "a.png")
+    path = save(model, tmp_path)
+    command.main([str(path), str(tmp_path / "a.png"), "--size", "24", "32"])
+    [line] = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("jaxdistill predict")
+    ]
+    words = shlex.split(line)
+    assert words[words.index("--tensor") + 1] == "1962"
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_rehearsal_says_what_a_run_would_cost_and_writes_nothing(
     assert "features 0 4 x 8 x 8 x 4" in printed
     assert "loss feature trains projectors" in printed
     assert "an epoch of 2 steps" in printed
-    assert f"{tiny_run.EPOCHS} epochs: about" in printed
+    assert f"{tiny_run.EPOCHS} epochs, " in printed
     assert "this process" in printed
     assert not list(tmp_path.iterdir())
 
