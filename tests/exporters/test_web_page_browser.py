@@ -9,6 +9,8 @@ import functools
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ from page_tab import (
 )
 from PIL import Image
 from small_student import randomised, small_student
+from tiny_run import ROOT
 
 import jaxdistill as jd
 from jaxdistill import exporters
@@ -322,3 +325,15 @@ def test_a_page_opened_as_a_file_says_what_to_do(folder: Path, tab: Any) -> None
     tab.goto((folder / "index.html").as_uri())
     tab.wait_for_selector("#not-started", state="visible")
     assert "http.server" in tab.inner_text("#not-started")
+
+
+def test_the_frame_rate_is_measured(folder: Path, tmp_path: Path) -> None:
+    Image.fromarray(portrait()).save(tmp_path / "photo.png")
+    options = ["--image", str(tmp_path / "photo.png"), "--rounds", "1", "--readings", "1"]
+    program = [sys.executable, ROOT / "tools" / "benchmarks" / "page_rate.py"]
+    printed = subprocess.check_output([*program, folder, *options], text=True)
+    name, rate, *parts = printed.splitlines()[-1].strip("| ").split(" | ")
+    assert name == str(folder)
+    assert 0 < float(rate) <= 31
+    assert len(parts) == len(PARTS)
+    assert all(float(part) >= 0 for part in parts)
