@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny_run
-from documents import DOCUMENTS, Command, blocks, commands, prose
+from documents import DOCUMENTS, Command, blocks, commands, document_name, prose
 from PIL import Image
 
 from jaxdistill import config
@@ -147,7 +147,7 @@ def test_targets_of_make_exist() -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=document_name)
 def test_blocks_are_what_they_say(document: Path, place: Path, tmp_path: Path) -> None:
     for block in blocks(document, "sh"):
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
@@ -166,14 +166,15 @@ def test_configurations_that_ship_are_valid(file: Path) -> None:
     config.load(file)
 
 
-def test_folders_of_masks_are_read_with_the_keys_that_the_guide_names(tmp_path: Path) -> None:
+def test_folders_of_masks_are_read_with_the_documented_keys(tmp_path: Path) -> None:
     root = coco_folders.discs(tmp_path / "coco")
     prepared = tmp_path / "prepared"
     drawn = {
         split: open_split(config.Data(root=root, prepared=prepared), split)
         for split in ("train", "validation")
     }
-    [block] = [each for each in blocks(ROOT / "docs/guide.md", "yaml") if "mask_folder" in each]
+    documented = blocks(ROOT / "docs/how_to/data.md", "yaml")
+    [block] = [each for each in documented if "mask_folder" in each]
     (tmp_path / "mine.yaml").write_text("extends: recommended\n" + block)
     at = [f"data.root={tmp_path}", f"data.prepared={prepared}"]
     data = config.load(tmp_path / "mine.yaml", at).data
@@ -191,7 +192,7 @@ def test_folders_of_masks_are_read_with_the_keys_that_the_guide_names(tmp_path: 
             np.testing.assert_array_equal(example.image, same.image)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=document_name)
 def test_links_lead_somewhere(document: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
         if link.startswith(("http://", "https://")):
@@ -205,7 +206,7 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in slugs, link
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=document_name)
 def test_keys_in_the_text_exist(document: Path) -> None:
     known = set(re.findall(r"^\| `([^`]+)`", table(), re.M))
     files = (".onnx", ".orbax", ".pth", ".png", ".json", ".yaml", ".safetensors")
@@ -285,7 +286,7 @@ def _network(path: Path, tensor: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=document_name)
 def test_the_commands_of_a_document_run_in_order(
     document: Path,
     furnished: Path,

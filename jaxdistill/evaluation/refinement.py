@@ -18,7 +18,7 @@ REFINEMENTS: Registry[Refinement] = Registry("refinement", "--refine")
 """Ways to refine a mask, by name."""
 
 # The best for MediaPipe's selfie network among radii 1 to 16 and variances 1e-2 to 1e-5; see
-# docs/guide.md.
+# docs/how_to/prediction.md.
 _RADIUS = 1  # of the windows, in pixels of the model
 _EPSILON = 1e-4 * 255**2  # variance of the image below which a window counts as flat
 

@@ -1,4 +1,4 @@
-"""Exports in other programs: the recipes of docs/guide.md, "Use the student in other tools"."""
+"""Exports in other programs: the recipes of docs/how_to/export.md."""
 
 from pathlib import Path
 

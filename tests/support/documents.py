@@ -31,7 +31,11 @@ class Command(NamedTuple):
         return rest if Path(first).name in ("python", "python3") else None
 
     def __str__(self) -> str:
-        return f"{self.document.name}: {' '.join(self.words)}"
+        return f"{document_name(self.document)}: {' '.join(self.words)}"
+
+
+def document_name(document: Path) -> str:
+    return str(document.relative_to(ROOT)).removeprefix("docs/")
 
 
 def blocks(document: Path, language: str) -> list[str]:

@@ -19,12 +19,12 @@ SPEC.loader.exec_module(pages)
 @pytest.mark.parametrize(
     ("markdown", "shown"),
     [
-        ("[a](docs/guide.md#layouts-of-data)", "[a](guide.md#layouts-of-data)"),
+        ("[a](docs/losses.md#features)", "[a](losses.md#features)"),
         ("![a](docs/demo.jpg)", "![a](demo.jpg)"),
         ("[a](configs/masks.yaml)", "[a](files/configs/masks.yaml.md)"),
         ("[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
-        ("`[a](docs/guide.md)`", "`[a](docs/guide.md)`"),
-        ("```sh\n[a](docs/guide.md)\n```", "```sh\n[a](docs/guide.md)\n```"),
+        ("`[a](docs/losses.md)`", "`[a](docs/losses.md)`"),
+        ("```sh\n[a](docs/losses.md)\n```", "```sh\n[a](docs/losses.md)\n```"),
         ("`a $x\nb $y`", "`a $x\nb $y`"),
     ],
 )
@@ -33,8 +33,8 @@ def test_links_of_the_repository_lead_to_pages(markdown: str, shown: str) -> Non
 
 
 def test_links_are_relative_to_the_page() -> None:
-    link = pages.shown("[a](../guide.md) [b](../../configs/masks.yaml)", "docs/b/c.md", "b/c.md")
-    assert link == "[a](../guide.md) [b](../files/configs/masks.yaml.md)"
+    link = pages.shown("[a](../losses.md) [b](../../configs/masks.yaml)", "docs/b/c.md", "b/c.md")
+    assert link == "[a](../losses.md) [b](../files/configs/masks.yaml.md)"
 
 
 def test_formulas_are_mathml() -> None:
