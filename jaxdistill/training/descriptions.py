@@ -46,6 +46,12 @@ def _describe_student(trainer: "Trainer") -> list[str]:
             "warning: the encoder is frozen and was given no weights file: name one in "
             "student.encoder_weights, or train the encoder too, with student.frozen=[]"
         ]
+    plan = trainer.settings.student.unfreeze
+    if plan is not None and plan.from_epoch > trainer.epochs:
+        lines += [
+            f"warning: the encoder is never unfrozen: student.unfreeze.from_epoch is "
+            f"{plan.from_epoch}, and the run has {trainer.epochs} epochs"
+        ]
     if (ema := trainer.settings.training.ema) is not None:
         lines += [
             f"moving average of the weights, decay {ema.decay:g}: validation, the best checkpoint "

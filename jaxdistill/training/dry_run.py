@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxdistill.runtime.errors import TrainingError
 from jaxdistill.runtime.text import format_duration as duration
-from jaxdistill.training import phases
+from jaxdistill.training import phases, run_folder
 from jaxdistill.training.aggregation import first_nonfinite, to_host
 from jaxdistill.training.ema import averaged
 from jaxdistill.training.gradient_audit import audit
@@ -83,6 +83,10 @@ def dry_run(trainer: Trainer) -> None:
     if last_phase:
         console.print(f"measured with {last_phase} of the encoder's stages trained, as at the end")
     console.print(f"memory: {_memory()}")
+    if run_folder.is_run(trainer.run):
+        console.print(
+            f"{trainer.run} holds a run already: resume it with --resume, or set run=OTHER"
+        )
 
 
 def _check_finite(trainer: Trainer, step: int, scalars: Mapping[str, Any]) -> None:

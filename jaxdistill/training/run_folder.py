@@ -66,6 +66,11 @@ def opened(trainer: "Trainer", *, resume: bool, accept_changes: bool) -> Iterato
         yield stack.enter_context(Checkpoints(run, trainer.settings.checkpoints))
 
 
+def is_run(folder: Path) -> bool:
+    """Returns whether a folder holds a run already."""
+    return (folder / CONFIG).exists()
+
+
 @contextmanager
 def _claimed(run: Path, resume: bool) -> Iterator[None]:
     with ExitStack() as claim:
@@ -78,7 +83,7 @@ def _claimed(run: Path, resume: bool) -> Iterator[None]:
                     code="run-folder",
                 ) from None
             claim.enter_context(locked(run))
-            if (run / CONFIG).exists() and not resume:
+            if is_run(run) and not resume:
                 raise RunError(
                     f"{run} holds a run already: resume it with --resume, or set run=OTHER",
                     code="run-exists",

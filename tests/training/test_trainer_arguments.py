@@ -289,3 +289,19 @@ def test_the_augmentation_of_an_iterable_is_recorded(tmp_path: Path) -> None:
     data = jd.data.IterableData(toy_student.batches(), augment="flip", crop=0.5)
     recorded = jd.Trainer(model(), data, run=tmp_path / "run").settings.data
     assert (recorded.augment, recorded.crop) == ("flip", 0.5)
+
+
+def test_a_plan_of_unfreezing_that_never_begins_is_warned_of(tmp_path: Path) -> None:
+    def warned(from_epoch: int) -> bool:
+        plan = {"from_epoch": from_epoch}
+        trainer = jd.Trainer(
+            jd.models.create("toy-decoder", encoder="toy-encoder", unfreeze=plan),
+            toy_student.batches(),
+            validation=toy_student.batches(),
+            run=tmp_path / "run",
+            epochs=2,
+        )
+        return any("student.unfreeze.from_epoch" in line for line in describe(trainer))
+
+    assert warned(3)
+    assert not warned(2)
