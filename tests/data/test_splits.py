@@ -107,6 +107,9 @@ def test_missing_folders_are_found_before_anything_is_read(tmp_path: Path) -> No
     with refused(DataError, "missing-images", "data.validation"):
         (tmp_path / "train").mkdir()
         data.image_folder(tmp_path)
+    (tmp_path / "1.jpg").write_text("")  # images in the root itself
+    with refused(DataError, "missing-images", "data.train.images=. data.validation=10%"):
+        data.image_folder(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from jaxdistill import config
+from jaxdistill.data import image_files
 from jaxdistill.data.sources.digests import digest_files
 from jaxdistill.data.sources.layout import Found, Root
 from jaxdistill.data.sources.part import Part
@@ -199,8 +200,12 @@ class Source(ABC, Generic[Entry]):
                     f"data.{self.split}.images, {self.images}",
                     code="missing-images",
                 )
+            advice = ""
+            if root is not None and self.annotations is None and _holds_images(root):
+                advice = f"; for those in {root}: data.train.images=. data.validation=10%"
             raise DataError(
-                f"data.{self.split}: there is no folder {self.images}; expected {self.LAYOUT}",
+                f"data.{self.split}: there is no folder {self.images}; expected {self.LAYOUT}"
+                f"{advice}",
                 code="missing-images",
             )
         if self.annotations is not None and not self.annotations.exists():
@@ -209,6 +214,10 @@ class Source(ABC, Generic[Entry]):
                 f"{self.LAYOUT}",
                 code="missing-annotations",
             )
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in image_files.SUFFIXES for path in folder.iterdir())
 
 
 def read(path: Path, limit: int) -> bytes:
