@@ -61,6 +61,22 @@ def test_pixels_of_a_network_that_takes_bytes_are_found_out(tmp_path: Path) -> N
     assert (best.normalization, best.kind) == ("bytes", "probabilities")
 
 
+@pytest.mark.parametrize(("factor", "leading"), [(0.0101, "mask"), (1.0, "side")])
+def test_of_outputs_that_are_alike_the_first_leads(
+    tmp_path: Path, factor: float, leading: str
+) -> None:
+    """The second one is more certain: hardly, as with deep supervision, or much."""
+    model = parse(f"""
+        net (float[N, 3, H, W] image) => (float[N, 1, H, W] mask, float[N, 1, H, W] side)
+        <float level = {{128}}, float factor = {{0.01}}, float more = {{{factor}}},
+         int64[1] axis = {{1}}>
+        {{ mean = ReduceMean <axes = [1]> (image)  above = Sub (mean, level)
+           score = Mul (above, factor)  mask = Sigmoid (score)
+           other = Mul (above, more)  side = Sigmoid (other) }}""")
+    found = inspect(save(model, tmp_path), [disc()], normalization="bytes", size=SIZE)
+    assert next(found.candidates()).tensor.name == leading
+
+
 def test_outputs_that_are_no_masks_are_named_as_such(tmp_path: Path) -> None:
     model = segmenter()
     for name in ("inner", "boxes"):
