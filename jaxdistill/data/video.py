@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 import re
 import time
 from abc import ABC, abstractmethod
@@ -294,9 +293,7 @@ def _video_stream(path: Path | None, container: Any) -> Any:
 class _Camera(VideoSource):
     def __init__(self, number: int) -> None:
         self.name, self.count, self.time_base = f"camera {number}", None, MILLISECONDS
-        os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-        if hasattr(cv2, "setLogLevel"):
-            cv2.setLogLevel(0)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._capture = cv2.VideoCapture(number)
         image = self._read()
         if image is None:
