@@ -1,9 +1,9 @@
 """Measures a student: `jaxdistill evaluate RUN_OR_ONNX [KEY=VALUE ...]`.
 
 A run is measured on its own validation images; `data.root=OTHER` or any other key measures it
-elsewhere. An ONNX file needs `--config FILE`, or at least `data.root=FOLDER`. The results are
-`evaluation.json` and `worst.png`, the images with the lowest mIoU. Images without masks are
-measured by the agreement with the teacher.
+elsewhere. An ONNX file needs `--config FILE`, or at least `data.root=FOLDER`; without `--config`,
+`data.image_size` is the size of its input. The results are `evaluation.json` and `worst.png`, the
+images with the lowest mIoU. Images without masks are measured by the agreement with the teacher.
 
 `--video CLIP` measures how much the masks of a video flicker instead: the share of a still person
 that changes between frames, as it is and with `predict --smooth 0.8`.
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if data.layout_note:
         console.print(data.layout_note)
     dataset = getattr(data, args.split)
-    console.print(f"data: {len(dataset)} images of data.{args.split}")
+    size = "their own size" if own_size else "{} x {}".format(*settings.data.image_size)
+    console.print(f"data: {len(dataset)} images of data.{args.split}, compared at {size}")
     images = plausibility.first_images(dataset, settings.data.image_size)
     for line in (*accounting.describe(dataset), *plausibility.doubts(teacher, images)):
         console.print(line)
@@ -168,7 +169,11 @@ def _open(
     if not path.is_dir():
         settings = _settings(path, file, overrides)
         size = settings.data.image_size
-        return load(path, **options._asdict(), default_size=size), settings
+        predictor = load(path, **options._asdict(), default_size=size)
+        if file is None and not any(each.startswith("data.image_size") for each in overrides):
+            data = settings.data.model_copy(update={"image_size": predictor.size})
+            settings = settings.model_copy(update={"data": data})
+        return predictor, settings
     if file is not None or options.size is not None:
         raise ConfigError(
             "--config and --size are for ONNX files; a run has its own configuration, of which any "

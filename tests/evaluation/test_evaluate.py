@@ -145,8 +145,10 @@ def test_an_export_scores_like_its_run_and_describes_itself(
 ) -> None:
     path = tmp_path / "student.onnx"
     export.main([str(place / "run"), str(path), *options, "--images", "2"])
-    evaluate.main([str(path), *data(place)])
+    # The size is that of the file, where no `data.image_size` is given.
+    evaluate.main([str(path), *(each for each in data(place) if "image_size" not in each)])
     exported = result(tmp_path / "student.evaluation")
+    assert exported["data"]["image_size"] == [64, 64]
     for name, value in exported["network"].items():
         assert value == pytest.approx(measured["network"][name], abs=2e-3), name
 
