@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,10 @@ takes 14 to 22 bytes per pixel in each thread that decodes."""
 MAX_FILE_BYTES = 2**30
 """Largest size of an image file: more than the largest image takes uncompressed."""
 _MAX_SCANS = 100
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+"""A marker of a JPEG with a length behind it, as libjpeg finds it in the data of a scan. Others are
+skipped: stuffed bytes, restarts, and what is no marker."""
+_END, _SCAN = 0xD9, 0xDA
 _TILE_TAGS = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
 _pillow_limit = threading.Lock()
 
@@ -236,9 +241,25 @@ def _refuse_bombs(image: Image.Image, data: bytes) -> None:
         width, height = (int(image.tag_v2.get(tag, 1)) for tag in _TILE_TAGS)
         if width * height > MAX_PIXELS:
             raise ImageError(f"it has tiles of {width} x {height} pixels")
-    # Each scan of a progressive JPEG goes over all pixels again, and may be a few bytes.
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
+    # Each scan of a JPEG, progressive or not, goes over all pixels again, and may be a few bytes.
+    if image.format in ("JPEG", "MPO") and _scans(data) > _MAX_SCANS:
         raise ImageError(f"it is a JPEG of more than {_MAX_SCANS} scans")
+
+
+def _scans(data: bytes) -> int:
+    """Counts the scans of a JPEG up to the end of its first image.
+
+    Phones append videos and other images, in which the bytes of a marker occur by chance.
+    """
+    count, place = 0, 2
+    while found := _MARKER.search(data, place):
+        place = found.end()
+        kind = data[place - 1]
+        if kind == _END:
+            break
+        count += kind == _SCAN
+        place += int.from_bytes(data[place : place + 2], "big")
+    return count
 
 
 def _refuse_large(image: Image.Image) -> None:
