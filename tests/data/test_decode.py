@@ -98,6 +98,17 @@ def test_an_image_is_turned_as_pillow_turns_it(orientation):
         np.testing.assert_array_equal(decode.decode(data, upright=True), turned)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_as_stored_unless_it_is_to_be_upright(orientation, compression, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(pixels(6, 9), "TIFF", exif=exif, compression=compression)
+    np.testing.assert_array_equal(decode.decode(data), pixels(6, 9))
+    (tmp_path / "a.tif").write_bytes(data)
+    assert decode.orientation(tmp_path / "a.tif") == (orientation, (6, 9))
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"II", b"II*\0\xff\xff\0\0", b"MM\0*\0\0\0\x08\0\x09\1\x12"]
 )
