@@ -108,6 +108,23 @@ def unsupported_images(
     return list(dict.fromkeys(path for start in starts for path in _others(start, skipped)))
 
 
+def of_rare_formats(folder: Path, excluded: Sequence[Path]) -> list[Path]:
+    """Returns the files in a folder of which other installations may think differently.
+
+    These are images that an optional package or a build of Pillow decodes, and raw files, which
+    once were images.
+
+    Args:
+      folder: The folder.
+      excluded: Folders that are not searched.
+    """
+    return [
+        path
+        for path in files_below(folder.resolve(), [each.resolve() for each in excluded])
+        if _is_raw(path) or (path.name.lower().endswith(OTHER_SUFFIXES) and decode.is_image(path))
+    ]
+
+
 def _anchored(path: Path) -> Path:
     """Returns an absolute path that keeps the name of a link."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name

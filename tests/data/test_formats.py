@@ -9,7 +9,7 @@ import layouts
 import numpy as np
 import pytest
 from coco_folders import encode
-from folder_data import assert_same, opened
+from folder_data import assert_same, opened, train_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import Photo
@@ -17,7 +17,7 @@ from PIL import Image
 from refused import refused
 
 from jaxdistill import config, data
-from jaxdistill.data import splits
+from jaxdistill.data import decode, splits
 from jaxdistill.data.layouts import recognise
 from jaxdistill.data.sources.labelme import LabelMe
 from jaxdistill.data.sources.supervisely import Supervisely
@@ -98,6 +98,16 @@ def test_a_folder_without_splits_is_one(tmp_path, source, write, places):
     )
     prepared = found.model_copy(update={"prepared": tmp_path.parent / "prepared"})
     assert_same(splits.open_split(prepared, "train"), PHOTOS)
+
+
+@pytest.mark.parametrize("write", [layouts.mask_folder, layouts.yolo])
+def test_images_that_can_be_decoded_later_are_noticed(tmp_path, monkeypatch, write):
+    write(tmp_path, PHOTOS)
+    (tmp_path / "images/4.png").rename(tmp_path / "images/4.heic")
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "is_image", lambda _: False)  # as without pillow-heif
+        assert_same(train_split(tmp_path), PHOTOS[:3])
+    assert_same(train_split(tmp_path), PHOTOS)
 
 
 @pytest.mark.parametrize(("name", "write"), BY_NAME[:6])

@@ -100,7 +100,8 @@ class Annotated(Source[Entry]):
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files, and of who is a person in them."""
-        own = f"{super().fingerprint()} {self.settings.category!r}"
+        files = images.with_formats(super().fingerprint(), self.images, self.excluded)
+        own = f"{files} {self.settings.category!r}"
         return hashlib.sha256(own.encode(errors="replace")).hexdigest()[:32]
 
     def file(self, entry: Entry) -> Path:
