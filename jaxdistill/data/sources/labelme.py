@@ -91,12 +91,7 @@ class LabelMe(Annotated):
             paths = [path for path in found.get(key, []) if path not in others]
             file = annotations.get(key)
             if len(paths) > 1:
-                names = " and ".join(path.name for path in paths)
-                raise DataError(
-                    f"data.{self.split}: {self.images}: {names} have one annotation file; rename "
-                    f"or remove what is too many",
-                    code="ambiguous-mask",
-                )
+                raise self.ambiguous(paths)
             if paths:
                 yield images.printable_name(paths[0], root), paths[0], file
             elif file is not None:
