@@ -2,9 +2,11 @@
 
 import base64
 import contextlib
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Annotated as Checked
 
 from pydantic import Field, TypeAdapter
@@ -17,6 +19,7 @@ from jaxdistill.data.sources.base import read
 from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
 from jaxdistill.data.sources.outlines import Bitmap, Outline, Side
 from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.text import printable
 
 _FOLDERS = ("annotations", "annotation", "json", "jsons", "labels", "labelme")
 _Number = Checked[float, Field(allow_inf_nan=False)]
@@ -104,14 +107,27 @@ class LabelMe(Annotated):
     ) -> dict[str, Path | None]:
         """Returns the images of JSON files that have another name: a file, or the JSON file."""
         without = (paths for key, paths in found.items() if key not in annotations)
-        by_name = {path.name: path for paths in without for path in paths}
+        by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in (path for paths in without for path in paths):
+            by_name[path.name].append(path)
         named: dict[str, Path | None] = {}
         for key, file in annotations.items():
             if key not in found:
                 parsed = _parse(file, read(file, LARGEST))
-                name = PureWindowsPath(parsed.imagePath or "").name
-                named[key] = by_name.get(name) or (file if parsed.imageData else None)
+                written = PureWindowsPath(parsed.imagePath or "")
+                nearest = _nearest(by_name.get(written.name, ()), file.parent / written.as_posix())
+                if len(nearest) > 1:
+                    raise self._several(file, written, nearest)
+                named[key] = nearest[0] if nearest else file if parsed.imageData else None
         return named
+
+    def _several(self, file: Path, written: PurePath, paths: Sequence[Path]) -> DataError:
+        names = " and ".join(images.printable_name(path, self.images.resolve()) for path in paths)
+        return DataError(
+            f"data.{self.split}: {file}: imagePath is {printable(str(written))}, which may be "
+            f"{names}; name the folder there as well, or rename or remove what is too many",
+            code="ambiguous-mask",
+        )
 
     def image_of(self, entry: Entry) -> bytes | None:
         """Returns the image that is in the JSON file, where there is no other; see the base."""
@@ -136,6 +152,15 @@ class LabelMe(Annotated):
                 without += 1
         height, width = parsed.imageHeight, parsed.imageWidth
         return People(outlines, without, (height, width) if height and width else None)
+
+
+def _nearest(paths: Sequence[Path], written: Path) -> list[Path]:
+    """Returns those of some files that share the most folders with a path, counted from its end."""
+    wanted = Path(os.path.normpath(written)).parts
+    for count in range(len(wanted), 0, -1):
+        if found := [path for path in paths if path.parts[-count:] == wanted[-count:]]:
+            return found
+    return []
 
 
 def _bitmap(file: Path, shape: _Shape) -> Outline:
