@@ -12,14 +12,17 @@ from coco_folders import encode
 from folder_data import assert_same, opened, train_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import Photo
+from layouts import Photo, put
 from PIL import Image
 from refused import refused
 
 from jaxdistill import config, data
 from jaxdistill.data import decode, splits
 from jaxdistill.data.layouts import recognise
+from jaxdistill.data.sources import drawing
+from jaxdistill.data.sources.annotated import Drawn
 from jaxdistill.data.sources.labelme import LabelMe
+from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.data.sources.supervisely import Supervisely
 from jaxdistill.runtime.errors import DataError, UserError
 
@@ -188,7 +191,27 @@ def test_no_json_file_does_harm(tmp_path_factory, kind, key, value):
         tree = value
     source = kind("train", root, root)
     with contextlib.suppress(UserError):
-        source.read_people(root / "a.json", json.dumps(tree).encode())
+        people = source.read_people(root / "a.json", json.dumps(tree).encode())
+        drawing.draw(Drawn("a.png", 9, 9, people.outlines))
+
+
+@pytest.mark.parametrize("name", ["labelme", "supervisely"])
+def test_the_bitmaps_of_one_image_are_decoded_at_a_time(tmp_path, name):
+    """Those of all images of a large data set would fill the memory."""
+    if name == "labelme":
+        layouts.labelme(tmp_path, PHOTOS)
+        content = json.loads((tmp_path / "1.json").read_bytes())
+        content["shapes"] = [layouts.labelme_mask(PHOTOS[0]) | {"mask": "????"}]
+        put(tmp_path / "1.json", json.dumps(content).encode())
+    else:
+        layouts.supervisely(tmp_path, PHOTOS)
+        path = tmp_path / "ds/ann/1.png.json"
+        path.write_text(path.read_text().replace('"data": "', '"data": "AAAA'))
+    settings = recognise(config.Data(root=tmp_path), need_validation=False).settings
+    [source] = sources_of(settings, "train")
+    first, *_ = source.list_images()
+    with refused(DataError, "damaged-annotation", "1."):
+        source.load(first)
 
 
 @pytest.fixture(scope="module")

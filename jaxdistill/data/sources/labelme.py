@@ -6,9 +6,12 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Annotated as Checked
 
+import numpy as np
+from jaxtyping import Bool
 from pydantic import Field, TypeAdapter
 
 from jaxdistill import config
@@ -145,7 +148,8 @@ class LabelMe(Annotated):
             if not categories.is_wanted(self.settings.category, shape.label):
                 continue
             if shape.shape_type == "mask" and shape.mask and shape.points:
-                outlines.append(_bitmap(file, shape))
+                left, top = (round(min(axis)) for axis in zip(*shape.points, strict=True))
+                outlines.append(Bitmap(partial(_pixels, file, shape.mask), left, top))
             elif shape.shape_type in ("polygon", None) and len(shape.points) > 2:
                 outlines.append([[value for point in shape.points for value in point]])
             else:
@@ -163,14 +167,12 @@ def _nearest(paths: Sequence[Path], written: Path) -> list[Path]:
     return []
 
 
-def _bitmap(file: Path, shape: _Shape) -> Outline:
-    """Returns a mask, a PNG of the part of the image that two corners span."""
+def _pixels(file: Path, text: str) -> Bool[np.ndarray, "h w"]:
+    """Decodes a mask: a PNG of the part of the image that two corners span, as base64."""
     try:
-        pixels = decode.decode_mask(_decoded(file, shape.mask or "")) > 0
+        return decode.decode_mask(_decoded(file, text)) > 0
     except decode.ImageError as error:
         raise _damaged(file, f"a mask cannot be decoded: {error}") from None
-    left, top = (round(min(point[axis] for point in shape.points)) for axis in (0, 1))
-    return Bitmap(pixels, left, top)
 
 
 def _decoded(file: Path, text: str) -> bytes:
