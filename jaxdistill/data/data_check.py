@@ -117,7 +117,10 @@ def check_data(
     found = list(_sources(layout.settings))
     for source in found:
         source.check()
-    splits = {source.split: CheckedSplit(source, source.entries()) for source in found}
+    splits = {  # what a person is in masks is found out before any is read
+        source.split: CheckedSplit(source, source.entries(), notes=source.notes())
+        for source in found
+    }
     total = sum(len(split.entries) for split in splits.values())
     done = 0
     for split in splits.values():
@@ -125,7 +128,6 @@ def check_data(
             split.images.append(image)
             progress(done := done + 1, total)
         split.omissions = split.source.left_out()
-        split.notes = split.source.notes()
     by_pixels: dict[str, list[CheckedImage]] = defaultdict(list)
     for split in splits.values():
         for image in split.usable:
