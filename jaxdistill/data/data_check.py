@@ -96,8 +96,16 @@ class DataCheck(NamedTuple):
     @property
     def across(self) -> Sequence[Sequence[CheckedImage]]:
         """Groups of images with equal pixels that are in training as well as in validation."""
-        sides = [{each.split == "validation" for each in group} for group in self.duplicates]
-        return [group for group, side in zip(self.duplicates, sides, strict=True) if len(side) == 2]
+        return [group for group in self.duplicates if _is_across(group)]
+
+    @property
+    def within(self) -> Sequence[Sequence[CheckedImage]]:
+        """Groups of images with equal pixels of which all are in training, or in validation."""
+        return [group for group in self.duplicates if not _is_across(group)]
+
+
+def _is_across(group: Sequence[CheckedImage]) -> bool:
+    return len({each.split == "validation" for each in group}) > 1
 
 
 def check_data(
