@@ -23,7 +23,7 @@ import rich.console
 import rich.progress
 import tensorflow_datasets as tfds
 
-from jaxdistill.data import accounting, decode
+from jaxdistill.data import accounting, decode, incomplete
 from jaxdistill.data.sources.base import Entry, Source, SourceExample
 from jaxdistill.runtime import files, storage
 from jaxdistill.runtime.errors import DataError, first_line
@@ -115,6 +115,7 @@ class ImageDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             super().download_and_prepare(**options)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        self._resources.enter_context(incomplete.writing(Path(self.data_path)))
         source = self._source
         entries = source.entries()
         lengths = _divide([source.size(entry) for entry in entries])
@@ -213,6 +214,7 @@ def prepare(source: Source[Any], prepared: Path, workers: int = 2) -> ImageDatas
     builder = ImageDatasetBuilder(source, folder, workers)
     try:
         builder.download_and_prepare()
+        incomplete.remove_left_over(folder / source.NAME)
         storage.mark(folder, about)
     except OSError as error:
         # Another process may have finished the same data set first; then its folder is in the way.

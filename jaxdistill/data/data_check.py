@@ -96,8 +96,16 @@ class DataCheck(NamedTuple):
     @property
     def across(self) -> Sequence[Sequence[CheckedImage]]:
         """Groups of images with equal pixels that are in training as well as in validation."""
-        sides = [{each.split == "validation" for each in group} for group in self.duplicates]
-        return [group for group, side in zip(self.duplicates, sides, strict=True) if len(side) == 2]
+        return [group for group in self.duplicates if _is_across(group)]
+
+    @property
+    def within(self) -> Sequence[Sequence[CheckedImage]]:
+        """Groups of images with equal pixels of which all are in training, or in validation."""
+        return [group for group in self.duplicates if not _is_across(group)]
+
+
+def _is_across(group: Sequence[CheckedImage]) -> bool:
+    return len({each.split == "validation" for each in group}) > 1
 
 
 def check_data(
@@ -117,7 +125,10 @@ def check_data(
     found = list(_sources(layout.settings))
     for source in found:
         source.check()
-    splits = {source.split: CheckedSplit(source, source.entries()) for source in found}
+    splits = {  # what a person is in masks is found out before any is read
+        source.split: CheckedSplit(source, source.entries(), notes=source.notes())
+        for source in found
+    }
     total = sum(len(split.entries) for split in splits.values())
     done = 0
     for split in splits.values():
@@ -125,7 +136,6 @@ def check_data(
             split.images.append(image)
             progress(done := done + 1, total)
         split.omissions = split.source.left_out()
-        split.notes = split.source.notes()
     by_pixels: dict[str, list[CheckedImage]] = defaultdict(list)
     for split in splits.values():
         for image in split.usable:

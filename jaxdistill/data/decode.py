@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -26,12 +27,18 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF orientation, how an image is turned upright."""
+_TURNS_BACK = {**_TURNS, 6: _TURNS[8], 8: _TURNS[6]}
 MAX_PIXELS = 2**27
 """Largest number of pixels of an image: 134 million, enough for a phone's 108 million. Decoding
 takes 14 to 22 bytes per pixel in each thread that decodes."""
 MAX_FILE_BYTES = 2**30
 """Largest size of an image file: more than the largest image takes uncompressed."""
 _MAX_SCANS = 100
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+"""A marker of a JPEG with a length behind it, as libjpeg finds it in the data of a scan. Others are
+skipped: stuffed bytes, restarts, and what is no marker."""
+_END, _SCAN = 0xD9, 0xDA
+_TIFF_HEIGHT, _TIFF_WIDTH = TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.IMAGEWIDTH
 _TILE_TAGS = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
 _pillow_limit = threading.Lock()
 
@@ -101,7 +108,10 @@ def orientation(file: Path) -> tuple[int, tuple[int, int]]:
             _refuse_large(image)
             if image.format == "PNG":  # may have it behind the pixels
                 image.load()
-            return _orientation(image), (image.height, image.width)
+            size = image.height, image.width
+            if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow has swapped them
+                size = image.tag_v2[_TIFF_HEIGHT], image.tag_v2[_TIFF_WIDTH]
+            return _orientation(image), size
     except ImageError:
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
@@ -173,7 +183,7 @@ def decode_stored(data: bytes) -> Stored:
 
 
 def _decode(data: bytes, mode: str, upright: bool) -> np.ndarray:
-    with _loaded(data) as image:
+    with _loaded(data, as_stored=not upright) as image:
         turn = _TURNS.get(_orientation(image)) if upright else None
         converted = _eight_bits(image if turn is None else image.transpose(turn))
         # Converting an image to its own mode would copy it.
@@ -181,13 +191,18 @@ def _decode(data: bytes, mode: str, upright: bool) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes) -> Iterator[Image.Image]:
-    """Opens and reads an image file; what goes wrong, here or in the block, is an `ImageError`."""
+def _loaded(data: bytes, as_stored: bool = False) -> Iterator[Image.Image]:
+    """Opens and reads an image file; what goes wrong, here or in the block, is an `ImageError`.
+
+    Pillow turns a TIFF upright while it reads it; `as_stored` turns it back.
+    """
     try:
         with _opened(io.BytesIO(data)) as image:
             _refuse_bombs(image, data)
+            is_turned = as_stored and isinstance(image, TiffImagePlugin.TiffImageFile)
+            back = _TURNS_BACK.get(_orientation(image)) if is_turned else None
             image.load()
-            yield image
+            yield image if back is None else image.transpose(back)
     except ImageError:
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
@@ -236,9 +251,25 @@ def _refuse_bombs(image: Image.Image, data: bytes) -> None:
         width, height = (int(image.tag_v2.get(tag, 1)) for tag in _TILE_TAGS)
         if width * height > MAX_PIXELS:
             raise ImageError(f"it has tiles of {width} x {height} pixels")
-    # Each scan of a progressive JPEG goes over all pixels again, and may be a few bytes.
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
+    # Each scan of a JPEG, progressive or not, goes over all pixels again, and may be a few bytes.
+    if image.format in ("JPEG", "MPO") and _scans(data) > _MAX_SCANS:
         raise ImageError(f"it is a JPEG of more than {_MAX_SCANS} scans")
+
+
+def _scans(data: bytes) -> int:
+    """Counts the scans of a JPEG up to the end of its first image.
+
+    Phones append videos and other images, in which the bytes of a marker occur by chance.
+    """
+    count, place = 0, 2
+    while found := _MARKER.search(data, place):
+        place = found.end()
+        kind = data[place - 1]
+        if kind == _END:
+            break
+        count += kind == _SCAN
+        place += int.from_bytes(data[place : place + 2], "big")
+    return count
 
 
 def _refuse_large(image: Image.Image) -> None:

@@ -17,10 +17,11 @@ SUFFIXES = (
 """Suffixes by which images are found in folders. A file that is named itself needs none of them."""
 OTHER_SUFFIXES = (
     *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".jxr"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),
     *(".exr", ".hdr", ".ico", ".pbm", ".pcx", ".pgm", ".ppm", ".psd", ".svg", ".tga"),
 )
 """Suffixes of images that are found where they can be decoded, whatever they hold."""
+_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2")
+"""Suffixes of cameras' raw files. Many are TIFFs, of which a small preview would be decoded."""
 
 
 UNSUPPORTED = "a format that cannot be decoded here (HEIC needs pip install pillow-heif)"
@@ -104,8 +105,24 @@ def unsupported_images(
     """
     starts = [_anchored(Path(argument).expanduser()) for argument in arguments]
     skipped = [folder.resolve() for folder in (*outputs, *excluded)]
-    folders = [folder for start in starts for folder in _folders(start, skipped)]
-    return list(dict.fromkeys(path for folder in folders for path in _others(folder, skipped)))
+    return list(dict.fromkeys(path for start in starts for path in _others(start, skipped)))
+
+
+def of_rare_formats(folder: Path, excluded: Sequence[Path]) -> list[Path]:
+    """Returns the files in a folder of which other installations may think differently.
+
+    These are images that an optional package or a build of Pillow decodes, and raw files, which
+    once were images.
+
+    Args:
+      folder: The folder.
+      excluded: Folders that are not searched.
+    """
+    return [
+        path
+        for path in files_below(folder.resolve(), [each.resolve() for each in excluded])
+        if _is_raw(path) or (path.name.lower().endswith(OTHER_SUFFIXES) and decode.is_image(path))
+    ]
 
 
 def _anchored(path: Path) -> Path:
@@ -124,13 +141,16 @@ def _images(start: Path, skipped: Sequence[Path]) -> Iterator[Path]:
     for match in [start] if start.exists() else matching(start, skipped):
         if match.is_dir():
             yield from _below(match, skipped)
-        else:
+        elif not _is_raw(match):
             yield match
 
 
-def _folders(start: Path, skipped: Sequence[Path]) -> list[Path]:
-    matches = [start] if start.exists() else matching(start, skipped)
-    return [match for match in matches if match.is_dir()]
+def _others(start: Path, skipped: Sequence[Path]) -> Iterator[Path]:
+    for match in [start] if start.exists() else matching(start, skipped):
+        if match.is_dir():
+            yield from _others_below(match, skipped)
+        elif _is_raw(match):
+            yield match
 
 
 def matching(pattern: Path, skipped: Sequence[Path] = ()) -> list[Path]:
@@ -170,10 +190,15 @@ def _below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _others(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
+def _others_below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
     for path in files_below(folder, skipped):
-        if path.name.lower().endswith(OTHER_SUFFIXES) and not decode.is_image(path):
+        is_other = path.name.lower().endswith(OTHER_SUFFIXES)
+        if _is_raw(path) or (is_other and not decode.is_image(path)):
             yield path
+
+
+def _is_raw(path: Path) -> bool:
+    return path.name.lower().endswith(_RAW)
 
 
 def files_below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:

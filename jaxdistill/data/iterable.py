@@ -61,7 +61,8 @@ class IterableData:
         """Examples in a training batch."""
         if isinstance(image_size, int):
             image_size = (image_size, image_size)
-        self.image_size: tuple[int, int] = image_size or first.images.shape[1:3]
+        height, width = image_size or first.images.shape[1:3]
+        self.image_size: tuple[int, int] = height, width
         """Height and width of the images in batches."""
         self.train_sizes = (self.image_size,)
         """Heights and widths of the training images."""

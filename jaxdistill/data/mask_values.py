@@ -51,13 +51,17 @@ def find_out(masks: Iterable[Stored]) -> MaskEncoding:
       UnknownValuesError: Nothing of this applies, or the masks differ in kind.
     """
     found: dict[str, Counter[int]] = {}
+    levels: Counter[int] = Counter()
     for mask in masks:
         if _opacity_varies(mask):
             return MaskEncoding("alpha")
         kind, values = _kind(mask)
         numbers, counts = np.unique(values.reshape(-1), return_counts=True)
         counter = found.setdefault(kind, Counter())
-        counter.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+        shift = 8 if numbers[-1] > 255 else 0  # a mask of 16 bits may have the values of one of 8
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            counter[number] += count
+            levels[number >> shift] += count
     if not found:
         return MaskEncoding("white")
     if len(found) > 1 and list(found.get("grey levels", {0: 1})) == [0]:
@@ -66,7 +70,7 @@ def find_out(masks: Iterable[Stored]) -> MaskEncoding:
         [(kind, counts_by_value)] = found.items()
         if kind != "colours" and max(counts_by_value) <= 1:
             return MaskEncoding("ones" if max(counts_by_value) else "white")
-        if kind == "grey levels" and _is_black_and_white(counts_by_value):
+        if kind == "grey levels" and _is_black_and_white(levels):
             return MaskEncoding("white")
     raise UnknownValuesError("; ".join(_listed(kind, counts) for kind, counts in found.items()))
 
@@ -153,8 +157,7 @@ def _kind(mask: Stored) -> tuple[str, np.ndarray]:
         return "grey levels", mask.palette[mask.values][..., 0]
     if mask.values.ndim == 3 and not _is_grey(mask.values):
         return "colours", _colours(mask)
-    values = _plain(mask)
-    return "grey levels", values >> 8 if values.max(initial=0) > 255 else values
+    return "grey levels", _plain(mask)
 
 
 def _is_grey(colours: UInt8[np.ndarray, "*n 3"]) -> bool:

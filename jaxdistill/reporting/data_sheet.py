@@ -128,12 +128,11 @@ def sections(found: DataCheck, samples: int = SAMPLES) -> Iterator[Section]:
         tiles = _tiles(found, [usable[i] for i in places])
         yield Section(f"data.{key}", list(_describe(split)), tiles, _histogram(split))
     splits = found.splits.values()
-    within = [group for group in found.duplicates if group not in found.across]
     for title, text, images in (
         ("Empty masks", "Nobody is in these masks.", [i for s in splits for i in s.empty]),
         ("Full masks", "All of the image is a person.", [i for s in splits for i in s.full]),
         ("In both splits", "The pixels are equal.", [i for group in found.across for i in group]),
-        ("Duplicates", "The pixels are equal.", [i for group in within for i in group]),
+        ("Duplicates", "The pixels are equal.", [i for group in found.within for i in group]),
     ):
         if images:
             shown = f", of which {_FLAGGED} are shown" if len(images) > _FLAGGED else ""
@@ -170,10 +169,9 @@ def overlay(
 
 def _duplicates(found: DataCheck) -> Iterator[str]:
     """Yields lines about images with equal pixels."""
-    within = [group for group in found.duplicates if group not in found.across]
     if not found.duplicates:
         yield "no two images are equal"
-    if within:
+    if within := found.within:
         groups = "1 group" if len(within) == 1 else f"{len(within)} groups"
         yield f"duplicates: {groups} of equal images within a split"
         yield from (f"  {_names(group)}" for group in within[:_FLAGGED])

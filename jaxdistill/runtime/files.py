@@ -55,6 +55,7 @@ STRUCTURE_ERRORS = frozenset(
 disk, the network or a permission may be at fault."""
 
 _LOST = "lost+found"
+_CONFIG, _CHECKPOINTS = "config.yaml", "checkpoints"  # by which the folder of a run is known
 # How a library of another language reports an error of the system: TensorStore and safetensors with
 # its number, array_record with its text alone.
 _NUMBER_IN_MESSAGE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
@@ -213,7 +214,8 @@ def _numbered(error: BaseException) -> OSError | None:
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yields what `os.walk` yields, following links to folders and visiting each folder once.
 
-    `lost+found`, which belongs to the file system, is passed over.
+    `lost+found`, which belongs to the file system, is passed over, and so are the folders of runs:
+    samples of a run are no images of the data that it lies among.
 
     Args:
       root: The folder to start from; nothing is yielded if there is none.
@@ -232,7 +234,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             folders.remove(_LOST)
         path = Path(folder)
         status = path.stat()
-        if (status.st_dev, status.st_ino) in seen:
+        is_run = path != root and _CONFIG in names and _CHECKPOINTS in folders
+        if is_run or (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))

@@ -8,7 +8,7 @@ import pytest
 from coco_folders import encode, pixels
 from refused import refused
 
-from jaxdistill.data import builder
+from jaxdistill.data import builder, incomplete
 from jaxdistill.runtime.errors import DataError
 
 
@@ -50,6 +50,32 @@ def test_a_data_set_that_is_built_leaves_nothing_elsewhere(folder, tmp_path, mon
     folder.person(folder.image("a.png"))
     folder.open()
     assert not list(temporary.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(
+    folder, tmp_path, monkeypatch
+):
+    folder.person(folder.image("a.png"))
+    folder.open()
+    [built] = tmp_path.glob("prepared/*/coco/*")
+    built.rename(built.with_name(f"incomplete.AAAAAA_{built.name}"))
+    other = built.with_name(f"incomplete.BBBBBB_{built.name}")
+    other.mkdir()
+    look_at = builder._looked_at
+
+    def as_another_process_ends(example):
+        incomplete.remove_left_over(built.parent)
+        return look_at(example)
+
+    monkeypatch.setattr(builder, "_looked_at", as_another_process_ends)
+    with incomplete.writing(other):
+        assert folder.open().names == ["a.png"]
+        assert {path.name for path in built.parent.iterdir() if path.is_dir()} == {
+            built.name,
+            other.name,
+        }
+    incomplete.remove_left_over(built.parent)
+    assert list(built.parent.iterdir()) == [built]
 
 
 def test_the_fingerprint_is_of_the_content(folder, tmp_path):

@@ -15,6 +15,8 @@ from refused import refused
 from jaxdistill import config
 from jaxdistill.data import splits
 from jaxdistill.data.sources import coco_json, drawing, outlines
+from jaxdistill.data.sources.base import Source
+from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.runtime.errors import DataError, UserError
 
 
@@ -157,12 +159,15 @@ def test_every_kind_of_image_becomes_rgb(folder, mode):
     np.testing.assert_allclose(seen, np.repeat(grey[..., None], 3, -1), atol=1)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_exif_is_ignored_where_the_annotations_do_and_followed_where_they_do(folder, orientation):
+def test_exif_is_ignored_where_the_annotations_do_and_followed_where_they_do(
+    folder, orientation, kind
+):
     source = np.kron(pixels(2, 3), np.ones((16, 16, 1), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(source, "JPEG", exif=exif, quality=95)
+    data = encode(source, kind, exif=exif, quality=95)
     folder.person(folder.image("stored.jpg", data, size=(32, 48)))
     folder.person(folder.image("upright.jpg", data, size=(48, 32)))
     if orientation in (6, 8):
@@ -175,14 +180,15 @@ def test_exif_is_ignored_where_the_annotations_do_and_followed_where_they_do(fol
             folder.open()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 @pytest.mark.parametrize("declared", ["upright", "stored", "nowhere"])
-def test_an_image_upside_down_is_rotated_if_those_on_their_side_are(folder, declared):
+def test_an_image_upside_down_is_rotated_if_those_on_their_side_are(folder, declared, kind):
     source = np.kron(pixels(2, 3), np.ones((16, 16, 1), np.uint8))
 
     def stored_with(orientation):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        return encode(source, "JPEG", exif=exif, quality=95)
+        return encode(source, kind, exif=exif, quality=95)
 
     folder.person(folder.image("upside down.jpg", stored_with(3), size=(32, 48)))
     folder.person(folder.image("plain.jpg", stored_with(1), size=(32, 48)))
@@ -192,6 +198,18 @@ def test_an_image_upside_down_is_rotated_if_those_on_their_side_are(folder, decl
     upside_down, plain, *_ = folder.open()
     turned = np.rot90(plain.image, 2 if declared == "upright" else 0)
     np.testing.assert_array_equal(upside_down.image, turned)
+
+
+def test_a_turned_tiff_alone_makes_another_data_set(folder):
+    """It was once prepared as if its pixels were stored upright."""
+    folder.person(folder.image("a.tif", encode(pixels(8, 12), "TIFF")))
+    folder.write()
+    [source] = sources_of(folder.data(), "train")
+    assert source.key() == Source.fingerprint(source)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder.image("b.tif", encode(pixels(8, 12), "TIFF", exif=exif))
+    assert source.key() != Source.fingerprint(source)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 from coco_folders import encode
 from layouts import put
 from PIL import Image
+from refused import refused
 
 from jaxdistill import config
 from jaxdistill.data import check_data
+from jaxdistill.runtime.errors import DataError
 
 PHOTOS = layouts.photos()
 
@@ -44,6 +46,14 @@ def test_equal_pixels_are_duplicates_whatever_the_file(tmp_path: Path) -> None:
     put(tmp_path / "masks/again.png", encode(PHOTOS[0].mask * np.uint8(255)))
     [group] = check_data(config.Data(root=tmp_path)).duplicates
     assert {image.name for image in group} == {"1.png", "again.bmp"}
+
+
+def test_values_of_masks_that_are_not_understood_are_refused_at_once(tmp_path: Path) -> None:
+    layouts.mask_folder(tmp_path, PHOTOS, person=15)
+    read: list[int] = []
+    with refused(DataError, "unknown-mask-values", "15 ("):
+        check_data(config.Data(root=tmp_path), lambda done, total: read.append(done))
+    assert not read
 
 
 def test_a_folder_needs_no_validation_split(tmp_path: Path) -> None:

@@ -63,10 +63,28 @@ def stereo(count=2):
     return encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
 
 
-def test_the_limit_of_scans_holds_for_mpo():
-    assert decode.decode(stereo()).shape == (16, 8, 3)
+def many_scans(data: bytes) -> bytes:
+    """Adds empty scans to the end of the first image of a JPEG file."""
+    return data.replace(b"\xff\xd9", b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 100 + b"\xff\xd9", 1)
+
+
+@pytest.mark.parametrize("make", [stereo, lambda: encode(pixels(16, 8), "JPEG")])
+def test_the_limit_of_scans_holds_for_jpeg_and_mpo(make):
+    assert decode.decode(make()).shape == (16, 8, 3)
     with pytest.raises(decode.ImageError, match="scans"):
-        decode.decode(stereo() + b"\xff\xda" * 100)
+        decode.decode(many_scans(make()))
+
+
+def test_a_scan_behind_a_comment_that_holds_an_end_is_counted():
+    data = many_scans(encode(pixels(16, 8), "JPEG"))
+    first = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    with pytest.raises(decode.ImageError, match="scans"):
+        decode.decode(data[:first] + b"\xff\xfe\0\4\xff\xd9" + data[first:])
+
+
+def test_the_video_that_a_phone_appends_is_no_scan():
+    for photo in (encode(pixels(16, 8), "JPEG"), encode(pixels(16, 8), "JPEG", progressive=True)):
+        assert decode.decode(photo + b"ftypmp42" + b"\xff\xda" * 200).shape == (16, 8, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -78,6 +96,17 @@ def test_an_image_is_turned_as_pillow_turns_it(orientation):
         with Image.open(io.BytesIO(data)) as image:
             turned = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         np.testing.assert_array_equal(decode.decode(data, upright=True), turned)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_as_stored_unless_it_is_to_be_upright(orientation, compression, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(pixels(6, 9), "TIFF", exif=exif, compression=compression)
+    np.testing.assert_array_equal(decode.decode(data), pixels(6, 9))
+    (tmp_path / "a.tif").write_bytes(data)
+    assert decode.orientation(tmp_path / "a.tif") == (orientation, (6, 9))
 
 
 @pytest.mark.parametrize(

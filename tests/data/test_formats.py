@@ -9,17 +9,20 @@ import layouts
 import numpy as np
 import pytest
 from coco_folders import encode
-from folder_data import assert_same, opened
+from folder_data import assert_same, opened, train_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import Photo
+from layouts import Photo, put
 from PIL import Image
 from refused import refused
 
 from jaxdistill import config, data
-from jaxdistill.data import splits
+from jaxdistill.data import decode, splits
 from jaxdistill.data.layouts import recognise
+from jaxdistill.data.sources import drawing
+from jaxdistill.data.sources.annotated import Drawn
 from jaxdistill.data.sources.labelme import LabelMe
+from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.data.sources.supervisely import Supervisely
 from jaxdistill.runtime.errors import DataError, UserError
 
@@ -100,6 +103,16 @@ def test_a_folder_without_splits_is_one(tmp_path, source, write, places):
     assert_same(splits.open_split(prepared, "train"), PHOTOS)
 
 
+@pytest.mark.parametrize("write", [layouts.mask_folder, layouts.yolo])
+def test_images_that_can_be_decoded_later_are_noticed(tmp_path, monkeypatch, write):
+    write(tmp_path, PHOTOS)
+    (tmp_path / "images/4.png").rename(tmp_path / "images/4.heic")
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "is_image", lambda _: False)  # as without pillow-heif
+        assert_same(train_split(tmp_path), PHOTOS[:3])
+    assert_same(train_split(tmp_path), PHOTOS)
+
+
 @pytest.mark.parametrize(("name", "write"), BY_NAME[:6])
 def test_another_category_can_be_the_person(tmp_path, name, write):
     write(tmp_path, PHOTOS, "train")
@@ -178,7 +191,27 @@ def test_no_json_file_does_harm(tmp_path_factory, kind, key, value):
         tree = value
     source = kind("train", root, root)
     with contextlib.suppress(UserError):
-        source.read_people(root / "a.json", json.dumps(tree).encode())
+        people = source.read_people(root / "a.json", json.dumps(tree).encode())
+        drawing.draw(Drawn("a.png", 9, 9, people.outlines))
+
+
+@pytest.mark.parametrize("name", ["labelme", "supervisely"])
+def test_the_bitmaps_of_one_image_are_decoded_at_a_time(tmp_path, name):
+    """Those of all images of a large data set would fill the memory."""
+    if name == "labelme":
+        layouts.labelme(tmp_path, PHOTOS)
+        content = json.loads((tmp_path / "1.json").read_bytes())
+        content["shapes"] = [layouts.labelme_mask(PHOTOS[0]) | {"mask": "????"}]
+        put(tmp_path / "1.json", json.dumps(content).encode())
+    else:
+        layouts.supervisely(tmp_path, PHOTOS)
+        path = tmp_path / "ds/ann/1.png.json"
+        path.write_text(path.read_text().replace('"data": "', '"data": "AAAA'))
+    settings = recognise(config.Data(root=tmp_path), need_validation=False).settings
+    [source] = sources_of(settings, "train")
+    first, *_ = source.list_images()
+    with refused(DataError, "damaged-annotation", "1."):
+        source.load(first)
 
 
 @pytest.fixture(scope="module")

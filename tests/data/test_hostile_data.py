@@ -53,8 +53,8 @@ def bomb_in_tiles() -> bytes:
 def scans(count: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=True)
-    *body, last = file.getvalue().rpartition(b"\xff\xda")
-    return b"".join(body) + last.removesuffix(b"\xff\xd9") + (b"\xff\xda" + last) * count
+    body, marker, last = file.getvalue().removesuffix(b"\xff\xd9").rpartition(b"\xff\xda")
+    return body + (marker + last) * count + b"\xff\xd9"
 
 
 ZEROS = zlib.compress(bytes(2**28), 9)

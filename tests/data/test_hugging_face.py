@@ -8,6 +8,7 @@ from layouts import put
 from refused import refused
 
 from jaxdistill import data
+from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.runtime.errors import DataError
 
 PHOTOS = layouts.photos()
@@ -51,17 +52,41 @@ def test_a_row_that_names_a_file_elsewhere_is_refused(tmp_path):
     root = tmp_path / "data"
     for split in ("train", "test"):
         layouts.hugging_face(root, PHOTOS, split)
-    path = root / "train/data-00000-of-00002.arrow"
-    with pa.memory_map(str(path)) as file:
-        table = pa.ipc.open_stream(file).read_all()
-    rows = table.to_pylist()
     for place, code in (("../../secret.png", "bad-file-name"), (str(outside), "bad-file-name")):
-        rows[0]["image"] = {"bytes": None, "path": place}
-        path.unlink()
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(pa.Table.from_pylist(rows, table.schema))
+        name_file(root / "train/data-00000-of-00002.arrow", place)
         with refused(DataError, code, "secret.png"):
             _ = opened(root).train
+
+
+def name_file(path, place):
+    """Lets the first row of a table name a file in place of its image."""
+    table = pa.ipc.open_stream(path.read_bytes()).read_all()
+    rows = table.to_pylist()
+    rows[0]["image"] = {"bytes": None, "path": place}
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, table.schema))
+
+
+def test_files_beside_the_tables_are_noticed_when_they_change_and_counted(tmp_path):
+    for split in ("train", "test"):
+        layouts.hugging_face(tmp_path, PHOTOS, split)
+    name_file(tmp_path / "train/data-00000-of-00002.arrow", "pictures/1.png")
+    image = put(tmp_path / "train/pictures/1.png", PHOTOS[0].image)
+    assert_same(opened(tmp_path).train, PHOTOS)
+    image.write_bytes(PHOTOS[1].image)
+    assert_same(opened(tmp_path).train, [PHOTOS[0]._replace(image=PHOTOS[1].image), *PHOTOS[1:]])
+    [source] = sources_of(opened(tmp_path).settings, "train")
+    first, before = source.entries()[0], source.size(source.entries()[0])
+    image.write_bytes(PHOTOS[1].image + bytes(2000))
+    [source] = sources_of(opened(tmp_path).settings, "train")
+    assert source.size(first) == before + 1000
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "https://example.org/1.png", ".."])
+def test_a_name_that_is_no_file_is_none(tmp_path, name):
+    layouts.hugging_face(tmp_path, [PHOTOS[0]._replace(name=name), *PHOTOS[1:]])
+    layouts.hugging_face(tmp_path, PHOTOS, "test")
+    assert_same(opened(tmp_path).train, PHOTOS)
 
 
 @pytest.mark.parametrize("kind", ["arrow", "parquet"])

@@ -88,6 +88,17 @@ def test_images_of_other_endings_are_found_where_they_can_be_decoded(place: Path
     assert unsupported_images(["a/1.jfif"], []) == []
 
 
+@pytest.mark.parametrize("arguments", [["a"], ["a/*"], ["a/1.jpg", "a/2.DNG", "a/3.nef"]])
+def test_the_preview_in_a_raw_file_is_no_image(place: Path, arguments: list[str]) -> None:
+    touch(place, "a/1.jpg")
+    for name in ("2.DNG", "3.nef"):
+        (place / "a" / name).write_bytes(encode(pixels(4, 4), "TIFF"))
+    assert list(found(arguments).values()) == ["1.png"]
+    assert [path.name for path in unsupported_images(arguments, [])] == ["2.DNG", "3.nef"]
+    with refused(DataError, "no-images", "2.DNG"):
+        find_images(["a/2.DNG"], [])
+
+
 def test_files_of_macos_are_passed_over(place: Path) -> None:
     touch(place, "a/1.jpg", "a/._1.jpg", "a/__MACOSX/a/2.jpg", "a/__MACOSX/._3.heic", "a/._4.jp2")
     for argument in ("a", "a/*.jpg", "a/**/*.jpg"):

@@ -139,6 +139,20 @@ def test_a_data_set_is_built_once_and_again_when_the_images_change(
     np.testing.assert_array_equal(opened(tmp_path, **inside)[1].image, pixels(2))
 
 
+def test_the_samples_of_a_run_among_the_images_are_none(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", pixels(0))
+    everything = config.Split(images=Path(), annotations=None)
+    before = opened(tmp_path, split=everything).fingerprint
+    put(tmp_path / "runs/first/samples/epoch_0001.png", pixels(1))
+    put(tmp_path / "runs/b.png", pixels(2))
+    (tmp_path / "runs/first/checkpoints").mkdir()
+    assert len(opened(tmp_path, split=everything)) == 3
+    (tmp_path / "runs/first/config.yaml").touch()
+    assert list(opened(tmp_path, split=everything).names) == ["a.png", "runs/b.png"]
+    (tmp_path / "runs/b.png").unlink()
+    assert opened(tmp_path, split=everything).fingerprint == before
+
+
 def test_a_training_folder_with_validation_images_gives_a_warning(tmp_path: Path) -> None:
     def warned(train: str, validation: str, **more: object) -> bool:
         given = config.Data(

@@ -42,6 +42,11 @@ def test_batches_repeat_without_end_and_ids_count_up() -> None:
     assert taken[6].ids.tolist() == [25, 26, 27, 28]
 
 
+@pytest.mark.parametrize("size", [SIZE, list(SIZE), None])
+def test_the_size_may_be_a_list(size: tuple[int, int] | None) -> None:
+    assert next(data.batches(three(), image_size=size).train_batches(4)).images.shape[1:3] == SIZE
+
+
 @pytest.mark.parametrize("start", [1, 3, 5])
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(start: int) -> None:
     ours = data.batches(three())

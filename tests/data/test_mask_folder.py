@@ -216,6 +216,8 @@ def test_soft_edges_are_cut_in_the_middle():
         (lambda mask: encode(np.where(mask, 15, 255).astype(np.uint8) * (mask + 1 > 0)), "15 ("),
         (lambda mask: palette(mask * 15), "palette indices 0 ("),
         (lambda mask: encode(rgb(mask)), "#c08080 ("),
+        (lambda mask: encode(mask.astype(np.uint16) * 24001), "24001 ("),
+        (lambda mask: encode(mask + np.uint16(256)), "257 ("),
         (lambda mask: encode(np.arange(768, dtype=np.uint16).reshape(24, 32) // 5), "others"),
     ],
 )

@@ -40,6 +40,15 @@ def test_images_without_people_or_annotations_are_counted(tmp_path):
     assert_same(dataset, PHOTOS[3:])
 
 
+def test_two_images_with_one_text_file_are_not_guessed(tmp_path):
+    root = layouts.yolo(tmp_path / "data", PHOTOS)
+    put(root / "images/1.jpg", PHOTOS[1].image)
+    with refused(DataError, "ambiguous-mask", "1.jpg and 1.png"):
+        yolo_split(root)
+    put(root / "labels/1.jpg.txt", (root / "labels/2.txt").read_bytes())
+    assert_same(yolo_split(root), [PHOTOS[1], *PHOTOS])
+
+
 def test_classes_of_yolo_are_known_by_name_or_number(tmp_path):
     root = layouts.yolo(tmp_path / "data", PHOTOS)
     assert_same(yolo_split(root, category=1), PHOTOS)

@@ -100,7 +100,8 @@ class Annotated(Source[Entry]):
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files, and of who is a person in them."""
-        own = f"{super().fingerprint()} {self.settings.category!r}"
+        files = images.with_formats(super().fingerprint(), self.images, self.excluded)
+        own = f"{files} {self.settings.category!r}"
         return hashlib.sha256(own.encode(errors="replace")).hexdigest()[:32]
 
     def file(self, entry: Entry) -> Path:
@@ -127,18 +128,37 @@ class Annotated(Source[Entry]):
         return example._replace(upright=upright, mask=mask, empty_people=drawn.empty)
 
     def pairs(self) -> Iterator[tuple[str, Path | None, Path | None]]:
-        """Yields name, image and annotation file, of which one may be missing, sorted by name."""
+        """Yields name, image and annotation file, of which one may be missing, sorted by name.
+
+        Raises:
+          DataError: It cannot be told to which image a file belongs (`ambiguous-mask`).
+        """
         assert self.annotations is not None
         annotations = self.annotation_files(self.annotations)
         root = self.images.resolve()
         for key, paths in sorted(images.by_key(self.images, self.excluded).items()):
-            for path in sorted(paths):
-                by_full_name = annotations.pop(f"{key}{path.suffix}", None)
-                found = by_full_name or annotations.get(key)
-                yield images.printable_name(path, root), path, found
-            annotations.pop(key, None)
+            own = {path: annotations.pop(f"{key}{path.suffix}", None) for path in sorted(paths)}
+            common = annotations.pop(key, None)
+            sharing = [path for path, file in own.items() if file is None]
+            if common and len(sharing) > 1:
+                raise self.ambiguous(sharing)
+            for path, file in own.items():
+                yield images.printable_name(path, root), path, file or common
         for key, file in sorted(annotations.items()):
             yield key, None, file
+
+    def ambiguous(self, paths: Sequence[Path]) -> DataError:
+        """Returns the error for images that have one annotation file.
+
+        Args:
+          paths: The images.
+        """
+        names = " and ".join(images.printable_name(path, self.images.resolve()) for path in paths)
+        return DataError(
+            f"data.{self.split}: {self.images}: {names} have one annotation file; rename or remove "
+            f"what is too many",
+            code="ambiguous-mask",
+        )
 
     def annotation_files(self, folder: Path) -> dict[str, Path]:
         """Returns the annotation files in a folder and below, by their path without the suffix."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from jaxdistill.data import decode
+from jaxdistill.data import decode, image_files
 from jaxdistill.data.sources import categories, coco_json, coco_layout, drawing, outlines
 from jaxdistill.data.sources.base import Source, SourceExample, read
 from jaxdistill.data.sources.layout import Found, Root
@@ -62,6 +62,8 @@ class Coco(Source[coco_json.CocoImage]):
         if not categories.is_wanted(self.settings.category, "person"):
             category = f"{own} {self.settings.category!r}"
             own = hashlib.sha256(category.encode(errors="replace")).hexdigest()[:32]
+        if self._has_turned_tiff():  # they were once stored as if they were upright
+            own = hashlib.sha256(f"{own} turned TIFF".encode()).hexdigest()[:32]
         return own
 
     def file(self, entry: coco_json.CocoImage) -> Path:
@@ -101,6 +103,14 @@ class Coco(Source[coco_json.CocoImage]):
             empty_people=drawn.empty,
             doubt=_doubt(entry),
         )
+
+    def _has_turned_tiff(self) -> bool:
+        for path in image_files.files_below(self.images, ()):
+            if path.suffix.lower() in (".tif", ".tiff"):
+                with contextlib.suppress(decode.ImageError):
+                    if decode.orientation(path)[0] != 1:
+                        return True
+        return False
 
     def _is_ambiguous(self, entry: coco_json.CocoImage) -> bool:
         """Whether the size in the annotations leaves open how the image is to be oriented.

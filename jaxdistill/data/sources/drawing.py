@@ -80,7 +80,8 @@ def draw(image: Drawable) -> Drawing:
 def _place(image: Drawable, bitmap: Bitmap) -> UInt8[np.ndarray, "h w"]:
     """Puts a bitmap to its place in the image."""
     mask = np.zeros((image.height, image.width), np.uint8)
-    height, width = bitmap.pixels.shape
+    pixels = bitmap.pixels()
+    height, width = pixels.shape
     bottom, right = bitmap.top + height, bitmap.left + width
     if bitmap.top < 0 or bitmap.left < 0 or bottom > image.height or right > image.width:
         raise _damaged(
@@ -88,7 +89,7 @@ def _place(image: Drawable, bitmap: Bitmap) -> UInt8[np.ndarray, "h w"]:
             f"a bitmap reaches from ({bitmap.left}, {bitmap.top}) to ({right}, {bottom}), out of "
             f"the image, which is {image.height} x {image.width} (height x width)",
         )
-    mask[bitmap.top : bottom, bitmap.left : right] = bitmap.pixels
+    mask[bitmap.top : bottom, bitmap.left : right] = pixels
     return mask
 
 

@@ -1,6 +1,7 @@
 """A data set of Hugging Face's `datasets` on disk: Arrow or Parquet files with images."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -110,11 +111,19 @@ class HuggingFace(Source[Entry]):
         return [*notes, found] if found and self.settings.mask_values is None else notes
 
     def fingerprint(self) -> str:
-        """Returns a fingerprint of the files, the columns, and of what a person is."""
+        """Returns a fingerprint of the files, the columns, and of what a person is.
+
+        Files that the tables name are among them; without any, what was prepared earlier is found.
+        """
         about = f"{self._columns} {self.settings.mask_values}"
         root = self._files[0].parent
         root = self.images if root.is_relative_to(self.images) else root
-        return fingerprint(self._files, root, self.digests, about)
+        own = fingerprint(self._files, root, self.digests, about)
+        beside = sorted({path for paths in self._beside.values() for path in paths})
+        if not beside:
+            return own
+        digests = self.digests and self.digests / f"beside_tables_{self.split}"
+        return fingerprint(beside, self.images.resolve(), digests, own)
 
     def file(self, entry: Entry) -> Path:
         """Returns the file that the row is in; see the base class."""
@@ -125,7 +134,7 @@ class HuggingFace(Source[Entry]):
         return entry.name
 
     def size(self, entry: Entry) -> int:
-        """Returns the mean size of a row; see the base class."""
+        """Returns the mean size of a row and of the files that it names; see the base class."""
         return self._row_sizes[entry.table]
 
     def load(self, entry: Entry) -> SourceExample:
@@ -206,9 +215,23 @@ class HuggingFace(Source[Entry]):
 
     @cached_property
     def _row_sizes(self) -> dict[Path, int]:
-        return {
-            table.path: table.path.stat().st_size // max(1, table.rows) for table in self._tables
-        }
+        sizes = {}
+        for table in self._tables:
+            needed = (table.path, *self._beside[table.path])
+            sizes[table.path] = sum(path.stat().st_size for path in needed) // max(1, table.rows)
+        return sizes
+
+    @cached_property
+    def _beside(self) -> dict[Path, set[Path]]:
+        """The files in the folder of the images that each table names, in place of a content."""
+        root = self.images.resolve()
+        found: dict[Path, set[Path]] = {}
+        for table in self._tables:
+            named = (tables.names(table.path, each, table.rows) for each in self._columns)
+            paths = {root / name for names in named for name in names if name}
+            there = {path.resolve() for path in paths if os.path.isfile(path)}  # noqa: PTH113 (any text)
+            found[table.path] = {path for path in there if path.is_relative_to(root)}
+        return found
 
     @cached_property
     def _columns(self) -> _Columns:

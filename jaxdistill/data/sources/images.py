@@ -1,5 +1,6 @@
 """What sources have in common that find images in a folder by themselves."""
 
+import hashlib
 import os
 import unicodedata
 from collections import defaultdict
@@ -51,6 +52,24 @@ def unsupported(folder: Path, excluded: Sequence[Path]) -> Mapping[str, Sequence
     root = folder.resolve()
     names = [printable_name(path, root) for path in found]
     return {f"images of {image_files.UNSUPPORTED}": names} if names else {}
+
+
+def with_formats(fingerprint: str, folder: Path, excluded: Sequence[Path]) -> str:
+    """Returns a fingerprint of files that also stands for which of them are images.
+
+    It stays as it is where that does not depend on the installed packages, so that what was
+    prepared earlier is found.
+
+    Args:
+      fingerprint: The fingerprint of the files.
+      folder: The folder of the images.
+      excluded: Folders that are not searched.
+    """
+    root = folder.resolve()
+    names = [printable_name(path, root) for path in image_files.of_rare_formats(root, excluded)]
+    if not names:
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint} {names}".encode()).hexdigest()[:32]
 
 
 def read_image(id: int, name: str, path: Path, data: bytes | None = None) -> SourceExample:

@@ -2,11 +2,16 @@
 
 import base64
 import contextlib
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from functools import partial
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Annotated as Checked
 
+import numpy as np
+from jaxtyping import Bool
 from pydantic import Field, TypeAdapter
 
 from jaxdistill import config
@@ -17,6 +22,7 @@ from jaxdistill.data.sources.base import read
 from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root
 from jaxdistill.data.sources.outlines import Bitmap, Outline, Side
 from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.text import printable
 
 _FOLDERS = ("annotations", "annotation", "json", "jsons", "labels", "labelme")
 _Number = Checked[float, Field(allow_inf_nan=False)]
@@ -91,12 +97,7 @@ class LabelMe(Annotated):
             paths = [path for path in found.get(key, []) if path not in others]
             file = annotations.get(key)
             if len(paths) > 1:
-                names = " and ".join(path.name for path in paths)
-                raise DataError(
-                    f"data.{self.split}: {self.images}: {names} have one annotation file; rename "
-                    f"or remove what is too many",
-                    code="ambiguous-mask",
-                )
+                raise self.ambiguous(paths)
             if paths:
                 yield images.printable_name(paths[0], root), paths[0], file
             elif file is not None:
@@ -109,14 +110,27 @@ class LabelMe(Annotated):
     ) -> dict[str, Path | None]:
         """Returns the images of JSON files that have another name: a file, or the JSON file."""
         without = (paths for key, paths in found.items() if key not in annotations)
-        by_name = {path.name: path for paths in without for path in paths}
+        by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in (path for paths in without for path in paths):
+            by_name[path.name].append(path)
         named: dict[str, Path | None] = {}
         for key, file in annotations.items():
             if key not in found:
                 parsed = _parse(file, read(file, LARGEST))
-                name = PureWindowsPath(parsed.imagePath or "").name
-                named[key] = by_name.get(name) or (file if parsed.imageData else None)
+                written = PureWindowsPath(parsed.imagePath or "")
+                nearest = _nearest(by_name.get(written.name, ()), file.parent / written.as_posix())
+                if len(nearest) > 1:
+                    raise self._several(file, written, nearest)
+                named[key] = nearest[0] if nearest else file if parsed.imageData else None
         return named
+
+    def _several(self, file: Path, written: PurePath, paths: Sequence[Path]) -> DataError:
+        names = " and ".join(images.printable_name(path, self.images.resolve()) for path in paths)
+        return DataError(
+            f"data.{self.split}: {file}: imagePath is {printable(str(written))}, which may be "
+            f"{names}; name the folder there as well, or rename or remove what is too many",
+            code="ambiguous-mask",
+        )
 
     def image_of(self, entry: Entry) -> bytes | None:
         """Returns the image that is in the JSON file, where there is no other; see the base."""
@@ -134,7 +148,8 @@ class LabelMe(Annotated):
             if not categories.is_wanted(self.settings.category, shape.label):
                 continue
             if shape.shape_type == "mask" and shape.mask and shape.points:
-                outlines.append(_bitmap(file, shape))
+                left, top = (round(min(axis)) for axis in zip(*shape.points, strict=True))
+                outlines.append(Bitmap(partial(_pixels, file, shape.mask), left, top))
             elif shape.shape_type in ("polygon", None) and len(shape.points) > 2:
                 outlines.append([[value for point in shape.points for value in point]])
             else:
@@ -143,14 +158,21 @@ class LabelMe(Annotated):
         return People(outlines, without, (height, width) if height and width else None)
 
 
-def _bitmap(file: Path, shape: _Shape) -> Outline:
-    """Returns a mask, a PNG of the part of the image that two corners span."""
+def _nearest(paths: Sequence[Path], written: Path) -> list[Path]:
+    """Returns those of some files that share the most folders with a path, counted from its end."""
+    wanted = Path(os.path.normpath(written)).parts
+    for count in range(len(wanted), 0, -1):
+        if found := [path for path in paths if path.parts[-count:] == wanted[-count:]]:
+            return found
+    return []
+
+
+def _pixels(file: Path, text: str) -> Bool[np.ndarray, "h w"]:
+    """Decodes a mask: a PNG of the part of the image that two corners span, as base64."""
     try:
-        pixels = decode.decode_mask(_decoded(file, shape.mask or "")) > 0
+        return decode.decode_mask(_decoded(file, text)) > 0
     except decode.ImageError as error:
         raise _damaged(file, f"a mask cannot be decoded: {error}") from None
-    left, top = (round(min(point[axis] for point in shape.points)) for axis in (0, 1))
-    return Bitmap(pixels, left, top)
 
 
 def _decoded(file: Path, text: str) -> bytes:

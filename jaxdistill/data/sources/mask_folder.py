@@ -111,6 +111,8 @@ class MaskFolder(Source[Entry]):
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files, and of what a person is in the masks."""
         own = super().fingerprint()
+        for folder in filter(None, (self.images, self.annotations)):
+            own = images.with_formats(own, folder, self.excluded)
         if self.settings.mask_values is None:
             return own
         return hashlib.sha256(f"{own} {self.settings.mask_values}".encode()).hexdigest()[:32]

@@ -1,5 +1,6 @@
 """Outlines of people, and the one rule for all notations of COCO's `segmentation`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -37,7 +38,8 @@ class Holed:
 class Bitmap:
     """A mask of a part of the image."""
 
-    pixels: Bool[np.ndarray, "h w"]
+    pixels: Callable[[], Bool[np.ndarray, "h w"]]
+    """Decodes the mask: those of all images would fill the memory."""
     left: int
     """Column of the image in which the mask begins."""
     top: int

@@ -4,6 +4,7 @@ import base64
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated as Checked
 
@@ -124,7 +125,7 @@ class Supervisely(Annotated):
                 continue
             if each.bitmap is not None:
                 left, top = each.bitmap.origin
-                outlines.append(Bitmap(_pixels(file, each.bitmap.data), left, top))
+                outlines.append(Bitmap(partial(_pixels, file, each.bitmap.data), left, top))
             elif each.geometryType in ("polygon", None) and _corners(each) > 2 and each.points:
                 holes = [_flat(hole) for hole in each.points.interior if len(hole) > 2]
                 outlines.append(Holed([_flat(each.points.exterior)], holes))
