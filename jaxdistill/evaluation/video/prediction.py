@@ -77,7 +77,8 @@ def predict_video(
       video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
       batch_size: Number of frames that the model processes at a time.
       limit: Largest number of frames, at least 1; None takes all.
-      stop: Asked before each batch of frames whether the video ends here; None never ends it.
+      stop: Asked before each frame but the first, in the thread that reads them, whether the video
+        ends here; None never ends it.
       progress: Called with the number of frames that were drawn.
 
     Returns:
