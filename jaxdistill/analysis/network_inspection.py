@@ -49,6 +49,8 @@ class Inspection(NamedTuple):
     inputs: list[str]
     """In words."""
     outputs: list[str]
+    default: str
+    """Name of the file's first output, which is the mask unless another tensor is named."""
     image: ImageInput
     size: Size
     """Height and width of the input that was tried."""
@@ -113,8 +115,8 @@ def inspect(
         for name, of_images in zip(names, zip(*values, strict=True), strict=True):
             is_integer = types[name] not in FLOATS
             tried.append(_candidate(name, of_images, is_integer, each, image, size))
-    inputs, outputs = graph.described()
-    return Inspection(graph.path, inputs, outputs, image, size, channel_order, resized, tried)
+    about = (*graph.described(), graph.outputs[0])
+    return Inspection(graph.path, *about, image, size, channel_order, resized, tried)
 
 
 def configuration(inspection: Inspection, candidate: MaskCandidate) -> dict[str, Any]:
@@ -125,9 +127,8 @@ def configuration(inspection: Inspection, candidate: MaskCandidate) -> dict[str,
       candidate: The mask, and the normalisation of the input that gave it.
     """
     image, tensor = inspection.image, candidate.tensor
-    first = inspection.tried[0].tensor.name
     keys: dict[str, Any] = {"onnx": str(inspection.path)}
-    if tensor.name != first:
+    if tensor.name != inspection.default:
         keys["tensor"] = tensor.name
     keys |= {"output": candidate.kind, "normalization": candidate.normalization}
     channels = 1 if tensor.layout is None else as_hwc(tensor.shape, tensor.layout)[2]

@@ -92,6 +92,16 @@ def test_outputs_that_are_no_masks_are_named_as_such(tmp_path: Path) -> None:
     assert [*kinds] == ["mask", "inner", "boxes"]
 
 
+def test_the_tensor_is_named_where_the_first_output_cannot_be_used(tmp_path: Path) -> None:
+    """The first output depends on a second input, but is the mask unless another one is named."""
+    model = parse("""
+        net (float[N, 3, H, W] image, float[M] x) => (float[M] y, float[N, 1, H, W] mask)
+        <int64[1] axis = {1}>
+        { y = Abs (x)  mask = ReduceMean <axes = [1]> (image) }""")
+    found = inspect(save(model, tmp_path), [disc()], size=SIZE)
+    assert configuration(found, next(found.candidates()))["tensor"] == "mask"
+
+
 def test_a_file_without_an_image_is_refused(tmp_path: Path) -> None:
     model = parse("net (float[N, 7] x) => (float[N, 7] y) { y = Abs (x) }")
     with pytest.raises(NetworkError) as caught:
