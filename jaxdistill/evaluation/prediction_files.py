@@ -121,7 +121,7 @@ def _predicted(
 ) -> Iterator[tuple[list[_Predicted], list[Skipped]]]:
     """Yields batches in order: images with their masks, and files that cannot be read."""
     opening = grain.MapDataset.source(images).map(partial(_open, size=predictor.size))
-    options = grain.ReadOptions(THREADS, prefetch_buffer_size=batch_size)
+    options = grain.ReadOptions(THREADS, prefetch_buffer_size=max(THREADS, batch_size))
     for batch in iter(opening.to_iter_dataset(options).batch(batch_size, batch_fn=list)):
         readable = [opened for opened in batch if not opened.problem]
         logits = predictor.padded_logits([opened.resized for opened in readable], batch_size)

@@ -128,6 +128,15 @@ def test_batches_and_their_padding_change_nothing(network: Path, tmp_path: Path)
         assert np.array_equal(one, many)
 
 
+def test_a_single_image_is_predicted_without_a_warning(
+    network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="absl")  # which training silences
+    sample_image().save(tmp_path / "a.png")
+    assert run(network, tmp_path / "a.png", "--output", tmp_path / "out") == 0
+    assert not caplog.messages
+
+
 def test_soft_masks_are_probabilities_which_a_threshold_divides(
     network: Path, tmp_path: Path
 ) -> None:
