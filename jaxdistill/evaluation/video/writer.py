@@ -119,7 +119,7 @@ class PartWriter:
 
 
 def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Encoding) -> None:
-    """Writes one file from parts, with the audio of the source.
+    """Writes one file from parts, with the audio of the source as far as the frames go.
 
     Args:
       parts: The parts, in order; their frames' times are those of the whole.
@@ -133,7 +133,9 @@ def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Enc
         streams = [_video_packets(av, parts, video)]
         audio = av.open(str(source.path), metadata_errors="replace") if source.path else None
         if audio and audio.streams.audio:
-            streams.append(_audio_packets(av, audio, written, source, encoding))
+            sound = _audio_packets(av, audio, written, source, encoding)
+            end = _end(av, parts[-1])
+            streams.append(itertools.takewhile(lambda timed: timed[0] < end, sound))
         for _, _, packet in heapq.merge(*streams, key=lambda timed: timed[:2]):
             written.mux_one(packet)
         if audio:
@@ -154,6 +156,13 @@ def _video_packets(av: Any, parts: Sequence[Path], video: Any) -> Iterator[_Time
                 seconds = float(packet.dts * packet.time_base)
                 packet.stream = video
                 yield seconds, next(count), packet
+
+
+def _end(av: Any, part: Path) -> float:
+    """Returns when the last frame of a part ends, in seconds."""
+    with av.open(str(part)) as container:
+        packets = container.demux(container.streams.video[0])
+        return max(float((p.pts + p.duration) * p.time_base) for p in packets if p.pts is not None)
 
 
 def _audio_packets(
