@@ -75,6 +75,15 @@ def test_the_sound_ends_with_the_frames(drawn, tmp_path: Path, video_format) -> 
     assert 15 < len(clips.sound_packets(path)) < 25
 
 
+def test_sound_that_cannot_be_decoded_is_left_out(drawn, tmp_path: Path, caplog) -> None:
+    clip = clips.write(tmp_path / "clip.mkv", [clips.bright_disc(0)] * 3)
+    clip.write_bytes(clip.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    [path] = drawn(clip).outputs
+    assert len(clips.read(path)[0]) == 3
+    [message] = caplog.messages
+    assert message == f"{clip}: its audio cannot be decoded, and is left out"
+
+
 def test_a_video_is_not_drawn_over_itself(drawn, tmp_path: Path) -> None:
     (tmp_path / "out/masks").mkdir(parents=True)
     clip = clips.write(tmp_path / "out/masks/clip.mp4", [clips.bright_disc(0)] * 3)

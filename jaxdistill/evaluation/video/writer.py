@@ -6,6 +6,7 @@ after the last one. Joining copies the encoded frames; nothing is encoded twice.
 
 import heapq
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,8 @@ from jaxtyping import UInt8
 
 from jaxdistill.config import Size
 from jaxdistill.data.video import VideoSource, import_av
+
+log = logging.getLogger(__name__)
 
 
 class Encoding(NamedTuple):
@@ -132,7 +135,10 @@ def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Enc
         video = written.add_stream_from_template(first.streams.video[0])
         streams = [_video_packets(av, parts, video)]
         audio = av.open(str(source.path), metadata_errors="replace") if source.path else None
-        if audio and audio.streams.audio:
+        found = audio.streams.audio[0] if audio and audio.streams.audio else None
+        if found and found.codec_context is None:
+            log.warning("%s: its audio cannot be decoded, and is left out", source.name)
+        elif found:
             sound = _audio_packets(av, audio, written, source, encoding)
             end = _end(av, parts[-1])
             streams.append(itertools.takewhile(lambda timed: timed[0] < end, sound))
