@@ -203,6 +203,15 @@ def test_a_video_that_is_cut_off_is_drawn_as_far_as_it_goes(drawn, tmp_path: Pat
     assert len(clips.read(report.outputs[0])[0]) == report.frames
 
 
+def test_a_source_without_a_frame_is_refused(tmp_path: Path, monkeypatch) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(0)] * 3)
+    with open_source(clip) as source:
+        monkeypatch.setattr(source, "frames", lambda: iter(()))
+        with refused(DataError, "video-without-frames", "clip.mp4"):
+            prediction.predict_video(Predictor(Bright()), source, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_camera_is_drawn_until_it_is_stopped(tmp_path: Path, monkeypatch) -> None:
     """OpenCV reads a file as it reads a camera."""
     monkeypatch.setattr(prediction, "PART", 8)

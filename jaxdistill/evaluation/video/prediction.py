@@ -88,7 +88,7 @@ def predict_video(
       ConfigError: A kind, format or refinement is unknown (`unknown-drawing`,
         `unknown-video-format`, `unknown-refinement`), a format cannot be transparent
         (`video-without-alpha`), or `smoothing` is not below 1 (`smoothing`).
-      DataError: See `VideoSource.frames`.
+      DataError: There is no frame (`video-without-frames`), or see `VideoSource.frames`.
       OutputError: A file cannot be written (`prediction-not-written`).
     """
     work = _Work(predictor, source, output, kinds, threshold, refine, foreground, video_format)
@@ -164,6 +164,12 @@ class _Work:
                 np.savez(unfinished / _STATE, allow_pickle=False, count=drawn, **state)
                 finished.append(unfinished.rename(unfinished.with_suffix("")))
                 count += drawn
+        if not finished:
+            shutil.rmtree(self.parts)
+            raise DataError(
+                f"{self.source.name}: it gives no frame; expected at least one",
+                code="video-without-frames",
+            )
         with self._timed("encoding"):
             self._join(finished)
             self._remove_frames_after(count)
