@@ -178,6 +178,32 @@ def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_
             assert file.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["state.npz", "masks.mp4"])
+@pytest.mark.parametrize("share", [0, 0.6])
+def test_a_part_that_was_cut_off_is_drawn_again(
+    drawn, tmp_path: Path, caplog, name: str, share: float
+) -> None:
+    """As after a crash of the machine; what follows the part depends on it."""
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i % 8) for i in range(30)])
+    parts = tmp_path / "out" / "clip.mp4.parts"
+
+    def stop(drawn: int) -> None:
+        if (parts / "00002").is_dir():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(clip, smoothing=0.8, progress=stop)
+    file = parts / "00001" / name
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    report = drawn(clip, smoothing=0.8)
+    assert (report.frames, report.resumed) == (30, 8)
+    assert [message for message in caplog.messages if "drawn again" in message] == [
+        f"{parts / '00001'}: this part is damaged; it is drawn again, and what follows"
+    ]
+    whole = drawn(clip, tmp_path / "whole", smoothing=0.8)
+    assert report.outputs[0].read_bytes() == whole.outputs[0].read_bytes()
+
+
 def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
     clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(17)])
 

@@ -16,6 +16,7 @@ from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import grey_mask
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.evaluation.refinement import REFINEMENTS
+from jaxdistill.evaluation.video import parts
 from jaxdistill.evaluation.video.smoothing import Smoother
 from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
 from jaxdistill.runtime import files
@@ -25,7 +26,6 @@ from jaxdistill.version import __version__
 
 PART = 300
 """Frames of a part: what is computed again, at most, after an interruption."""
-_STATE = "state.npz"
 _Batch = list[tuple[Frame, np.ndarray]]
 _STAGES = ("reading", "network", "drawing", "encoding")
 
@@ -143,15 +143,13 @@ class _Work:
         finished = self._finished({"smoothing": smoothing, "limit": limit})
         resumed = len(finished) * PART
         if finished and smoother:
-            with np.load(finished[-1] / _STATE) as state:
-                smoother.restore(dict(state))
+            smoother.restore(parts.read_state(finished[-1]))
         progress(resumed)
         count = resumed
         with closing(prefetch(self._read(resumed, limit, batch_size, stop), depth=2)) as batches:
             batch = self._next(batches)
             while batch is not None:
                 unfinished = self.parts / f"{len(finished):05}.unfinished"
-                shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
                 with self._writers(unfinished) as writers:
                     drawn = 0
@@ -161,8 +159,7 @@ class _Work:
                         progress(len(batch))
                         batch = self._next(batches)
                 state = smoother.state() if smoother else {}
-                np.savez(unfinished / _STATE, allow_pickle=False, count=drawn, **state)
-                finished.append(unfinished.rename(unfinished.with_suffix("")))
+                finished.append(parts.finish(unfinished, drawn, state))
                 count += drawn
         if not finished:
             shutil.rmtree(self.parts)
@@ -247,11 +244,13 @@ class _Work:
             files.write_atomic(note, about)
         found: list[Path] = []
         while (part := self.parts / f"{len(found):05}").is_dir():
-            with np.load(part / _STATE) as state:
-                if state["count"] < PART:  # the last one
-                    shutil.rmtree(part)
-                    break
+            videos = [self._part(part, name) for name, each in self.encodings.items() if each.codec]
+            if parts.readable_frames(part, videos) < PART:  # the last one, or damaged
+                break
             found.append(part)
+        for part in self.parts.glob("[0-9]*"):  # of this number and above, also unfinished
+            if part.stem >= f"{len(found):05}":
+                shutil.rmtree(part)
         return found
 
     def _about(self) -> dict[str, object]:
@@ -274,14 +273,14 @@ class _Work:
         encoding = self.encodings[name]
         return folder / f"{name}{encoding.suffix}" if encoding.codec else self.targets[name]
 
-    def _join(self, parts: Sequence[Path]) -> None:
+    def _join(self, finished: Sequence[Path]) -> None:
         for name, target in self.targets.items():
             encoding = self.encodings[name]
             if not encoding.codec:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             whole = self.parts / f"whole{encoding.suffix}"
-            join([self._part(part, name) for part in parts], whole, self.source, encoding)
+            join([self._part(part, name) for part in finished], whole, self.source, encoding)
             whole.replace(target)
         shutil.rmtree(self.parts)
 
