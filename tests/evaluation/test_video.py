@@ -93,6 +93,26 @@ def test_a_video_is_not_drawn_over_itself(drawn, tmp_path: Path) -> None:
     assert clip.read_bytes() == before
 
 
+@pytest.mark.parametrize("video_format", ["mp4", "webm", "mov", "png"])
+def test_videos_and_frames_of_the_user_are_not_overwritten(
+    drawn, tmp_path: Path, video_format: str
+) -> None:
+    """Those that were drawn are, also in the same folder."""
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(0)] * 3)
+    for _ in range(2):
+        [target] = drawn(clip, video_format=video_format).outputs
+    if video_format == "png":
+        target = target / "000007.png"  # of a longer video
+        Image.fromarray(clips.bright_disc(0)).save(target)
+    else:
+        codec = "vp8" if video_format == "webm" else "mpeg4"
+        clips.write(target, [clips.bright_disc(0)], codec=codec, sound=None)
+    before = target.read_bytes()
+    with refused(DataError, "image-overwritten", target.name):
+        drawn(clip, video_format=video_format)
+    assert target.read_bytes() == before
+
+
 def test_frames_of_an_earlier_and_longer_video_do_not_stay(drawn, tmp_path: Path) -> None:
     for count in (10, 4):
         images = [clips.bright_disc(index) for index in range(count)]

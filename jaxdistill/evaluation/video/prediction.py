@@ -14,6 +14,7 @@ from jaxdistill.data import image_ops
 from jaxdistill.data.video import Frame, VideoSource, import_av, reason
 from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import grey_mask
+from jaxdistill.evaluation.own_files import check_replaceable
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.evaluation.video import parts
@@ -88,7 +89,8 @@ def predict_video(
       ConfigError: A kind, format or refinement is unknown (`unknown-drawing`,
         `unknown-video-format`, `unknown-refinement`), a format cannot be transparent
         (`video-without-alpha`), or `smoothing` is not below 1 (`smoothing`).
-      DataError: There is no frame (`video-without-frames`), or see `VideoSource.frames`.
+      DataError: There is no frame (`video-without-frames`), a file is there that `predict` did not
+        write (`image-overwritten`), or see `VideoSource.frames`.
       OutputError: A file cannot be written (`prediction-not-written`).
     """
     work = _Work(predictor, source, output, kinds, threshold, refine, foreground, video_format)
@@ -121,6 +123,8 @@ class _Work:
             for name, encoding in self.encodings.items()
         }
         for target in self.targets.values():
+            for path in _frames(target) if target.is_dir() else [target]:
+                check_replaceable(path)
             if source.path and target.exists() and target.samefile(source.path):
                 raise DataError(
                     f"{target}: this video would be overwritten; choose another folder, with "
@@ -288,8 +292,8 @@ class _Work:
         """Removes PNG files that an earlier call for a longer video wrote into the folder."""
         for name, target in self.targets.items():
             if not self.encodings[name].codec:
-                for path in target.glob("[0-9]*.png"):
-                    if path.stem.isdigit() and int(path.stem) >= count:
+                for path in _frames(target):
+                    if int(path.stem) >= count:
                         path.unlink()
 
     @contextmanager
@@ -297,6 +301,11 @@ class _Work:
         start = time.perf_counter()
         yield
         self.seconds[what] += time.perf_counter() - start
+
+
+def _frames(folder: Path) -> list[Path]:
+    """Returns the files that are named like the frames of a video."""
+    return [path for path in folder.glob("[0-9]*.png") if path.stem.isdigit()]
 
 
 def check_video_options(drawn: Iterable[str], smoothing: float, video_format: str | None) -> None:

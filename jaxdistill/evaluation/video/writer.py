@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from jaxdistill.config import Size
 from jaxdistill.data.video import VideoSource, import_av
+from jaxdistill.evaluation.own_files import PNG_NOTE, VIDEO_NOTE
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ class PartWriter:
         if not self._encoding.codec:
             from PIL import Image
 
-            Image.fromarray(image).save(self._path / f"{index:06}.png", compress_level=1)
+            path = self._path / f"{index:06}.png"
+            Image.fromarray(image).save(path, compress_level=1, pnginfo=PNG_NOTE)
             return
         pixels = {2: "gray", 3: "rgb24"}.get(image.ndim if image.ndim == 2 else image.shape[2])
         if any(after for _, after in self._padding):
@@ -132,6 +134,7 @@ def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Enc
     """
     av = import_av()
     with av.open(str(target), "w") as written, av.open(str(parts[0])) as first:
+        written.metadata.update(VIDEO_NOTE)
         video = written.add_stream_from_template(first.streams.video[0])
         streams = [_video_packets(av, parts, video)]
         audio = av.open(str(source.path), metadata_errors="replace") if source.path else None
