@@ -49,6 +49,8 @@ class Inspection(NamedTuple):
     inputs: list[str]
     """In words."""
     outputs: list[str]
+    default: str
+    """Name of the file's first output, which is the mask unless another tensor is named."""
     image: ImageInput
     size: Size
     """Height and width of the input that was tried."""
@@ -104,17 +106,18 @@ def inspect(
     size = input_size(graph.path, image, size, DEFAULT_SIZE)
     session = open_session(graph.path, model)
     types = {output.name: output.type for output in session.get_outputs()}
+    names = _tensors_of_numbers(graph.path, types)
     resized = [image_ops.resize_image(each, size) for each in images or [_noise(size)]]
     normalizations = (normalization,) if normalization else NORMALIZATIONS
     tried = []
     for each in ("bytes",) if image.dtype == "uint8" else normalizations:
         pixels = PixelFormat.of(each, channel_order)
-        values = [_run(graph.path, session, image, pixels, one, size) for one in resized]
+        values = [_run(graph.path, session, names, image, pixels, one, size) for one in resized]
         for name, of_images in zip(names, zip(*values, strict=True), strict=True):
             is_integer = types[name] not in FLOATS
             tried.append(_candidate(name, of_images, is_integer, each, image, size))
-    inputs, outputs = graph.described()
-    return Inspection(graph.path, inputs, outputs, image, size, channel_order, resized, tried)
+    about = (*graph.described(), graph.outputs[0])
+    return Inspection(graph.path, *about, image, size, channel_order, resized, tried)
 
 
 def configuration(inspection: Inspection, candidate: MaskCandidate) -> dict[str, Any]:
@@ -125,9 +128,8 @@ def configuration(inspection: Inspection, candidate: MaskCandidate) -> dict[str,
       candidate: The mask, and the normalisation of the input that gave it.
     """
     image, tensor = inspection.image, candidate.tensor
-    first = inspection.tried[0].tensor.name
     keys: dict[str, Any] = {"onnx": str(inspection.path)}
-    if tensor.name != first:
+    if tensor.name != inspection.default:
         keys["tensor"] = tensor.name
     keys |= {"output": candidate.kind, "normalization": candidate.normalization}
     channels = 1 if tensor.layout is None else as_hwc(tensor.shape, tensor.layout)[2]
@@ -156,6 +158,22 @@ def _usable_outputs(graph: OnnxGraph) -> list[str]:
     return names
 
 
+def _tensors_of_numbers(path: Path, types: dict[str, str]) -> list[str]:
+    """Returns the outputs that are neither sequences or maps nor text, from onnxruntime's types."""
+    names = [
+        name
+        for name, kind in types.items()
+        if kind.startswith("tensor(") and kind != "tensor(string)"
+    ]
+    if not names:
+        raise NetworkError(
+            f"{path}: expected an output that is a tensor of numbers, but they are "
+            f"{', '.join(types.values())}; export the file with the mask as an output",
+            code="onnx-tensor-type",
+        )
+    return names
+
+
 def _noise(size: Size) -> UInt8[np.ndarray, "h w 3"]:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
 
@@ -163,6 +181,7 @@ def _noise(size: Size) -> UInt8[np.ndarray, "h w 3"]:
 def _run(
     path: Path,
     session: Any,
+    names: Sequence[str],
     image: ImageInput,
     pixels: PixelFormat,
     one: UInt8[np.ndarray, "h w 3"],
@@ -173,7 +192,7 @@ def _run(
     try:
         with within(PATIENCE) as options:
             given = {image.name: np.ascontiguousarray(image.arrange(batch))}
-            results: list[np.ndarray] = session.run(None, given, options)
+            results: list[np.ndarray] = session.run(names, given, options)
     except Exception as error:  # onnxruntime's errors have no base class of their own
         raise cannot_run(path, size, error) from None
     return results

@@ -16,6 +16,7 @@ from jaxdistill import config
 from jaxdistill.commands import common
 from jaxdistill.runtime import storage
 from jaxdistill.runtime.errors import ConfigError, OutputError
+from jaxdistill.runtime.paths import expanded
 from jaxdistill.runtime.storage import Stored
 from jaxdistill.runtime.text import printable
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "--unused-for DAYS",
             code="command-line",
         )
-    roots = [folder.expanduser() for folder in args.folders] + list(_roots_of(args.config))
+    roots = [expanded(folder) for folder in args.folders] + list(_roots_of(args.config))
     roots = roots or [config.Data().prepared]
     now, console = time.time(), common.console()
     found = [

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from jaxdistill.data import decode
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.paths import expanded
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -66,7 +67,7 @@ def find_images(
         an image would be overwritten (`image-overwritten`).
     """
     written = [folder.resolve() for folder in outputs]
-    starts = [_anchored(Path(argument).expanduser()) for argument in arguments]
+    starts = [_anchored(expanded(argument)) for argument in arguments]
     skipped = [*written, *(folder.resolve() for folder in excluded)]
     sources = list(dict.fromkeys(path for start in starts for path in _images(start, skipped)))
     if not sources:
@@ -103,7 +104,7 @@ def unsupported_images(
       outputs: As for `find_images`.
       excluded: As for `find_images`.
     """
-    starts = [_anchored(Path(argument).expanduser()) for argument in arguments]
+    starts = [_anchored(expanded(argument)) for argument in arguments]
     skipped = [folder.resolve() for folder in (*outputs, *excluded)]
     return list(dict.fromkeys(path for start in starts for path in _others(start, skipped)))
 

@@ -19,6 +19,7 @@ from jaxdistill.data.decode import MAX_PIXELS
 from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError, first_line
+from jaxdistill.runtime.paths import expanded
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -91,7 +92,7 @@ def open_source(source: str | Path | int) -> Iterator[VideoSource]:
         finally:
             camera.release()
         return
-    path = Path(source).expanduser()
+    path = expanded(source)
     with _container(path) as container:
         yield _File(path, container)
 

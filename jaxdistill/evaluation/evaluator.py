@@ -66,12 +66,9 @@ class Evaluation(NamedTuple):
 
     def worst_grid(self) -> Image.Image:
         """Returns the worst images beside their masks, as in a run's sample grid."""
-        masks, teacher = (
-            None if columns[0] is None else np.stack(columns)
-            for columns in zip(*((one.mask, one.teacher) for one in self.worst), strict=True)
-        )
-        images = np.stack([one.image for one in self.worst])
-        return sample_grid(images, masks, teacher, np.stack([one.logits for one in self.worst]))
+        _, images, *references, logits = zip(*self.worst, strict=True)
+        masks, teacher = (None if column[0] is None else column for column in references)
+        return sample_grid(images, masks, teacher, logits)
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from jaxdistill.data import decode, image_ops
 from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError
+from jaxdistill.runtime.paths import expanded
 
 GreyMask = UInt8[np.ndarray, "h w"]
 """Grey levels; 255 is a person."""
@@ -174,7 +175,7 @@ def drawings(
 
 
 def _on_background(path: Path) -> Drawing:
-    path = path.expanduser()
+    path = expanded(path)
     try:
         background = decode.decode(files.read(path, decode.MAX_FILE_BYTES), upright=True)
     except (OSError, decode.ImageError) as error:

@@ -50,7 +50,8 @@ def measured(
 
     size = predictor.size
     examples = grain.MapDataset.range(len(dataset)).map(partial(_opened, dataset, data, size))
-    options = grain.ReadOptions(decoding_threads(data.settings.workers), batch_size)
+    threads = decoding_threads(data.settings.workers)
+    options = grain.ReadOptions(threads, max(threads, batch_size))
     for opened in iter(examples.to_iter_dataset(options).batch(batch_size, batch_fn=list)):
         logits = {"network": predictor.padded_logits([one.small for one in opened], batch_size)}
         if teacher:

@@ -16,6 +16,7 @@ from jaxdistill.data.image_files import ImageFile
 from jaxdistill.data.image_ops import RgbImage
 from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import Drawing, GreyMask, grey_mask
+from jaxdistill.evaluation.own_files import PNG_NOTE, check_replaceable
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.runtime.errors import OutputError
 from jaxdistill.runtime.prefetch import prefetch
@@ -65,10 +66,14 @@ def predict_files(
     Raises:
       ConfigError: A kind or refinement is unknown (`unknown-drawing`, `unknown-refinement`),
         or a package is not installed (`extra-missing`).
-      DataError: The image of a background cannot be read (`background-unreadable`).
+      DataError: The image of a background cannot be read (`background-unreadable`), or a file is
+        there that `predict` did not write (`image-overwritten`).
       OutputError: A file cannot be written (`prediction-not-written`).
     """
     draw = drawings(kinds, foreground)
+    for image in images:
+        for name in draw:
+            check_replaceable(output / name / image.name)
     batch_size = min(batch_size, len(images))
     to_grey = partial(_grey_mask, threshold=threshold, refine=refine)
     batches = prefetch(_predicted(predictor, images, to_grey, batch_size), depth=1)
@@ -121,7 +126,7 @@ def _predicted(
 ) -> Iterator[tuple[list[_Predicted], list[Skipped]]]:
     """Yields batches in order: images with their masks, and files that cannot be read."""
     opening = grain.MapDataset.source(images).map(partial(_open, size=predictor.size))
-    options = grain.ReadOptions(THREADS, prefetch_buffer_size=batch_size)
+    options = grain.ReadOptions(THREADS, prefetch_buffer_size=max(THREADS, batch_size))
     for batch in iter(opening.to_iter_dataset(options).batch(batch_size, batch_fn=list)):
         readable = [opened for opened in batch if not opened.problem]
         logits = predictor.padded_logits([opened.resized for opened in readable], batch_size)
@@ -138,7 +143,7 @@ def _write(output: Path, draw: Mapping[str, Drawing], predicted: _Predicted) -> 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             drawn = function(predicted.image, predicted.mask)
-            drawn.save(path, compress_level=_PNG_LEVEL)
+            drawn.save(path, compress_level=_PNG_LEVEL, pnginfo=PNG_NOTE)
         except OSError as error:
             raise OutputError(
                 f"{path}: cannot write the file: {error.strerror or error}",

@@ -15,6 +15,7 @@ from jaxdistill.evaluation.backend import Backend, Images, Logits, ModelOptions
 from jaxdistill.evaluation.masks import binary_mask, probabilities
 from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.runtime.errors import ConfigError, DataError
+from jaxdistill.runtime.paths import expanded
 
 if TYPE_CHECKING:
     from jaxdistill.checkpoint.best import Best
@@ -204,7 +205,7 @@ def load(
         (`no-start-weights`).
       NetworkError: The ONNX file cannot be read or run.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     size = (size[0], size[1]) if size else None
     options = ModelOptions(
         output=output,

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ExportError, first_line
+from jaxdistill.runtime.paths import expanded
 
 _TIMEOUT = 60  # seconds without an answer
 _MOST = 100_000_000  # bytes of a file
@@ -68,7 +69,7 @@ def load(source: Path | None, console: Console) -> dict[str, bytes]:
       ExportError: The files cannot be downloaded or read (`web-runtime-missing`), or are not those
         that were published (`web-runtime-differs`).
     """
-    found = _of_user(source.expanduser()) if source else _cached() or _downloaded(console)
+    found = _of_user(expanded(source)) if source else _cached() or _downloaded(console)
     return {Path(name).name: content for name, content in found.items()}
 
 

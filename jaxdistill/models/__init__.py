@@ -26,6 +26,7 @@ from jaxdistill.models.student import (
     without_projectors,
 )
 from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime.paths import expanded as _expanded
 
 __all__ = [
     "DECODERS",
@@ -89,7 +90,7 @@ def create(
       WeightsError: The weights file cannot be read, or belongs to another network.
     """
     if weights is not None and encoder_weights is None:
-        arrays, _ = _weights.load(Path(weights).expanduser())
+        arrays, _ = _weights.load(_expanded(weights))
         if all(param_group(name) == "encoder" for name in arrays):
             weights, encoder_weights = None, weights
     try:

@@ -22,6 +22,7 @@ from jaxdistill.models.projector import Projector
 from jaxdistill.models.registry import DECODERS, ENCODERS, build_decoder, build_encoder
 from jaxdistill.models.seeds import make_rngs
 from jaxdistill.runtime.errors import WeightsError
+from jaxdistill.runtime.paths import expanded
 from jaxdistill.types import FeatureScale, ModelOutputs
 
 EncoderFeatures = tuple[Float[Array, "b _ _ _"], ...]
@@ -245,7 +246,7 @@ def save_weights(student: Student, path: str | Path) -> None:
         "normalization": weights.format_normalization(student.normalization),
         "architecture": json.dumps(student.settings.model_dump(include=set(_ARCHITECTURE))),
     }
-    weights.save(Path(path).expanduser(), arrays, metadata)
+    weights.save(expanded(path), arrays, metadata)
 
 
 def from_weights(path: str | Path) -> Student:
@@ -263,7 +264,7 @@ def from_weights(path: str | Path) -> Student:
         shape, or the file cannot be read.
       ConfigError: There is no such encoder or decoder.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     _, metadata = weights.load(path)
     if not {"encoder", "decoder"} <= metadata.keys():
         raise WeightsError(

@@ -1,12 +1,12 @@
 """The sample grid: images beside their masks, as one image file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-Maps = Float[np.ndarray, "b h w 1"]
+Map = Float[np.ndarray, "h w 1"]
 
 SAMPLES = 4
 """Number of rows of a run's sample grid."""
@@ -19,10 +19,10 @@ _ADDED, _MISSED = (0.9, 0.1, 0.1), (0.1, 0.3, 0.95)
 
 
 def sample_grid(
-    images: Float[np.ndarray, "b h w 3"],
-    masks: Maps | None,
-    teacher: Maps | None,
-    student: Maps,
+    images: Iterable[Float[np.ndarray, "h w 3"]],
+    masks: Iterable[Map] | None,
+    teacher: Iterable[Map] | None,
+    student: Iterable[Map],
 ) -> Image.Image:
     """Draws one row per example, with the columns `COLUMNS`.
 
@@ -31,7 +31,7 @@ def sample_grid(
     the other one only.
 
     Args:
-      images: RGB in [0, 1].
+      images: RGB in [0, 1], each of its own size.
       masks: Ground truth in {0, 1}; None where it is unknown.
       teacher: Logits of the teacher; None without one. One of `masks` and `teacher` is required.
       student: Logits of the student.
@@ -39,8 +39,8 @@ def sample_grid(
     Returns:
       An RGB image.
     """
-    references = [masks, None if teacher is None else _probability(teacher)]
-    columns = dict(zip(COLUMNS, (images, *references, _probability(student)), strict=False))
+    references = [masks, None if teacher is None else map(_probability, teacher)]
+    columns = dict(zip(COLUMNS, (images, *references, map(_probability, student)), strict=False))
     known = {title: column for title, column in columns.items() if column is not None}
     rows = [
         [*cells, _difference(cells[0], cells[-1] > 0.5, cells[-2] > 0.5)]
@@ -49,7 +49,7 @@ def sample_grid(
     return draw_grid([*known, COLUMNS[-1]], rows)
 
 
-def _probability(logits: Maps) -> Maps:
+def _probability(logits: Map) -> Map:
     return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
@@ -62,7 +62,7 @@ def _difference(image: np.ndarray, student: np.ndarray, reference: np.ndarray) -
 def draw_grid(
     titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]], longest: int = _LONGEST
 ) -> Image.Image:
-    """Draws cells of one size below the titles of their columns.
+    """Draws the cells of each row, which have one size, below the titles of their columns.
 
     Args:
       titles: One for each column.
@@ -73,18 +73,17 @@ def draw_grid(
       An RGB image.
     """
     cells = [[_cell(values, longest) for values in row] for row in rows]
-    width, height = cells[0][0].size
-    size = (
-        len(titles) * (width + _GAP) - _GAP,
-        _HEADER + len(rows) * (height + _GAP) - _GAP,
-    )
+    width = max(row[0].width for row in cells)
+    height = sum(row[0].height + _GAP for row in cells)
+    size = len(titles) * (width + _GAP) - _GAP, _HEADER + height - _GAP
     grid = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(grid)
     for column, title in enumerate(titles):
-        left = column * (width + _GAP)
+        left, top = column * (width + _GAP), _HEADER
         pen.text((left + 2, 3), title, fill="black", font=ImageFont.load_default(15))
-        for row, images in enumerate(cells):
-            grid.paste(images[column], (left, _HEADER + row * (height + _GAP)))
+        for row in cells:
+            grid.paste(row[column], (left, top))
+            top += row[column].height + _GAP
     return grid
 
 

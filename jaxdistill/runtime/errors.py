@@ -99,8 +99,8 @@ def first_line(error: BaseException) -> str:
 def command(main: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit code.
 
-    A `UserError`, a lack of memory and a disk error become one line on stderr and exit code 2;
-    Ctrl-C becomes one line and exit code 130, as in shells.
+    A `UserError`, a name that is too long, a lack of memory and a disk error become one line on
+    stderr and exit code 2; Ctrl-C becomes one line and exit code 130, as in shells.
 
     Args:
       main: The command; it returns its exit code, or None for 0.
@@ -123,6 +123,11 @@ def report(error: BaseException) -> int | None:
     Returns:
       The exit code, or None for an exception that deserves a traceback; nothing is printed then.
     """
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        error = ConfigError(
+            f"{error.filename}: {error.strerror}; expected names of at most 255 bytes",
+            code="name-too-long",
+        )
     if isinstance(error, UserError):
         print(f"error: {error} [{error.code}]", file=sys.stderr)
         return 2

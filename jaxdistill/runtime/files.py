@@ -86,6 +86,23 @@ def _read(path: Path, most: int) -> bytes:
     return path.read_bytes()
 
 
+def is_file(path: Path) -> bool:
+    """Returns whether there is such a file. A name that is too long for one is that of none.
+
+    Args:
+      path: A path, such as one that a file of unknown origin names.
+
+    Raises:
+      OSError: It cannot be found out at the moment.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     """Writes a file completely or not at all; a concurrent reader sees the old file or the new one.
 

@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from jaxdistill.config import Layout
 from jaxdistill.runtime.errors import NetworkError, first_line
+from jaxdistill.runtime.paths import expanded
 from jaxdistill.teachers.network_format import CHANNEL_AXIS, ImageInput
 from jaxdistill.teachers.onnx_file import external_tensors, read_model, subgraphs
 
@@ -44,7 +45,7 @@ class OnnxGraph:
     """
 
     def __init__(self, path: Path, layout: Layout | None = None) -> None:
-        self.path, self.layout = path.expanduser(), layout
+        self.path, self.layout = expanded(path), layout
         self._model, self.fingerprint = read_model(self.path)
         """SHA-256, in hexadecimal, of the file and of its external weights."""
         _sort_nodes(self._model.graph)

@@ -27,6 +27,7 @@ from jaxdistill.losses.base import Scalars
 from jaxdistill.models import Student, unfreezing, with_projectors
 from jaxdistill.reporting.console import default_console
 from jaxdistill.reporting.writer import MetricWriter, NullWriter
+from jaxdistill.runtime.paths import expanded
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, set_batch_size
 from jaxdistill.training import (
@@ -99,7 +100,7 @@ class Trainer(LoopControl):
     ) -> None:
         super().__init__([*default_callbacks(), *callbacks])
         self.console = console or default_console()
-        self.run = Path(run).expanduser()
+        self.run = expanded(run)
         self.data: Data | IterableData = assembly.as_data(data, validation)
         self.teacher = teacher
         settings = settings or assembly.settings_of(self.run, model, self.data, losses, teacher)

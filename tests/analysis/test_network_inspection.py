@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from onnx_models import parse, save, segmenter
 from onnx_variants import disc, variants
+from refused import refused
 
 from jaxdistill.analysis import inspection_sheet
 from jaxdistill.analysis.network_inspection import configuration, inspect
@@ -90,6 +91,29 @@ def test_outputs_that_are_no_masks_are_named_as_such(tmp_path: Path) -> None:
     assert kinds["boxes"] is None
     assert {each.tensor.name for each in found.candidates()} == {"mask", "inner"}
     assert [*kinds] == ["mask", "inner", "boxes"]
+
+
+def test_the_tensor_is_named_where_the_first_output_cannot_be_used(tmp_path: Path) -> None:
+    """The first output depends on a second input, but is the mask unless another one is named."""
+    model = parse("""
+        net (float[N, 3, H, W] image, float[M] x) => (float[M] y, float[N, 1, H, W] mask)
+        <int64[1] axis = {1}>
+        { y = Abs (x)  mask = ReduceMean <axes = [1]> (image) }""")
+    found = inspect(save(model, tmp_path), [disc()], size=SIZE)
+    assert configuration(found, next(found.candidates()))["tensor"] == "mask"
+
+
+def test_outputs_that_are_no_tensors_are_left_out(tmp_path: Path) -> None:
+    model = parse("""
+        net (float[N, 3, H, W] image) => (seq(float[N, 1, H, W]) all, float[N, 1, H, W] mask)
+        <int64[1] axis = {1}>
+        { mask = ReduceMean <axes = [1]> (image)  all = SequenceConstruct (mask) }""")
+    found = inspect(save(model, tmp_path), [disc()], size=SIZE)
+    assert {each.tensor.name for each in found.tried} == {"mask"}
+    assert configuration(found, next(found.candidates()))["tensor"] == "mask"
+    del model.graph.output[1]
+    with refused(NetworkError, "onnx-tensor-type", "seq(tensor(float))"):
+        inspect(save(model, tmp_path), [disc()], size=SIZE)
 
 
 def test_a_file_without_an_image_is_refused(tmp_path: Path) -> None:

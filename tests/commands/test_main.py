@@ -111,6 +111,35 @@ def test_a_wrong_command_line_is_refused_in_one_line(
     assert f"see jaxdistill {arguments[0]}" in line
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["predict", "a.onnx", f"{LONG}.jpg", "--output", "out"], "name-too-long"),
+        (["predict", f"{LONG}.onnx", "{image}", "--output", "out"], "name-too-long"),
+        (["evaluate", LONG], "name-too-long"),
+        (["report", LONG], "name-too-long"),
+        (["check-data", LONG], "name-too-long"),
+        (["predict", "a.onnx", "~nobody-is-called-so/a.jpg", "--output", "out"], "invalid-path"),
+        (["predict", "~nobody-is-called-so/a.onnx", "{image}", "--output", "out"], "invalid-path"),
+        (["inspect", "~nobody-is-called-so/a.onnx"], "invalid-path"),
+        (["storage", "~nobody-is-called-so/a"], "invalid-path"),
+    ],
+)
+def test_a_path_that_cannot_exist_is_refused_in_one_line(
+    tmp_path: Path, arguments: list[str], code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "a.jpg"
+    image.touch()
+    assert main([argument.format(image=image) for argument in arguments]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert line.endswith(f"[{code}]")
+    assert LONG in line or "~nobody-is-called-so" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "module"),
     [

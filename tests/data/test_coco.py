@@ -247,6 +247,11 @@ def test_a_turned_tiff_alone_makes_another_data_set(folder):
         (lambda f: f.instances["annotations"].clear(), "no-people", "people.json"),
         (lambda f: f.image("b.png", id=1), "duplicate-image-id", "id 1"),
         (lambda f: (f.root / "images/a.png").unlink(), "missing-image", "a.png"),
+        (
+            lambda f: f.instances["images"][0].update(file_name="x" * 300 + ".png"),
+            "missing-image",
+            "xxx.png",
+        ),
         (lambda f: f.instances["images"][0].update(height=9), "image-size-differs", "9 x 12"),
         (
             lambda f: (f.root / "images/a.png").write_bytes(b"?"),

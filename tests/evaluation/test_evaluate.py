@@ -202,6 +202,15 @@ def test_scores_at_the_images_own_size_are_those_of_the_masks_of_predict(
     assert Image.open(tmp_path / "worst.png").width > 4 * 64
 
 
+def test_an_image_at_a_time_is_measured_without_a_warning(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="absl")  # which training silences
+    one = ["--own-size", "training.batch_size=1", "--output", str(tmp_path)]
+    evaluate.main([str(place / "network.onnx"), *data(place), *TEACHER, *one])
+    assert not [message for message in caplog.messages if "prefetch_buffer_size" in message]
+
+
 def test_a_size_that_does_not_fit_the_student_is_refused(place: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         evaluation.load(place / "run", size=(60, 64))

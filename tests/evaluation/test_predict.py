@@ -13,9 +13,10 @@ import pytest
 import tiny_run
 from onnx_models import save, segmenter
 from PIL import Image, ImageOps
+from refused import refused
 
 from jaxdistill.commands import predict
-from jaxdistill.runtime.errors import NetworkError, command
+from jaxdistill.runtime.errors import DataError, NetworkError, command
 
 FREE = ["--output-kind", "logits", "--normalization", "unit", "--size", "64", "64"]
 
@@ -128,6 +129,15 @@ def test_batches_and_their_padding_change_nothing(network: Path, tmp_path: Path)
         assert np.array_equal(one, many)
 
 
+def test_a_single_image_is_predicted_without_a_warning(
+    network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="absl")  # which training silences
+    sample_image().save(tmp_path / "a.png")
+    assert run(network, tmp_path / "a.png", "--output", tmp_path / "out") == 0
+    assert not caplog.messages
+
+
 def test_soft_masks_are_probabilities_which_a_threshold_divides(
     network: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +186,34 @@ def test_a_tilde_is_the_home_folder(
     sample_image().save(tmp_path / "a.png")
     given = [f"~/{network.name}", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
     assert predict.main([*given, "--output-kind", "logits", "--size", "32", "32"]) == 0
+
+
+@pytest.mark.parametrize("kinds", [["masks"], ["overlays", "masks"]])
+def test_a_mask_of_the_user_is_not_overwritten(
+    network: Path, tmp_path: Path, kinds: list[str]
+) -> None:
+    for name in ("images/1.jpg", "images/2.jpg", "masks/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sample_image().convert("L").save(tmp_path / name)
+    before = (tmp_path / "masks/2.png").read_bytes()
+    with refused(DataError, "image-overwritten", "masks/2.png"):
+        run(network, tmp_path / "images", "--output", tmp_path, "--as", *kinds)
+    assert (tmp_path / "masks/2.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["2.png"]
+
+
+def test_results_of_an_earlier_command_are_replaced(network: Path, tmp_path: Path) -> None:
+    """In a folder where other files are, and where one is what an interrupted command leaves."""
+    for name in ("a", "b"):
+        sample_image().save(tmp_path / f"{name}.jpg")
+    (tmp_path / "out/masks").mkdir(parents=True)
+    sample_image().save(tmp_path / "out/masks/other.png")
+    (tmp_path / "out/masks/b.png").touch()
+    kinds = ["--as", "masks", "overlays", "cutouts", "blur"]
+    for threshold in (0.5, 0.9):
+        given = ["--output", tmp_path / "out", "--threshold", threshold, *kinds]
+        assert run(network, tmp_path / "a.jpg", tmp_path / "b.jpg", *given) == 0
+        assert mask(tmp_path / "out/masks/b.png").any()
 
 
 def hostile(folder: Path) -> list[str]:

@@ -189,6 +189,14 @@ def test_batches_are_evaluated(predictor: evaluation.Predictor) -> None:
     assert caught.value.code == "own-size"
 
 
+def test_the_worst_of_batches_of_two_sizes_are_drawn(predictor: evaluation.Predictor) -> None:
+    small = np.stack([bright_left(HEIGHT // 2, WIDTH // 2)] * 2)
+    both = [*batches(1), {"images": small, "masks": small.max(-1) > 100}]
+    grid = evaluation.evaluate(predictor, both).worst_grid()
+    assert grid.width > 3 * WIDTH
+    assert 3 * HEIGHT < grid.height < 3 * HEIGHT + 50
+
+
 def test_padding_is_left_out_wherever_it_is(predictor: evaluation.Predictor) -> None:
     images = np.stack([bright_left(HEIGHT, WIDTH)] * 3)
     masks = (images.max(-1, keepdims=True) > 100).astype(np.uint8)

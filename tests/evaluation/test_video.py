@@ -20,6 +20,7 @@ from jaxdistill.evaluation.video import Smoother, flicker, measure_flicker, pred
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserError
 
 pytest.importorskip("av", reason="needs the video extra")
+import av
 import clips
 
 
@@ -58,8 +59,29 @@ def test_frames_times_and_sound_are_those_of_the_source(drawn, tmp_path: Path) -
     assert clips.read(report.outputs[0])[1] == times
     for mask, image in zip(masks_of(report.outputs[0]), images, strict=True):
         assert np.mean(mask != (image[..., 0] > 128)) < 0.01
-    assert clips.sound_packets(report.outputs[1]) == clips.sound_packets(clip)
+    sound, source = map(clips.sound_packets, (report.outputs[1], clip))
+    assert sound == source[: len(sound)]
+    assert len(sound) >= len(source) - 1  # the last one may begin after the last frame
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlays"]
+
+
+@pytest.mark.parametrize("video_format", ["mp4", "webm"])
+def test_the_sound_ends_with_the_frames(drawn, tmp_path: Path, video_format) -> None:
+    """It is copied to `mp4`, and encoded again for `webm`."""
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i % 8) for i in range(100)])
+    [path] = drawn(clip, limit=10, video_format=video_format).outputs
+    with av.open(str(path)) as container:
+        assert 0.4 <= container.duration / av.time_base < 0.45
+    assert 15 < len(clips.sound_packets(path)) < 25
+
+
+def test_sound_that_cannot_be_decoded_is_left_out(drawn, tmp_path: Path, caplog) -> None:
+    clip = clips.write(tmp_path / "clip.mkv", [clips.bright_disc(0)] * 3)
+    clip.write_bytes(clip.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    [path] = drawn(clip).outputs
+    assert len(clips.read(path)[0]) == 3
+    [message] = caplog.messages
+    assert message == f"{clip}: its audio cannot be decoded, and is left out"
 
 
 def test_a_video_is_not_drawn_over_itself(drawn, tmp_path: Path) -> None:
@@ -69,6 +91,26 @@ def test_a_video_is_not_drawn_over_itself(drawn, tmp_path: Path) -> None:
     with refused(DataError, "image-overwritten"):
         drawn(clip, kinds=["masks"])
     assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize("video_format", ["mp4", "webm", "mov", "png"])
+def test_videos_and_frames_of_the_user_are_not_overwritten(
+    drawn, tmp_path: Path, video_format: str
+) -> None:
+    """Those that were drawn are, also in the same folder."""
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(0)] * 3)
+    for _ in range(2):
+        [target] = drawn(clip, video_format=video_format).outputs
+    if video_format == "png":
+        target = target / "000007.png"  # of a longer video
+        Image.fromarray(clips.bright_disc(0)).save(target)
+    else:
+        codec = "vp8" if video_format == "webm" else "mpeg4"
+        clips.write(target, [clips.bright_disc(0)], codec=codec, sound=None)
+    before = target.read_bytes()
+    with refused(DataError, "image-overwritten", target.name):
+        drawn(clip, video_format=video_format)
+    assert target.read_bytes() == before
 
 
 def test_frames_of_an_earlier_and_longer_video_do_not_stay(drawn, tmp_path: Path) -> None:
@@ -156,6 +198,32 @@ def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_
             assert file.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["state.npz", "masks.mp4"])
+@pytest.mark.parametrize("share", [0, 0.6])
+def test_a_part_that_was_cut_off_is_drawn_again(
+    drawn, tmp_path: Path, caplog, name: str, share: float
+) -> None:
+    """As after a crash of the machine; what follows the part depends on it."""
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i % 8) for i in range(30)])
+    parts = tmp_path / "out" / "clip.mp4.parts"
+
+    def stop(drawn: int) -> None:
+        if (parts / "00002").is_dir():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(clip, smoothing=0.8, progress=stop)
+    file = parts / "00001" / name
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    report = drawn(clip, smoothing=0.8)
+    assert (report.frames, report.resumed) == (30, 8)
+    assert [message for message in caplog.messages if "drawn again" in message] == [
+        f"{parts / '00001'}: this part is damaged; it is drawn again, and what follows"
+    ]
+    whole = drawn(clip, tmp_path / "whole", smoothing=0.8)
+    assert report.outputs[0].read_bytes() == whole.outputs[0].read_bytes()
+
+
 def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
     clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(17)])
 
@@ -179,6 +247,15 @@ def test_a_video_that_is_cut_off_is_drawn_as_far_as_it_goes(drawn, tmp_path: Pat
     report = drawn(clip)
     assert 5 < report.frames < 60
     assert len(clips.read(report.outputs[0])[0]) == report.frames
+
+
+def test_a_source_without_a_frame_is_refused(tmp_path: Path, monkeypatch) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(0)] * 3)
+    with open_source(clip) as source:
+        monkeypatch.setattr(source, "frames", lambda: iter(()))
+        with refused(DataError, "video-without-frames", "clip.mp4"):
+            prediction.predict_video(Predictor(Bright()), source, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_camera_is_drawn_until_it_is_stopped(tmp_path: Path, monkeypatch) -> None:

@@ -298,6 +298,19 @@ def test_a_long_run_of_incompressible_samples_stays_small(tmp_path, monkeypatch)
     assert len(html) < 1_000_000
 
 
+def test_no_grid_is_kept_that_the_latest_report_did_not_look_at(run, monkeypatch):
+    """Each grid is the latest one once, and is encoded once."""
+    monkeypatch.setattr(samples, "BUDGET", 1)
+    encoded = []
+    encode = samples._encode
+    monkeypatch.setattr(samples, "_encode", lambda path: encoded.append(path) or encode(path))
+    paths = {n: run / "samples" / f"epoch_{n:03d}.png" for n in (1, 2, 3)}
+    for last in (1, 2, 3):
+        samples.embed({n: paths[n] for n in range(1, last + 1)}, best=None)
+    assert encoded == list(paths.values())
+    assert {path for path, _ in samples._latest} == {paths[1], paths[3]}
+
+
 def test_first_best_and_latest_stay_whatever_they_cost(run, monkeypatch):
     monkeypatch.setattr(samples, "BUDGET", 1)
     paths = {n: run / "samples" / f"epoch_{n:03d}.png" for n in (1, 2, 3)}

@@ -132,6 +132,13 @@ def test_read_refuses_what_is_no_regular_file(tmp_path: Path) -> None:
             read(path, 5)
 
 
+def test_a_name_that_is_too_long_is_that_of_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert files.is_file(tmp_path / "file")
+    for name in ("x" * 300, ".", "gone"):
+        assert not files.is_file(tmp_path / name)
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR])
 def test_retry_io_returns_the_result_once_the_error_is_over(
     number: int, no_waits: list[float]

@@ -12,6 +12,7 @@ from jaxdistill.data import decode, image_files
 from jaxdistill.data.sources import categories, coco_json, coco_layout, drawing, outlines
 from jaxdistill.data.sources.base import Source, SourceExample, read
 from jaxdistill.data.sources.layout import Found, Root
+from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
 _FIRST_TRANSPOSED = 5  # EXIF orientations 5 to 8 swap height and width
@@ -41,7 +42,7 @@ class Coco(Source[coco_json.CocoImage]):
     def list_images(self) -> Sequence[coco_json.CocoImage]:
         """Returns the images with people; see the base class."""
         images = self._listing.images
-        missing = [image.name for image in images if not self.file(image).is_file()]
+        missing = [image.name for image in images if not files.is_file(self.file(image))]
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise DataError(
@@ -69,11 +70,11 @@ class Coco(Source[coco_json.CocoImage]):
     def file(self, entry: coco_json.CocoImage) -> Path:
         """Returns the image file, also where Windows or macOS wrote its name differently."""
         path = self.images / entry.name
-        if path.is_file():
+        if files.is_file(path):
             return path
         name = entry.name.replace("\\", "/")
         forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
-        return next((p for form in forms if (p := self.images / form).is_file()), path)
+        return next((p for form in forms if files.is_file(p := self.images / form)), path)
 
     def load(self, entry: coco_json.CocoImage) -> SourceExample:
         """Reads an image and draws its mask; see the base class."""

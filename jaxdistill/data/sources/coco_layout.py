@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jaxdistill import config
 from jaxdistill.data.sources.layout import IMAGE_FOLDERS, Found, Root, SplitKind, kind_of
+from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
 _FOLDERS = ("annotations", "annotation", "labels")
@@ -117,4 +118,4 @@ def _folders(root: Path, file: Path, kind: SplitKind) -> Iterator[Path]:
 
 def _is_in(folder: Path, name: str) -> bool:
     parts = Path(name)
-    return not parts.is_absolute() and ".." not in parts.parts and (folder / parts).is_file()
+    return not parts.is_absolute() and ".." not in parts.parts and files.is_file(folder / parts)

@@ -18,6 +18,7 @@ from jaxdistill.data.sources import categories, images, json_files
 from jaxdistill.data.sources.annotated import Annotated, People
 from jaxdistill.data.sources.layout import Found, Root, SplitKind, kind_of
 from jaxdistill.data.sources.outlines import Bitmap, Holed, Outline, Side
+from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import DataError
 
 _IMAGES, _ANNOTATIONS = "img", "ann"
@@ -111,7 +112,7 @@ class Supervisely(Annotated):
             place = parts.index(_IMAGES)
             file = root.joinpath(*parts[:place], _ANNOTATIONS, *parts[place + 1 :])
             file = file.with_name(f"{file.name}.json")
-            yield images.printable_name(path, root), path, file if file.is_file() else None
+            yield images.printable_name(path, root), path, file if files.is_file(file) else None
 
     def read_people(self, file: Path, content: bytes) -> People:
         """Reads a JSON file; see the base class."""

@@ -14,8 +14,10 @@ from jaxdistill.data import image_ops
 from jaxdistill.data.video import Frame, VideoSource, import_av, reason
 from jaxdistill.evaluation.foreground import drawings
 from jaxdistill.evaluation.masks import grey_mask
+from jaxdistill.evaluation.own_files import check_replaceable
 from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.evaluation.refinement import REFINEMENTS
+from jaxdistill.evaluation.video import parts
 from jaxdistill.evaluation.video.smoothing import Smoother
 from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
 from jaxdistill.runtime import files
@@ -25,7 +27,6 @@ from jaxdistill.version import __version__
 
 PART = 300
 """Frames of a part: what is computed again, at most, after an interruption."""
-_STATE = "state.npz"
 _Batch = list[tuple[Frame, np.ndarray]]
 _STAGES = ("reading", "network", "drawing", "encoding")
 
@@ -77,7 +78,8 @@ def predict_video(
       video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
       batch_size: Number of frames that the model processes at a time.
       limit: Largest number of frames, at least 1; None takes all.
-      stop: Asked before each batch of frames whether the video ends here; None never ends it.
+      stop: Asked before each frame but the first, in the thread that reads them, whether the video
+        ends here; None never ends it.
       progress: Called with the number of frames that were drawn.
 
     Returns:
@@ -87,7 +89,8 @@ def predict_video(
       ConfigError: A kind, format or refinement is unknown (`unknown-drawing`,
         `unknown-video-format`, `unknown-refinement`), a format cannot be transparent
         (`video-without-alpha`), or `smoothing` is not below 1 (`smoothing`).
-      DataError: See `VideoSource.frames`.
+      DataError: There is no frame (`video-without-frames`), a file is there that `predict` did not
+        write (`image-overwritten`), or see `VideoSource.frames`.
       OutputError: A file cannot be written (`prediction-not-written`).
     """
     work = _Work(predictor, source, output, kinds, threshold, refine, foreground, video_format)
@@ -120,6 +123,8 @@ class _Work:
             for name, encoding in self.encodings.items()
         }
         for target in self.targets.values():
+            for path in _frames(target) if target.is_dir() else [target]:
+                check_replaceable(path)
             if source.path and target.exists() and target.samefile(source.path):
                 raise DataError(
                     f"{target}: this video would be overwritten; choose another folder, with "
@@ -142,15 +147,13 @@ class _Work:
         finished = self._finished({"smoothing": smoothing, "limit": limit})
         resumed = len(finished) * PART
         if finished and smoother:
-            with np.load(finished[-1] / _STATE) as state:
-                smoother.restore(dict(state))
+            smoother.restore(parts.read_state(finished[-1]))
         progress(resumed)
         count = resumed
         with closing(prefetch(self._read(resumed, limit, batch_size, stop), depth=2)) as batches:
             batch = self._next(batches)
             while batch is not None:
                 unfinished = self.parts / f"{len(finished):05}.unfinished"
-                shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
                 with self._writers(unfinished) as writers:
                     drawn = 0
@@ -160,9 +163,14 @@ class _Work:
                         progress(len(batch))
                         batch = self._next(batches)
                 state = smoother.state() if smoother else {}
-                np.savez(unfinished / _STATE, allow_pickle=False, count=drawn, **state)
-                finished.append(unfinished.rename(unfinished.with_suffix("")))
+                finished.append(parts.finish(unfinished, drawn, state))
                 count += drawn
+        if not finished:
+            shutil.rmtree(self.parts)
+            raise DataError(
+                f"{self.source.name}: it gives no frame; expected at least one",
+                code="video-without-frames",
+            )
         with self._timed("encoding"):
             self._join(finished)
             self._remove_frames_after(count)
@@ -240,11 +248,13 @@ class _Work:
             files.write_atomic(note, about)
         found: list[Path] = []
         while (part := self.parts / f"{len(found):05}").is_dir():
-            with np.load(part / _STATE) as state:
-                if state["count"] < PART:  # the last one
-                    shutil.rmtree(part)
-                    break
+            videos = [self._part(part, name) for name, each in self.encodings.items() if each.codec]
+            if parts.readable_frames(part, videos) < PART:  # the last one, or damaged
+                break
             found.append(part)
+        for part in self.parts.glob("[0-9]*"):  # of this number and above, also unfinished
+            if part.stem >= f"{len(found):05}":
+                shutil.rmtree(part)
         return found
 
     def _about(self) -> dict[str, object]:
@@ -267,14 +277,14 @@ class _Work:
         encoding = self.encodings[name]
         return folder / f"{name}{encoding.suffix}" if encoding.codec else self.targets[name]
 
-    def _join(self, parts: Sequence[Path]) -> None:
+    def _join(self, finished: Sequence[Path]) -> None:
         for name, target in self.targets.items():
             encoding = self.encodings[name]
             if not encoding.codec:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             whole = self.parts / f"whole{encoding.suffix}"
-            join([self._part(part, name) for part in parts], whole, self.source, encoding)
+            join([self._part(part, name) for part in finished], whole, self.source, encoding)
             whole.replace(target)
         shutil.rmtree(self.parts)
 
@@ -282,8 +292,8 @@ class _Work:
         """Removes PNG files that an earlier call for a longer video wrote into the folder."""
         for name, target in self.targets.items():
             if not self.encodings[name].codec:
-                for path in target.glob("[0-9]*.png"):
-                    if path.stem.isdigit() and int(path.stem) >= count:
+                for path in _frames(target):
+                    if int(path.stem) >= count:
                         path.unlink()
 
     @contextmanager
@@ -291,6 +301,11 @@ class _Work:
         start = time.perf_counter()
         yield
         self.seconds[what] += time.perf_counter() - start
+
+
+def _frames(folder: Path) -> list[Path]:
+    """Returns the files that are named like the frames of a video."""
+    return [path for path in folder.glob("[0-9]*.png") if path.stem.isdigit()]
 
 
 def check_video_options(drawn: Iterable[str], smoothing: float, video_format: str | None) -> None:

@@ -6,6 +6,7 @@ after the last one. Joining copies the encoded frames; nothing is encoded twice.
 
 import heapq
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,9 @@ from jaxtyping import UInt8
 
 from jaxdistill.config import Size
 from jaxdistill.data.video import VideoSource, import_av
+from jaxdistill.evaluation.own_files import PNG_NOTE, VIDEO_NOTE
+
+log = logging.getLogger(__name__)
 
 
 class Encoding(NamedTuple):
@@ -102,7 +106,8 @@ class PartWriter:
         if not self._encoding.codec:
             from PIL import Image
 
-            Image.fromarray(image).save(self._path / f"{index:06}.png", compress_level=1)
+            path = self._path / f"{index:06}.png"
+            Image.fromarray(image).save(path, compress_level=1, pnginfo=PNG_NOTE)
             return
         pixels = {2: "gray", 3: "rgb24"}.get(image.ndim if image.ndim == 2 else image.shape[2])
         if any(after for _, after in self._padding):
@@ -119,7 +124,7 @@ class PartWriter:
 
 
 def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Encoding) -> None:
-    """Writes one file from parts, with the audio of the source.
+    """Writes one file from parts, with the audio of the source as far as the frames go.
 
     Args:
       parts: The parts, in order; their frames' times are those of the whole.
@@ -129,11 +134,17 @@ def join(parts: Sequence[Path], target: Path, source: VideoSource, encoding: Enc
     """
     av = import_av()
     with av.open(str(target), "w") as written, av.open(str(parts[0])) as first:
+        written.metadata.update(VIDEO_NOTE)
         video = written.add_stream_from_template(first.streams.video[0])
         streams = [_video_packets(av, parts, video)]
         audio = av.open(str(source.path), metadata_errors="replace") if source.path else None
-        if audio and audio.streams.audio:
-            streams.append(_audio_packets(av, audio, written, source, encoding))
+        found = audio.streams.audio[0] if audio and audio.streams.audio else None
+        if found and found.codec_context is None:
+            log.warning("%s: its audio cannot be decoded, and is left out", source.name)
+        elif found:
+            sound = _audio_packets(av, audio, written, source, encoding)
+            end = _end(av, parts[-1])
+            streams.append(itertools.takewhile(lambda timed: timed[0] < end, sound))
         for _, _, packet in heapq.merge(*streams, key=lambda timed: timed[:2]):
             written.mux_one(packet)
         if audio:
@@ -154,6 +165,13 @@ def _video_packets(av: Any, parts: Sequence[Path], video: Any) -> Iterator[_Time
                 seconds = float(packet.dts * packet.time_base)
                 packet.stream = video
                 yield seconds, next(count), packet
+
+
+def _end(av: Any, part: Path) -> float:
+    """Returns when the last frame of a part ends, in seconds."""
+    with av.open(str(part)) as container:
+        packets = container.demux(container.streams.video[0])
+        return max(float((p.pts + p.duration) * p.time_base) for p in packets if p.pts is not None)
 
 
 def _audio_packets(

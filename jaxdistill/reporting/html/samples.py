@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,14 @@ BUDGET = 6_000_000
 """Bytes of all grids together, before base64 adds a third."""
 _LARGEST = (1640, 2460)
 _QUALITY = 80
+
+_Encoding = tuple[int, int, bytes]
+"""Width, height and content."""
+_Encodings = dict[tuple[Path, int], _Encoding]
+"""By path and time of change."""
+# A report is written after each epoch; all grids but the newest were encoded for the one before.
+# What that one did not look at is dropped: a run may have thousands of epochs.
+_latest: _Encodings = {}
 
 
 class Grid(NamedTuple):
@@ -52,20 +59,25 @@ def embed(paths: Mapping[int, Path], best: int | None) -> Album:
     Raises:
       RunError: A grid is not an image (`unreadable-report-file`).
     """
+    encoded: _Encodings = {}
     every = 1
-    while (album := _every(every, paths, best)) is None:
+    while (album := _every(every, paths, best, encoded)) is None:
         every *= 2
+    _latest.clear()
+    _latest.update(encoded)
     return album
 
 
-def _every(every: int, paths: Mapping[int, Path], best: int | None) -> Album | None:
+def _every(
+    every: int, paths: Mapping[int, Path], best: int | None, encoded: _Encodings
+) -> Album | None:
     """Returns None where the grids do not fit although some could be left out."""
     epochs = list(paths)
     required = {*epochs[:1], *epochs[-1:], best}
     wanted = [e for n, e in enumerate(epochs) if n % every == 0 or e in required]
     grids, size = [], 0
     for epoch in wanted:
-        width, height, content = _encoded(paths[epoch], paths[epoch].stat().st_mtime_ns)
+        width, height, content = _looked_up(paths[epoch], encoded)
         size += len(content)
         if size > BUDGET and not required.issuperset(wanted):
             return None
@@ -74,10 +86,14 @@ def _every(every: int, paths: Mapping[int, Path], best: int | None) -> Album | N
     return Album(grids, len(epochs), every)
 
 
-# A report is written after each epoch; all grids but the newest were encoded for the one before.
-# No more than a few times the budget is ever kept.
-@lru_cache(maxsize=4096)
-def _encoded(path: Path, modified: int) -> tuple[int, int, bytes]:
+def _looked_up(path: Path, encoded: _Encodings) -> _Encoding:
+    key = path, path.stat().st_mtime_ns
+    if key not in encoded:
+        encoded[key] = _latest.get(key) or _encode(path)
+    return encoded[key]
+
+
+def _encode(path: Path) -> _Encoding:
     try:
         grid = Image.fromarray(decode.decode(files.read(path, decode.MAX_FILE_BYTES)))
     except (OSError, decode.ImageError) as error:

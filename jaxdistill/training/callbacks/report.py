@@ -81,7 +81,7 @@ class Report(Callback):
         samples: list[tuple[np.ndarray | None, ...]],
     ) -> None:
         columns: list[Any] = [
-            None if column[0] is None else np.stack(column) for column in zip(*samples, strict=True)
+            None if column[0] is None else column for column in zip(*samples, strict=True)
         ]
         writer.epoch(epoch, record, sample_grid(*columns) if columns else None)
 
