@@ -16,7 +16,7 @@ from jaxdistill.data.image_files import find_images
 from jaxdistill.data.video import open_source
 from jaxdistill.evaluation.prediction_files import predict_files
 from jaxdistill.evaluation.predictor import Predictor
-from jaxdistill.evaluation.video import Smoother, flicker, measure_flicker, prediction
+from jaxdistill.evaluation.video import Smoother, flicker, measure_flicker, prediction, writer
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserError
 
 pytest.importorskip("av", reason="needs the video extra")
@@ -277,8 +277,8 @@ def test_a_camera_is_drawn_until_it_is_stopped(tmp_path: Path, monkeypatch) -> N
 
 def test_what_cannot_be_encoded_is_one_line(drawn, tmp_path: Path, monkeypatch) -> None:
     clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(0)] * 3)
-    broken = prediction.ENCODINGS["mp4"]._replace(options={"crf": "-7", "preset": "none"})
-    monkeypatch.setitem(prediction.ENCODINGS, "mp4", broken)
+    broken = writer.ENCODINGS["mp4"]._replace(options={"crf": "-7", "preset": "none"})
+    monkeypatch.setitem(writer.ENCODINGS, "mp4", broken)
     with refused(OutputError, "prediction-not-written"):
         drawn(clip)
 

@@ -19,9 +19,9 @@ from jaxdistill.evaluation.predictor import Predictor, to_mask
 from jaxdistill.evaluation.refinement import REFINEMENTS
 from jaxdistill.evaluation.video import parts
 from jaxdistill.evaluation.video.smoothing import Smoother
-from jaxdistill.evaluation.video.writer import ENCODINGS, Encoding, PartWriter, join
+from jaxdistill.evaluation.video.writer import PartWriter, encodings_of, join
 from jaxdistill.runtime import files
-from jaxdistill.runtime.errors import ConfigError, DataError, OutputError
+from jaxdistill.runtime.errors import DataError, OutputError
 from jaxdistill.runtime.prefetch import prefetch
 from jaxdistill.version import __version__
 
@@ -321,35 +321,6 @@ def check_video_options(drawn: Iterable[str], smoothing: float, video_format: st
     """
     Smoother(smoothing)
     encodings_of(drawn, video_format)
-
-
-def encodings_of(drawn: Iterable[str], video_format: str | None) -> dict[str, Encoding]:
-    """Returns the encoding of each drawing.
-
-    Args:
-      drawn: Names that `masks.drawings` returns.
-      video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
-
-    Raises:
-      ConfigError: There is no such format (`unknown-video-format`), or it cannot be transparent
-        (`video-without-alpha`).
-    """
-    return {name: _encoding(name, video_format) for name in drawn}
-
-
-def _encoding(drawing: str, video_format: str | None) -> Encoding:
-    name = video_format or ("webm" if drawing == "cutouts" else "mp4")
-    if name not in ENCODINGS:
-        raise ConfigError(
-            f"{name}: there is no such video format; expected one of {', '.join(ENCODINGS)}",
-            code="unknown-video-format",
-        )
-    if drawing == "cutouts" and not ENCODINGS[name].alpha:
-        raise ConfigError(
-            f"{name} cannot be transparent, which cutouts are; choose webm, mov or png",
-            code="video-without-alpha",
-        )
-    return ENCODINGS[name]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ after the last one. Joining copies the encoded frames; nothing is encoded twice.
 import heapq
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from jaxdistill.config import Size
 from jaxdistill.data.video import VideoSource, import_av
 from jaxdistill.evaluation.own_files import PNG_NOTE, VIDEO_NOTE
+from jaxdistill.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,35 @@ ENCODINGS = {
     "png": Encoding(".png", "", "", {}, alpha=True),
 }  # fmt: skip
 """Encodings by the name of the format; `png` is a folder of PNG files."""
+
+
+def encodings_of(drawn: Iterable[str], video_format: str | None) -> dict[str, Encoding]:
+    """Returns the encoding of each drawing.
+
+    Args:
+      drawn: Names that `masks.drawings` returns.
+      video_format: A name in `ENCODINGS`; None: `webm` for cutouts, else `mp4`.
+
+    Raises:
+      ConfigError: There is no such format (`unknown-video-format`), or it cannot be transparent
+        (`video-without-alpha`).
+    """
+    return {name: _encoding(name, video_format) for name in drawn}
+
+
+def _encoding(drawing: str, video_format: str | None) -> Encoding:
+    name = video_format or ("webm" if drawing == "cutouts" else "mp4")
+    if name not in ENCODINGS:
+        raise ConfigError(
+            f"{name}: there is no such video format; expected one of {', '.join(ENCODINGS)}",
+            code="unknown-video-format",
+        )
+    if drawing == "cutouts" and not ENCODINGS[name].alpha:
+        raise ConfigError(
+            f"{name} cannot be transparent, which cutouts are; choose webm, mov or png",
+            code="video-without-alpha",
+        )
+    return ENCODINGS[name]
 
 
 class PartWriter:
