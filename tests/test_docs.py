@@ -45,6 +45,7 @@ NOT_RUN = {
     r"npm |tar ": "a package from the internet",
     r"rembg |cp |mkdir -p ~": "programs and folders of a user's; test_recipes.py does what they do",
     r"jaxdistill convert-weights from-mediapipe": "needs what that package holds",
+    r".*two_teachers": "names sizes that the tests' networks do not take",
     r".*selfie_bn": "needs weights that a program in the text makes",
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",
