@@ -91,7 +91,7 @@ class Data(Section):
     """How masks are resized. `area`: a pixel is a person if more than half of its area is one
     (along a side that grows: the nearest centre), so that the mask lies on its image. `nearest`: as
     torch's `interpolate` and OpenCV name it, which moves a mask by up to half an output pixel; the
-    PyTorch original does that."""
+    reference pipeline does that."""
     augment: Literal["none", "flip", "light", "heavy"] = "light"
     """Augmentation of training images. `flip`: horizontal flips. `light`: also brightness and
     colour changes and occasional blur. `heavy`: also weather, noise and compression."""

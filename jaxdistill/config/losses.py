@@ -57,7 +57,7 @@ class Losses(Section):
     temperature: Temperature = Temperature()
     """Temperature that divides teacher and student logits in the KL loss."""
     kl_scale: Literal["none", "t", "t2"] = "t"
-    """Factor of the KL loss: 1 (`none`), the temperature T (`t`, as in the PyTorch original) or T
+    """Factor of the KL loss: 1 (`none`), the temperature T (`t`, as in the reference pipeline) or T
     squared (`t2`, as in Hinton et al., 2015)."""
 
     @property

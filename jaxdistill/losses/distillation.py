@@ -34,7 +34,7 @@ def kl(student: Map, teacher: Map, temperature: float | Array, scale: KLScale = 
       student: The student's mask logits (B, H, W, 1).
       teacher: The teacher's mask logits (B, H, W, 1).
       temperature: T, above 0.
-      scale: Factor of the mean: 1 (`none`), T (`t`, the PyTorch original), or T squared (`t2`,
+      scale: Factor of the mean: 1 (`none`), T (`t`, the reference pipeline), or T squared (`t2`,
         Hinton et al. 2015, arXiv:1503.02531, whose gradient does not fade with T).
 
     Returns:
