@@ -27,6 +27,20 @@ def run(tmp_path: Path) -> Path:
     return make(tmp_path / "night", [line(e) for e in (1, 2, 3)], provenance=PROVENANCE)
 
 
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("student_boundary_iou", "Student boundary IoU"),
+        ("teacher_miou", "Teacher mIoU"),
+        ("miou", "mIoU"),
+        ("kl", "KL"),
+        ("learning_rate", "Learning rate"),
+    ],
+)
+def test_names_of_numbers_become_titles(name, title):
+    assert format_name(name) == title
+
+
 def test_the_headlines_are_the_best_epochs(run):
     text = Page(html_lib.render(run)).text
     for expected in (

@@ -22,8 +22,7 @@ _MISSING = "\N{EN DASH}"
 def format_name(name: str) -> str:
     """Returns the name of a number as a title: `teacher_miou` becomes "Teacher mIoU"."""
     spaced = " ".join(_ABBREVIATIONS.get(word, word) for word in name.replace("_", " ").split())
-    known = spaced[:1].isupper() or spaced.startswith("mIoU")
-    return spaced if known else spaced.capitalize()
+    return spaced if spaced.startswith("mIoU") else spaced[:1].upper() + spaced[1:]
 
 
 def format_texts(columns: Sequence[Column]) -> dict[Key, list[str]]:
