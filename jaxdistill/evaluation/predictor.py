@@ -307,7 +307,8 @@ def _open(path: Path, options: ModelOptions, default_size: Size | None) -> Backe
             )
         return OnnxBackend(path, options, default_size)
     raise ConfigError(
-        f"{path.absolute()}: expected the folder of a run, or a file NAME.onnx",
+        f"{path.absolute()}: expected the folder of a run, or a file NAME.onnx (a .tflite "
+        f"file runs in LiteRT and MediaPipe)",
         code="unknown-model-format",
     )
 

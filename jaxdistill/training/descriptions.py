@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
 
 
+_FEW_STEPS, _ENOUGH_STEPS = 100, 300  # after a few dozen, masks can still be noise
+
+
 def describe_cache(settings: config.Config) -> list[str]:
     """Returns a line about where the target cache is, for the start of a run."""
     if settings.targets.cache is None:
@@ -33,6 +36,22 @@ def describe(trainer: "Trainer") -> list[str]:
         *_describe_student(trainer),
         *_describe_unused(trainer.unused_losses),
         *_describe_losses(trainer),
+    ]
+
+
+def describe_length(trainer: "Trainer") -> list[str]:
+    """Returns a warning where a run is too short for a decoder that starts from random values.
+
+    Args:
+      trainer: The trainer, which knows how many steps an epoch has.
+    """
+    steps = trainer.epochs * trainer.steps_per_epoch
+    if steps >= _FEW_STEPS or trainer.model.settings.weights is not None:
+        return []
+    enough = -(-_ENOUGH_STEPS // trainer.steps_per_epoch)
+    return [
+        f"warning: {steps} steps in all are few for a decoder that starts from random values; "
+        f"training.epochs={enough} makes {enough * trainer.steps_per_epoch}"
     ]
 
 

@@ -319,6 +319,8 @@ class Trainer(LoopControl):
             self.console.print(line)
         natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
         self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
+        for line in descriptions.describe_length(self):
+            self.console.print(line)
         self.inputs = RunPipelines(
             self.settings,
             self.data,
@@ -372,6 +374,9 @@ class Trainer(LoopControl):
         """
         if phase == self.progress.phase:
             return
+        self.console.print(
+            f"trained from here on: {phase} of the encoder's stages; the step is compiled anew"
+        )
         self.partition, self.state = phases.in_phase(self, phase)
         self.progress.phase = phase
         self._compile_steps()

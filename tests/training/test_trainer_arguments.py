@@ -15,7 +15,7 @@ from refused import refused
 import jaxdistill as jd
 from jaxdistill.commands import evaluate
 from jaxdistill.runtime.errors import ConfigError, DataError, RunError
-from jaxdistill.training.descriptions import describe
+from jaxdistill.training.descriptions import describe, describe_length
 
 
 @pytest.fixture(autouse=True)
@@ -305,3 +305,19 @@ def test_a_plan_of_unfreezing_that_never_begins_is_warned_of(tmp_path: Path) -> 
 
     assert warned(3)
     assert not warned(2)
+
+
+def test_a_run_of_few_steps_is_warned_of(tmp_path: Path) -> None:
+    def warned(epochs: int) -> bool:
+        trainer = jd.Trainer(
+            jd.models.create("toy-decoder", encoder="toy-encoder"),
+            toy_student.batches(),
+            validation=toy_student.batches(),
+            run=tmp_path / "run",
+            epochs=epochs,
+        )
+        trainer.steps_per_epoch = 2
+        return any("training.epochs=150" in line for line in describe_length(trainer))
+
+    assert warned(49)
+    assert not warned(50)
