@@ -24,7 +24,7 @@ from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
 from jaxdistill.data import decode
-from jaxdistill.data.image_files import find_images
+from jaxdistill.data.image_files import ImageFile, find_images
 from jaxdistill.runtime.errors import DataError
 
 MOST_IMAGES = 4
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     console = common.console()
     images = []
-    for file in find_images(args.images, [])[:MOST_IMAGES] if args.images else []:
+    for file in _spread(find_images(args.images, []) if args.images else []):
         try:
             images.append(decode.decode(file.read(), upright=True))
         except (OSError, decode.ImageError) as error:
@@ -77,6 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inspection_sheet.draw(found).save(encoded, "PNG")
     common.write_output(output, encoded.getvalue())  # last: the folder may not be writable
     console.print(f"masks: {output}")
+
+
+def _spread(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Returns a few files, evenly spread: neighbours by name are often of one scene."""
+    count = min(MOST_IMAGES, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

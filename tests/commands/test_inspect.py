@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import yaml
@@ -34,6 +35,22 @@ def test_the_command_prints_lines_that_work_and_writes_a_picture(
     assert lines[1].startswith(f"jaxdistill predict {path} IMAGES")
     command.main([str(path)])
     assert "noise" in capsys.readouterr().out
+
+
+def test_images_are_spread_over_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(variants()["plain"].model, tmp_path)
+    for index in range(10):
+        level = np.full((24, 32, 3), 20 * index, np.uint8)
+        Image.fromarray(level).save(tmp_path / f"{index}.png")
+    taken = []
+    inspect = command.inspect
+    monkeypatch.setattr(
+        command,
+        "inspect",
+        lambda *args, **options: taken.extend(args[1]) or inspect(*args, **options),
+    )
+    command.main([str(path), str(tmp_path / "[0-9].png"), "--size", "24", "32"])
+    assert [int(image[0, 0, 0]) // 20 for image in taken] == [0, 2, 5, 7]
 
 
 def test_the_printed_command_names_a_tensor_that_looks_like_a_number(
