@@ -191,26 +191,33 @@ def _teacher(source: Source, size: Size, console: Console) -> TeacherProbe | Non
 def _table(rows: Mapping[Precision, Row], teacher: Cost | None, images: Sample) -> Table:
     count, height, width, _ = images.images.shape
     table = Table(title=f"{count} images of {height} x {width}; batch 1, on the CPU")
-    for heading in ("", "MB", "ms", "faster", "difference", "changed", "mIoU"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     table.caption = (
         "difference: the largest from the student's output, as a share of the largest output; "
         "changed: share of pixels whose class differs from the student's"
     )
+    lines = []
     if teacher:
         table.caption += "; the teacher's input is {} x {}".format(*teacher.size)
-        table.add_row("teacher", f"{teacher.bytes / 1e6:.1f}", f"{teacher.seconds * 1e3:.1f}")
+        lines += [{"": "teacher", **_cost(teacher)}]
     for name, row in rows.items():
-        table.add_row(
-            name,
-            f"{row.bytes / 1e6:.1f}",
-            f"{row.seconds * 1e3:.1f}",
-            f"{teacher.seconds / row.seconds:.2f} x" if teacher else "",
-            f"{row.difference:.1e}",
-            f"{row.changed:.2%}",
-            "" if row.mean_iou is None else f"{row.mean_iou:.4f}",
-        )
+        cells = {
+            "faster": f"{teacher.seconds / row.seconds:.2f} x" if teacher else "",
+            "difference": f"{row.difference:.1e}",
+            "changed": f"{row.changed:.2%}",
+            "mIoU": "" if row.mean_iou is None else f"{row.mean_iou:.4f}",
+        }
+        lines += [{"": name, **_cost(row), **cells}]
+    # What no line has, such as a mIoU without masks, is no column.
+    headings = [heading for heading in lines[-1] if any(line.get(heading) for line in lines)]
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*(line.get(heading, "") for heading in headings))
     return table
+
+
+def _cost(of: Cost | Row) -> dict[str, str]:
+    return {"MB": f"{of.bytes / 1e6:.1f}", "ms": f"{of.seconds * 1e3:.1f}"}
 
 
 def _write(path: Path, precision: str, content: bytes, card: dict[str, Any]) -> Path:
