@@ -27,6 +27,7 @@ from jaxdistill.models import Student, unfreezing, weights
 from jaxdistill.models.parameters import Partition, flat_variables, merge
 from jaxdistill.runtime.errors import RunError
 from jaxdistill.runtime.files import retry_io
+from jaxdistill.runtime.run_layout import CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +155,9 @@ def best(run: Path) -> Best:
         is intact (`no-intact-checkpoint`).
     """
     run = Path(run).expanduser()
-    if not (run / "config.yaml").is_file():
+    if not (run / CONFIG).is_file():
         raise RunError(f"{run.absolute()} is not a run: it has no config.yaml", code="not-a-run")
-    settings = config.load(run / "config.yaml").model_copy(update={"run": run})
+    settings = config.load(run / CONFIG).model_copy(update={"run": run})
     candidates, problems = by_score(run)
     if not candidates and not problems:
         raise RunError(

@@ -13,8 +13,6 @@ from jaxdistill.checkpoint.integrity import reading
 from jaxdistill.runtime import distributed, files
 from jaxdistill.runtime.files import retry_io
 
-CHECKPOINTS = "checkpoints"
-"""Name of the folder below the run's."""
 _REPLACED, _DAMAGED, _OLD = ".replaced", ".damaged", ".old"
 
 

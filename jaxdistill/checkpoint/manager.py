@@ -37,6 +37,7 @@ from jaxdistill.checkpoint.integrity import (
 from jaxdistill.checkpoint.scores import Score, best_first, score_of
 from jaxdistill.runtime import distributed, files
 from jaxdistill.runtime.errors import RunError, first_line
+from jaxdistill.runtime.run_layout import CHECKPOINTS
 from jaxdistill.types import TrainState
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Checkpoints:
     def __init__(self, run: Path, settings: config.Checkpoints) -> None:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
         quiet_event_loops()
-        self._folder, self._keep = run / folders.CHECKPOINTS, settings.keep
+        self._folder, self._keep = run / CHECKPOINTS, settings.keep
         self._pending: _Pending | None = None
         if distributed.is_main_process():
             files.retry_io(lambda: folders.recover(self._folder))

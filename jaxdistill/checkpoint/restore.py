@@ -23,6 +23,7 @@ from jaxdistill.checkpoint.integrity import (
 from jaxdistill.checkpoint.manager import to_parts
 from jaxdistill.runtime import distributed, files
 from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.run_layout import CHECKPOINTS
 from jaxdistill.runtime.sharding import put
 from jaxdistill.types import TrainState
 
@@ -45,7 +46,7 @@ def newest_metadata(run: Path) -> Metadata | None:
     Raises:
       RunError: They cannot be read at the moment (`checkpoint-io`).
     """
-    for folder in folders.newest_first(run / folders.CHECKPOINTS):
+    for folder in folders.newest_first(run / CHECKPOINTS):
         try:
             return read_metadata(folder)
         except DamagedError:
@@ -77,10 +78,10 @@ def restore_latest(
         (`checkpoint-differs`), or a file cannot be read at the moment (`checkpoint-io`).
     """
     if distributed.is_main_process():
-        files.retry_io(lambda: folders.recover(run / folders.CHECKPOINTS))
+        files.retry_io(lambda: folders.recover(run / CHECKPOINTS))
     distributed.barrier("replaced checkpoints recovered")
     problems: dict[Path, str] = {}
-    for folder in folders.newest_first(run / folders.CHECKPOINTS):
+    for folder in folders.newest_first(run / CHECKPOINTS):
         restored = None
         try:
             metadata = read_metadata(folder)
@@ -120,7 +121,7 @@ def by_score(run: Path) -> tuple[list[tuple[Path, Metadata]], list[str]]:
     """
     found: dict[int, tuple[Path, Metadata]] = {}
     problems = []
-    for folder in folders.newest_first(run / folders.CHECKPOINTS):
+    for folder in folders.newest_first(run / CHECKPOINTS):
         try:
             found[folders.step_of(folder)] = folder, read_metadata(folder)
         except DamagedError as damage:

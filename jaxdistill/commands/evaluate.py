@@ -32,6 +32,7 @@ from jaxdistill.evaluation.flax_backend import of_best
 from jaxdistill.evaluation.predictor import Predictor, load
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError
+from jaxdistill.runtime.run_layout import CONFIG
 from jaxdistill.runtime.text import json_text
 from jaxdistill.teachers import combined, plausibility
 from jaxdistill.teachers.base import Teacher, file_fingerprints
@@ -181,7 +182,7 @@ def _open(
             code="options-for-files",
         )
     best = best_of(path)
-    settings = _elsewhere(config.load(path / "config.yaml", overrides), overrides)
+    settings = _elsewhere(config.load(path / CONFIG, overrides), overrides)
     if settings.student != best.settings.student:
         raise ConfigError(
             "student: the student of a run cannot be changed; change other keys",

@@ -11,6 +11,7 @@ from pathlib import Path
 from jaxdistill import config
 from jaxdistill.commands import common
 from jaxdistill.runtime import distributed, xla
+from jaxdistill.runtime.run_layout import CHECKPOINTS, CONFIG
 from jaxdistill.runtime.signals import EXIT_CODE
 
 
@@ -111,8 +112,6 @@ def _in_its_folder(settings: config.Config, path: Path) -> config.Config:
 
     So a run that was moved is resumed where it is now, and not where it was.
     """
-    from jaxdistill.training.run_folder import CHECKPOINTS, CONFIG
-
     if path.name == CONFIG and (path.parent / CHECKPOINTS).is_dir():
         return settings.model_copy(update={"run": path.parent.absolute()})
     return settings

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from jaxdistill.runtime.run_layout import CHECKPOINTS, CONFIG
+
 T = TypeVar("T")
 
 PARTIAL = ".partial"
@@ -55,7 +57,6 @@ STRUCTURE_ERRORS = frozenset(
 disk, the network or a permission may be at fault."""
 
 _LOST = "lost+found"
-_CONFIG, _CHECKPOINTS = "config.yaml", "checkpoints"  # by which the folder of a run is known
 # How a library of another language reports an error of the system: TensorStore and safetensors with
 # its number, array_record with its text alone.
 _NUMBER_IN_MESSAGE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
@@ -251,7 +252,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             folders.remove(_LOST)
         path = Path(folder)
         status = path.stat()
-        is_run = path != root and _CONFIG in names and _CHECKPOINTS in folders
+        is_run = path != root and CONFIG in names and CHECKPOINTS in folders
         if is_run or (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue

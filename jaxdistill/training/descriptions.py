@@ -34,17 +34,14 @@ def describe(trainer: "Trainer") -> list[str]:
     """
     return [
         *_describe_student(trainer),
+        *_describe_length(trainer),
         *_describe_unused(trainer.unused_losses),
         *_describe_losses(trainer),
     ]
 
 
-def describe_length(trainer: "Trainer") -> list[str]:
-    """Returns a warning where a run is too short for a decoder that starts from random values.
-
-    Args:
-      trainer: The trainer, which knows how many steps an epoch has.
-    """
+def _describe_length(trainer: "Trainer") -> list[str]:
+    """Returns a warning where a run is too short for a decoder that starts from random values."""
     steps = trainer.epochs * trainer.steps_per_epoch
     if steps >= _FEW_STEPS or trainer.model.settings.weights is not None:
         return []

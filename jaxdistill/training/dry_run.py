@@ -40,7 +40,7 @@ def dry_run(trainer: Trainer) -> None:
         console.print(line)
     last_phase = phases.phase_of(trainer, trainer.epochs - 1)
     trainer.enter_phase(last_phase)
-    with closing(trainer.train_batches(first_step=0)) as batches:
+    with closing(trainer.inputs.train_batches(first_step=0)) as batches:
         batch = next(batches)
         console.print(f"a batch: {_shapes(batch)}")
         first_of_size: dict[tuple[int, ...], float] = {}  # seconds of steps that compile
@@ -60,7 +60,7 @@ def dry_run(trainer: Trainer) -> None:
             else:
                 first_of_size[shape] = passed
     compiling, step_seconds = next(iter(first_of_size.values())), statistics.median(seconds)
-    with closing(trainer.validation_batches()) as batches:
+    with closing(trainer.inputs.validation_batches()) as batches:
         start = time.perf_counter()
         params, batch_stats = averaged(trainer.state)
         sharded = trainer.mesh.shard(next(batches))

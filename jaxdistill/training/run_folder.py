@@ -10,7 +10,7 @@ import jax
 
 from jaxdistill import config
 from jaxdistill.checkpoint.best import save_frozen
-from jaxdistill.checkpoint.folders import CHECKPOINTS, newest_first
+from jaxdistill.checkpoint.folders import newest_first
 from jaxdistill.checkpoint.integrity import Metadata, fingerprint
 from jaxdistill.checkpoint.interpolation import save_start
 from jaxdistill.checkpoint.manager import Checkpoints
@@ -22,6 +22,7 @@ from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import OutputError, RunError
 from jaxdistill.runtime.files import retry_io, write_atomic
 from jaxdistill.runtime.lock import locked
+from jaxdistill.runtime.run_layout import CHECKPOINTS, CONFIG
 from jaxdistill.teachers.base import provenance_of
 from jaxdistill.training import phases, provenance
 from jaxdistill.training.progress import Progress
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from jaxdistill.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-CONFIG = "config.yaml"
 
 
 @contextmanager

@@ -8,8 +8,9 @@ everything around the step is a callback.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from jaxdistill.training import (
     preflight,
     provenance,
     run_folder,
-    run_metadata,
 )
 from jaxdistill.training.aggregation import (
     averaged_over_masks,
@@ -182,7 +182,7 @@ class Trainer(LoopControl):
                 run_folder.opened(self, resume=resume, accept_changes=accept_changes)
             )
             self._checkpoints: Checkpoints = checkpoints
-            batches = stack.enter_context(closing(self.train_batches(self.progress.step)))
+            batches = stack.enter_context(closing(self.inputs.train_batches(self.progress.step)))
             stack.callback(self.emit, "on_fit_end")
             self.emit("on_fit_start")
             while not self.finished:
@@ -253,7 +253,7 @@ class Trainer(LoopControl):
         epoch = np.int32(self.progress.epoch)
         params, batch_stats = averaged(self.state)
         measured = []
-        with closing(self.validation_batches()) as batches:
+        with closing(self.inputs.validation_batches()) as batches:
             for batch, teacher in batches:
                 sums, logits = self.eval_step(
                     params, batch_stats, self.frozen, *self.mesh.shard((batch, teacher)), epoch
@@ -273,15 +273,16 @@ class Trainer(LoopControl):
         """Number of epochs of the run."""
         return self.settings.training.epochs
 
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Number of steps in an epoch: what the data give, or `training.steps_per_epoch`."""
+        natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
+        return min(natural, self.settings.training.steps_per_epoch or natural)
+
     @property
     def finished(self) -> bool:
         """Whether no epoch is left to train."""
         return bool(self.finish_reason) or self.progress.epoch >= self.epochs
-
-    @property
-    def validation_is_labelled(self) -> bool:
-        """Whether the validation images have ground-truth masks."""
-        return assembly.is_labelled(self.data, "validation")
 
     def save_checkpoint(self, record: Mapping[str, Any], score: float | None = None) -> None:
         """Saves the state with the run's provenance and progress.
@@ -301,10 +302,6 @@ class Trainer(LoopControl):
         """Returns all variables of the student as they are trained, by dotted path."""
         return {**self.state.params, **self.state.batch_stats, **self.partition.frozen}
 
-    def metadata(self) -> dict[str, dict[str, Any]]:
-        """Returns data, files, sizes and environment of the run, in sections, for people."""
-        return run_metadata.metadata_of_run(self)
-
     def best(self) -> Best:
         """Returns the student of the checkpoint with the best score, without projectors."""
         return best(self.run)
@@ -316,10 +313,6 @@ class Trainer(LoopControl):
         if self._ready:
             return
         for line in descriptions.describe(self):
-            self.console.print(line)
-        natural = self.data.steps_per_epoch(self.settings.training.images_per_step)
-        self.steps_per_epoch = min(natural, self.settings.training.steps_per_epoch or natural)
-        for line in descriptions.describe_length(self):
             self.console.print(line)
         self.inputs = RunPipelines(
             self.settings,
@@ -340,21 +333,6 @@ class Trainer(LoopControl):
             self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         self.about = provenance.about_run(self)
         self._ready = True
-
-    def train_batches(self, first_step: int) -> Generator[TrainBatch]:
-        """Yields endless batches with teacher outputs, made ahead of the steps on an accelerator.
-
-        Args:
-          first_step: The step of the first batch.
-
-        Returns:
-          A generator of this process's rows of each batch.
-        """
-        return self.inputs.train_batches(first_step)
-
-    def validation_batches(self) -> Generator[TrainBatch]:
-        """Yields the validation data once, in order, with teacher outputs."""
-        return self.inputs.validation_batches()
 
     def restore(self, state: TrainState, progress: Progress) -> None:
         """Continues from a checkpoint.

@@ -21,10 +21,10 @@ from small_checkpoints import (
 )
 
 from jaxdistill.checkpoint import folders, manager
-from jaxdistill.checkpoint.folders import CHECKPOINTS
 from jaxdistill.checkpoint.restore import by_score, newest_metadata, restore_latest
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.run_layout import CHECKPOINTS
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from small_checkpoints import (
     state_after,
 )
 
-from jaxdistill.checkpoint.folders import CHECKPOINTS
 from jaxdistill.checkpoint.restore import by_score, newest_metadata, restore_latest
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.run_layout import CHECKPOINTS
 
 UNREADABLE = Path("/proc/self/mem")  # a real file whose first byte cannot be read: EIO
 

@@ -41,9 +41,9 @@ def train(folder: Path, *more: str, double: bool = False) -> Trained:
     overrides = [*tiny_run.overrides(folder), *SETTINGS, *more]
     trainer = Trainer.from_config(config.load(tiny_run.SPECIFIED, overrides))
     trainer.setup()
-    with closing(trainer.train_batches(first_step=0)) as read:
+    with closing(trainer.inputs.train_batches(first_step=0)) as read:
         batches = list(islice(read, STEPS))
-    with closing(trainer.validation_batches()) as read:
+    with closing(trainer.inputs.validation_batches()) as read:
         held_out = next(read)
     with in_float64() if double else nullcontext():
         return _take_steps(

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import config
-from jaxdistill.checkpoint.folders import CHECKPOINTS
 from jaxdistill.checkpoint.manager import Checkpoints
 from jaxdistill.checkpoint.restore import Restored, restore_latest
+from jaxdistill.runtime.run_layout import CHECKPOINTS
 from jaxdistill.types import TrainState
 
 METADATA = {"progress": {"phase": 0}, "frozen": "ab12"}

@@ -138,7 +138,7 @@ class AtStart(Callback):
 def test_a_step_that_is_not_finite_leaves_the_average(tmp_path: Path, accumulate: int) -> None:
     built = trainer(tmp_path / "run", accumulate=accumulate, unfreeze=None)
     built.setup()
-    batch, teacher = next(built.train_batches(0))
+    batch, teacher = next(built.inputs.train_batches(0))
     broken = batch._replace(images=jnp.asarray(batch.images).at[0, 0, 0, 0].set(jnp.nan))
     state = built.state
     for each, changes in ((batch, True), (broken, False), (batch, True)):

@@ -115,7 +115,7 @@ def test_the_step_is_compiled_once(finished, place: Path) -> None:
     trainer = Trainer.from_config(settings)
     trainer.setup()
     state = trainer.state
-    with closing(trainer.train_batches(first_step=0)) as batches:
+    with closing(trainer.inputs.train_batches(first_step=0)) as batches:
         for batch in islice(batches, 2):
             state, _ = trainer.train_step(state, trainer.frozen, *trainer.mesh.shard(batch))
     assert trainer.train_step._cache_size() == 1
@@ -270,9 +270,9 @@ def test_a_teacher_that_does_not_teach_is_asked_in_validation_alone(
     ]
     trainer = Trainer.from_config(config.load(tiny_run.SPECIFIED, overrides), Console())
     trainer.setup()
-    with closing(trainer.train_batches(first_step=0)) as batches:
+    with closing(trainer.inputs.train_batches(first_step=0)) as batches:
         _, taught = next(batches)
-    with closing(trainer.validation_batches()) as batches:
+    with closing(trainer.inputs.validation_batches()) as batches:
         _, measured = next(batches)
     assert len(taught.features) == len(measured.features) == 1
     assert measured.logits is not None

@@ -26,7 +26,7 @@ jax.monitoring.register_event_duration_secs_listener(listen)
 trainer = Trainer.from_config(tiny_run.make(Path(sys.argv[1])), tiny_run.QUIET)
 trainer.setup()
 counts = [compiled]
-batches = trainer.train_batches(0)
+batches = trainer.inputs.train_batches(0)
 for _ in range(2):
     next(batches)
     counts.append(compiled)

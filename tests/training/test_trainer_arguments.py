@@ -15,7 +15,7 @@ from refused import refused
 import jaxdistill as jd
 from jaxdistill.commands import evaluate
 from jaxdistill.runtime.errors import ConfigError, DataError, RunError
-from jaxdistill.training.descriptions import describe, describe_length
+from jaxdistill.training.descriptions import describe
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +206,7 @@ def test_a_teacher_with_a_cache_sees_images_that_are_the_same_in_every_epoch(
         batch_size=4,
     )
     trainer.setup()
-    batches = trainer.train_batches(0)
+    batches = trainer.inputs.train_batches(0)
     changed = []
     for _ in range(3):
         batch, outputs = next(batches)
@@ -317,7 +317,7 @@ def test_a_run_of_few_steps_is_warned_of(tmp_path: Path) -> None:
             epochs=epochs,
         )
         trainer.steps_per_epoch = 2
-        return any("training.epochs=150" in line for line in describe_length(trainer))
+        return any("training.epochs=150" in line for line in describe(trainer))
 
     assert warned(49)
     assert not warned(50)

@@ -31,7 +31,7 @@ class OurStep:
         console = Console(stderr=True)
         self._trainer = Trainer.from_config(setting.settings, console, setting.threads)
         self._trainer.setup()
-        with closing(self._trainer.train_batches(first_step=0)) as batches:
+        with closing(self._trainer.inputs.train_batches(first_step=0)) as batches:
             self._batch = jax.block_until_ready(next(batches))
         start = time.perf_counter()
         jax.block_until_ready(self._train_step())
@@ -43,7 +43,7 @@ class OurStep:
 
     def whole(self, steps: int) -> Seconds:
         marks, pending = [], None
-        with closing(self._trainer.train_batches(first_step=0)) as batches:
+        with closing(self._trainer.inputs.train_batches(first_step=0)) as batches:
             for _ in range(LEAD + steps + 1):
                 self._batch = next(batches)
                 scalars = self._train_step()

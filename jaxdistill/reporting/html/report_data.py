@@ -11,6 +11,7 @@ from jaxdistill.config import yaml_files
 from jaxdistill.reporting.run_files import BEST_BY, METRICS, PROVENANCE, sample_paths
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import RunError
+from jaxdistill.runtime.run_layout import CONFIG
 
 Key = tuple[str, str]
 """Group and name of a number."""
@@ -97,10 +98,10 @@ def read(run: Path) -> Run:
         (`unreadable-report-file`) or is damaged (`damaged-report-file`).
       ConfigError: `config.yaml` is not valid YAML.
     """
-    if not (run / "config.yaml").is_file():
+    if not (run / CONFIG).is_file():
         raise RunError(f"{run.absolute()} is not a run: it has no config.yaml", code="not-a-run")
-    configuration = _text(run / "config.yaml", yaml_files.LARGEST_FILE)
-    settings = yaml_files.parse_yaml(configuration, str(run / "config.yaml"))
+    configuration = _text(run / CONFIG, yaml_files.LARGEST_FILE)
+    settings = yaml_files.parse_yaml(configuration, str(run / CONFIG))
     metrics = run / METRICS
     lines = _metrics(metrics) if metrics.exists() else {}
     return Run(

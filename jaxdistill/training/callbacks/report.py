@@ -14,7 +14,9 @@ from jaxdistill.reporting.writer import MetricWriter
 from jaxdistill.runtime import distributed
 from jaxdistill.runtime.sharding import local_rows
 from jaxdistill.runtime.warn_once import WarnOnce, kind_of
+from jaxdistill.training.assembly import is_labelled
 from jaxdistill.training.callbacks.base import Callback
+from jaxdistill.training.run_metadata import metadata_of_run
 from jaxdistill.types import Batch, TeacherOutputs
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Report(Callback):
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Writes what holds for the whole run."""
         self._samples = []
-        self._attempt(trainer.writer.run_metadata, trainer.metadata())
+        self._attempt(trainer.writer.run_metadata, metadata_of_run(trainer))
 
     def on_validation_batch(
         self,
@@ -52,7 +54,7 @@ class Report(Callback):
         """
         if not distributed.is_main_process() or len(self._samples) >= SAMPLES:
             return
-        masks = batch.masks if trainer.validation_is_labelled else None
+        masks = batch.masks if is_labelled(trainer.data, "validation") else None
         rows = len(batch.images)
         maps = [
             [None] * rows if each is None else list(local_rows(each))
@@ -66,7 +68,7 @@ class Report(Callback):
         samples, self._samples = self._samples[:SAMPLES], []
         if distributed.is_main_process():
             if trainer.finish_reason:  # no epoch follows, and the page is to say so
-                self._attempt(trainer.writer.run_metadata, trainer.metadata())
+                self._attempt(trainer.writer.run_metadata, metadata_of_run(trainer))
             self._attempt(self._write, trainer.writer, trainer.progress.epoch, record, samples)
 
     def on_fit_end(self, trainer: "Trainer") -> None:
