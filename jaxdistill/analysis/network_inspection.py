@@ -36,7 +36,7 @@ NORMALIZATIONS: tuple[Normalization, ...] = ("imagenet", "unit", "half", "bytes"
 """Those that are tried."""
 MOST_CHANNELS = 64
 """A map with more channels is taken for features."""
-_ALIKE = 0.02  # difference of likelihoods
+_ALIKE = 0.02  # difference of likelihoods below which the order in the file decides
 _SMALLEST = 8  # pixels of a mask's shorter side
 
 Images = Sequence[UInt8[np.ndarray, "h w 3"]]
@@ -63,16 +63,16 @@ class Inspection(NamedTuple):
     def candidates(self) -> Iterator[MaskCandidate]:
         """Yields the outputs that can be masks, those with certain and compact masks first.
 
-        Of outputs that are about as good, such as those of a network with deep supervision, the
-        file's first one leads.
+        Networks with deep supervision have several outputs of nearly the same likelihood. Of those,
+        the file's first output comes first.
         """
-        likelihoods = [(likelihood(each), each) for each in self.tried if each.kind is not None]
-        likelihoods.sort(key=lambda pair: pair[0], reverse=True)
-        found = [each for _, each in likelihoods]
+        scored = [(likelihood(each), each) for each in self.tried if each.kind is not None]
+        scored.sort(key=lambda pair: pair[0], reverse=True)
+        found = [each for _, each in scored]
+        count = sum(score > scored[0][0] - _ALIKE for score, _ in scored)
         names = [each.tensor.name for each in self.tried]
-        alike = [each for value, each in likelihoods if value > likelihoods[0][0] - _ALIKE]
-        leading = min(alike, key=lambda each: names.index(each.tensor.name), default=None)
-        yield from sorted(found, key=lambda each: each is not leading)
+        yield from sorted(found[:count], key=lambda each: names.index(each.tensor.name))
+        yield from found[count:]
 
 
 def inspect(

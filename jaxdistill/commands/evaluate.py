@@ -23,6 +23,7 @@ from jaxdistill import config
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_model_options, add_refinement, model_options
+from jaxdistill.config import Size
 from jaxdistill.config import overrides as overrides_lib
 from jaxdistill.data import accounting, layouts
 from jaxdistill.data.splits import Data
@@ -171,10 +172,7 @@ def _open(
         settings = _settings(path, file, overrides)
         size = settings.data.image_size
         predictor = load(path, **options._asdict(), default_size=size)
-        if file is None and not any(each.startswith("data.image_size") for each in overrides):
-            data = settings.data.model_copy(update={"image_size": predictor.size})
-            settings = settings.model_copy(update={"data": data})
-        return predictor, settings
+        return predictor, _settings(path, file, overrides, predictor.size)
     if file is not None or options.size is not None:
         raise ConfigError(
             "--config and --size are for ONNX files; a run has its own configuration, of which any "
@@ -218,8 +216,13 @@ def _elsewhere(settings: config.Config, overrides: Sequence[str]) -> config.Conf
     return searched if found.train.labelled or found.validation.labelled else settings
 
 
-def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config.Config:
-    """Returns the configuration for an ONNX file: from a file, or from the overrides alone."""
+def _settings(
+    path: Path, file: Path | None, overrides: Sequence[str], size: Size | None = None
+) -> config.Config:
+    """Returns the configuration for an ONNX file: from a file, or from the overrides alone.
+
+    Without either, `data.image_size` is `size`.
+    """
     if file is not None:
         return config.load(file, overrides)
     if not any(override.startswith("data.root=") for override in overrides):
@@ -227,7 +230,9 @@ def _settings(path: Path, file: Path | None, overrides: Sequence[str]) -> config
             f"{path}: an ONNX file has no data of its own; give data.root=FOLDER, or --config FILE",
             code="missing-data-root",
         )
-    blank = {"run": "evaluation", "losses": {"kl": 0, "mse": 0}}
+    blank: dict[str, Any] = {"run": "evaluation", "losses": {"kl": 0, "mse": 0}}
+    if size is not None:
+        blank["data"] = {"image_size": list(size)}
     return config.check(overrides_lib.apply(blank, overrides), source="KEY=VALUE")
 
 

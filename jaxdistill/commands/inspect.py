@@ -13,7 +13,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -24,8 +24,10 @@ from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
 from jaxdistill.data import decode
-from jaxdistill.data.image_files import ImageFile, find_images
+from jaxdistill.data.image_files import find_images
 from jaxdistill.runtime.errors import DataError
+
+T = TypeVar("T")
 
 MOST_IMAGES = 4
 """Images that are looked at, at most."""
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     console = common.console()
     images = []
-    for file in _spread(find_images(args.images, []) if args.images else []):
+    for file in spread(find_images(args.images, []) if args.images else []):
         try:
             images.append(decode.decode(file.read(), upright=True))
         except (OSError, decode.ImageError) as error:
@@ -79,8 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"masks: {output}")
 
 
-def _spread(files: Sequence[ImageFile]) -> list[ImageFile]:
-    """Returns a few files, evenly spread: neighbours by name are often of one scene."""
+def spread(files: Sequence[T]) -> list[T]:
+    """Returns `MOST_IMAGES` files, evenly spread: neighbours by name are often of one scene.
+
+    Args:
+      files: The files, sorted by name.
+    """
     count = min(MOST_IMAGES, len(files))
     return [files[index * len(files) // count] for index in range(count)]
 

@@ -110,10 +110,10 @@ def unsupported_images(
 
 
 def of_rare_formats(folder: Path, excluded: Sequence[Path]) -> list[Path]:
-    """Returns the files in a folder of which other installations may think differently.
+    """Returns the files in a folder that are images in some installations only.
 
     These are images that an optional package or a build of Pillow decodes, and raw files, which
-    once were images.
+    earlier versions decoded.
 
     Args:
       folder: The folder.
@@ -122,7 +122,7 @@ def of_rare_formats(folder: Path, excluded: Sequence[Path]) -> list[Path]:
     return [
         path
         for path in files_below(folder.resolve(), [each.resolve() for each in excluded])
-        if _is_raw(path) or (path.name.lower().endswith(OTHER_SUFFIXES) and decode.is_image(path))
+        if _is_raw(path) or (_is_other(path) and decode.is_image(path))
     ]
 
 
@@ -186,16 +186,18 @@ def matching(pattern: Path, skipped: Sequence[Path] = ()) -> list[Path]:
 
 def _below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
     for path in files_below(folder, skipped):
-        name = path.name.lower()
-        if name.endswith(SUFFIXES) or (name.endswith(OTHER_SUFFIXES) and decode.is_image(path)):
+        if path.name.lower().endswith(SUFFIXES) or (_is_other(path) and decode.is_image(path)):
             yield path
 
 
 def _others_below(folder: Path, skipped: Sequence[Path]) -> Iterator[Path]:
     for path in files_below(folder, skipped):
-        is_other = path.name.lower().endswith(OTHER_SUFFIXES)
-        if _is_raw(path) or (is_other and not decode.is_image(path)):
+        if _is_raw(path) or (_is_other(path) and not decode.is_image(path)):
             yield path
+
+
+def _is_other(path: Path) -> bool:
+    return path.name.lower().endswith(OTHER_SUFFIXES)
 
 
 def _is_raw(path: Path) -> bool:

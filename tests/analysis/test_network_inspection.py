@@ -62,9 +62,9 @@ def test_pixels_of_a_network_that_takes_bytes_are_found_out(tmp_path: Path) -> N
     assert (best.normalization, best.kind) == ("bytes", "probabilities")
 
 
-@pytest.mark.parametrize(("factor", "leading"), [(0.0101, "mask"), (1.0, "side")])
-def test_of_outputs_that_are_alike_the_first_leads(
-    tmp_path: Path, factor: float, leading: str
+@pytest.mark.parametrize(("factor", "best"), [(0.0101, "mask"), (1.0, "side")])
+def test_of_outputs_that_are_alike_the_first_one_is_the_best(
+    tmp_path: Path, factor: float, best: str
 ) -> None:
     """The second one is more certain: hardly, as with deep supervision, or much."""
     model = parse(f"""
@@ -75,7 +75,7 @@ def test_of_outputs_that_are_alike_the_first_leads(
            score = Mul (above, factor)  mask = Sigmoid (score)
            other = Mul (above, more)  side = Sigmoid (other) }}""")
     found = inspect(save(model, tmp_path), [disc()], normalization="bytes", size=SIZE)
-    assert next(found.candidates()).tensor.name == leading
+    assert next(found.candidates()).tensor.name == best
 
 
 def test_outputs_that_are_no_masks_are_named_as_such(tmp_path: Path) -> None:

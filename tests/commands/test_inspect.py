@@ -3,7 +3,6 @@
 import shlex
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import yaml
@@ -37,20 +36,11 @@ def test_the_command_prints_lines_that_work_and_writes_a_picture(
     assert "noise" in capsys.readouterr().out
 
 
-def test_images_are_spread_over_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(variants()["plain"].model, tmp_path)
-    for index in range(10):
-        level = np.full((24, 32, 3), 20 * index, np.uint8)
-        Image.fromarray(level).save(tmp_path / f"{index}.png")
-    taken = []
-    inspect = command.inspect
-    monkeypatch.setattr(
-        command,
-        "inspect",
-        lambda *args, **options: taken.extend(args[1]) or inspect(*args, **options),
-    )
-    command.main([str(path), str(tmp_path / "[0-9].png"), "--size", "24", "32"])
-    assert [int(image[0, 0, 0]) // 20 for image in taken] == [0, 2, 5, 7]
+@pytest.mark.parametrize(
+    ("count", "taken"), [(0, []), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (10, [0, 2, 5, 7])]
+)
+def test_images_are_spread_over_the_files(count: int, taken: list[int]) -> None:
+    assert command.spread(range(count)) == taken
 
 
 def test_the_printed_command_names_a_tensor_that_looks_like_a_number(

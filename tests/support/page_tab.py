@@ -1,6 +1,5 @@
-"""An exported page in a browser's tab: served, opened, and used as a person would."""
+"""An exported page in a browser's tab: opened, and used as a person would."""
 
-import http.server
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,6 @@ import numpy as np
 from PIL import Image
 
 PATIENCE = 120_000  # ms; of a machine that does other things too
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Prints nothing."""
-
-
-class Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, *_: Any) -> None:
-        """A tab that is closed breaks its connections."""
 
 
 def opened(tab: Any, url: str) -> list[str]:

@@ -68,12 +68,8 @@ def contestants(
             raise ConfigError(f"there is no file {path}", code="no-such-file")
         yield Contestant(path.name, {path.suffix: path}, None)
         return
-    source, kept = _source(argument)
+    source, size = load(argument, images), images.shape[1:3]
     made = source.student if isinstance(source, Best) else source
-    size = images.shape[1:3]
-    check_image_size(made, size, "--size")
-    if kept is not None:
-        source = made = with_random_values(made, images[:8], kept)
     expected = flax_outputs(made, images, FORM)[..., 0]
     for precision in precisions:
         files: dict[str, Path | str] = {}
@@ -88,6 +84,22 @@ def contestants(
                 files[ending] = str(error)
         name = f"{made.settings.encoder}, {made.settings.decoder}, {precision}"
         yield Contestant(name, files, expected)
+
+
+def load(argument: str, images: UInt8[np.ndarray, "n h w 3"]) -> Student | Best:
+    """Returns what to export.
+
+    Args:
+      argument: A run folder, a `.safetensors` file, or a configuration; see `contestants`.
+      images: What the student has to take.
+
+    Raises:
+      UserError: There is no such student, or it cannot take images of this size.
+    """
+    source, kept = _source(argument)
+    made = source.student if isinstance(source, Best) else source
+    check_image_size(made, images.shape[1:3], "--size")
+    return source if kept is None else with_random_values(made, images[:8], kept)
 
 
 def _source(argument: str) -> tuple[Student | Best, tuple[str, ...] | None]:

@@ -202,7 +202,7 @@ class Source(ABC, Generic[Entry]):
                 )
             advice = ""
             if root is not None and self.annotations is None and _holds_images(root):
-                advice = f"; for those in {root}: data.train.images=. data.validation=10%"
+                advice = f"; for the images in {root}: data.train.images=. data.validation=10%"
             raise DataError(
                 f"data.{self.split}: there is no folder {self.images}; expected {self.LAYOUT}"
                 f"{advice}",
