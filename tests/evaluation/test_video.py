@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +11,7 @@ from PIL import Image
 from refused import refused
 
 from jaxdistill.commands import predict
-from jaxdistill.data.image_files import find_images
 from jaxdistill.data.video import open_source
-from jaxdistill.evaluation.prediction_files import predict_files
 from jaxdistill.evaluation.predictor import Predictor
 from jaxdistill.evaluation.video import Smoother, flicker, measure_flicker, prediction, writer
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserError
@@ -22,31 +19,6 @@ from jaxdistill.runtime.errors import ConfigError, DataError, OutputError, UserE
 pytest.importorskip("av", reason="needs the video extra")
 import av
 import clips
-
-
-class Bright:
-    """A network whose logit is positive where the image is bright."""
-
-    description, size, fingerprint = "bright", (48, 64), "0" * 64
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        return (images.astype(np.float32).mean(-1, keepdims=True) - 128) / 16
-
-
-@pytest.fixture
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Draws a video, in parts of 8 frames."""
-    monkeypatch.setattr(prediction, "PART", 8)
-
-    def drawn(clip: Path, output: Path = tmp_path / "out", **options: Any) -> Any:
-        with open_source(clip) as source:
-            return prediction.predict_video(Predictor(Bright()), source, output, **options)
-
-    return drawn
-
-
-def masks_of(path: Path) -> list[np.ndarray]:
-    return [frame[..., 0] > 127 for frame in clips.read(path)[0]]
 
 
 def test_frames_times_and_sound_are_those_of_the_source(drawn, tmp_path: Path) -> None:
@@ -57,7 +29,7 @@ def test_frames_times_and_sound_are_those_of_the_source(drawn, tmp_path: Path) -
     assert report.frames == len(times)
     assert [path.name for path in report.outputs] == ["clip.mp4", "clip.mp4"]
     assert clips.read(report.outputs[0])[1] == times
-    for mask, image in zip(masks_of(report.outputs[0]), images, strict=True):
+    for mask, image in zip(clips.masks(report.outputs[0]), images, strict=True):
         assert np.mean(mask != (image[..., 0] > 128)) < 0.01
     sound, source = map(clips.sound_packets, (report.outputs[1], clip))
     assert sound == source[: len(sound)]
@@ -121,13 +93,6 @@ def test_frames_of_an_earlier_and_longer_video_do_not_stay(drawn, tmp_path: Path
         assert len(list(report.outputs[0].iterdir())) == count
 
 
-@pytest.mark.parametrize("count", [1, 8, 16])
-def test_parts_may_end_with_the_video(drawn, tmp_path: Path, count: int) -> None:
-    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(count)])
-    report = drawn(clip)
-    assert report.frames == len(clips.read(report.outputs[0])[0]) == count
-
-
 @pytest.mark.parametrize("size", [(47, 63), (48, 63)])
 def test_odd_sizes_are_filled_up(drawn, tmp_path: Path, size) -> None:
     images = [clips.bright_disc(index, size) for index in range(3)]
@@ -139,7 +104,7 @@ def test_odd_sizes_are_filled_up(drawn, tmp_path: Path, size) -> None:
 def test_a_rotated_video_is_drawn_upright(drawn, tmp_path: Path) -> None:
     images = [clips.bright_disc(0) for _ in range(3)]
     clip = clips.write(tmp_path / "clip.mp4", images, rotation=90)
-    [mask, *_] = masks_of(drawn(clip).outputs[0])
+    [mask, *_] = clips.masks(drawn(clip).outputs[0])
     assert mask.shape == (64, 48)
     assert np.mean(mask != np.rot90(images[0][..., 0] > 128)) < 0.02
 
@@ -164,81 +129,6 @@ def test_cutouts_are_transparent(drawn, tmp_path: Path) -> None:
         drawn(clip, kinds=["cutouts"], video_format="mp4")
 
 
-@pytest.mark.parametrize("stops_after", [3, 10, 20])
-@pytest.mark.parametrize("video_format", ["mp4", "png"])
-def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_format) -> None:
-    noise = np.random.default_rng(0)
-    images = [
-        np.clip(clips.bright_disc(i // 4) + noise.normal(0, 40, (48, 64, 3)), 0, 255).astype(
-            "uint8"
-        )
-        for i in range(21)
-    ]
-    clip = clips.write(tmp_path / "clip.mp4", images)
-    options = {"smoothing": 0.8, "video_format": video_format, "batch_size": 3}
-    count = 0
-
-    def stop(drawn: int) -> None:
-        nonlocal count
-        count += drawn
-        if count >= stops_after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        drawn(clip, progress=stop, **options)
-    assert (tmp_path / "out" / "clip.mp4.parts").is_dir()
-    report = drawn(clip, **options)
-    assert (report.frames, report.resumed) == (21, stops_after // 8 * 8)
-    whole = drawn(clip, tmp_path / "whole", **options)
-    assert whole.resumed == 0
-    for found, expected in zip(report.outputs, whole.outputs, strict=True):
-        files = sorted(found.iterdir()) if found.is_dir() else [found]
-        for file in files:
-            other = expected / file.name if found.is_dir() else expected
-            assert file.read_bytes() == other.read_bytes()
-
-
-@pytest.mark.parametrize("name", ["state.npz", "masks.mp4"])
-@pytest.mark.parametrize("share", [0, 0.6])
-def test_a_part_that_was_cut_off_is_drawn_again(
-    drawn, tmp_path: Path, caplog, name: str, share: float
-) -> None:
-    """As after a crash of the machine; what follows the part depends on it."""
-    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i % 8) for i in range(30)])
-    parts = tmp_path / "out" / "clip.mp4.parts"
-
-    def stop(drawn: int) -> None:
-        if (parts / "00002").is_dir():
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        drawn(clip, smoothing=0.8, progress=stop)
-    file = parts / "00001" / name
-    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    report = drawn(clip, smoothing=0.8)
-    assert (report.frames, report.resumed) == (30, 8)
-    assert [message for message in caplog.messages if "drawn again" in message] == [
-        f"{parts / '00001'}: this part is damaged; it is drawn again, and what follows"
-    ]
-    whole = drawn(clip, tmp_path / "whole", smoothing=0.8)
-    assert report.outputs[0].read_bytes() == whole.outputs[0].read_bytes()
-
-
-def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
-    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(17)])
-
-    def stop(drawn: int) -> None:
-        if (tmp_path / "out" / "clip.mp4.parts" / "00000").is_dir():
-            raise KeyboardInterrupt
-
-    for other in ({"threshold": 0.6}, {"refine": "guided"}):
-        with pytest.raises(KeyboardInterrupt):
-            drawn(clip, progress=stop)
-        assert drawn(clip, **other).resumed == 0
-    with refused(ConfigError, "unknown-refinement"):
-        drawn(clip, refine="sharp")
-
-
 def test_a_video_that_is_cut_off_is_drawn_as_far_as_it_goes(drawn, tmp_path: Path, caplog) -> None:
     images = [clips.bright_disc(i % 8) for i in range(60)]
     clip = clips.write(tmp_path / "clip.mkv", images, codec="mpeg4", sound="aac")
@@ -254,7 +144,7 @@ def test_a_source_without_a_frame_is_refused(tmp_path: Path, monkeypatch) -> Non
     with open_source(clip) as source:
         monkeypatch.setattr(source, "frames", lambda: iter(()))
         with refused(DataError, "video-without-frames", "clip.mp4"):
-            prediction.predict_video(Predictor(Bright()), source, tmp_path / "out")
+            prediction.predict_video(Predictor(clips.Bright()), source, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -267,7 +157,7 @@ def test_a_camera_is_drawn_until_it_is_stopped(tmp_path: Path, monkeypatch) -> N
     asked = iter(range(100))
     with open_source(0) as source:
         report = prediction.predict_video(
-            Predictor(Bright()), source, tmp_path / "out", stop=lambda: next(asked) >= 11
+            Predictor(clips.Bright()), source, tmp_path / "out", stop=lambda: next(asked) >= 11
         )
     assert report.frames == 12
     [frames, times] = clips.read(report.outputs[0])
@@ -320,27 +210,11 @@ def test_smoothing_steadies_what_is_still_and_does_not_lag() -> None:
         assert np.array_equal(smoother(logits, image) > 0, logits > 0)
 
 
-def test_backgrounds_are_replaced_and_blurred() -> None:
-    from jaxdistill.evaluation import masks
-
-    image = clips.bright_disc(8)
-    image[::4] = 0
-    mask = np.where(np.arange(64) < 32, 255, 0).astype(np.uint8)[None].repeat(48, 0)
-    blurred = np.asarray(masks.draw_blur(image, mask))
-    assert np.array_equal(blurred[:, :32], image[:, :32])
-    rows = blurred[10:-10, 40:60].astype(float)
-    assert rows.std(0).mean() < 0.3 * image[10:-10, 40:60].std(0).mean()
-    red = np.full((10, 90, 3), (200, 0, 0), np.uint8)
-    replaced = np.asarray(masks.draw_on_background(image, mask, red))
-    assert (replaced[:, 32:] == (200, 0, 0)).all()
-    assert np.array_equal(replaced[:, :32], image[:, :32])
-
-
 def test_the_flicker_of_a_video_is_measured_with_and_without_smoothing(tmp_path: Path) -> None:
     """The network's masks tremble at random, although nothing moves."""
     random = np.random.default_rng(0)
 
-    class Trembling(Bright):
+    class Trembling(clips.Bright):
         def logits(self, images: np.ndarray) -> np.ndarray:
             noise = random.normal(0, 3, (*images.shape[:3], 1))
             return (super().logits(images) + noise).astype(np.float32)
@@ -348,36 +222,10 @@ def test_the_flicker_of_a_video_is_measured_with_and_without_smoothing(tmp_path:
     clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(4)] * 30)
     with open_source(clip) as source:
         found = measure_flicker(Predictor(Trembling()), source, [0.0, 0.8])
-        steady = measure_flicker(Predictor(Bright()), source)
+        steady = measure_flicker(Predictor(clips.Bright()), source)
     assert found[0.0] > 0.05
     assert found[0.8] < 0.5 * found[0.0]
     assert steady == {0.0: 0.0, 0.8: 0.0}
-
-
-def test_images_get_another_background(tmp_path: Path) -> None:
-    image = clips.bright_disc(8)
-    Image.fromarray(image).save(tmp_path / "photo.png")
-    Image.new("RGB", (10, 10), (200, 0, 0)).save(tmp_path / "red.png")
-    red = f"background={tmp_path / 'red.png'}"
-    files = find_images([str(tmp_path / "photo.png")], [])
-    predict_files(Predictor(Bright()), files, tmp_path / "out", kinds=[red, "blur"])
-    found = np.asarray(Image.open(tmp_path / "out" / "background" / "photo.png"))
-    person = image[..., 0] > 128
-    assert (found[~person] == (200, 0, 0)).all()
-    assert (found[person] == image[person]).all()
-    with refused(ConfigError, "unknown-drawing"):
-        predict_files(Predictor(Bright()), files, tmp_path / "out", kinds=[red, f"{red}.png"])
-
-
-def test_a_background_covers_the_narrowest_image(tmp_path: Path) -> None:
-    Image.new("RGB", (1, 400), (9, 9, 9)).save(tmp_path / "narrow.png")
-    Image.new("RGB", (192, 108), (200, 0, 0)).save(tmp_path / "red.png")
-    files = find_images([str(tmp_path / "narrow.png")], [])
-    red = f"background={tmp_path / 'red.png'}"
-    predict_files(Predictor(Bright()), files, tmp_path / "out", kinds=[red])
-    found = np.asarray(Image.open(tmp_path / "out" / "background" / "narrow.png"))
-    assert found.shape == (400, 1, 3)
-    assert (found == (200, 0, 0)).all()
 
 
 def test_videos_are_found_by_a_glob(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The HTML report: complete, safe, small, and working in a browser."""
 
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -9,22 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_run import PROVENANCE, SETTINGS, Page, line, make, rows
-from PIL import Image
+from made_run import SETTINGS, Page, line, make, rows
 
 from jaxdistill.commands import report
 from jaxdistill.reporting import html as html_lib
-from jaxdistill.reporting.html import samples
 from jaxdistill.reporting.html.formatting import format_name
 from jaxdistill.runtime import errors
 from jaxdistill.runtime.errors import RunError, UserError
 
 HOSTILE = """</script><script>document.title='taken'</script><img src=x onerror="boom()">'"&$x"""
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return make(tmp_path / "night", [line(e) for e in (1, 2, 3)], provenance=PROVENANCE)
 
 
 @pytest.mark.parametrize(
@@ -293,51 +285,6 @@ def test_epochs_are_sorted_by_number(tmp_path):
     images = Page(html).all("img")
     assert [image["data-epoch"] for image in images] == ["1", "999", "1000"]
     assert "hidden" not in images[-1]
-
-
-def test_a_long_run_of_incompressible_samples_stays_small(tmp_path, monkeypatch):
-    """A tenth of everything: of the budget, and nearly so of the grids' area."""
-    monkeypatch.setattr(samples, "BUDGET", samples.BUDGET // 10)
-    lines = [{**line(1), "epoch": e} for e in range(1, 51)]
-    lines[18] = {**line(2), "epoch": 19}  # the best
-    run = make(tmp_path / "run", lines)
-    rng = np.random.default_rng(0)
-    for path in (run / "samples").glob("*.png"):
-        Image.fromarray(rng.integers(0, 256, (240, 300, 3), np.uint8)).save(path)
-    html = html_lib.render(run)
-    epochs = [int(image["data-epoch"]) for image in Page(html).all("img")]
-    assert {1, 19, 50} < set(epochs)
-    assert 5 < len(epochs) < 50
-    assert f"{len(epochs)} of 50 epochs, to keep the report small" in Page(html).text
-    assert len(html) < 1_000_000
-
-
-def test_no_grid_is_kept_that_the_latest_report_did_not_look_at(run, monkeypatch):
-    """Each grid is the latest one once, and is encoded once."""
-    monkeypatch.setattr(samples, "BUDGET", 1)
-    encoded = []
-    encode = samples._encode
-    monkeypatch.setattr(samples, "_encode", lambda path: encoded.append(path) or encode(path))
-    paths = {n: run / "samples" / f"epoch_{n:03d}.png" for n in (1, 2, 3)}
-    for last in (1, 2, 3):
-        samples.embed({n: paths[n] for n in range(1, last + 1)}, best=None)
-    assert encoded == list(paths.values())
-    assert {path for path, _ in samples._latest} == {paths[1], paths[3]}
-
-
-def test_first_best_and_latest_stay_whatever_they_cost(run, monkeypatch):
-    monkeypatch.setattr(samples, "BUDGET", 1)
-    paths = {n: run / "samples" / f"epoch_{n:03d}.png" for n in (1, 2, 3)}
-    assert [grid.epoch for grid in samples.embed(paths, best=None).grids] == [1, 3]
-    assert [grid.epoch for grid in samples.embed(paths, best=2).grids] == [1, 2, 3]
-
-
-def test_a_grid_that_changed_is_encoded_again(run):
-    before = html_lib.render(run)
-    path = run / "samples" / "epoch_003.png"
-    Image.new("RGB", (50, 30), "white").save(path)
-    os.utime(path, ns=(0, 0))
-    assert html_lib.render(run) != before
 
 
 def browse(written: Path) -> str:

@@ -1,4 +1,4 @@
-"""Small videos, written with PyAV."""
+"""Small videos, written with PyAV, and a network for them."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,6 +8,15 @@ import numpy as np
 from PIL import Image
 
 TICK = Fraction(1, 1000)
+
+
+class Bright:
+    """A network whose logit is positive where the image is bright."""
+
+    description, size, fingerprint = "bright", (48, 64), "0" * 64
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        return (images.astype(np.float32).mean(-1, keepdims=True) - 128) / 16
 
 
 def bright_disc(index: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -94,3 +103,8 @@ def alpha(path: Path) -> list[np.ndarray]:
         packets = container.demux(container.streams.video[0])
         frames = [frame for packet in packets for frame in decoder.decode(packet)]
     return [frame.to_ndarray(format="rgba")[..., 3] for frame in frames]
+
+
+def masks(path: Path) -> list[np.ndarray]:
+    """Returns what is bright in the frames of a video."""
+    return [frame[..., 0] > 127 for frame in read(path)[0]]

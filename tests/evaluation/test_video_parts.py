@@ -1,0 +1,94 @@
+"""Drawing a video goes on after an interruption, and after damage to what was finished."""
+
+from pathlib import Path
+
+import clips
+import numpy as np
+import pytest
+from refused import refused
+
+from jaxdistill.runtime.errors import ConfigError
+
+pytest.importorskip("av", reason="needs the video extra")
+
+
+@pytest.mark.parametrize("count", [1, 8, 16])
+def test_parts_may_end_with_the_video(drawn, tmp_path: Path, count: int) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(count)])
+    report = drawn(clip)
+    assert report.frames == len(clips.read(report.outputs[0])[0]) == count
+
+
+@pytest.mark.parametrize("stops_after", [3, 10, 20])
+@pytest.mark.parametrize("video_format", ["mp4", "png"])
+def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_format) -> None:
+    noise = np.random.default_rng(0)
+    images = [
+        np.clip(clips.bright_disc(i // 4) + noise.normal(0, 40, (48, 64, 3)), 0, 255).astype(
+            "uint8"
+        )
+        for i in range(21)
+    ]
+    clip = clips.write(tmp_path / "clip.mp4", images)
+    options = {"smoothing": 0.8, "video_format": video_format, "batch_size": 3}
+    count = 0
+
+    def stop(drawn: int) -> None:
+        nonlocal count
+        count += drawn
+        if count >= stops_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(clip, progress=stop, **options)
+    assert (tmp_path / "out" / "clip.mp4.parts").is_dir()
+    report = drawn(clip, **options)
+    assert (report.frames, report.resumed) == (21, stops_after // 8 * 8)
+    whole = drawn(clip, tmp_path / "whole", **options)
+    assert whole.resumed == 0
+    for found, expected in zip(report.outputs, whole.outputs, strict=True):
+        files = sorted(found.iterdir()) if found.is_dir() else [found]
+        for file in files:
+            other = expected / file.name if found.is_dir() else expected
+            assert file.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["state.npz", "masks.mp4"])
+@pytest.mark.parametrize("share", [0, 0.6])
+def test_a_part_that_was_cut_off_is_drawn_again(
+    drawn, tmp_path: Path, caplog, name: str, share: float
+) -> None:
+    """As after a crash of the machine; what follows the part depends on it."""
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i % 8) for i in range(30)])
+    parts = tmp_path / "out" / "clip.mp4.parts"
+
+    def stop(drawn: int) -> None:
+        if (parts / "00002").is_dir():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(clip, smoothing=0.8, progress=stop)
+    file = parts / "00001" / name
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    report = drawn(clip, smoothing=0.8)
+    assert (report.frames, report.resumed) == (30, 8)
+    assert [message for message in caplog.messages if "drawn again" in message] == [
+        f"{parts / '00001'}: this part is damaged; it is drawn again, and what follows"
+    ]
+    whole = drawn(clip, tmp_path / "whole", smoothing=0.8)
+    assert report.outputs[0].read_bytes() == whole.outputs[0].read_bytes()
+
+
+def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
+    clip = clips.write(tmp_path / "clip.mp4", [clips.bright_disc(i) for i in range(17)])
+
+    def stop(drawn: int) -> None:
+        if (tmp_path / "out" / "clip.mp4.parts" / "00000").is_dir():
+            raise KeyboardInterrupt
+
+    for other in ({"threshold": 0.6}, {"refine": "guided"}):
+        with pytest.raises(KeyboardInterrupt):
+            drawn(clip, progress=stop)
+        assert drawn(clip, **other).resumed == 0
+    with refused(ConfigError, "unknown-refinement"):
+        drawn(clip, refine="sharp")
