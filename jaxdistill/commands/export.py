@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         interpolate=args.interpolate,
         console=common.console(),
         web_runtime=args.web_runtime,
+        examples=args.examples,
+        compare_with=args.compare_with,
     )
 
 
@@ -94,6 +96,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="for a web page: the npm package onnxruntime-web, as a .tgz or an unpacked folder "
         "(default: it is downloaded once)",
+    )
+    parser.add_argument(
+        "--examples",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="for a web page: images that it offers; files, folders or globs, of which a dozen are "
+        "taken, made smaller, and copied without EXIF data such as places",
+    )
+    parser.add_argument(
+        "--compare-with",
+        type=Path,
+        metavar="FILE.onnx",
+        help="for a web page: another student to show beside this one, exported with --input uint8 "
+        "and --size",
     )
     add_interpolation(parser)
     return parser

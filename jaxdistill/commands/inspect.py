@@ -13,7 +13,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -24,10 +24,8 @@ from jaxdistill.commands import common
 from jaxdistill.commands.model_options import add_input_options, checked_size
 from jaxdistill.config import Section
 from jaxdistill.data import decode
-from jaxdistill.data.image_files import find_images
+from jaxdistill.data.image_files import find_images, spread
 from jaxdistill.runtime.errors import DataError
-
-T = TypeVar("T")
 
 MOST_IMAGES = 4
 """Images that are looked at, at most."""
@@ -42,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     console = common.console()
     images = []
-    for file in spread(find_images(args.images, []) if args.images else []):
+    for file in spread(find_images(args.images, []) if args.images else [], MOST_IMAGES):
         try:
             images.append(decode.decode(file.read(), upright=True))
         except (OSError, decode.ImageError) as error:
@@ -81,16 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"masks: {output}")
 
 
-def spread(files: Sequence[T]) -> list[T]:
-    """Returns `MOST_IMAGES` files, evenly spread: neighbours by name are often of one scene.
-
-    Args:
-      files: The files, sorted by name.
-    """
-    count = min(MOST_IMAGES, len(files))
-    return [files[index * len(files) // count] for index in range(count)]
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = common.CommandParser("inspect", __doc__)
     parser.add_argument("file", type=Path, metavar="FILE.onnx")
@@ -99,7 +87,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="IMAGE",
-        help=f"images of people: files, folders or globs; the first {MOST_IMAGES} are used",
+        help=f"images of people: files, folders or globs; {MOST_IMAGES} of them are used",
     )
     parser.add_argument(
         "--output",

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jaxdistill.data import decode
 from jaxdistill.runtime import files
@@ -29,6 +29,9 @@ UNSUPPORTED = "a format that cannot be decoded here (HEIC needs pip install pill
 """What `unsupported_images` have."""
 _ARCHIVE = "__MACOSX"
 """Folder that macOS adds to archives."""
+
+
+T = TypeVar("T")
 
 
 class ImageFile(NamedTuple):
@@ -92,6 +95,17 @@ def find_images(
                     code="image-overwritten",
                 )
     return [ImageFile(source, name) for source, name in zip(sources, short, strict=True)]
+
+
+def spread(files: Sequence[T], most: int) -> list[T]:
+    """Returns some of the files, evenly spread: neighbours by name are often of one scene.
+
+    Args:
+      files: The files, sorted by name.
+      most: Number of files to return, at most.
+    """
+    count = min(most, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
 
 
 def unsupported_images(

@@ -46,6 +46,8 @@ def export(
     interpolate: float | None = None,
     console: Console | None = None,
     web_runtime: str | Path | None = None,
+    examples: Sequence[str | Path] = (),
+    compare_with: str | Path | None = None,
 ) -> Report:
     """Exports a student, in the format that the ending of the output's name selects.
 
@@ -70,6 +72,10 @@ def export(
       console: Where to print what was measured; None prints nothing.
       web_runtime: The npm package onnxruntime-web, which a web page needs, as a tarball or an
         unpacked folder; None: it is downloaded once, into `~/.cache/jaxdistill`.
+      examples: Images that a web page offers: files, folders or globs. It takes a dozen of them,
+        evenly spread, and makes them smaller, without EXIF data such as places.
+      compare_with: A file `NAME.onnx` that a web page shows beside the student. It was exported
+        from another student, with `input="uint8"` and a fixed size.
 
     Returns:
       The files that were written, and what was measured.
@@ -85,11 +91,13 @@ def export(
     exporter = EXPORTERS[output.suffix or FOLDER]
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
     _check(output, input, precisions, images)
-    if web_runtime is not None and output.suffix:
-        raise ConfigError(
-            f"web_runtime: {output.name} is no web page, whose name has no ending",
-            code="invalid-argument",
-        )
+    of_page = {"web_runtime": web_runtime, "examples": examples, "compare_with": compare_with}
+    for name, value in of_page.items():
+        if value and output.suffix:
+            raise ConfigError(
+                f"{name}: {output.name} is no web page, whose name has no ending",
+                code="invalid-argument",
+            )
     if isinstance(source, str | Path):
         path = Path(source)
         source = from_weights(path) if path.suffix == ".safetensors" else best_of(path)
@@ -105,8 +113,17 @@ def export(
     if size is not None:
         check_image_size(student, size, "size")
         size = (size[0], size[1])
-    runtime = None if web_runtime is None else Path(web_runtime)
-    options = Options(input, sigmoid, size, precisions, images, console, runtime)
+    options = Options(
+        input,
+        sigmoid,
+        size,
+        precisions,
+        images,
+        console,
+        web_runtime=None if web_runtime is None else Path(web_runtime),
+        examples=tuple(map(str, examples)),
+        compare_with=None if compare_with is None else Path(compare_with),
+    )
     return exporter(Source(without_projectors(student), best), output, options)
 
 

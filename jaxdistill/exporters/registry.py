@@ -44,6 +44,10 @@ class Options(NamedTuple):
     web_runtime: Path | None = None
     """The npm package onnxruntime-web, which a web page needs, as a tarball or an unpacked folder;
     None: it is downloaded once."""
+    examples: tuple[str, ...] = ()
+    """Images that a web page offers: files, folders or globs."""
+    compare_with: Path | None = None
+    """An exported `.onnx` file that a web page shows beside the student."""
 
 
 class Report(NamedTuple):

@@ -4,6 +4,7 @@ The page finds people in photos and before the camera, on the device: onnxruntim
 student in WebAssembly. The page's own files lie in the folder `web` beside this module.
 """
 
+import json
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxdistill.exporters import onnx as onnx_file
-from jaxdistill.exporters import web_runtime
+from jaxdistill.exporters import web_content, web_runtime
 from jaxdistill.exporters.registry import EXPORTERS, FOLDER, Options, Report, Source
 from jaxdistill.exporters.verified_files import usual_size
 from jaxdistill.runtime.errors import ConfigError, OutputError, unwritable
@@ -20,6 +21,10 @@ from jaxdistill.runtime.files import write_atomic
 
 STUDENT = "student.onnx"
 """Name of the student's file in the folder."""
+COMPARED = "compared.onnx"
+"""Name of the file that is shown beside it."""
+CONTENT = "page.json"
+"""Name of the list of networks and example images."""
 _FIRST = "index.html"  # written last, so that a folder which has it is complete
 _WEB = Path(__file__).parent / "web"
 _NOTICE = """\
@@ -44,8 +49,8 @@ def export(source: Source, output: Path, options: Options) -> Report:
     Args:
       source: The student to export.
       output: The folder, which does not exist yet.
-      options: Size, one precision, images, and where onnxruntime-web is. The size is that of the
-        run's images by default.
+      options: Size, one precision, images, where onnxruntime-web is, and what else the page shows.
+        The size is that of the run's images by default.
 
     Returns:
       The folder, and the measurements of its graph.
@@ -53,10 +58,13 @@ def export(source: Source, output: Path, options: Options) -> Report:
     Raises:
       ConfigError: The form of the graph is another one (`invalid-argument`).
       OutputError: The folder exists (`output-exists`), or cannot be written (`output-unwritable`).
-      ExportError: The graph differs from the student, or onnxruntime-web is missing
-        (`web-runtime-missing`) or not the published one (`web-runtime-differs`).
+      DataError: An example image is missing or cannot be decoded.
+      ExportError: The graph differs from the student, onnxruntime-web is missing
+        (`web-runtime-missing`) or not the published one (`web-runtime-differs`), or the network to
+        compare with has another form (`not-for-a-page`).
     """
     _check(options)
+    content = dict(_content(source, options))
     console = options.console or Console(quiet=True)
     console.print(
         f"{output}: the folder of a web page, because the name has no ending; for a file, choose "
@@ -70,9 +78,9 @@ def export(source: Source, output: Path, options: Options) -> Report:
         runtime = web_runtime.load(options.web_runtime, console)
         own = options._replace(input="uint8", size=options.size or usual_size(source))
         report = onnx_file.export(source, output / STUDENT, own)
-        for name, content in _page(runtime):
+        for name, data in (*content.items(), *_page(runtime)):
             (output / name).parent.mkdir(exist_ok=True)
-            write_atomic(output / name, content)
+            write_atomic(output / name, data)
     except OSError as error:
         shutil.rmtree(output, ignore_errors=True)
         raise unwritable(output, error) from None
@@ -97,6 +105,22 @@ def _check(options: Options) -> None:
     for what, is_wrong in wrong.items():
         if is_wrong:
             raise ConfigError(f"the graph of a web page {what}", code="invalid-argument")
+
+
+def _content(source: Source, options: Options) -> Iterator[tuple[str, bytes]]:
+    """Yields what only this page has, without the student, by the files' names in the folder."""
+    own = source.best.settings.run.name if source.best else "student"
+    networks = [{"name": own, "file": STUDENT}]
+    if path := options.compare_with:
+        network, card = web_content.exported_network(path)
+        yield COMPARED, network
+        yield COMPARED.replace(".onnx", ".json"), card
+        networks.append({"name": path.stem, "file": COMPARED})
+    examples = []
+    for number, image in enumerate(web_content.examples(options.examples), 1):
+        examples.append(f"examples/{number:02}.jpg")
+        yield examples[-1], image
+    yield CONTENT, json.dumps({"networks": networks, "examples": examples}, indent=2).encode()
 
 
 def _page(runtime: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:

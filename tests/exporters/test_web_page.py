@@ -11,7 +11,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from refused import refused
 from rich.console import Console
 
@@ -20,9 +22,17 @@ from jaxdistill.commands import export as command_line
 from jaxdistill.exporters import web_runtime
 from jaxdistill.exporters.web_runtime import Package
 from jaxdistill.models import Student
-from jaxdistill.runtime.errors import ConfigError, ExportError, OutputError, UserError
+from jaxdistill.runtime.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    OutputError,
+    UserError,
+)
 
 QUIET = Console(quiet=True)
+ORIENTATION, GPS = 0x0112, 0x8825
+"""Tags of EXIF."""
 FILES = {"dist/a.wasm": b"wasm" * 1000, "dist/b.min.mjs": b"export default 1;"}
 
 
@@ -60,10 +70,14 @@ def test_a_run_becomes_a_page_that_needs_no_other_host(
     page = tmp_path / "page"
     files = {str(path.relative_to(page)) for path in page.rglob("*") if path.is_file()}
     assert files == {
-        *("index.html", "style.css", "page.js", "camera.js"),
+        *("index.html", "style.css", "page.js", "page.json", "camera.js", "speed.js"),
         *("worker.js", "effects.js", "pixels.js"),
         *("student.onnx", "student.json"),
         *("onnxruntime/a.wasm", "onnxruntime/b.min.js", "onnxruntime/NOTICE.txt"),
+    }
+    assert json.loads((page / "page.json").read_text()) == {
+        "networks": [{"name": "run", "file": "student.onnx"}],
+        "examples": [],
     }
     card = json.loads((page / "student.json").read_text())
     assert (
@@ -76,6 +90,93 @@ def test_a_run_becomes_a_page_that_needs_no_other_host(
     for path in page.iterdir():
         if path.suffix in (".html", ".css", ".js"):
             assert not re.findall(r"//[\w-]+\.[\w.-]+", path.read_text()), path
+
+
+def test_examples_are_reduced_and_lose_where_they_were_taken(
+    small: Student, tmp_path: Path, tarball: Path
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # to be turned by 90 degrees
+    exif[GPS] = {1: "N"}
+    (tmp_path / "photos").mkdir()
+    for number in range(30):
+        grey = Image.new("RGB", (2000, 1000), (8 * number,) * 3)
+        grey.save(tmp_path / "photos" / f"{number:02}.jpg", exif=exif)
+    page = tmp_path / "page"
+    exporters.export(small, page, web_runtime=tarball, examples=[tmp_path / "photos"])
+    names = json.loads((page / "page.json").read_text())["examples"]
+    assert names == [f"examples/{number:02}.jpg" for number in range(1, 13)]
+    levels = []
+    for name in names:
+        with Image.open(page / name) as image:
+            assert image.size == (640, 1280)
+            assert not image.getexif()
+            levels.append(np.asarray(image).mean())
+    np.testing.assert_allclose(levels, [8 * (each * 30 // 12) for each in range(12)], atol=1)
+
+
+def test_an_example_that_is_no_image_is_named_before_the_work(
+    small: Student, tmp_path: Path, tarball: Path
+) -> None:
+    (tmp_path / "a.jpg").write_text("no image")
+    with refused(DataError, "no-such-image", "a.jpg"):
+        exporters.export(small, tmp_path / "page", examples=[tmp_path / "a.jpg"])
+    assert not (tmp_path / "page").exists()
+
+
+def test_another_network_is_shown_beside_the_student(
+    small: Student, tmp_path: Path, tarball: Path
+) -> None:
+    other, page = tmp_path / "other.onnx", tmp_path / "page"
+    exporters.export(small, other, input="uint8", size=(32, 64))
+    exporters.export(small, page, web_runtime=tarball, compare_with=other)
+    assert json.loads((page / "page.json").read_text())["networks"] == [
+        {"name": "student", "file": "student.onnx"},
+        {"name": "other", "file": "compared.onnx"},
+    ]
+    assert (page / "compared.onnx").read_bytes() == other.read_bytes()
+    assert json.loads((page / "compared.json").read_text())["input"]["shape"][1:] == [32, 64, 3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input": "uint8"},
+        {"input": "unit", "size": (32, 64)},
+        {"input": "uint8", "size": (32, 64), "sigmoid": True},
+    ],
+    ids=str,
+)
+def test_a_network_of_another_form_is_refused(
+    small: Student, tmp_path: Path, tarball: Path, options: dict[str, Any]
+) -> None:
+    other = tmp_path / "other.onnx"
+    exporters.export(small, other, **options)
+    with refused(ExportError, "not-for-a-page", "other.onnx"):
+        exporters.export(small, tmp_path / "page", compare_with=other)
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_network_without_its_card_is_refused(
+    small: Student, tmp_path: Path, tarball: Path
+) -> None:
+    other = tmp_path / "other.onnx"
+    with refused(ExportError, "not-for-a-page", "other.onnx"):
+        exporters.export(small, tmp_path / "page", compare_with=other)
+    exporters.export(small, other, input="uint8", size=(32, 64))
+    for content in ("[]", "{}", "text"):
+        (tmp_path / "other.json").write_text(content)
+        with refused(ExportError, "not-for-a-page", "other.onnx"):
+            exporters.export(small, tmp_path / "page", compare_with=other)
+
+
+@pytest.mark.parametrize("name", ["web_runtime", "examples", "compare_with"])
+def test_options_of_a_page_are_refused_for_a_file(
+    small: Student, tmp_path: Path, name: str
+) -> None:
+    value: Any = ["a.jpg"] if name == "examples" else "a"
+    with refused(ConfigError, "invalid-argument", name):
+        exporters.export(small, tmp_path / "student.onnx", **{name: value})
 
 
 def test_the_page_names_files_that_it_has() -> None:

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ import jaxdistill as jd
 from jaxdistill import exporters
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.predictor import from_model
-from jaxdistill.models import save_weights
+from jaxdistill.models import Student, save_weights
 from jaxdistill.runtime.errors import ExportError
 
 pytestmark = [
@@ -58,16 +59,22 @@ def portrait() -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))[:, :500]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page. Its student is random, so that masks are ragged, and half of them is a person."""
-    runtime = os.environ.get("WEB_RUNTIME")
-    student = randomised(small_student())
+def random_student(seed: int = 0) -> Student:
+    """A student with ragged masks, half of which is a person."""
+    student = randomised(small_student(), seed)
     image = image_ops.resize_image(portrait(), SIZE)
     logits = from_model(student, SIZE).logits(image[None])
     scale = 10 / logits.std()  # many probabilities are 0 or 1
     student.head.kernel[...] *= scale
     student.head.bias[...] = scale * (student.head.bias[...] - np.median(logits))
+    return student
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page."""
+    runtime = os.environ.get("WEB_RUNTIME")
+    student = random_student()
     output = tmp_path_factory.mktemp("served") / "page"
     try:
         exporters.export(student, output, size=SIZE, web_runtime=runtime)
@@ -227,6 +234,50 @@ def test_a_camera_that_is_asked_for_twice_is_opened_once(
     assert wrong == []
 
 
+def test_another_network_finds_its_own_masks_in_the_examples(
+    tab: Any, serve: Callable, tmp_path: Path
+) -> None:
+    student, other = random_student(0), random_student(1)
+    Image.fromarray(portrait()).save(tmp_path / "1.png")
+    Image.fromarray(portrait()[:, ::-1]).save(tmp_path / "2.png")
+    exporters.export(other, tmp_path / "other.onnx", size=(96, 64), input="uint8")
+    page = tmp_path / "page"
+    exporters.export(
+        student,
+        page,
+        size=SIZE,
+        web_runtime=os.environ.get("WEB_RUNTIME"),
+        examples=[tmp_path / "1.png", tmp_path / "2.png"],
+        compare_with=tmp_path / "other.onnx",
+    )
+    wrong = opened(tab, serve(page))
+    drawn(tab, 1)  # the first example
+    chosen(tab, "mask")
+    networks = {"student": page / "student.onnx", "other": tmp_path / "other.onnx"}
+    for number, example in enumerate(("01", "02")):
+        before = images_drawn(tab)
+        tab.locator("#examples button").nth(number).click()
+        drawn(tab, before + 1)
+        image = np.asarray(Image.open(page / "examples" / f"{example}.jpg"))
+        for index, (name, file) in enumerate(networks.items()):
+            expected = 100 * jd.load(file).predict(image).mean()
+            caption = tab.locator("figcaption").nth(index).inner_text()
+            assert caption.startswith(f"{name}: ")
+            assert abs(float(re.search(r"([\d.]+) %", caption).group(1)) - expected) < 1.5
+    assert len({tab.locator("figcaption").nth(index).inner_text() for index in range(2)}) == 2
+
+    before = images_drawn(tab)
+    tab.uncheck("#compare")
+    drawn(tab, before + 1)
+    assert tab.locator("figure:visible").count() == 1
+    tab.click("#camera")
+    drawn(tab, before + 4)
+    tab.check("#compare")
+    wait(tab, lambda: tab.locator("figure:visible").count() == 2)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert wrong == []
+
+
 def test_the_last_image_does_not_show_through_a_transparent_one(
     folder: Path, tab: Any, serve: Callable, tmp_path: Path
 ) -> None:
@@ -279,7 +330,10 @@ def test_what_is_not_an_image_is_named_and_forgotten(
 
 @pytest.mark.parametrize(
     "name",
-    ["ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.js", "student.onnx", "student.json"],
+    [
+        *("ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.js"),
+        *("student.onnx", "student.json", "page.json"),
+    ],
 )
 def test_a_missing_file_is_named(
     folder: Path, tab: Any, serve: Callable, tmp_path: Path, name: str

@@ -1,18 +1,22 @@
 // The page: takes photos and frames of the camera, sends them to the worker, and shows what it drew.
 
 import { Camera } from "./camera.js";
+import { speed } from "./speed.js";
 
 const MOST_PIXELS = 16_777_216; // of a canvas on an iPhone
 const PICTURE = { overlay: "the people tinted", blur: "a blurred background",
   background: "another background", cutout: "a transparent background", mask: "the mask of people" };
 
 const $ = (id) => document.getElementById(id);
-const canvas = $("result"), context = canvas.getContext("bitmaprenderer");
+const canvas = $("result"); // the student's
+const figures = [...document.querySelectorAll("figure")]; // the student's, and the other network's
 const worker = new Worker("worker.js", { type: "module" });
 const camera = new Camera($("video"), (bitmap) => send("image", { bitmap, live: true }, [bitmap]));
 let name = "photo"; // of the image, for the file to download
 let note = ""; // on its size
+let used = false; // whether the user has opened an image
 let broken = false; // without the network, nothing can be done
+let networks = []; // {name, facts}
 
 $("not-started").remove();
 document.querySelector("main").hidden = false;
@@ -28,32 +32,34 @@ const told = {
     $("progress").value = share;
   },
 
-  ready({ facts }) {
+  ready({ networks: all, examples }) {
+    networks = all;
     $("loading").hidden = true;
-    for (const [term, value] of Object.entries(facts)) {
-      for (const [tag, text] of [["dt", term], ["dd", value]]) {
-        $("facts").appendChild(document.createElement(tag)).textContent = text;
-      }
+    describe($("student"), "Student", 0);
+    if (networks.length > 1) {
+      describe($("other"), "Compared with", 1);
+      $("compared").hidden = false;
     }
+    showExamples(examples);
     document.body.dataset.ready = "";
   },
 
-  drawn({ bitmap, took, share, live, view }) {
-    if (live && !camera.open) return bitmap.close(); // a last frame of a camera that was closed
-    canvas.width = bitmap.width;
-    canvas.height = bitmap.height;
-    canvas.style.setProperty("--aspect", bitmap.width / bitmap.height);
-    context.transferFromImageBitmap(bitmap);
-    canvas.hidden = false;
-    canvas.classList.toggle("transparent", view === "cutout");
-    canvas.classList.toggle("mirrored", camera.open && camera.faces);
-    const label = `${camera.open ? "The camera" : "The image"} with ${PICTURE[view]}`;
-    if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
+  drawn({ results, took, live, view }) {
+    if (live && !camera.open) { // a last frame of a camera that was closed
+      return results.forEach(({ bitmap }) => bitmap.close());
+    }
+    $("frame").classList.toggle("two", results.length > 1);
+    for (const [index, figure] of figures.entries()) {
+      figure.hidden = !results[index];
+      if (results[index]) paint(figure, results[index], view, results.length > 1 && networks[index].name);
+    }
     $("empty").hidden = true;
     $("save").disabled = false;
     if (live) camera.next();
-    else if (!camera.open) status(`${canvas.width} × ${canvas.height} pixels${note}, ` +
-      (share ? `people on ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} % of them.` : "no people found."));
+    else if (!camera.open) {
+      const shares = results.length > 1 ? "" : `, ${people(results[0].share)}`;
+      status(`${canvas.width} × ${canvas.height} pixels${note}${shares}.`);
+    }
     if ("network" in took) speed.add(took, live);
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
   },
@@ -79,6 +85,36 @@ worker.onerror = (event) => {
     "worker.js is missing or too new for this browser. Copy the whole folder of the page to the server.");
 };
 
+/** Writes what is known of a network into its card. */
+function describe(heading, title, index) {
+  if (networks.length > 1) heading.textContent = `${title}: ${networks[index].name}`;
+  for (const [term, value] of Object.entries(networks[index].facts)) {
+    for (const [tag, text] of [["dt", term], ["dd", value]]) {
+      heading.nextElementSibling.appendChild(document.createElement(tag)).textContent = text;
+    }
+  }
+}
+
+/** Shows a result in a figure; with the network's name, where there are two. */
+function paint(figure, { bitmap, share, milliseconds }, view, network) {
+  const [canvas, caption] = figure.children;
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  figure.style.setProperty("--aspect", bitmap.width / bitmap.height);
+  canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
+  canvas.classList.toggle("transparent", view === "cutout");
+  canvas.classList.toggle("mirrored", camera.open && camera.faces);
+  const label = `${camera.open ? "The camera" : "The image"} with ${PICTURE[view]}` +
+    (network ? `, by ${network}` : "");
+  if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
+  caption.hidden = !network;
+  if (network) caption.textContent = `${network}: ${people(share)}, network ${milliseconds.toFixed(0)} ms`;
+}
+
+function people(share) {
+  return share ? `people on ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %` : "no people found";
+}
+
 function stop(message) {
   $("loading").hidden = true;
   closeCamera();
@@ -97,29 +133,6 @@ function status(text) {
   $("message").hidden = true;
   $("status").textContent = text;
 }
-
-/** Milliseconds of the last image, or averages over frames; frames per second. */
-const speed = {
-  times: [], average: {}, shown: 0,
-  add(took, live) {
-    const now = performance.now();
-    if (!live) this.times = [];
-    else this.times = [...this.times.filter((time) => now - time < 2000), now];
-    for (const [part, value] of Object.entries(took)) {
-      const old = this.times.length > 1 ? this.average[part] : value;
-      this.average[part] = old + 0.1 * (value - old);
-    }
-    if (live && this.times.length > 1 && now - this.shown < 400) return; // to be read
-    this.shown = now;
-    const digits = (value) => value.toFixed(value < 10 ? 1 : 0);
-    for (const cell of document.querySelectorAll("[data-part]")) {
-      cell.textContent = `${digits(this.average[cell.dataset.part])} ms`;
-    }
-    $("total").textContent = digits(Object.values(this.average).reduce((sum, value) => sum + value));
-    const span = now - this.times[0];
-    $("rate").textContent = span ? digits((1000 * (this.times.length - 1)) / span) : "–";
-  },
-};
 
 // --- photos --------------------------------------------------------------------------------------
 
@@ -143,6 +156,7 @@ async function decoded(file) {
 
 async function openPhoto(file) {
   if (broken) return;
+  used = true;
   const { bitmap, note: own } = await decoded(file);
   if (!bitmap) return;
   closeCamera();
@@ -157,6 +171,25 @@ async function openBackdrop(file) {
   if (!backdrop) return;
   $("backdrop-name").textContent = file.name;
   changeView({ backdrop });
+}
+
+/** Offers example images, and opens the first one. */
+function showExamples(urls) {
+  for (const [index, url] of urls.entries()) {
+    const button = $("examples").appendChild(document.createElement("button"));
+    button.type = "button";
+    const image = button.appendChild(document.createElement("img"));
+    Object.assign(image, { src: url, alt: `Example ${index + 1}`, loading: "lazy" });
+    button.addEventListener("click", () => openExample(url));
+  }
+  $("examples").hidden = !urls.length;
+  if (urls.length && !used) openExample(urls[0]);
+}
+
+async function openExample(url) {
+  const response = await fetch(url).catch(() => null);
+  if (response?.ok) openPhoto(new File([await response.blob()], url.split("/").pop()));
+  else complain(`${url} is missing. Copy the whole folder of the page to the server.`);
 }
 
 /** Lets a file be chosen, or dropped on an element. */
@@ -192,6 +225,7 @@ addEventListener("paste", ({ clipboardData }) => {
 // --- camera --------------------------------------------------------------------------------------
 
 async function openCamera() {
+  used = true;
   try {
     if (!await camera.start()) return;
     name = "camera";
@@ -210,7 +244,7 @@ function closeCamera() {
   camera.stop();
   $("camera").textContent = "Open the camera";
   $("switch").hidden = true;
-  canvas.classList.remove("mirrored"); // as it would be saved
+  for (const figure of figures) figure.firstElementChild.classList.remove("mirrored"); // as saved
   if (was) status("The camera is closed.");
 }
 
@@ -245,6 +279,7 @@ function chooseColour(backdrop) {
 }
 
 $("views").addEventListener("change", chooseView);
+$("compare").addEventListener("change", () => changeView({ compare: $("compare").checked }));
 $("colour").addEventListener("input", () => chooseColour(null));
 chooseView();
 chooseColour();

@@ -1,8 +1,8 @@
-// Runs the network and draws, so that the page stays smooth. One message is handled at a time.
+// Runs the networks and draws, so that the page stays smooth. One message is handled at a time.
 //
-// Messages in:  image {bitmap, live}   view {view, colour, backdrop, redraw}   save {}
-// Messages out: progress {share}   ready {facts}   drawn {bitmap, ...}   saved {blob, view}
-//               failed {message, fatal}
+// Messages in:  image {bitmap, live}   view {view, colour, backdrop, compare, redraw}   save {}
+// Messages out: progress {share}   ready {networks, examples}   drawn {results, took, live, view}
+//               saved {blob, view}   failed {message, fatal}
 
 import { VIEWS } from "./effects.js";
 import { fullMask, resizedRgb } from "./pixels.js";
@@ -12,25 +12,20 @@ const WASM = "onnxruntime/ort-wasm-simd-threaded.wasm";
 const canvas = new OffscreenCanvas(1, 1);
 const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
 
-let student; // {session, ort, input, output, size}
-let image, mask; // of the last image
-let settings = { view: "overlay", colour: [0, 0, 0], backdrop: null };
+let networks; // the student, and perhaps another one: {session, ort, input, output, size}
+let image; // the last one
+let found; // in the last image, by each network that was run: {mask, share, took}
+let settings = { view: "overlay", colour: [0, 0, 0], backdrop: null, compare: true };
 let scaled = null; // the backdrop at the size of the image
 
 const handlers = {
   async image({ bitmap, live }) {
     const took = {};
-    const part = clock(took);
-    const next = part("read", () => pixels(bitmap, bitmap.width, bitmap.height));
+    const next = clock(took)("read", () => pixels(bitmap, bitmap.width, bitmap.height));
     bitmap.close();
-    const rgb = part("resize", () => resizedRgb(next, ...student.size));
-    const began = performance.now();
-    const logits = await infer(rgb);
-    took.network = performance.now() - began;
-    const { width, height } = next;
-    const found = part("mask", () => fullMask(logits, student.size, width, height));
-    [image, mask] = [next, found]; // both, or none where the memory is too small
-    await show(took, live);
+    const own = await segment(networks[0], next);
+    [image, found] = [next, [own]]; // both, or none where the memory is too small
+    await show({ ...took, ...own.took }, live);
   },
 
   async view({ redraw, ...chosen }) {
@@ -44,7 +39,7 @@ const handlers = {
   },
 
   async save() {
-    const drawn = draw();
+    const drawn = draw(found[0].mask);
     const own = new OffscreenCanvas(drawn.width, drawn.height); // the other has no transparency
     own.getContext("2d").putImageData(drawn, 0, 0);
     postMessage({ type: "saved", blob: await own.convertToBlob(), view: settings.view });
@@ -66,34 +61,40 @@ async function load() {
   if (typeof WebAssembly !== "object") {
     throw new Error("This browser has no WebAssembly, or it is switched off.");
   }
-  const [card, network, wasm] = await Promise.all([
-    fetched("student.json"), fetched("student.onnx"), fetched(WASM, true),
-  ]);
-  const { input, output, file, student: { encoder, decoder } } = JSON.parse(
-    new TextDecoder().decode(card));
+  const content = json(await fetched("page.json"));
+  const [wasm, ...files] = await Promise.all([fetched(WASM, true), ...content.networks.map(
+    ({ file }) => Promise.all([fetched(file), fetched(file.replace(".onnx", ".json"))]))]);
   const ort = await import(`./${RUNTIME}`).catch(() => {
     throw new Error(`${RUNTIME} is missing. Copy the whole folder of the page to the server.`);
   });
   // Threads need headers that a plain server does not send.
   const threads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   Object.assign(ort.env.wasm, { wasmBinary: wasm, numThreads: threads });
-  const session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] })
-    .catch((error) => {
-      throw new Error(`The network does not start (${error.message}). Update the browser: it needs ` +
-        "WebAssembly with SIMD.");
-    });
-  const [, ...size] = input.shape.slice(0, 3);
-  student = { session, ort, input: input.name, output: output.name, size };
-  await infer(new Uint8Array(size[0] * size[1] * 3)); // the first call allocates memory
-  postMessage({
-    type: "ready",
-    facts: {
+  networks = [];
+  const described = [];
+  for (const [index, { name }] of content.networks.entries()) {
+    const [network, card] = files[index];
+    const { input, output, file, student: { encoder, decoder } } = json(card);
+    const session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] })
+      .catch((error) => {
+        throw new Error(`The network does not start (${error.message}). Update the browser: it ` +
+          "needs WebAssembly with SIMD.");
+      });
+    const [, ...size] = input.shape.slice(0, 3);
+    networks.push({ session, ort, input: input.name, output: output.name, size });
+    await infer(networks[index], new Uint8Array(size[0] * size[1] * 3)); // allocates memory
+    const facts = {
       Encoder: encoder, Decoder: decoder, Input: `${size[1]} × ${size[0]}`,
       File: `${(network.byteLength / 1e6).toFixed(2)} MB, ${file.precision}`,
-      Runtime: `onnxruntime-web ${ort.env.versions.web}`,
-      Threads: threads,
-    },
-  });
+    };
+    described.push({ name, facts });
+  }
+  Object.assign(described[0].facts, { Runtime: `onnxruntime-web ${ort.env.versions.web}`, Threads: threads });
+  postMessage({ type: "ready", networks: described, examples: content.examples });
+}
+
+function json(bytes) {
+  return JSON.parse(new TextDecoder().decode(bytes));
 }
 
 /** Returns a file of the page's folder; the progress of the largest one is told. */
@@ -116,26 +117,41 @@ async function fetched(name, told = false) {
   }
 }
 
-async function infer(rgb) {
-  const { session, ort, input, output, size } = student;
-  const found = await session.run({ [input]: new ort.Tensor("uint8", rgb, [1, ...size, 3]) });
-  return found[output].data;
+async function infer({ session, ort, input, output, size }, rgb) {
+  const outputs = await session.run({ [input]: new ort.Tensor("uint8", rgb, [1, ...size, 3]) });
+  return outputs[output].data;
 }
 
-/** Draws the last image, and sends it to the page. */
-async function show(took, live) {
+/** Returns the mask of people in an image, their share of it, and milliseconds by part. */
+async function segment(network, image) {
+  const took = {};
   const part = clock(took);
-  const drawn = part("draw", draw);
+  const rgb = part("resize", () => resizedRgb(image, ...network.size));
   const began = performance.now();
-  const bitmap = await createImageBitmap(drawn);
-  took.draw += performance.now() - began;
+  const logits = await infer(network, rgb);
+  took.network = performance.now() - began;
+  const mask = part("mask", () => fullMask(logits, network.size, image.width, image.height));
   let people = 0;
   for (let at = 0; at < mask.length; at += 7) people += mask[at] > 127; // enough for a share
-  const share = people / Math.ceil(mask.length / 7);
-  postMessage({ type: "drawn", bitmap, took, share, live, view: settings.view }, [bitmap]);
+  return { mask, share: people / Math.ceil(mask.length / 7), took };
 }
 
-function draw() {
+/** Draws the last image, and sends it to the page. `took` is the time of the student alone. */
+async function show(took, live) {
+  const results = [];
+  for (let index = 0; index < (settings.compare ? networks.length : 1); index++) {
+    found[index] ??= await segment(networks[index], image);
+    const { mask, share, took: { network: milliseconds } } = found[index];
+    const began = performance.now();
+    const bitmap = await createImageBitmap(draw(mask));
+    if (!index) took.draw = performance.now() - began;
+    results.push({ bitmap, share, milliseconds });
+  }
+  postMessage({ type: "drawn", results, took, live, view: settings.view },
+    results.map(({ bitmap }) => bitmap));
+}
+
+function draw(mask) {
   const { width, height } = image, { backdrop } = settings;
   if (backdrop && settings.view === "background" &&
       (scaled?.width !== width || scaled?.height !== height)) {
