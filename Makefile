@@ -23,7 +23,7 @@ setup: .venv/ready-$(EXTRA) $(if $(filter Linux,$(shell uname)),.venv/gpu-check)
 
 demo: setup
 	$(BIN)/python tools/demo/prepare_demo.py build/demo
-	$(BIN)/jaxdistill train --config demo
+	$(BIN)/jaxdistill train --config demo $(if $(wildcard runs/demo/config.yaml),--resume)
 	$(BIN)/python tools/demo/make_page.py runs/demo build/demo
 
 # The documentation site, in build/site; a broken link or a public name without a docstring is an error

@@ -46,7 +46,7 @@ def export(
     interpolate: float | None = None,
     console: Console | None = None,
     web_runtime: str | Path | None = None,
-    examples: Sequence[str | Path] = (),
+    examples: str | Path | Sequence[str | Path] = (),
     compare_with: str | Path | None = None,
 ) -> Report:
     """Exports a student, in the format that the ending of the output's name selects.
@@ -91,7 +91,8 @@ def export(
     exporter = EXPORTERS[output.suffix or FOLDER]
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
     _check(output, input, precisions, images)
-    of_page = {"web_runtime": web_runtime, "examples": examples, "compare_with": compare_with}
+    images_shown = (examples,) if isinstance(examples, str | Path) else tuple(examples)
+    of_page = {"web_runtime": web_runtime, "examples": images_shown, "compare_with": compare_with}
     for name, value in of_page.items():
         if value and output.suffix:
             raise ConfigError(
@@ -121,7 +122,7 @@ def export(
         images,
         console,
         web_runtime=None if web_runtime is None else Path(web_runtime),
-        examples=tuple(map(str, examples)),
+        examples=tuple(map(str, images_shown)),
         compare_with=None if compare_with is None else Path(compare_with),
     )
     return exporter(Source(without_projectors(student), best), output, options)

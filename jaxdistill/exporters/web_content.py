@@ -1,5 +1,6 @@
 """What a web page shows besides the student: example images, and a network to compare it with."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -57,20 +58,27 @@ def exported_network(path: Path) -> tuple[bytes, bytes]:
         network = files.read(path, _MOST)
         card = files.read(path.with_suffix(".json"), _MOST)
         described = json.loads(card)
-        form = described["input"]["dtype"], described["output"]["range"]
-        fixed = described["input"]["height and width"] == "fixed"
-        names = described["student"]["encoder"], described["student"]["decoder"]
+        image, output = described["input"], described["output"]["range"]
+        wrong = {
+            "the model card is not this file's": described["file"]["sha256"]
+            != hashlib.sha256(network).hexdigest(),
+            f"it takes {image['dtype']}": image["dtype"] != "uint8",
+            f"its height and width are {image['height and width']}": image["height and width"]
+            != "fixed",
+            f"it returns {output}": output != "logits",
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         missing = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else None
         raise _refused(path, missing or "its model card is not one") from None
-    if form != ("uint8", "logits") or not fixed or not all(names):
-        raise _refused(path, f"it takes {form[0]} and returns {form[1]}")
+    for reason, applies in wrong.items():
+        if applies:
+            raise _refused(path, reason)
     return network, card
 
 
 def _refused(path: Path, reason: str) -> ExportError:
     return ExportError(
         f"{path}: cannot be shown beside the student ({reason}); expected the file and its model "
-        f"card of `jaxdistill export STUDENT {path.name} --input uint8 --size H W`",
+        f"card of `jaxdistill export STUDENT {path.stem}.onnx --input uint8 --size H W`",
         code="not-for-a-page",
     )

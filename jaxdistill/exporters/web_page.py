@@ -64,7 +64,6 @@ def export(source: Source, output: Path, options: Options) -> Report:
         compare with has another form (`not-for-a-page`).
     """
     _check(options)
-    content = dict(_content(source, options))
     console = options.console or Console(quiet=True)
     console.print(
         f"{output}: the folder of a web page, because the name has no ending; for a file, choose "
@@ -75,6 +74,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
     except FileExistsError:
         raise OutputError(f"{output} exists; choose another name", code="output-exists") from None
     try:
+        content = dict(_content(source, options))
         runtime = web_runtime.load(options.web_runtime, console)
         own = options._replace(input="uint8", size=options.size or usual_size(source))
         report = onnx_file.export(source, output / STUDENT, own)
@@ -115,7 +115,7 @@ def _content(source: Source, options: Options) -> Iterator[tuple[str, bytes]]:
         network, card = web_content.exported_network(path)
         yield COMPARED, network
         yield COMPARED.replace(".onnx", ".json"), card
-        networks.append({"name": path.stem, "file": COMPARED})
+        networks.append({"name": path.name if path.stem == own else path.stem, "file": COMPARED})
     examples = []
     for number, image in enumerate(web_content.examples(options.examples), 1):
         examples.append(f"examples/{number:02}.jpg")

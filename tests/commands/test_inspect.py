@@ -36,13 +36,6 @@ def test_the_command_prints_lines_that_work_and_writes_a_picture(
     assert "noise" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("count", "taken"), [(0, []), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (10, [0, 2, 5, 7])]
-)
-def test_images_are_spread_over_the_files(count: int, taken: list[int]) -> None:
-    assert command.spread(range(count)) == taken
-
-
 def test_the_printed_command_names_a_tensor_that_looks_like_a_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

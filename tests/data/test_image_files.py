@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refused import refused
 
-from jaxdistill.data.image_files import find_images, unsupported_images
+from jaxdistill.data.image_files import find_images, spread, unsupported_images
 from jaxdistill.runtime.errors import DataError
 
 
@@ -177,3 +177,10 @@ def test_a_pipe_is_not_read(place: Path) -> None:
     [image] = find_images(["pipe.jpg"], [])
     with pytest.raises(OSError, match="not a file"):
         image.read()
+
+
+@pytest.mark.parametrize(
+    ("count", "taken"), [(0, []), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (10, [0, 2, 5, 7])]
+)
+def test_some_files_are_spread_over_all(count: int, taken: list[int]) -> None:
+    assert spread(range(count), 4) == taken

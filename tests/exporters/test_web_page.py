@@ -139,20 +139,20 @@ def test_another_network_is_shown_beside_the_student(
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "reason"),
     [
-        {"input": "uint8"},
-        {"input": "unit", "size": (32, 64)},
-        {"input": "uint8", "size": (32, 64), "sigmoid": True},
+        ({"input": "uint8"}, "any multiples"),
+        ({"input": "unit", "size": (32, 64)}, "float32"),
+        ({"input": "uint8", "size": (32, 64), "sigmoid": True}, "probabilities"),
     ],
     ids=str,
 )
 def test_a_network_of_another_form_is_refused(
-    small: Student, tmp_path: Path, tarball: Path, options: dict[str, Any]
+    small: Student, tmp_path: Path, tarball: Path, options: dict[str, Any], reason: str
 ) -> None:
     other = tmp_path / "other.onnx"
     exporters.export(small, other, **options)
-    with refused(ExportError, "not-for-a-page", "other.onnx"):
+    with refused(ExportError, "not-for-a-page", reason):
         exporters.export(small, tmp_path / "page", compare_with=other)
     assert not (tmp_path / "page").exists()
 
@@ -164,6 +164,10 @@ def test_a_network_without_its_card_is_refused(
     with refused(ExportError, "not-for-a-page", "other.onnx"):
         exporters.export(small, tmp_path / "page", compare_with=other)
     exporters.export(small, other, input="uint8", size=(32, 64))
+    tflite = tmp_path / "other.tflite"
+    tflite.write_bytes(b"another format, which the card is not of")
+    with refused(ExportError, "not-for-a-page", "other.tflite"):
+        exporters.export(small, tmp_path / "page", compare_with=tflite)
     for content in ("[]", "{}", "text"):
         (tmp_path / "other.json").write_text(content)
         with refused(ExportError, "not-for-a-page", "other.onnx"):

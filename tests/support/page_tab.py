@@ -1,5 +1,7 @@
 """An exported page in a browser's tab: opened, and used as a person would."""
 
+import base64
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +69,18 @@ def downloaded(tab: Any, path: Path) -> np.ndarray:
         tab.click("#save")
     download.value.save_as(path)
     return np.asarray(Image.open(path))
+
+
+def downloaded_name(tab: Any) -> str:
+    """Returns the name that the page gives to the image."""
+    with tab.expect_download() as download:
+        tab.click("#save")
+    return download.value.suggested_filename
+
+
+def shown(tab: Any, index: int) -> np.ndarray:
+    """Returns the grey levels that a figure shows."""
+    url = tab.evaluate(
+        "(index) => document.querySelectorAll('figure canvas')[index].toDataURL()", index
+    )
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L"))

@@ -3,9 +3,9 @@
 
     python tools/demo/make_page.py runs/demo build/demo
 
-The page is the folder `page` in the second folder. MediaPipe's selfie segmentation runs beside the
-student if `npm install @mediapipe/selfie_segmentation` was run at the top of this repository, and
-if the extra `litert`, which reads its file, is installed.
+The page is the folder `page` in the second folder; if it exists, it stays. MediaPipe's selfie
+segmentation runs beside the student if `npm install @mediapipe/selfie_segmentation` was run at the
+top of this repository, and if the extra `litert`, which reads its file, is installed.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 import jaxdistill as jd
+from jaxdistill.commands import common
 from jaxdistill.runtime.errors import ExportError, command
 
 ROOT = Path(__file__).parents[2]
@@ -32,17 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path, help="the demo's folder, which has its images")
+    parser.add_argument("--web-runtime", type=Path, help="see `jaxdistill export`")
     args = parser.parse_args(arguments)
-    make(args.run, args.folder, MEDIAPIPE / FILE, Console())
+    if (args.folder / "page" / "index.html").exists():
+        print(f"{args.folder / 'page'} exists; to make it anew, delete it and run this again")
+    else:
+        make(args.run, args.folder, MEDIAPIPE / FILE, args.web_runtime, common.console())
 
 
-def make(run: Path, folder: Path, mediapipe: Path, console: Console) -> None:
+def make(
+    run: Path, folder: Path, mediapipe: Path, web_runtime: Path | None, console: Console
+) -> None:
     """Writes the page.
 
     Args:
       run: The demo's run.
       folder: The demo's folder.
       mediapipe: MediaPipe's network. Where it does not exist, the student is alone.
+      web_runtime: onnxruntime-web; None: it is downloaded.
       console: Where to print.
     """
     compared = _exported(mediapipe, folder / "mediapipe_selfie.onnx", console)
@@ -53,12 +61,14 @@ def make(run: Path, folder: Path, mediapipe: Path, console: Console) -> None:
             folder / "page",
             examples=[folder / "coco" / str(images)],
             compare_with=compared,
+            web_runtime=web_runtime,
             console=console,
         )
     except ExportError as error:
-        if error.code != "web-runtime-missing":
+        if error.code not in ("web-runtime-missing", "web-runtime-differs"):
             raise
-        console.print(f"no page: {error}")
+        command = f"python tools/demo/make_page.py {run} {folder}"
+        console.print(f"no page: {error}\nmake it later with {command}")
 
 
 def _exported(source: Path, output: Path, console: Console) -> Path | None:

@@ -14,7 +14,8 @@ const worker = new Worker("worker.js", { type: "module" });
 const camera = new Camera($("video"), (bitmap) => send("image", { bitmap, live: true }, [bitmap]));
 let name = "photo"; // of the image, for the file to download
 let note = ""; // on its size
-let used = false; // whether the user has opened an image
+let choice = 0; // number of times that an image or the camera was chosen; the last one counts
+let captioned = 0; // when captions were last written
 let broken = false; // without the network, nothing can be done
 let networks = []; // {name, facts}
 
@@ -32,7 +33,7 @@ const told = {
     $("progress").value = share;
   },
 
-  ready({ networks: all, examples }) {
+  ready({ networks: all, examples, problem }) {
     networks = all;
     $("loading").hidden = true;
     describe($("student"), "Student", 0);
@@ -40,26 +41,38 @@ const told = {
       describe($("other"), "Compared with", 1);
       $("compared").hidden = false;
     }
+    if (problem) complain(problem);
     showExamples(examples);
     document.body.dataset.ready = "";
   },
 
-  drawn({ results, took, live, view }) {
+  drawn({ results, took, live, view, problem }) {
     if (live && !camera.open) { // a last frame of a camera that was closed
       return results.forEach(({ bitmap }) => bitmap.close());
     }
-    $("frame").classList.toggle("two", results.length > 1);
+    const two = results.length > 1, now = performance.now();
+    $("frame").classList.toggle("two", two);
+    $("both").hidden = !two;
     for (const [index, figure] of figures.entries()) {
       figure.hidden = !results[index];
-      if (results[index]) paint(figure, results[index], view, results.length > 1 && networks[index].name);
+      if (results[index]) paint(figure, results[index], view, two && networks[index].name);
+      figure.lastElementChild.hidden = !two;
+      if (two && (!live || now - captioned > 400)) { // to be read
+        const { share, milliseconds } = results[index];
+        figure.lastElementChild.textContent =
+          `${networks[index].name}: ${people(share)}, network ${milliseconds.toFixed(0)} ms`;
+      }
     }
+    if (!live || now - captioned > 400) captioned = now;
     $("empty").hidden = true;
     $("save").disabled = false;
     if (live) camera.next();
     else if (!camera.open) {
-      const shares = results.length > 1 ? "" : `, ${people(results[0].share)}`;
-      status(`${canvas.width} × ${canvas.height} pixels${note}${shares}.`);
+      const shares = results.map(({ share }, index) =>
+        (two ? `${networks[index].name}: ` : "") + people(share));
+      status(`${canvas.width} × ${canvas.height} pixels${note}, ${shares.join("; ")}.`);
     }
+    if (problem) complain(problem);
     if ("network" in took) speed.add(took, live);
     canvas.dataset.drawn = Number(canvas.dataset.drawn ?? 0) + 1;
   },
@@ -95,9 +108,9 @@ function describe(heading, title, index) {
   }
 }
 
-/** Shows a result in a figure; with the network's name, where there are two. */
-function paint(figure, { bitmap, share, milliseconds }, view, network) {
-  const [canvas, caption] = figure.children;
+/** Shows a result in a figure; `network` is the network's name, where there are two. */
+function paint(figure, { bitmap }, view, network) {
+  const canvas = figure.firstElementChild;
   canvas.width = bitmap.width;
   canvas.height = bitmap.height;
   figure.style.setProperty("--aspect", bitmap.width / bitmap.height);
@@ -107,8 +120,6 @@ function paint(figure, { bitmap, share, milliseconds }, view, network) {
   const label = `${camera.open ? "The camera" : "The image"} with ${PICTURE[view]}` +
     (network ? `, by ${network}` : "");
   if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
-  caption.hidden = !network;
-  if (network) caption.textContent = `${network}: ${people(share)}, network ${milliseconds.toFixed(0)} ms`;
 }
 
 function people(share) {
@@ -120,7 +131,8 @@ function stop(message) {
   closeCamera();
   complain(message);
   broken = true;
-  for (const id of ["photo", "camera", "save"]) $(id).disabled = true;
+  for (const id of ["photo", "camera", "save", "compare"]) $(id).disabled = true;
+  for (const button of $("examples").children) button.disabled = true;
 }
 
 function complain(message) {
@@ -156,9 +168,10 @@ async function decoded(file) {
 
 async function openPhoto(file) {
   if (broken) return;
-  used = true;
+  const chosen = ++choice;
   const { bitmap, note: own } = await decoded(file);
   if (!bitmap) return;
+  if (chosen !== choice) return bitmap.close(); // something else was chosen since
   closeCamera();
   note = own;
   name = file.name.replace(/\.[^.]*$/, "") || "photo";
@@ -183,13 +196,19 @@ function showExamples(urls) {
     button.addEventListener("click", () => openExample(url));
   }
   $("examples").hidden = !urls.length;
-  if (urls.length && !used) openExample(urls[0]);
+  if (urls.length && !choice) openExample(urls[0]);
 }
 
 async function openExample(url) {
-  const response = await fetch(url).catch(() => null);
-  if (response?.ok) openPhoto(new File([await response.blob()], url.split("/").pop()));
-  else complain(`${url} is missing. Copy the whole folder of the page to the server.`);
+  const chosen = ++choice;
+  try {
+    const response = await fetch(url);
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
+    const content = await response.blob();
+    if (chosen === choice) openPhoto(new File([content], url.split("/").pop()));
+  } catch (error) {
+    complain(`${url} cannot be loaded (${error.message}).`);
+  }
 }
 
 /** Lets a file be chosen, or dropped on an element. */
@@ -225,7 +244,7 @@ addEventListener("paste", ({ clipboardData }) => {
 // --- camera --------------------------------------------------------------------------------------
 
 async function openCamera() {
-  used = true;
+  choice += 1;
   try {
     if (!await camera.start()) return;
     name = "camera";

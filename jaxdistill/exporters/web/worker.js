@@ -1,8 +1,10 @@
 // Runs the networks and draws, so that the page stays smooth. One message is handled at a time.
 //
 // Messages in:  image {bitmap, live}   view {view, colour, backdrop, compare, redraw}   save {}
-// Messages out: progress {share}   ready {networks, examples}   drawn {results, took, live, view}
-//               saved {blob, view}   failed {message, fatal}
+// Messages out: progress {share}   ready {networks, examples, problem}
+//               drawn {results, took, live, view, problem}   saved {blob, view}
+//               failed {message, fatal}
+// A problem is one of the other network: the student goes on without it.
 
 import { VIEWS } from "./effects.js";
 import { fullMask, resizedRgb } from "./pixels.js";
@@ -12,7 +14,7 @@ const WASM = "onnxruntime/ort-wasm-simd-threaded.wasm";
 const canvas = new OffscreenCanvas(1, 1);
 const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
 
-let networks; // the student, and perhaps another one: {session, ort, input, output, size}
+let networks; // the student, and perhaps another one: {name, facts, session, ort, input, output, size}
 let image; // the last one
 let found; // in the last image, by each network that was run: {mask, share, took}
 let settings = { view: "overlay", colour: [0, 0, 0], backdrop: null, compare: true };
@@ -61,36 +63,42 @@ async function load() {
   if (typeof WebAssembly !== "object") {
     throw new Error("This browser has no WebAssembly, or it is switched off.");
   }
-  const content = json(await fetched("page.json"));
-  const [wasm, ...files] = await Promise.all([fetched(WASM, true), ...content.networks.map(
-    ({ file }) => Promise.all([fetched(file), fetched(file.replace(".onnx", ".json"))]))]);
+  const [wasm, content] = await Promise.all([fetched(WASM, true), fetched("page.json").then(json)]);
   const ort = await import(`./${RUNTIME}`).catch(() => {
     throw new Error(`${RUNTIME} is missing. Copy the whole folder of the page to the server.`);
   });
   // Threads need headers that a plain server does not send.
   const threads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   Object.assign(ort.env.wasm, { wasmBinary: wasm, numThreads: threads });
-  networks = [];
-  const described = [];
-  for (const [index, { name }] of content.networks.entries()) {
-    const [network, card] = files[index];
-    const { input, output, file, student: { encoder, decoder } } = json(card);
-    const session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] })
-      .catch((error) => {
-        throw new Error(`The network does not start (${error.message}). Update the browser: it ` +
-          "needs WebAssembly with SIMD.");
-      });
-    const [, ...size] = input.shape.slice(0, 3);
-    networks.push({ session, ort, input: input.name, output: output.name, size });
-    await infer(networks[index], new Uint8Array(size[0] * size[1] * 3)); // allocates memory
-    const facts = {
-      Encoder: encoder, Decoder: decoder, Input: `${size[1]} × ${size[0]}`,
-      File: `${(network.byteLength / 1e6).toFixed(2)} MB, ${file.precision}`,
-    };
-    described.push({ name, facts });
+  networks = [await opened(ort, content.networks[0])];
+  Object.assign(networks[0].facts, { Runtime: `onnxruntime-web ${ort.env.versions.web}`, Threads: threads });
+  let problem;
+  for (const other of content.networks.slice(1)) {
+    await opened(ort, other).then((network) => networks.push(network), (error) => {
+      problem = `${other.name} is not shown: ${plain(error)}`;
+    });
   }
-  Object.assign(described[0].facts, { Runtime: `onnxruntime-web ${ort.env.versions.web}`, Threads: threads });
-  postMessage({ type: "ready", networks: described, examples: content.examples });
+  const described = networks.map(({ name, facts }) => ({ name, facts }));
+  postMessage({ type: "ready", networks: described, examples: content.examples, problem });
+}
+
+/** Returns a network that has computed once, so that its memory is allocated. */
+async function opened(ort, { name, file }) {
+  const [model, card] = await Promise.all([fetched(file), fetched(file.replace(".onnx", ".json"))]);
+  const { input, output, file: { precision }, student: { encoder, decoder } } = json(card);
+  const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] })
+    .catch((error) => {
+      throw new Error(`The network does not start (${error.message}). Update the browser: it needs ` +
+        "WebAssembly with SIMD.");
+    });
+  const [, ...size] = input.shape.slice(0, 3);
+  const facts = {
+    Encoder: encoder, Decoder: decoder, Input: `${size[1]} × ${size[0]}`,
+    File: `${(model.byteLength / 1e6).toFixed(2)} MB, ${precision}`,
+  };
+  const network = { name, facts, session, ort, input: input.name, output: output.name, size };
+  await infer(network, new Uint8Array(size[0] * size[1] * 3));
+  return network;
 }
 
 function json(bytes) {
@@ -138,17 +146,24 @@ async function segment(network, image) {
 
 /** Draws the last image, and sends it to the page. `took` is the time of the student alone. */
 async function show(took, live) {
-  const results = [];
-  for (let index = 0; index < (settings.compare ? networks.length : 1); index++) {
-    found[index] ??= await segment(networks[index], image);
-    const { mask, share, took: { network: milliseconds } } = found[index];
-    const began = performance.now();
-    const bitmap = await createImageBitmap(draw(mask));
-    if (!index) took.draw = performance.now() - began;
-    results.push({ bitmap, share, milliseconds });
+  const began = performance.now();
+  const results = [await drawn(0)];
+  took.draw = performance.now() - began;
+  let problem;
+  for (let index = 1; settings.compare && index < networks.length; index++) {
+    await drawn(index).then((result) => results.push(result), (error) => {
+      problem = `${networks[index].name} is not shown: ${plain(error)}`;
+    });
   }
-  postMessage({ type: "drawn", results, took, live, view: settings.view },
+  postMessage({ type: "drawn", results, took, live, view: settings.view, problem },
     results.map(({ bitmap }) => bitmap));
+}
+
+/** Returns what a network found in the last image, drawn. */
+async function drawn(index) {
+  found[index] ??= await segment(networks[index], image);
+  const { mask, share, took: { network: milliseconds } } = found[index];
+  return { bitmap: await createImageBitmap(draw(mask)), share, milliseconds };
 }
 
 function draw(mask) {
