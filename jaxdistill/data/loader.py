@@ -76,7 +76,7 @@ def train_batches(
     steps = steps_per_epoch(dataset, batch_size)
     indices = grain.MapDataset.range(len(dataset)).seed(seed).shuffle()
     indices = indices[: steps * batch_size]
-    # Grain counts the index on from epoch to epoch.
+    # The index keeps growing across epochs.
     examples = indices.map_with_index(_TrainExamples(dataset, data, batch_size, seed))
     epoch = _local(examples, batch_size, process_index, process_count)
     return _read(epoch.repeat()[start_step:], decoding_threads(data.workers))

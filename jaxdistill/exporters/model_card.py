@@ -14,7 +14,7 @@ from onnx import ValueInfoProto
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.config import Size
 from jaxdistill.data.splits import open_split
-from jaxdistill.exporters.onnx_graph import Form, done_by_caller
+from jaxdistill.exporters.onnx_graph import Form, caller_normalization
 from jaxdistill.exporters.registry import Input, Source
 from jaxdistill.models.feature_info import size_multiple
 from jaxdistill.runtime.errors import UserError
@@ -74,7 +74,7 @@ def make_card(interface: Interface, form: Form, source: Source, size: Size) -> d
     """
     student, best = source
     multiple = size_multiple(student)
-    done = done_by_caller(form.input, student.normalization)
+    by_caller = caller_normalization(form.input, student.normalization)
     return {
         "task": "human segmentation: a person where the output is above "
         + ("0.5" if form.sigmoid else "0"),
@@ -90,8 +90,8 @@ def make_card(interface: Interface, form: Form, source: Source, size: Size) -> d
             "range": "probabilities in [0, 1]" if form.sigmoid else "logits",
         },
         "normalization": {
-            **(done or student.normalization)._asdict(),
-            "done by": "the graph" if done is None else "the caller",
+            **(by_caller or student.normalization)._asdict(),
+            "done by": "the graph" if by_caller is None else "the caller",
         },
         "student": {
             "encoder": student.settings.encoder,

@@ -1,8 +1,9 @@
 """Builds an ONNX graph by calling a student with a symbolic tensor.
 
-BatchNorms are folded into the convolutions before them. Nodes are named after the modules:
-`encoder/blocks.1.0/conv_dw` is the node of the layer `encoder.blocks.1.0.conv_dw`, and a tensor has
-the name of the node that computes it.
+Each layer adds its own nodes, by `to_onnx` of its class in `models/layers/`. BatchNorms are folded
+into the convolutions before them. Nodes are named after the modules: `encoder/blocks.1.0/conv_dw`
+is the node of the layer `encoder.blocks.1.0.conv_dw`, and a tensor has the name of the node that
+computes it.
 """
 
 import traceback
@@ -153,16 +154,16 @@ def _normalize(graph: OnnxGraphBuilder, normalization: Normalization, form: Inpu
     It cannot be folded into the convolution, which pads with zeros: these are the mean colour for
     the student, but would be black for a kernel that normalises too.
     """
-    x, done = "image", done_by_caller(form, normalization)
-    if done == normalization:
+    x, by_caller = "image", caller_normalization(form, normalization)
+    if by_caller == normalization:
         return x
-    if done is not None:
-        # x is (pixels - done.mean) / done.std; the result (pixels - mean) / std.
-        done_mean, done_std, mean, std = (
-            np.array(values).reshape(1, 3, 1, 1) for values in (*done, *normalization)
+    if by_caller is not None:
+        # x is (pixels - by_caller.mean) / by_caller.std; the result (pixels - mean) / std.
+        own_mean, own_std, mean, std = (
+            np.array(values).reshape(1, 3, 1, 1) for values in (*by_caller, *normalization)
         )
-        factor = graph.constant("factor", (done_std / std).astype("float32"))
-        shift = graph.constant("shift", ((done_mean - mean) / std).astype("float32"))
+        factor = graph.constant("factor", (own_std / std).astype("float32"))
+        shift = graph.constant("shift", ((own_mean - mean) / std).astype("float32"))
         x = graph.node("Mul", "image/scaled", [x, factor])
         return graph.node("Add", "image/normalized", [x, shift])
     white = 1.0
@@ -180,7 +181,7 @@ def _normalize(graph: OnnxGraphBuilder, normalization: Normalization, form: Inpu
     return x
 
 
-def done_by_caller(form: Input, normalization: Normalization) -> Normalization | None:
+def caller_normalization(form: Input, normalization: Normalization) -> Normalization | None:
     """Returns how a caller normalises pixels in [0, 1] for a graph.
 
     Args:

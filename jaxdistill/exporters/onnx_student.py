@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.data.image_ops import Normalization
-from jaxdistill.exporters.onnx_graph import Form, done_by_caller
+from jaxdistill.exporters.onnx_graph import Form, caller_normalization
 from jaxdistill.exporters.sampling import noise
 
 Output = Float[np.ndarray, "n h w 1"]
@@ -74,8 +74,8 @@ def graph_inputs(
             yield image
             continue
         values = image.astype(np.float32) / 255
-        if (done := done_by_caller(form.input, normalization)) is not None:
-            values = np.asarray(image_ops.normalize(values, done))
+        if (by_caller := caller_normalization(form.input, normalization)) is not None:
+            values = np.asarray(image_ops.normalize(values, by_caller))
         yield np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 

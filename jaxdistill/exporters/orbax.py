@@ -27,7 +27,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
     Args:
       source: The student to export.
       output: The folder, which does not exist yet.
-      options: Only `console` is used; the others must have their defaults.
+      options: None is used. Those that describe a graph must have their defaults.
 
     Returns:
       The folder; nothing is measured.
@@ -40,7 +40,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
     if options_of_files != Options():
         raise ConfigError(
             f"{output.name} holds the student's variables in float32: leave out input, sigmoid, "
-            f"size, precision and web_runtime",
+            f"size and precision",
             code="invalid-argument",
         )
     if output.exists():

@@ -155,6 +155,7 @@ def write(
     measured: dict[str, Any] = {
         precision: {
             "images": len(images.images),
+            "images_compared": min(verify.COMPARED, len(images.images)),
             "size": images.images.shape[1:3],
             **rows[precision]._asdict(),
             "teacher": cost and cost._asdict(),
@@ -194,6 +195,7 @@ def _table(rows: Mapping[Precision, Row], teacher: Cost | None, images: Sample) 
     table.caption = (
         "difference: the largest from the student's output, as a share of the largest output; "
         "changed: share of pixels whose class differs from the student's"
+        + (f", both on {verify.COMPARED} of the images" if count > verify.COMPARED else "")
     )
     lines = []
     if teacher:

@@ -108,7 +108,7 @@ def in_float32(student: Student) -> Student:
     Args:
       student: A student of any precision.
     """
-    copy: Student = nnx.merge(*nnx.split(student))
+    copy: Student = nnx.clone(student)
     copy.dtype = "float32"
     return copy
 

@@ -7,17 +7,18 @@ from jax import lax
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
-from jaxdistill.losses.base import Loss, LossInputs, PerImage, log1p_exp_negative_abs, mean_over_map
+from jaxdistill.losses.base import Loss, LossInputs, PerImage, mean_over_map
 from jaxdistill.losses.registry import LOSSES
+from jaxdistill.losses.segmentation import cross_entropy
 
 Map = Float[Array, "b h w 1"]
 
 
-def outline(target: Map, radius: int) -> Map:
-    """Returns how much a target changes around each pixel: 1 on the band around its outline.
+def morphological_gradient(target: Map, radius: int) -> Map:
+    """Returns dilation minus erosion by a square of 2 * radius + 1 pixels.
 
-    It is the morphological gradient, dilation minus erosion by a square of 2 * radius + 1 pixels.
-    The edge of the image is no outline.
+    It is how much the target changes around each pixel: 1 on a band around a mask's outline. The
+    edge of the image is no outline.
 
     Args:
       target: Mask or probabilities, in [0, 1].
@@ -37,22 +38,22 @@ def outline(target: Map, radius: int) -> Map:
 def boundary_bce(logits: Map, target: Map, radius: int = 5, factor: float = 5.0) -> PerImage:
     """Computes the cross-entropy as a mean of pixels, of which those near an outline weigh more.
 
-    The weight of a pixel is 1 + factor * outline(target, radius), divided by the sum over the
-    image. Weights that are larger near outlines are those of U-Net (Ronneberger et al. 2015,
-    arXiv:1505.04597, equation 2) and F3Net (Wei et al. 2020, arXiv:1911.11445, equations 8 and 9,
-    `factor` 5, also divided by the sum); a band of constant weight is simpler.
+    The weight of a pixel is 1 + factor * morphological_gradient(target, radius), divided by the sum
+    over the image. Weights that are larger near outlines are those of U-Net (Ronneberger et al.
+    2015, arXiv:1505.04597, equation 2) and F3Net (Wei et al. 2020, arXiv:1911.11445, equations 8
+    and 9, `factor` 5, also divided by the sum); a band of constant weight is simpler.
 
     Args:
       logits: The student's mask logits (B, H, W, 1).
       target: Mask or probabilities in [0, 1] (B, H, W, 1).
-      radius: See `outline`.
+      radius: See `morphological_gradient`.
       factor: Additional weight of the pixels on an outline's band; 0 computes `segmentation.bce`.
 
     Returns:
       The loss of each image (B,).
     """
-    entropy = jnp.maximum(logits, 0) - target * logits + log1p_exp_negative_abs(logits)
-    weights = 1 + factor * outline(target, radius)
+    entropy = cross_entropy(logits, target)
+    weights = 1 + factor * morphological_gradient(target, radius)
     return mean_over_map(weights * entropy) / mean_over_map(weights)
 
 
@@ -61,7 +62,7 @@ class _Weighted(Loss):
     """What both losses have in common.
 
     Args:
-      radius: See `outline`.
+      radius: See `morphological_gradient`.
       factor: See `boundary_bce`.
     """
 

@@ -50,8 +50,7 @@ class Feature(Loss):
 
     def __call__(self, inputs: LossInputs) -> PerImage:
         """Computes the loss of each image."""
-        values = pair_losses(self.pairs, inputs.outputs, inputs.teacher)
-        return self._weighted_sum(values, inputs.outputs)
+        return self.terms("", inputs)[""]
 
     def terms(self, name: str, inputs: LossInputs) -> dict[str, PerImage]:
         """Returns the term and, for several pairs, each pair's unweighted loss as `NAME.N`."""
@@ -67,21 +66,20 @@ class Feature(Loss):
         if outputs.balance is None:
             return None, {}
         values = jnp.stack([means[f"{name}.{index}"] for index in range(len(outputs.balance))])
-        weights = jax.lax.stop_gradient(
-            learned_pair_weights(outputs.balance, self.balance_temperature)
-        )
+        weights = self._learned_weights(outputs.balance)
         named = {f"{name}_weight.{index}": weight for index, weight in enumerate(weights)}
         return balance_loss(outputs.balance, values, self.balance_temperature), named
 
     def _weighted_sum(self, values: Sequence[PerImage], outputs: ModelOutputs) -> PerImage:
         weights: list[float | Array] = [pair.weight for pair in self.pairs]
         if outputs.balance is not None:
-            learned = jax.lax.stop_gradient(
-                learned_pair_weights(outputs.balance, self.balance_temperature)
-            )
+            learned = self._learned_weights(outputs.balance)
             weights = [weight * factor for weight, factor in zip(weights, learned, strict=True)]
         weighted = (weight * value for weight, value in zip(weights, values, strict=True))
         return sum(weighted, start=jnp.zeros(()))
+
+    def _learned_weights(self, balance: Array) -> Array:
+        return jax.lax.stop_gradient(learned_pair_weights(balance, self.balance_temperature))
 
 
 def pair_losses(
@@ -240,7 +238,7 @@ def balance_loss(
     return (jnp.exp(log_share) * (size + temperature * log_share)).sum()
 
 
-def mask_key(seed: int, step: int | Array = _NO_STEP) -> Key[Array, ""]:
+def mgd_key(seed: int, step: int | Array = _NO_STEP) -> Key[Array, ""]:
     """Returns the key that draws which positions `mgd` masks.
 
     Args:

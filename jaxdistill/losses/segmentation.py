@@ -12,6 +12,16 @@ from jaxdistill.losses.registry import LOSSES
 Map = Float[Array, "b h w 1"]
 
 
+def cross_entropy(logits: Map, target: Map) -> Map:
+    """Computes the binary cross-entropy of each pixel.
+
+    Args:
+      logits: The student's mask logits (B, H, W, 1).
+      target: Mask or probabilities in [0, 1] (B, H, W, 1).
+    """
+    return jnp.maximum(logits, 0) - target * logits + log1p_exp_negative_abs(logits)
+
+
 def bce(logits: Map, mask: Map) -> PerImage:
     """Computes the binary cross-entropy with the mask, averaged over the pixels of each image.
 
@@ -22,7 +32,7 @@ def bce(logits: Map, mask: Map) -> PerImage:
     Returns:
       The loss of each image (B,).
     """
-    return mean_over_map(jnp.maximum(logits, 0) - mask * logits + log1p_exp_negative_abs(logits))
+    return mean_over_map(cross_entropy(logits, mask))
 
 
 def dice(logits: Map, mask: Map, smooth: float = 1e-5) -> PerImage:
@@ -31,7 +41,7 @@ def dice(logits: Map, mask: Map, smooth: float = 1e-5) -> PerImage:
     Args:
       logits: The student's mask logits (B, H, W, 1).
       mask: Ground truth in {0, 1} (B, H, W, 1).
-      smooth: Added to numerator and denominator; makes an empty prediction of an empty mask right.
+      smooth: Added to numerator and denominator; the loss is 0 where both are empty.
 
     Returns:
       The loss of each image (B,).

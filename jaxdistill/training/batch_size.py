@@ -22,7 +22,7 @@ from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.teachers.base import Teacher, output_shapes
 from jaxdistill.training import ema
 from jaxdistill.training.compile_ahead import abstract_batch
-from jaxdistill.training.step import compile_train_step
+from jaxdistill.training.step import jit_train_step
 from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import TrainState
 
@@ -182,7 +182,7 @@ def step_memory(
     state, frozen = jax.tree.map(replicated, (state, partition.frozen))
     size = max((settings.data.image_size, *settings.data.sizes), key=math.prod)
     batch = abstract_batch(mesh, count, size, output_shapes(teacher, size))
-    step: Any = compile_train_step(spec, mesh)
+    step: Any = jit_train_step(spec, mesh)
     memory = step.lower(state, frozen, *batch).compile().memory_analysis()
     batch_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch))
     return int(

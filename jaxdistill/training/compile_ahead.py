@@ -55,7 +55,7 @@ def _shapes_are_known(trainer: "Trainer") -> bool:
 
 
 def _abstract_batch(trainer: "Trainer") -> tuple[Batch, TeacherOutputs]:
-    """Returns shapes and types of what `Trainer.train_batches` yields."""
+    """Returns shapes and types of what `RunPipelines.train_batches` yields."""
     teacher, size = trainer.inputs.train.teacher, trainer.data.image_size
     outputs = jnp.float16 if isinstance(teacher, CachedTeacher) else jnp.float32
     count = trainer.settings.training.images_per_step

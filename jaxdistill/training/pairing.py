@@ -23,7 +23,7 @@ def feature_pairs(
     Args:
       model: The student.
       terms: The losses by name.
-      teacher: The teacher; its `feature_shapes` are the detector's maps (h, w, C).
+      teacher: The teacher; see `feature_shapes`.
       image_size: Height and width of the validation images.
       sizes: Those of the training images, where they differ.
 

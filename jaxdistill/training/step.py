@@ -1,9 +1,9 @@
 """One training step and one evaluation step, each compiled to a single program.
 
-Read from top to bottom: `loss_fn` runs the student and weighs its losses, `train_step` takes the
-gradient and updates the state, `eval_step` measures. `compile_train_step` and `compile_eval_step`
-make jitted functions of them. `StepSpec` (`step_spec.py`) holds what does not change from step to
-step.
+`loss_fn` runs the student and weighs its losses (`loss_terms`, at the end), `train_step` takes the
+gradient and updates the state, `eval_step` measures. `jit_train_step` and `jit_eval_step` make
+jitted functions of them, which compile at their first call. `StepSpec` (`step_spec.py`) holds what
+does not change from step to step.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxdistill.losses.base import Loss, LossInputs, PerImage, Scalars
-from jaxdistill.losses.feature import mask_key
+from jaxdistill.losses.feature import mgd_key
 from jaxdistill.metrics import segmentation
 from jaxdistill.models.parameters import flat_variables, merge, param_group
 from jaxdistill.runtime import xla
@@ -62,7 +62,7 @@ def loss_fn(
         batch.images,
         train=True,
         encoder_features=teacher.encoder_features,
-        key=mask_key(spec.seed, step * spec.accumulate + part),
+        key=mgd_key(spec.seed, step * spec.accumulate + part),
     )
     epoch = step // spec.steps_per_epoch
     per_image = loss_terms(spec.losses, outputs, batch, teacher, epoch, spec.epochs)
@@ -178,7 +178,7 @@ def eval_step(
         batch.images,
         train=False,
         encoder_features=teacher.encoder_features,
-        key=mask_key(spec.seed),
+        key=mgd_key(spec.seed),
     )
     values = loss_terms(spec.losses, outputs, batch, teacher, epoch, spec.epochs)
     mask = batch.masks > 0.5
@@ -193,7 +193,7 @@ def eval_step(
     return sum_over_images(values, spec.losses, batch), outputs.logits
 
 
-def compile_train_step(
+def jit_train_step(
     spec: StepSpec, mesh: Mesh | None = None
 ) -> Callable[[TrainState, Variables, Batch, TeacherOutputs], tuple[TrainState, Scalars]]:
     """Compiles `train_step`; the buffers of the state are donated.
@@ -212,14 +212,14 @@ def compile_train_step(
     return mesh.jit(step, mesh.replicated, donate_argnums=0, compiler_options=options)
 
 
-def compile_eval_step(
+def jit_eval_step(
     spec: StepSpec, mesh: Mesh | None = None
 ) -> Callable[..., tuple[dict[str, Sum], Float[Array, "b h w 1"]]]:
     """Compiles `eval_step`; over several devices the logits are divided by rows.
 
     Args:
       spec: What the step is compiled for.
-      mesh: See `compile_train_step`.
+      mesh: See `jit_train_step`.
 
     Returns:
       The jitted step without its first argument.

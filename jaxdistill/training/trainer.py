@@ -1,10 +1,10 @@
-"""The trainer: set-up, the training loop, validation and resuming.
+"""The trainer: set-up, the training loop and validation.
 
     trainer = Trainer(model, data, teacher=teacher, losses=losses, run="runs/a")
     trainer.fit(epochs=30)
 
-The loop is `Trainer.fit` and `Trainer._train_epoch`; what a step computes is in `step.py`;
-everything around the step is a callback.
+The loop is `Trainer.fit` and `Trainer._train_epoch`; what a step computes is in `step.py`; a run is
+resumed in `run_folder.py`; everything around the step is a callback.
 """
 
 import time
@@ -54,7 +54,7 @@ from jaxdistill.training.loop_control import LoopControl
 from jaxdistill.training.pairing import feature_pairs
 from jaxdistill.training.progress import Progress
 from jaxdistill.training.run_metrics import epoch_record, validation_score
-from jaxdistill.training.step import compile_eval_step, compile_train_step, weighted_total
+from jaxdistill.training.step import jit_eval_step, jit_train_step, weighted_total
 from jaxdistill.training.step_spec import StepSpec, initial_state, step_spec
 from jaxdistill.training.waits import Waits, finish_step_on_cpu
 from jaxdistill.types import Batch, TrainState, Variables
@@ -125,15 +125,15 @@ class Trainer(LoopControl):
         self.writer: MetricWriter = NullWriter()
         self.last_saved_step = -1
         self._ready = False
-        # Made by `setup`, and anew when a stage of the encoder joins the training.
+        # Made by `setup`, and anew when a stage of the encoder is unfrozen.
         self.state: TrainState
         """What training changes: parameters, BatchNorm statistics, the optimizer's state."""
         self.spec: StepSpec
         """What the steps are compiled for."""
         self.train_step: Callable[..., tuple[TrainState, Scalars]]
-        """The compiled training step."""
+        """The jitted training step."""
         self.eval_step: Callable[..., Any]
-        """The compiled validation step."""
+        """The jitted validation step."""
         self.frozen: Variables
         """The student's variables that are not trained."""
 
@@ -177,6 +177,7 @@ class Trainer(LoopControl):
         self.stop_reason = self.finish_reason = ""
         self.checkpoint_requested = False
         self.setup()
+        self._ready = False  # another call starts anew, or from a checkpoint
         with ExitStack() as stack:
             checkpoints = stack.enter_context(
                 run_folder.opened(self, resume=resume, accept_changes=accept_changes)
@@ -309,7 +310,10 @@ class Trainer(LoopControl):
     # --- set-up -----------------------------------------------------------------------------------
 
     def setup(self) -> None:
-        """Builds the input pipeline and the steps, and measures feature statistics; done once."""
+        """Builds the input pipeline and the steps, and measures feature statistics.
+
+        `fit` does it; calling it before shows what is wrong without a run.
+        """
         if self._ready:
             return
         for line in descriptions.describe(self):
@@ -323,7 +327,7 @@ class Trainer(LoopControl):
             self.partition,
             self.mesh,
         )
-        self.partition, self.progress.phase = self.initial_partition, 0
+        self.partition, self.progress = self.initial_partition, Progress()
         self._compile_steps()
         self.state = self.mesh.replicate(initial_state(self.spec, self.partition))
         if any(pair.standardized for pair in self.pairs):
@@ -345,10 +349,10 @@ class Trainer(LoopControl):
         self.state, self.progress = state, progress
 
     def enter_phase(self, phase: int) -> None:
-        """Lets so many of the encoder's stages join the training.
+        """Unfreezes the encoder's deepest stages.
 
         Args:
-          phase: Number of stages, at least the present one.
+          phase: Number of unfrozen stages, at least the present one.
         """
         if phase == self.progress.phase:
             return
@@ -364,8 +368,8 @@ class Trainer(LoopControl):
         self.spec = step_spec(
             self.settings, self.model, self.partition.graphdef, self.losses, self.steps_per_epoch
         )
-        self.train_step = compile_train_step(self.spec, self.mesh)
-        self.eval_step = compile_eval_step(self.spec, self.mesh)
+        self.train_step = jit_train_step(self.spec, self.mesh)
+        self.eval_step = jit_eval_step(self.spec, self.mesh)
         self.frozen = self.mesh.replicate(self.partition.frozen)
 
     def _set_epochs(self, epochs: int) -> None:

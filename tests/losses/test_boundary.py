@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxdistill import config
 from jaxdistill.losses import Boundary, LossInputs, TeacherBoundary, from_config
-from jaxdistill.losses.boundary import boundary_bce, outline
+from jaxdistill.losses.boundary import boundary_bce, morphological_gradient
 from jaxdistill.losses.segmentation import bce
 from jaxdistill.runtime.errors import ConfigError
 from jaxdistill.types import Batch, ModelOutputs, TeacherOutputs
@@ -54,11 +54,13 @@ def test_the_outline_is_largest_minus_smallest_value_around(
 ) -> None:
     target = np.random.default_rng(seed).random(SHAPE).astype(np.float32)
     target = target if soft else np.round(target)
-    np.testing.assert_array_equal(outline(target, radius), numpy_outline(target, radius))
+    np.testing.assert_array_equal(
+        morphological_gradient(target, radius), numpy_outline(target, radius)
+    )
 
 
 def test_the_band_is_as_wide_as_the_radius_to_either_side_and_spares_the_edge() -> None:
-    band = np.asarray(outline(jnp.asarray(half()), 2))
+    band = np.asarray(morphological_gradient(jnp.asarray(half()), 2))
     np.testing.assert_array_equal(np.unique(np.nonzero(band)[2]), [4, 5, 6, 7])
     assert band[:, :, 4:8].all()
 

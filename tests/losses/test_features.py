@@ -82,7 +82,7 @@ def test_what_is_masked_is_a_function_of_seed_and_step(
     seed: int, other_seed: int, step: int, other_step: int
 ) -> None:
     def words(*given: object) -> tuple[int, ...]:
-        return tuple(np.asarray(jax.random.key_data(feature_lib.mask_key(*given))).tolist())
+        return tuple(np.asarray(jax.random.key_data(feature_lib.mgd_key(*given))).tolist())
 
     # The step's number travels with the checkpoint, as an array.
     assert words(seed, step) == words(seed, jnp.asarray(step, jnp.int32))

@@ -29,7 +29,7 @@ from jaxdistill import config
 from jaxdistill.losses import from_config
 from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.parameters import Partition, partition
-from jaxdistill.training.step import compile_train_step, loss_terms, weighted_total
+from jaxdistill.training.step import jit_train_step, loss_terms, weighted_total
 from jaxdistill.training.step_spec import initial_state, step_spec
 from jaxdistill.types import Batch, TeacherOutputs, Variables
 
@@ -154,7 +154,7 @@ def our_steps(steps: Steps) -> Iterator[dict[str, dict[str, Tensor]]]:
     """All that changes, after each step, by kind and PyTorch's names."""
     taken = in_width(steps.partition)
     spec = step_spec(steps.settings, steps.student, taken.graphdef, steps.losses, STEPS_PER_EPOCH)
-    step = compile_train_step(spec)
+    step = jit_train_step(spec)
     state = jax.tree.map(lambda leaf: _counter(jnp.array(leaf)), initial_state(spec, taken))
     for number in range(STEPS):
         state, _ = step(state, taken.frozen, *steps.batch(number))

@@ -10,7 +10,7 @@ from jaxdistill import config, losses, models
 from jaxdistill.models import Student, unfreezing
 from jaxdistill.models.feature_pairs import Pair
 from jaxdistill.models.parameters import Partition
-from jaxdistill.training.step import compile_train_step
+from jaxdistill.training.step import jit_train_step
 from jaxdistill.training.step_spec import StepSpec, initial_state, step_spec
 from jaxdistill.types import Batch, TeacherOutputs, TrainState
 
@@ -60,7 +60,7 @@ class Steps:
         self.spec: StepSpec = step_spec(
             settings, self.student, self.partition.graphdef, self.losses, steps_per_epoch
         )
-        self._train_step = compile_train_step(self.spec, mesh)
+        self._train_step = jit_train_step(self.spec, mesh)
 
     def start(self) -> TrainState:
         return jax.tree.map(jnp.asarray, initial_state(self.spec, self.partition))

@@ -16,7 +16,7 @@ from jaxdistill.models.parameters import PARAM_GROUPS, param_group
 from jaxdistill.runtime.xla import FAST_COMPILE
 from jaxdistill.training.gradient_reach import describe_reach, gradient_reach
 from jaxdistill.training.optimizer import schedule_count
-from jaxdistill.training.step import compile_eval_step, train_step
+from jaxdistill.training.step import jit_eval_step, train_step
 from jaxdistill.types import Batch, TeacherOutputs, TrainState
 
 WEIGHTS = {"kl": 1.0, "mse": 0.5, "bce": 0.5, "dice": 1.0, "feature": 0.5}
@@ -119,7 +119,7 @@ def test_a_compiled_step_has_no_convolution_with_negative_padding() -> None:
 
 def test_padded_images_count_for_nothing() -> None:
     steps = Steps(settings_for())
-    evaluate = compile_eval_step(steps.spec)
+    evaluate = jit_eval_step(steps.spec)
     variables = steps.partition[1:]
     batch, teacher = batch_of(4)
     real = jnp.asarray([1.0, 1, 0, 0])

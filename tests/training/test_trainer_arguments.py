@@ -238,6 +238,28 @@ def test_a_trainer_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     assert not trainer.stop_requested
 
 
+def test_a_trainer_that_failed_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    class FailOnce(jd.Callback):
+        failed = False
+
+        def on_step_end(self, trainer: jd.Trainer, step: int) -> None:
+            if step == 1 and not self.failed:
+                self.failed = True
+                raise RuntimeError("a fault")
+
+    expected = toy_student.trainer(tmp_path / "whole").fit(epochs=2)
+    for epochs in (None, 2):
+        run = tmp_path / f"failed {epochs}"
+        trainer = toy_student.trainer(run, callbacks=[FailOnce()], epochs=2)
+        with pytest.raises(RuntimeError):
+            trainer.fit()
+        trainer.fit(epochs=epochs, resume=True)
+        assert trainer.progress.step == expected.progress.step
+        actual = trainer.variables()
+        for path, value in expected.variables().items():
+            np.testing.assert_array_equal(actual[path], value, err_msg=path)
+
+
 def test_a_trainer_that_unfreezes_goes_on_with_more_epochs(tmp_path: Path) -> None:
     unfreeze = jd.config.Unfreezing(from_epoch=2, every=1, stages=1)
     trainer = toy_student.trainer(tmp_path / "run", unfreeze=unfreeze, epochs=2)

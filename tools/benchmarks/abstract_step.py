@@ -14,7 +14,7 @@ from jaxdistill.models.feature_info import find_tap
 from jaxdistill.models.feature_pairs import pair_up
 from jaxdistill.runtime.sharding import Mesh
 from jaxdistill.training import ema
-from jaxdistill.training.step import compile_eval_step, compile_train_step
+from jaxdistill.training.step import jit_eval_step, jit_train_step
 from jaxdistill.training.step_spec import step_spec
 from jaxdistill.types import Batch, TeacherOutputs, TrainState
 
@@ -76,8 +76,8 @@ def lower(
     )
     state, frozen, epoch = replicated((state, parts.frozen, jax.ShapeDtypeStruct((), jnp.int32)))
     return Steps(
-        compile_train_step(spec, mesh).lower(state, frozen, batch, teacher),
-        compile_eval_step(spec, mesh).lower(
+        jit_train_step(spec, mesh).lower(state, frozen, batch, teacher),
+        jit_eval_step(spec, mesh).lower(
             state.params, state.batch_stats, frozen, batch, teacher, epoch
         ),
     )
