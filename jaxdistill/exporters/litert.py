@@ -14,13 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.config import Size
-from jaxdistill.data.splits import open_split
-from jaxdistill.exporters import litert_metadata, sampling, verified_files, verify
+from jaxdistill.exporters import litert_metadata, verified_files, verify
 from jaxdistill.exporters.litert_metadata import LABELS_FILE, Activation
 from jaxdistill.exporters.litert_student import LiteRTStudent, file_inputs
 from jaxdistill.exporters.model_card import Interface, make_card
 from jaxdistill.exporters.onnx_graph import Form
-from jaxdistill.exporters.quantize import CALIBRATION_IMAGES
 from jaxdistill.exporters.registry import EXPORTERS, Options, Precision, Report, Source
 from jaxdistill.models.parameters import flat_variables, is_frozen
 from jaxdistill.models.student import Student
@@ -157,10 +155,7 @@ def _convert_to(
 
 
 def _calibration_inputs(source: Source, form: Form, size: Size) -> Iterator[list[Any]]:
-    assert source.best is not None  # `validation_images` refused int8
-    dataset = open_split(source.best.settings.data, "train")
-    images = sampling.sample(dataset, CALIBRATION_IMAGES, size).images
-    for image in file_inputs(images, form.input):
+    for image in file_inputs(verified_files.calibration_images(source, size), form.input):
         yield [image]
 
 

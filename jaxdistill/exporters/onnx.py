@@ -6,12 +6,11 @@ from pathlib import Path
 import onnx
 
 from jaxdistill.config import Size
-from jaxdistill.data.splits import open_split
-from jaxdistill.exporters import sampling, verified_files
+from jaxdistill.exporters import verified_files
 from jaxdistill.exporters.model_card import describe, make_card, stamp
 from jaxdistill.exporters.onnx_graph import Form, student_graph
 from jaxdistill.exporters.onnx_student import OnnxStudent, graph_inputs
-from jaxdistill.exporters.quantize import CALIBRATION_IMAGES, to_int8
+from jaxdistill.exporters.quantize import to_int8
 from jaxdistill.exporters.registry import EXPORTERS, Options, Precision, Report, Source
 
 
@@ -56,9 +55,8 @@ def _build_graphs(
     graphs: dict[Precision, onnx.ModelProto] = {"float32": student_graph(student, form)}
     if "float16" in precisions:
         graphs["float16"] = student_graph(student, form, "float16")
-    if "int8" in precisions and source.best:
-        dataset = open_split(source.best.settings.data, "train")
-        images = sampling.sample(dataset, CALIBRATION_IMAGES, size).images
+    if "int8" in precisions:
+        images = verified_files.calibration_images(source, size)
         inputs = list(graph_inputs(images, form, student.normalization))
         graphs["int8"] = to_int8(graphs["float32"], inputs, student.float32_layers)
     return graphs

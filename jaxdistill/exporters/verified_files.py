@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +16,7 @@ from jaxdistill.data.splits import open_split
 from jaxdistill.exporters import sampling, verify
 from jaxdistill.exporters.latency import Cost, TeacherProbe, teacher_probe
 from jaxdistill.exporters.onnx_graph import Form
+from jaxdistill.exporters.quantize import CALIBRATION_IMAGES
 from jaxdistill.exporters.registry import Options, Precision, Report, Source
 from jaxdistill.exporters.sampling import Sample
 from jaxdistill.exporters.verify import Exported, Row
@@ -109,6 +112,18 @@ def validation_images(source: Source, options: Options, size: Size) -> Sample:
         )
     _console(options).print(f"the graph is compared with the student on noise: {reason}")
     return sampling.noise(verify.COMPARED, size)
+
+
+def calibration_images(source: Source, size: Size) -> UInt8[np.ndarray, "n h w 3"]:
+    """Returns training images to calibrate int8 with.
+
+    Args:
+      source: The student of a run; without one, `validation_images` refuses int8.
+      size: Height and width of the images.
+    """
+    assert source.best is not None
+    dataset = open_split(source.best.settings.data, "train")
+    return sampling.sample(dataset, CALIBRATION_IMAGES, size).images
 
 
 def write(
