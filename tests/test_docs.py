@@ -36,7 +36,7 @@ NOT_RUN = {
     r"curl |unzip ": "gigabytes from the internet; the names are those that COCO's files have",
     r"\S*pip |\S*python -m pip ": "would change the environment that the tests run in",
     r"jaxdistill export \S+ \S+\.tflite": "needs TensorFlow; test_extras.py has it",
-    r"jaxdistill export \S+ page/": "downloads onnxruntime-web; test_web_page.py needs no network",
+    r"jaxdistill export \S+ page[-\w]*/": "downloads onnxruntime-web; test_web_page.py needs no network",
     r"source ": "the tests have an environment already",
     r"\S*pytest ": "tests of their own",
     r"make ": "the whole of it: CI runs make itself",
