@@ -36,7 +36,7 @@ NOT_RUN = {
     r"curl |unzip ": "gigabytes from the internet; the names are those that COCO's files have",
     r"\S*pip |\S*python -m pip ": "would change the environment that the tests run in",
     r"jaxdistill export \S+ \S+\.tflite": "needs TensorFlow; test_extras.py has it",
-    r"jaxdistill export \S+ page[-\w]*/": "downloads onnxruntime-web; test_web_page.py needs no network",
+    r"jaxdistill export \S+ page[-\w]*/": "downloads onnxruntime-web; test_web_page.py does not",
     r"source ": "the tests have an environment already",
     r"\S*pytest ": "tests of their own",
     r"make ": "the whole of it: CI runs make itself",
@@ -208,6 +208,22 @@ def test_links_lead_somewhere(document: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", prose(target), re.M)
             slugs = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
             assert anchor in slugs, link
+
+
+@pytest.fixture(scope="module")
+def names_of_tests() -> set[str]:
+    """Names of all test functions."""
+    files = (ROOT / "tests").rglob("test_*.py")
+    return {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=document_name)
+def test_tests_and_modules_in_the_text_exist(document: Path, names_of_tests: set[str]) -> None:
+    text = prose(document)
+    assert set(re.findall(r"`(test_\w+)`", text)) <= names_of_tests
+    roots = (ROOT, ROOT / "jaxdistill", *(ROOT / "jaxdistill").iterdir())
+    for name in re.findall(r"(?<![\w./-])[a-z_]+/[\w/]+\.py\b", text):
+        assert any((root / name).exists() for root in roots), name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=document_name)
