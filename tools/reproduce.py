@@ -54,6 +54,7 @@ TABLES = {
     "masks": Table("distillation.md", "What the masks of the tables are worth", "data; hours"),
     "longer": Table("distillation.md", "Longer, and with crops", f"data; hours; {_NEAREST}"),
     "training": Table("distillation.md", "EMA, copy-paste and several sizes", "data; hours"),
+    "teachers": Table("distillation.md", "Two teachers", "data; an hour; MediaPipe's weights"),
     "recommended": Table(
         "distillation.md", "The recommended configuration", f"data; an hour; {_NEAREST}"
     ),
