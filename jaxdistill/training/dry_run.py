@@ -80,6 +80,13 @@ def dry_run(trainer: Trainer) -> None:
         f"{trainer.epochs} epochs, {trainer.epochs * trainer.steps_per_epoch} steps in all: about "
         f"{duration(epoch_seconds * trainer.epochs)} without validation"
     )
+    programs = (last_phase + 1) * len(trainer.data.train_sizes)
+    console.print(
+        f"compiling: {programs} times, about {duration(programs * compiling)} in all, or less "
+        f"where JAX's compilation cache has the programs"
+    )
+    if trainer.settings.targets.cache is not None:
+        console.print("once the target cache is filled, a step may take less than that")
     if last_phase:
         console.print(f"measured with {last_phase} of the encoder's stages trained, as at the end")
     console.print(f"memory: {_memory()}")
