@@ -53,7 +53,7 @@ NOT_RUN = {
     r"jaxdistill evaluate runs/cameras": "a run that tools/ablation makes",
     r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|clip|gpu)": "tests/tools runs them",
     r"python tools/benchmarks/runtimes": "test_runtimes.py runs it",
-    r"python tools/benchmarks/page_rate": "test_web_page_browser.py runs it",
+    r"python tools/benchmarks/page_rate": "tests/exporters/browser runs it",
     r"python tools/benchmarks/compare": "test_compare.py runs it",
 }
 """Commands that the slow test leaves out, and why."""
