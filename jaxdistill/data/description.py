@@ -13,6 +13,8 @@ from jaxdistill.data.sources.selection import root_of
 from jaxdistill.data.splits import Data
 from jaxdistill.runtime import storage
 
+_FEW = 3  # validation images
+
 
 def describe(data: Data | IterableData) -> list[str]:
     """Returns lines that describe the data of a run: the sizes of the splits, and warnings.
@@ -36,6 +38,7 @@ def describe(data: Data | IterableData) -> list[str]:
         counts,
         *itertools.chain(*accounts),
         *_where_prepared(data),
+        *_warn_of_few(len(validation)),
         *warn_of_overlap(data.settings),
     ]
 
@@ -52,6 +55,14 @@ def _where_prepared(data: Data) -> Iterator[str]:
         f"{', '.join(folder.name for folder in sorted(folders))} of {data.settings.prepared}; "
         f"`jaxdistill storage` lists and removes such folders"
     )
+
+
+def _warn_of_few(count: int) -> Iterator[str]:
+    if count < _FEW:
+        yield (
+            f"warning: scores on {count} validation image{'' if count == 1 else 's'} say little; "
+            f"set more apart, for example with data.validation=25%"
+        )
 
 
 def warn_of_overlap(settings: config.Data) -> Iterator[str]:

@@ -260,6 +260,14 @@ def test_other_json_files_are_not_instances(tmp_path, content):
         recognise(config.Data(root=tmp_path))
 
 
+@pytest.mark.parametrize(("count", "warned"), [(1, True), (2, True), (3, False)])
+def test_a_validation_on_next_to_nothing_is_warned_of(tmp_path, count, warned):
+    for split, photos in (("train", PHOTOS), ("val", PHOTOS[:count])):
+        layouts.mask_folder(tmp_path, photos, f"images/{split}", f"masks/{split}")
+    opened = data.open(tmp_path, image_size=32, prepared=tmp_path / "prepared")
+    assert any(line.startswith("warning: scores on") for line in data.describe(opened)) == warned
+
+
 def test_data_of_a_folder_are_opened_in_one_line(tmp_path):
     for split in ("train", "val"):
         layouts.mask_folder(tmp_path, PHOTOS, f"images/{split}", f"masks/{split}")
