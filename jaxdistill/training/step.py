@@ -196,7 +196,7 @@ def eval_step(
 def jit_train_step(
     spec: StepSpec, mesh: Mesh | None = None
 ) -> Callable[[TrainState, Variables, Batch, TeacherOutputs], tuple[TrainState, Scalars]]:
-    """Compiles `train_step`; the buffers of the state are donated.
+    """Jits `train_step`; the buffers of the state are donated.
 
     Args:
       spec: What the step is compiled for.
@@ -215,7 +215,7 @@ def jit_train_step(
 def jit_eval_step(
     spec: StepSpec, mesh: Mesh | None = None
 ) -> Callable[..., tuple[dict[str, Sum], Float[Array, "b h w 1"]]]:
-    """Compiles `eval_step`; over several devices the logits are divided by rows.
+    """Jits `eval_step`; over several devices the logits are divided by rows.
 
     Args:
       spec: What the step is compiled for.

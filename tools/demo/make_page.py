@@ -67,8 +67,8 @@ def make(
     except ExportError as error:
         if error.code not in ("web-runtime-missing", "web-runtime-differs"):
             raise
-        command = f"python tools/demo/make_page.py {run} {folder}"
-        console.print(f"no page: {error}\nmake it later with {command}")
+        console.print(f"no page: {error}")
+        console.print(f"make it later: python tools/demo/make_page.py {run} {folder}")
 
 
 def _exported(source: Path, output: Path, console: Console) -> Path | None:
