@@ -34,6 +34,7 @@ TESTS = (
     "tests/exporters/test_recipes.py",
     "tests/litert_interop",
     "tests/reporting/test_trackers.py",
+    "tests/tools/test_compare.py",
     "tests/tools/test_runtimes.py",
 )
 

@@ -13,6 +13,9 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 import compare  # noqa: E402
 
+from jaxdistill import config, exporters  # noqa: E402
+from jaxdistill.data import Data  # noqa: E402
+from jaxdistill.models import build  # noqa: E402
 from jaxdistill.runtime.errors import ConfigError  # noqa: E402
 
 SIDE, IMAGES, WRONG = 32, 4, 2
@@ -48,6 +51,13 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def blind_miou() -> float:
+    """Nothing is found: the background's IoU is its share, the person's is 0."""
+    shares = [1 - (16 + index) * 16 / SIDE**2 for index in range(IMAGES)]
+    shares[WRONG] = 1 - shares[WRONG]
+    return float(np.mean(shares) / 2)
+
+
 def test_scores_and_suspects(data: Path, tmp_path: Path, capsys) -> None:
     files = {"good": network(tmp_path, "good.onnx", 1.0), "blind": network(tmp_path, "b.onnx", 0.1)}
     output = tmp_path / "found.json"
@@ -57,18 +67,40 @@ def test_scores_and_suspects(data: Path, tmp_path: Path, capsys) -> None:
     found = json.loads(output.read_text())
     assert set(found) == set(files)
     # 1 on three images; on the wrong one no pixel agrees.
-    assert found["good"]["evaluation"]["network"]["miou"] == pytest.approx(3 / 4)
-    # Nothing is found: the background's IoU is its share, the person's is 0.
-    shares = [1 - (16 + index) * 16 / SIDE**2 for index in range(IMAGES)]
-    shares[WRONG] = 1 - shares[WRONG]
-    expected = np.mean(shares) / 2
-    assert found["blind"]["evaluation"]["network"]["miou"] == pytest.approx(expected)
+    assert found["good"]["evaluations"][0]["network"]["miou"] == pytest.approx(3 / 4)
+    assert found["blind"]["evaluations"][0]["network"]["miou"] == pytest.approx(blind_miou())
     assert found["good"]["bytes"] == files["good"].stat().st_size
     assert found["good"]["seconds"] > 0
     first, without = capsys.readouterr().out.split("Without")
     assert f"val{WRONG}" in first
     assert "| good | 0.7500 |" in first
     assert "| good | 1.0000 |" in without
+
+
+def test_scores_of_several_runs_are_mean_and_deviation(data: Path, tmp_path: Path) -> None:
+    files = [network(tmp_path, "good.onnx", 1.0), network(tmp_path, "blind.onnx", 0.1)]
+    options = {"output": "probabilities", "normalization": "unit"}
+    both = {"both": compare.Network(files, options, None)}
+    settings = config.Data(root=data, image_size=(SIDE, SIDE))
+    text = compare.table(compare.measure(both, Data(settings)), set())
+    mean, deviation = (0.75 + blind_miou()) / 2, (0.75 - blind_miou()) / 2**0.5
+    assert f"| both | {mean:.4f} ± {deviation:.4f} |" in text
+
+
+def test_latency_in_litert(data: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("tensorflow", reason="needs the tflite extra")
+    pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
+    student = build(config.Student(encoder="mediapipe-selfie", decoder="mediapipe-selfie"))
+    for ending in (".onnx", ".tflite"):
+        output = tmp_path / f"student{ending}"
+        exporters.export(student, output, size=(SIDE, SIDE), input="unit", sigmoid=True)
+    size, result = ["--size", str(SIDE), str(SIDE)], tmp_path / "found.json"
+    arguments = ["--data", str(data), *size, "--litert", "--json", str(result)]
+    compare.main([f"a={tmp_path / 'student.onnx'}", *arguments])
+    assert "| ms, LiteRT |" in capsys.readouterr().out
+    found = json.loads(result.read_text())["a"]
+    assert found["litert_bytes"] == (tmp_path / "student.tflite").stat().st_size
+    assert found["litert_seconds"] > 0
 
 
 @pytest.mark.parametrize(
