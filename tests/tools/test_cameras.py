@@ -214,3 +214,8 @@ def test_what_training_brings_is_tabulated_and_runs_are_not_repeated(made, tmp_p
     camera_runs.main([*common, *settings, *chosen])
     assert json.loads((tmp_path / "runs" / "table.json").read_text()) == table
     assert (tmp_path / "runs" / "dark" / "few" / "0" / "metrics.jsonl").stat().st_mtime_ns == before
+    camera_runs.main([*common, *settings, *chosen, "--interpolate", "0"])
+    between = json.loads((tmp_path / "runs" / "table.json").read_text())
+    assert between["dark"]["few"] == between["dark"]["masks"] == starts
+    camera_runs.main([*common, *settings, *chosen])
+    assert json.loads((tmp_path / "runs" / "table.json").read_text()) == table

@@ -4,9 +4,10 @@
     python tools/ablation/camera_runs.py runs/cameras --data build/cameras --config phone
 
 For every camera a student is trained with each set of training masks and several seeds. A score is
-that of the validation images after the last epoch. `before training` is the student at its start,
-where it starts from the weights of a whole student. `table.md` and `table.json` are written after
-every run; the command continues where it was stopped, and refuses other settings in the same
+that of the validation images after the last epoch; with `--interpolate SHARE`, that of the weights
+between the run's start and its best checkpoint. `before training` is the student at its start.
+Both need a start from the weights of a whole student. `table.md` and `table.json` are written
+after every run; the command continues where it was stopped, and refuses other settings in the same
 folder.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ablation_table
 import cameras
@@ -26,6 +28,7 @@ from jaxdistill.evaluation import load
 from jaxdistill.evaluation.evaluator import evaluate
 from jaxdistill.runtime.errors import ConfigError, command
 from jaxdistill.runtime.files import write_atomic
+from jaxdistill.runtime.run_layout import CONFIG
 
 LABELS = {"masks": "all masks", "few": "few masks, the others a teacher's", "labels": "a teacher's"}
 """Titles of the sets of training masks, by the name of their folder."""
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = list(cameras.CAMERAS)
     parser.add_argument("--cameras", nargs="+", default=names, choices=names)
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=list(LABELS))
+    parser.add_argument(
+        "--interpolate", type=float, metavar="SHARE", help="between 0, the start, and 1"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any key, for every run")
     args = parser.parse_intermixed_args(arguments)
     for name in args.cameras:
@@ -68,16 +74,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if not (run / DONE).exists():
                     overrides = [*_data(args.data / camera, labels), *args.overrides]
                     _train(run, args.config, [*overrides, f"seed={seed}"])
-                write(args.folder)
+                if args.interpolate is not None:
+                    _interpolate(run, args.interpolate)
+                write(args.folder, args.interpolate)
 
 
-def write(folder: Path) -> None:
-    """Writes `table.json` and `table.md` from the finished runs of a folder."""
+def write(folder: Path, share: float | None = None) -> None:
+    """Writes `table.json` and `table.md` from the finished runs of a folder.
+
+    Args:
+      folder: The folder.
+      share: The share of the trained weights that the table shows, where runs were measured at it;
+        None: the students after the last epoch.
+    """
     found: dict[str, dict[str, dict[str, Scores]]] = {}
     for path in sorted(folder.glob(f"*/*/*/{DONE}")):
         camera, labels, seed = path.parent.relative_to(folder).parts
         result = runs.read(path)
-        for column, scores in {labels: result["trained"], START_COLUMN: result["start"]}.items():
+        trained = result["trained"] if share is None else _interpolated(result).get(f"{share:g}")
+        for column, scores in {labels: trained, START_COLUMN: result["start"]}.items():
             if scores:
                 found.setdefault(camera, {}).setdefault(column, {})[seed] = scores
     runs.save(folder / "table.json", found)
@@ -106,14 +121,28 @@ def _data(camera: Path, labels: str) -> list[str]:
 def _train(run: Path, configuration: str, settings: Sequence[str]) -> None:
     last = runs.train(configuration, run, settings)
     trained = {"miou": last["student_miou"], "boundary_iou": last["student_boundary_iou"]}
-    start = _start(run, config.load(configuration, settings)) if (run / START).exists() else {}
+    start = _between(run, 0) if (run / START).exists() else {}
     runs.save(run / DONE, {"trained": trained, "start": start})
 
 
-def _start(run: Path, settings: config.Config) -> Scores:
-    """Measures the student that a run started from."""
+def _interpolate(run: Path, share: float) -> None:
+    """Measures the student of a finished run between its start and its end, if that is missing."""
+    result = runs.read(run / DONE)
+    if f"{share:g}" not in _interpolated(result):
+        scores = {**_interpolated(result), f"{share:g}": _between(run, share)}
+        runs.save(run / DONE, {**result, "interpolated": scores})
+
+
+def _interpolated(result: dict[str, Any]) -> dict[str, Scores]:
+    """Returns the scores between start and end that were measured, by share."""
+    return result.get("interpolated", {})
+
+
+def _between(run: Path, share: float) -> Scores:
+    """Measures the student between the start of a run and its best checkpoint."""
+    predictor, settings = load(run, interpolate=share), config.load(run / CONFIG)
     batch_size = settings.training.images_per_step
-    found = evaluate(load(run, interpolate=0), Data(settings.data), None, batch_size=batch_size)
+    found = evaluate(predictor, Data(settings.data), None, batch_size=batch_size)
     return {name: found.network[name] for name in ("miou", "boundary_iou")}
 
 
