@@ -7,9 +7,9 @@ from jaxdistill import config
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.backend import Images, Logits, ModelOptions
-from jaxdistill.evaluation.onnx_metadata import read_metadata
 from jaxdistill.runtime.errors import ConfigError, NetworkError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
+from jaxdistill.teachers.onnx_metadata import read_metadata
 from jaxdistill.teachers.onnx_teacher import Onnx
 
 

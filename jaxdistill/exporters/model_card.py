@@ -1,7 +1,9 @@
 """The model card: how to use an exported file, where it comes from, how it was measured."""
 
 import contextlib
+import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -14,6 +16,7 @@ from onnx import ValueInfoProto
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.config import Size
 from jaxdistill.data.splits import open_split
+from jaxdistill.exporters.mean_graph import Member
 from jaxdistill.exporters.onnx_graph import Form, caller_normalization
 from jaxdistill.exporters.registry import Input, Source
 from jaxdistill.models.feature_info import size_multiple
@@ -100,10 +103,57 @@ def make_card(interface: Interface, form: Form, source: Source, size: Size) -> d
             "weights": interface.weights,
         },
         "training": None if best is None else _training(best),
-        "versions": {
-            "jaxdistill": __version__,
-            **{library.__name__: library.__version__ for library in _LIBRARIES},
+        "versions": _versions(),
+    }
+
+
+def mean_card(
+    model: onnx.ModelProto, members: Sequence[Member], size: Size, form: Input
+) -> dict[str, Any]:
+    """Returns the model card of a mean of networks; see `exporters.mean`.
+
+    Args:
+      model: Its graph.
+      members: The networks.
+      size: Height and width of its input.
+      form: `unit` or `uint8`.
+
+    Returns:
+      Plain values, ready for JSON.
+    """
+    interface = describe(model, Form(form, True, size))
+    return {
+        "task": "human segmentation: a person where the output is above 0.5",
+        "input": {
+            **interface.image,
+            "channels": "RGB",
+            "range": _RANGES[form],
+            "height and width": "fixed",
+            "image_size": size,
         },
+        "output": {**interface.output, "range": "probabilities in [0, 1]"},
+        "normalization": {"mean": [0.0] * 3, "std": [1.0] * 3, "done by": "the graph"},
+        "student": {
+            "mean of": [
+                {
+                    "file": member.path.name,
+                    "sha256": hashlib.sha256(member.path.read_bytes()).hexdigest(),
+                    "size": member.size or size,
+                    "mirrored": member.mirrored,
+                }
+                for member in members
+            ],
+            "weights": interface.weights,
+        },
+        "training": None,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "jaxdistill": __version__,
+        **{library.__name__: library.__version__ for library in _LIBRARIES},
     }
 
 

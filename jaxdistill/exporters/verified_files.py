@@ -40,15 +40,27 @@ def check_names(output: Path, options: Options) -> None:
         (`output-exists`).
     """
     for path in _paths(output, options).values():
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; choose another name", code="output-exists")
-        card = _card_path(path)
-        if card.exists() and not _is_card(card):
-            raise OutputError(
-                f"{card} exists and is no model card, which has this name beside {path.name}; "
-                f"choose another name",
-                code="output-exists",
-            )
+        check_free(path)
+
+
+def check_free(path: Path) -> None:
+    """Checks that a file and its model card would replace nothing but earlier exports.
+
+    Args:
+      path: The file.
+
+    Raises:
+      OutputError: See `check_names`.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; choose another name", code="output-exists")
+    card = _card_path(path)
+    if card.exists() and not _is_card(card):
+        raise OutputError(
+            f"{card} exists and is no model card, which has this name beside {path.name}; "
+            f"choose another name",
+            code="output-exists",
+        )
 
 
 def _paths(output: Path, options: Options) -> dict[Precision, Path]:
@@ -181,7 +193,7 @@ def write(
     paths = _paths(output, options)
     for precision, path in paths.items():
         whole = {**card, "measured": measured[precision]}
-        card_path = _write(path, precision, exported[precision].content, whole)
+        card_path = write_file(path, precision, exported[precision].content, whole)
         console.print(f"{path}, and its model card {card_path.name}")
     return Report(tuple(paths.values()), measured)
 
@@ -237,7 +249,18 @@ def _cost(of: Cost | Row) -> dict[str, str]:
     return {"MB": f"{of.bytes / 1e6:.1f}", "ms": f"{of.seconds * 1e3:.1f}"}
 
 
-def _write(path: Path, precision: str, content: bytes, card: dict[str, Any]) -> Path:
+def write_file(path: Path, precision: str, content: bytes, card: dict[str, Any]) -> Path:
+    """Writes an exported file and its model card, and returns the card's path.
+
+    Args:
+      path: The file.
+      precision: Its number format.
+      content: Its content.
+      card: The card's values, to which name, precision and digest of the file are added.
+
+    Raises:
+      OutputError: One of the two cannot be written (`output-unwritable`).
+    """
     file = {
         "name": path.name,
         "precision": precision,

@@ -1,0 +1,106 @@
+"""Files with the mean of several exported networks: `average([...], "mean.onnx")`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import sigmoid
+from jaxtyping import Float, UInt8
+from rich.console import Console
+
+from jaxdistill.config import Size
+from jaxdistill.data import image_ops
+from jaxdistill.exporters import verified_files
+from jaxdistill.exporters.latency import latencies
+from jaxdistill.exporters.mean_graph import Input, Member, mean_graph, mean_size
+from jaxdistill.exporters.model_card import mean_card, stamp
+from jaxdistill.exporters.onnx_student import open_for_measuring
+from jaxdistill.runtime.errors import ConfigError, ExportError
+
+MAX_DIFFERENCE = 1e-3
+"""Largest difference of a probability from the mean of the members, each computed by itself."""
+_IMAGES = 4
+_CELLS = 8
+
+
+def average(
+    members: Sequence[Member],
+    output: Path,
+    *,
+    size: Size | None = None,
+    input: Input = "unit",
+    console: Console | None = None,
+) -> None:
+    """Writes the mean of several networks' probabilities as one ONNX file, with a model card.
+
+    Args:
+      members: The networks, two or more; see `mean_graph.read_member`.
+      output: The file `NAME.onnx`; the card is `NAME.json`.
+      size: Height and width of the mean's input; None: those of the largest member.
+      input: `unit` takes float32 images (N, 3, H, W) in [0, 1], `uint8` bytes (N, H, W, 3).
+      console: Where to print sizes and latencies; None prints nothing.
+
+    Raises:
+      ConfigError: There are fewer than two members (`too-few-members`), the output has another
+        ending (`mean-ending`), or the members do not fit together; see `mean_graph`.
+      ExportError: onnxruntime computes another mean with the file (`graph-differs`).
+      OutputError: The file or its card cannot be written, or would replace something else.
+    """
+    if len(members) < 2:
+        raise ConfigError(
+            "a mean needs two networks at least; the same file may be a member twice, once "
+            "mirrored",
+            code="too-few-members",
+        )
+    if output.suffix != ".onnx":
+        raise ConfigError(f"{output}: expected a name that ends in .onnx", code="mean-ending")
+    verified_files.check_free(output)
+    size = mean_size(members, size)
+    model = mean_graph(members, size, input)
+    card = mean_card(model, members, size, input)
+    stamp(model, card)
+    content = model.SerializeToString()
+    images = _images(size)
+    session = open_for_measuring(content)
+    given = images if input == "uint8" else _planes(images.astype(np.float32) / 255)
+    found = session.run(None, {"image": given})[0]
+    expected = np.mean([_alone(member, images, size) for member in members], axis=0)
+    difference = float(np.abs(found - expected).max())
+    if not difference <= MAX_DIFFERENCE:
+        raise ExportError(
+            f"{output}: the file's probabilities differ by {difference:.1e} from the mean of its "
+            f"members', more than {MAX_DIFFERENCE:g}; nothing was written",
+            code="graph-differs",
+        )
+    seconds = latencies({"mean": lambda: session.run(None, {"image": given[:1]})})["mean"]
+    measured = {"difference": difference, "seconds": seconds, "size": size}
+    written = verified_files.write_file(output, "float32", content, {**card, "measured": measured})
+    if console:
+        megabytes = f"{len(content) / 1e6:.2f} MB, {1e3 * seconds:.1f} ms per image"
+        console.print(f"{output}: the mean of {len(members)} networks, {megabytes}; {written.name}")
+
+
+def _alone(
+    member: Member, images: UInt8[np.ndarray, "n h w 3"], size: Size
+) -> Float[np.ndarray, "n 1 h w"]:
+    """Computes a member's probabilities by itself, with the image operations of JAX."""
+    x = image_ops.resize(jnp.asarray(images, jnp.float32) / 255, member.size or size)
+    x = x[:, :, ::-1] if member.mirrored else x
+    x = image_ops.normalize(x, member.normalization)
+    session = open_for_measuring(member.model.SerializeToString())
+    given = {member.model.graph.input[0].name: _planes(np.asarray(x))}
+    y = jnp.asarray(session.run(None, given)[0]).transpose(0, 2, 3, 1)
+    y = sigmoid(y) if member.logits else y
+    y = y[:, :, ::-1] if member.mirrored else y
+    return np.asarray(image_ops.resize(y, size)).transpose(0, 3, 1, 2)
+
+
+def _planes(images: np.ndarray) -> Float[np.ndarray, "n 3 h w"]:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _images(size: Size) -> UInt8[np.ndarray, "n h w 3"]:
+    """Returns blurred noise, such that a mask in the wrong place is another mask."""
+    cells = np.random.default_rng(0).integers(0, 256, (_IMAGES, _CELLS, _CELLS, 3), np.uint8)
+    return np.stack([image_ops.resize_image(each, size) for each in cells])
