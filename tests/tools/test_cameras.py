@@ -145,7 +145,7 @@ def test_other_settings_in_a_folder_with_runs_are_refused(made, tmp_path, monkey
     monkeypatch.setattr(camera_runs, "_train", trained)
     folder = shutil.copytree(made[1], tmp_path / "made")
     place = [str(tmp_path / "runs"), "--data", str(folder)]
-    arguments = [*place, "--config", "configs/phone.yaml", "student.weights=null"]
+    arguments = [*place, "--config", "configs/browser.yaml", "student.weights=null"]
     arguments += ["student.frozen=[]"]
     chosen = ["--cameras", "dark", "--labels", "masks", "--seeds", "0"]
     camera_runs.main([*arguments, *chosen])
@@ -168,7 +168,7 @@ def test_a_design_with_another_value_or_name_is_refused(tmp_path: Path, other: d
 
 
 def test_weights_count_by_their_content(tmp_path: Path) -> None:
-    settings, found = config.load("configs/phone.yaml", []), []
+    settings, found = config.load("configs/browser.yaml", []), []
     for name, value in (("one", 1), ("same", 1), ("other", 2)):
         path = tmp_path / f"{name}.safetensors"
         save_file({"scale": np.full(3, value, np.float32)}, path)
@@ -191,7 +191,7 @@ def test_what_training_brings_is_tabulated_and_runs_are_not_repeated(made, tmp_p
     weights = tmp_path / "start.safetensors"
     student = models.create("mediapipe-selfie", encoder="mediapipe-selfie", frozen=())
     models.save_weights(student, weights)
-    common = [str(tmp_path / "runs"), "--data", str(made[1]), "--config", "configs/phone.yaml"]
+    common = [str(tmp_path / "runs"), "--data", str(made[1]), "--config", "configs/browser.yaml"]
     chosen = ["--cameras", "dark", "--labels", "masks", "few", "--seeds", "0", "1"]
     settings = [
         f"student.weights={weights}",

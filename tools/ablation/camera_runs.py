@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a student for every camera of `cameras.py`, and writes what that brings as a table.
 
-    python tools/ablation/camera_runs.py runs/cameras --data build/cameras --config phone
+    python tools/ablation/camera_runs.py runs/cameras --data build/cameras --config camera
 
 For every camera a student is trained with each set of training masks and several seeds. A score is
 that of the validation images after the last epoch; with `--interpolate SHARE`, that of the weights

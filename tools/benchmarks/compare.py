@@ -2,7 +2,7 @@
 
     python tools/benchmarks/compare.py --data PATH/TO/COCO --size 320 320 \\
         "MediaPipe's selfie=selfie_segmentation.onnx:probabilities:unit" \\
-        "ours=runs/phone/0,runs/phone/1,runs/phone/2"
+        "ours=runs/browser/0,runs/browser/1,runs/browser/2"
 
 A network is one or several runs, such as those of three seeds, or an ONNX file with what its mask
 holds and the normalisation that it expects. Runs are exported first (`--precision`); scores are the
