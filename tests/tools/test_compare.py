@@ -14,7 +14,6 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 import compare  # noqa: E402
 
 from jaxdistill import config, exporters  # noqa: E402
-from jaxdistill.data import Data  # noqa: E402
 from jaxdistill.models import build  # noqa: E402
 from jaxdistill.runtime.errors import ConfigError  # noqa: E402
 
@@ -77,14 +76,12 @@ def test_scores_and_suspects(data: Path, tmp_path: Path, capsys) -> None:
     assert "| good | 1.0000 |" in without
 
 
-def test_scores_of_several_runs_are_mean_and_deviation(data: Path, tmp_path: Path) -> None:
+def test_scores_of_several_files_are_mean_and_deviation(data: Path, tmp_path: Path, capsys) -> None:
     files = [network(tmp_path, "good.onnx", 1.0), network(tmp_path, "blind.onnx", 0.1)]
-    options = {"output": "probabilities", "normalization": "unit"}
-    both = {"both": compare.Network(files, options, None)}
-    settings = config.Data(root=data, image_size=(SIDE, SIDE))
-    text = compare.table(compare.measure(both, Data(settings)), set())
+    both = f"both={files[0]},{files[1]}:probabilities:unit"
+    compare.main([both, "--data", str(data), "--size", str(SIDE), str(SIDE)])
     mean, deviation = (0.75 + blind_miou()) / 2, (0.75 - blind_miou()) / 2**0.5
-    assert f"| both | {mean:.4f} ± {deviation:.4f} |" in text
+    assert f"| both | {mean:.4f} ± {deviation:.4f} |" in capsys.readouterr().out
 
 
 def test_latency_in_litert(data: Path, tmp_path: Path, capsys) -> None:

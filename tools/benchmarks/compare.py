@@ -4,13 +4,14 @@
         "MediaPipe's selfie=selfie_segmentation.onnx:probabilities:unit" \\
         "ours=runs/browser/0,runs/browser/1,runs/browser/2"
 
-A network is one or several runs, such as those of three seeds, or an ONNX file with what its mask
-holds and the normalisation that it expects. Runs are exported first (`--precision`); scores are the
-mean and the standard deviation over them, latency and size are those of the first. Masks are
-compared at `--size`; a network computes at its own input size. `--suspects N` lists the images
-whose mask is most at odds with all networks, and gives the scores without them too: such masks may
-be wrong. Latencies are medians of calls that take turns, in onnxruntime and with `--litert` in
-LiteRT too; there, a file needs a `.tflite` file of the same name beside it.
+A network is one or several runs, such as those of three seeds, or one or several ONNX files with
+what their mask holds and the normalisation that they expect, unless we exported them. Runs are
+exported first (`--precision`). Scores are the mean and the standard deviation over runs or files;
+latency and size are those of the first. Masks are compared at `--size`; a network computes at its
+own input size. `--suspects N` lists the images whose mask is most at odds with all networks, and
+gives the scores without them too: such masks may be wrong. Latencies are medians of calls that take
+turns, in onnxruntime and with `--litert` in LiteRT too; there, an ONNX file needs a `.tflite` file
+of the same name beside it.
 """
 
 import argparse
@@ -181,12 +182,12 @@ def suspects(measured: Mapping[str, Measured], count: int) -> list[str]:
 def _networks(
     text: str, precisions: Sequence[str], litert: bool, folder: Path
 ) -> dict[str, Network]:
-    """Reads NAME=RUN,... or NAME=FILE:KIND:NORMALIZATION; runs are exported in each precision."""
+    """Reads NAME=RUN,... or NAME=FILE,...:KIND:NORMALIZATION; runs are exported by precision."""
     name, _, where = text.partition("=")
-    file, *options = where.split(":")
+    listed, *options = where.split(":")
     if not where or len(options) > 2:
         raise ConfigError(
-            f"{text}: expected NAME=RUN,RUN,... or NAME=FILE.onnx:KIND:NORMALIZATION",
+            f"{text}: expected NAME=RUN,RUN,... or NAME=FILE.onnx,...:KIND:NORMALIZATION",
             code="invalid-argument",
         )
     runs = where.split(",")
@@ -198,10 +199,11 @@ def _networks(
             other = _exported(runs[0], precision, LITERT, folder) if litert else None
             found[f"{name}, {precision}"] = Network(files, {}, other)
         return found
-    beside = Path(file).with_suffix(LITERT)
+    files = [Path(file) for file in listed.split(",")]
+    beside = files[0].with_suffix(LITERT)
     names = ("output", "normalization")
     own = dict(zip(names, options, strict=False))
-    return {name: Network([Path(file)], own, beside if litert and beside.exists() else None)}
+    return {name: Network(files, own, beside if litert and beside.exists() else None)}
 
 
 def _exported(run: str, precision: str, ending: str, folder: Path) -> Path:
@@ -219,8 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "networks",
         nargs="+",
-        metavar="NAME=RUNS_OR_FILE",
-        help="NAME=RUN,RUN,... or NAME=FILE.onnx:KIND:NORMALIZATION",
+        metavar="NAME=RUNS_OR_FILES",
+        help="NAME=RUN,RUN,... or NAME=FILE.onnx,...:KIND:NORMALIZATION",
     )
     parser.add_argument("--data", type=Path, required=True, help="a data set that is recognised")
     parser.add_argument("--size", type=int, nargs=2, default=[320, 320], metavar=("H", "W"))
