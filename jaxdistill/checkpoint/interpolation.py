@@ -20,6 +20,7 @@ from jaxdistill.runtime.files import retry_io
 
 START = "start.safetensors"
 """Name of the file in the run's folder."""
+_INTERPOLATED = "interpolated"
 
 
 def save_start(run: Path, student: Student) -> None:
@@ -42,13 +43,16 @@ def interpolated(best: Best, share: float | None) -> Best:
 
     Args:
       best: The best checkpoint of a run.
-      share: 0 is the start, 1 the checkpoint; None returns `best` itself.
+      share: 0 is the start, 1 the checkpoint; None takes the run's `training.interpolate`, where
+        `best` is not such a student already, and without that returns `best` itself.
 
     Raises:
       ConfigError: The share is not in [0, 1] (`invalid-argument`).
       RunError: The run did not start from a whole student's weights (`no-start-weights`).
       WeightsError: The file of the start is damaged, or belongs to another student.
     """
+    if share is None and _INTERPOLATED not in best.metadata:
+        share = best.settings.training.interpolate
     if share is None:
         return best
     if not 0 <= share <= 1:
@@ -73,4 +77,4 @@ def interpolated(best: Best, share: float | None) -> Best:
         for name, value in own.items()
     }
     student = merge(nnx.graphdef(best.student), jax.device_put(between))
-    return best._replace(student=student, metadata={**best.metadata, "interpolated": share})
+    return best._replace(student=student, metadata={**best.metadata, _INTERPOLATED: share})

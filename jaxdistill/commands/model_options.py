@@ -82,7 +82,8 @@ def add_interpolation(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SHARE",
         help="for a run that started from a whole student's weights: weights between the start (0) "
-        "and the best checkpoint (1); 0.25 is a quarter of the way",
+        "and the best checkpoint (1); 0.25 is a quarter of the way (default: the run's "
+        "training.interpolate)",
     )
 
 

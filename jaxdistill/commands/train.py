@@ -7,12 +7,16 @@ and masks.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxdistill import config
 from jaxdistill.commands import common
 from jaxdistill.runtime import distributed, xla
 from jaxdistill.runtime.run_layout import CHECKPOINTS, CONFIG
 from jaxdistill.runtime.signals import EXIT_CODE
+
+if TYPE_CHECKING:  # slow to import
+    from jaxdistill.training.trainer import Trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
@@ -104,7 +108,29 @@ def train(
             f"checkpoint; go on with --resume"
         )
         return EXIT_CODE
+    if settings.training.interpolate is not None and distributed.is_main_process():
+        _print_interpolated(trainer)
     return None
+
+
+def _print_interpolated(trainer: "Trainer") -> None:
+    """Prints the scores of the student that the other commands take from the run."""
+    from jaxdistill.data import Data
+    from jaxdistill.evaluation import evaluate, load
+
+    # It lies between the run's start and its best checkpoint; validation measured the latter.
+    predictor, data = load(trainer.run), Data(trainer.settings.data)
+    teacher = None if data.validation.labelled.any() else trainer.teacher
+    batch_size = trainer.settings.training.images_per_step
+    found = evaluate(predictor, data, teacher, batch_size=batch_size)
+    titles = {"miou": "mIoU", "boundary_iou": "boundary IoU", "agreement": "agreement"}
+    shown = ", ".join(
+        f"{title} {found.network[name]:.4f}"
+        for name, title in titles.items()
+        if name in found.network
+    )
+    trainer.console.print(f"{predictor.description}: {shown}", markup=False, soft_wrap=True)
+    trainer.console.print("evaluate, predict and export take this student")
 
 
 def _in_its_folder(settings: config.Config, path: Path) -> config.Config:

@@ -162,6 +162,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_interpolation(self) -> "Config":
+        if self.training.interpolate is not None and self.student.weights is None:
+            raise invalid(
+                "interpolate-needs-weights",
+                "training.interpolate takes weights between the trained ones and those of "
+                "student.weights, which names no file: set it, or training.interpolate to null",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_cache(self) -> "Config":
         for key in ("copy_paste", "sizes"):
             if self.targets.cache is not None and getattr(self.data, key):

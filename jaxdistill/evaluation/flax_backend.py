@@ -73,6 +73,6 @@ def of_best(best: Best, options: ModelOptions) -> FlaxBackend:
     best = interpolated(best, options.interpolate)
     size = options.size or best.settings.data.image_size
     name = f"{best.settings.run}: student after step {best.step}"
-    if options.interpolate is not None:
-        name += f", {options.interpolate:g} of the way from the run's start"
+    if (share := best.metadata.get("interpolated")) is not None:
+        name += f", {share:g} of the way from the run's start"
     return FlaxBackend(best.student, size, name)

@@ -187,7 +187,8 @@ def load(
       size: Height and width of the model's input. By default the size of the file where it is
         fixed, else the size at which the student was trained.
       interpolate: For a run that started from a whole student's weights: 0 is the start, 1 the
-        best checkpoint, and numbers between them weights between them.
+        best checkpoint, and numbers between them weights between them. By default
+        `training.interpolate` of the run.
       channel: The class of people in the mask of an ONNX file, or several that are added up.
       channel_order: Order of an ONNX file's input channels, `rgb` (the default) or `bgr`.
       layout: Axes of an ONNX file's input, `nchw` or `nhwc`; by default as its shape has them.

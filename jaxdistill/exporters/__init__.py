@@ -68,7 +68,8 @@ def export(
       precision: Number format of a graph. Several write a file `NAME.PRECISION.onnx` each.
       images: Number of validation images that a graph is measured on.
       interpolate: For a run that started from a whole student's weights: 0 is the start, 1 the
-        best checkpoint, and numbers between them weights between them.
+        best checkpoint, and numbers between them weights between them. By default
+        `training.interpolate` of the run.
       console: Where to print what was measured; None prints nothing.
       web_runtime: The npm package onnxruntime-web, which a web page needs, as a tarball or an
         unpacked folder; None: it is downloaded once, into `~/.cache/jaxdistill`.

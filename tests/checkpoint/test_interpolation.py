@@ -11,6 +11,7 @@ from refused import refused
 from small_student import randomised
 
 import jaxdistill as jd
+from jaxdistill import config
 from jaxdistill.checkpoint.best import Best, best
 from jaxdistill.checkpoint.interpolation import START, interpolated, save_start
 from jaxdistill.models import weights
@@ -74,6 +75,25 @@ def test_it_is_predicted_with_evaluated_and_exported(
     assert json.loads(file.with_suffix(".json").read_text())["training"]["interpolated"] == 0.25
     with refused(ConfigError, "options-for-runs"):
         jd.load(file, interpolate=0.25)
+
+
+def test_the_run_s_own_share_is_the_default(tuned: Tuned) -> None:
+    training = tuned.best.settings.training.model_copy(update={"interpolate": 0.25})
+    settings = tuned.best.settings.model_copy(update={"training": training})
+    own = tuned.best._replace(settings=settings)
+    by_default = interpolated(own, None)
+    expected = flat_variables(interpolated(tuned.best, 0.25).student)
+    for name, value in flat_variables(by_default.student).items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert interpolated(by_default, None) is by_default  # and not once more
+    end = flat_variables(tuned.best.student)
+    for name, value in flat_variables(interpolated(own, 1.0).student).items():
+        np.testing.assert_array_equal(value, end[name])
+
+
+def test_a_share_needs_the_weights_of_a_whole_student() -> None:
+    with refused(ConfigError, "interpolate-needs-weights"):
+        config.load("masks", ["data.root=nowhere", "training.interpolate=0.5"])
 
 
 def test_what_cannot_be_interpolated_is_refused(tuned: Tuned, tmp_path: Path) -> None:

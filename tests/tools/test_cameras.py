@@ -146,7 +146,7 @@ def test_other_settings_in_a_folder_with_runs_are_refused(made, tmp_path, monkey
     folder = shutil.copytree(made[1], tmp_path / "made")
     place = [str(tmp_path / "runs"), "--data", str(folder)]
     arguments = [*place, "--config", "configs/browser.yaml", "student.weights=null"]
-    arguments += ["student.frozen=[]"]
+    arguments += ["student.frozen=[]", "training.interpolate=null"]
     chosen = ["--cameras", "dark", "--labels", "masks", "--seeds", "0"]
     camera_runs.main([*arguments, *chosen])
     camera_runs.main([*arguments, f"data.prepared={tmp_path}", *chosen])
