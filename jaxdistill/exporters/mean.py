@@ -16,10 +16,9 @@ from jaxdistill.exporters.latency import latencies
 from jaxdistill.exporters.mean_graph import Input, Member, mean_graph, mean_size
 from jaxdistill.exporters.model_card import mean_card, stamp
 from jaxdistill.exporters.onnx_student import open_for_measuring
+from jaxdistill.exporters.verify import MAX_PROBABILITY_DIFFERENCE
 from jaxdistill.runtime.errors import ConfigError, ExportError
 
-MAX_DIFFERENCE = 1e-3
-"""Largest difference of a probability from the mean of the members, each computed by itself."""
 _IMAGES = 4
 _CELLS = 8
 
@@ -67,10 +66,10 @@ def average(
     found = session.run(None, {"image": given})[0]
     expected = np.mean([_alone(member, images, size) for member in members], axis=0)
     difference = float(np.abs(found - expected).max())
-    if not difference <= MAX_DIFFERENCE:
+    if not difference <= MAX_PROBABILITY_DIFFERENCE:
         raise ExportError(
             f"{output}: the file's probabilities differ by {difference:.1e} from the mean of its "
-            f"members', more than {MAX_DIFFERENCE:g}; nothing was written",
+            f"members', more than {MAX_PROBABILITY_DIFFERENCE:g}; nothing was written",
             code="graph-differs",
         )
     seconds = latencies({"mean": lambda: session.run(None, {"image": given[:1]})})["mean"]

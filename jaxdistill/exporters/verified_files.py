@@ -178,7 +178,7 @@ def write(
         )
     # float32 first: int8 is judged by what it loses against that graph.
     for precision in dict.fromkeys(("float32", *options.precisions)):
-        verify.check(precision, rows[precision], rows["float32"])
+        verify.check(precision, rows[precision], rows["float32"], form)
     measured: dict[str, Any] = {
         precision: {
             "images": len(images.images),
