@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from jaxdistill.commands import common
+from jaxdistill.commands.model_options import checked_size
 from jaxdistill.exporters.mean import average
 from jaxdistill.exporters.mean_graph import Input, Member, read_member
 
@@ -32,8 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     args = _parser().parse_args(arguments)
     members = [_member(text) for text in args.files]
-    size = tuple(args.size) if args.size else None
-    average(members, args.output, size=size, input=args.input, console=common.console())
+    average(
+        members,
+        args.output,
+        size=checked_size(args),
+        input=args.input,
+        console=common.console(),
+    )
 
 
 def _member(text: str) -> Member:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.checkpoint.interpolation import interpolated
 from jaxdistill.commands import common
 from jaxdistill.data import image_ops
-from jaxdistill.models import transposition, without_projectors
+from jaxdistill.models import Student, transposition, without_projectors
 from jaxdistill.runtime.errors import unwritable
 
 _NAME = "convert-weights"
@@ -72,7 +73,9 @@ def _from_mediapipe(source: Path, output: Path) -> None:
 
 
 def _transpose(source: Path, output: Path) -> None:
-    student = without_projectors(best_of(source).student) if source.is_dir() else source
+    student: Student | Path = source
+    if source.is_dir():
+        student = without_projectors(interpolated(best_of(source), None).student)
     try:
         difference = transposition.transpose(student, output)
     except OSError as error:

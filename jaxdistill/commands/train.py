@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jaxdistill import config
 from jaxdistill.commands import common
 from jaxdistill.runtime import distributed, xla
+from jaxdistill.runtime.errors import UserError
 from jaxdistill.runtime.run_layout import CHECKPOINTS, CONFIG
 from jaxdistill.runtime.signals import EXIT_CODE
 
@@ -118,19 +119,22 @@ def _print_interpolated(trainer: "Trainer") -> None:
     from jaxdistill.data import Data
     from jaxdistill.evaluation import evaluate, load
 
-    # It lies between the run's start and its best checkpoint; validation measured the latter.
-    predictor, data = load(trainer.run), Data(trainer.settings.data)
-    teacher = None if data.validation.labelled.any() else trainer.teacher
-    batch_size = trainer.settings.training.images_per_step
-    found = evaluate(predictor, data, teacher, batch_size=batch_size)
+    try:
+        # It lies between the run's start and its best checkpoint; validation measured the latter.
+        predictor, data = load(trainer.run), Data(trainer.settings.data)
+        teacher = None if data.validation.labelled.any() else trainer.teacher
+        found = evaluate(predictor, data, teacher).network
+    except UserError as error:  # the training is complete all the same
+        trainer.console.print(f"training.interpolate: {error}", markup=False, soft_wrap=True)
+        return
     titles = {"miou": "mIoU", "boundary_iou": "boundary IoU", "agreement": "agreement"}
-    shown = ", ".join(
-        f"{title} {found.network[name]:.4f}"
-        for name, title in titles.items()
-        if name in found.network
+    scores = ", ".join(f"{titles[name]} {found[name]:.4f}" for name in titles if name in found)
+    trainer.console.print(f"{predictor.description}: {scores}", markup=False, soft_wrap=True)
+    trainer.console.print(
+        "evaluate, predict and export take this student; with --interpolate 1 they take the "
+        "trained weights, which the validation above measured",
+        soft_wrap=True,
     )
-    trainer.console.print(f"{predictor.description}: {shown}", markup=False, soft_wrap=True)
-    trainer.console.print("evaluate, predict and export take this student")
 
 
 def _in_its_folder(settings: config.Config, path: Path) -> config.Config:

@@ -163,7 +163,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_interpolation(self) -> "Config":
-        if self.training.interpolate is not None and self.student.weights is None:
+        if self.training.interpolate not in (None, 1) and self.student.weights is None:
             raise invalid(
                 "interpolate-needs-weights",
                 "training.interpolate takes weights between the trained ones and those of "

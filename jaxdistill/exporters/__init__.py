@@ -4,7 +4,6 @@ The ending of the output's name selects the exporter. Each module registers its 
 a line here.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -28,8 +27,9 @@ from jaxdistill.exporters.registry import (
     Report,
     Source,
 )
+from jaxdistill.exporters.verified_files import check_folder
 from jaxdistill.models import Student, check_image_size, from_weights, without_projectors
-from jaxdistill.runtime.errors import ConfigError, OutputError
+from jaxdistill.runtime.errors import ConfigError
 
 __all__ = ["EXPORTERS", "Options", "Report", "Source", "export"]
 
@@ -144,15 +144,4 @@ def _check(output: Path, input: str | None, precisions: Sequence[str], images: i
         )
     if images < 1:
         raise ConfigError(f"images: expected at least 1, got {images}", code="invalid-argument")
-    folder = output.parent
-    if not folder.is_dir():
-        raise OutputError(
-            f"{folder.absolute()} is not a folder; create it, or choose another output",
-            code="output-unwritable",
-        )
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write into {folder.absolute()}: {error.strerror}", code="output-unwritable"
-        ) from None
+    check_folder(output.parent)

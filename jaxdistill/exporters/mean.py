@@ -1,10 +1,11 @@
-"""Files with the mean of several exported networks: `average([...], "mean.onnx")`."""
+"""Files with the mean of several exported networks."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import onnx
 from jax.nn import sigmoid
 from jaxtyping import Float, UInt8
 from rich.console import Console
@@ -14,10 +15,10 @@ from jaxdistill.data import image_ops
 from jaxdistill.exporters import verified_files
 from jaxdistill.exporters.latency import latencies
 from jaxdistill.exporters.mean_graph import Input, Member, mean_graph, mean_size
-from jaxdistill.exporters.model_card import mean_card, stamp
+from jaxdistill.exporters.model_card import MEAN_OF, mean_card, stamp
 from jaxdistill.exporters.onnx_student import open_for_measuring
 from jaxdistill.exporters.verify import MAX_PROBABILITY_DIFFERENCE
-from jaxdistill.runtime.errors import ConfigError, ExportError
+from jaxdistill.runtime.errors import ConfigError, ExportError, OutputError
 
 _IMAGES = 4
 _CELLS = 8
@@ -25,7 +26,7 @@ _CELLS = 8
 
 def average(
     members: Sequence[Member],
-    output: Path,
+    output: str | Path,
     *,
     size: Size | None = None,
     input: Input = "unit",
@@ -44,8 +45,10 @@ def average(
       ConfigError: There are fewer than two members (`too-few-members`), the output has another
         ending (`mean-ending`), or the members do not fit together; see `mean_graph`.
       ExportError: onnxruntime computes another mean with the file (`graph-differs`).
-      OutputError: The file or its card cannot be written, or would replace something else.
+      OutputError: The file or its card cannot be written (`output-unwritable`), or would replace
+        something else than an earlier mean (`output-exists`).
     """
+    output = Path(output)
     if len(members) < 2:
         raise ConfigError(
             "a mean needs two networks at least; the same file may be a member twice, once "
@@ -54,7 +57,14 @@ def average(
         )
     if output.suffix != ".onnx":
         raise ConfigError(f"{output}: expected a name that ends in .onnx", code="mean-ending")
+    verified_files.check_folder(output.parent)
     verified_files.check_free(output)
+    if output.exists() and not _is_mean(output):
+        raise OutputError(
+            f"{output} exists and is no mean of networks; the first name is that of the file to "
+            f"write",
+            code="output-exists",
+        )
     size = mean_size(members, size)
     model = mean_graph(members, size, input)
     card = mean_card(model, members, size, input)
@@ -74,10 +84,20 @@ def average(
         )
     seconds = latencies({"mean": lambda: session.run(None, {"image": given[:1]})})["mean"]
     measured = {"difference": difference, "seconds": seconds, "size": size}
-    written = verified_files.write_file(output, "float32", content, {**card, "measured": measured})
+    written = verified_files.write_file(
+        output, card.pop("precision"), content, {**card, "measured": measured}
+    )
     if console:
         megabytes = f"{len(content) / 1e6:.2f} MB, {1e3 * seconds:.1f} ms per image"
         console.print(f"{output}: the mean of {len(members)} networks, {megabytes}; {written.name}")
+
+
+def _is_mean(path: Path) -> bool:
+    try:
+        properties = onnx.load(path, load_external_data=False).metadata_props
+    except Exception:  # of a file that is no ONNX model, protobuf raises errors of its own
+        return False
+    return any(each.key == "student" and MEAN_OF in each.value for each in properties)
 
 
 def _alone(

@@ -6,6 +6,7 @@ the image flipped left to right, and its mask is flipped back. Weights that memb
 are stored once.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,8 @@ from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_metadata import OnnxMetadata, read_metadata
 
 Input = Literal["unit", "uint8"]
+_MEMBERS = re.compile(r"^(member\.\d+/)+")
+"""What a mean puts before a member's names; a mean can be a member too."""
 
 
 class Member(NamedTuple):
@@ -62,19 +65,18 @@ def read_member(path: Path, *, mirrored: bool = False) -> Member:
       NetworkError: The file cannot be read (see `OnnxGraph`), another program wrote it, or its
         input is of bytes (`not-a-member`).
     """
-    OnnxGraph(path)  # names what is wrong with a file that is no whole model
-    metadata = read_metadata(path)
+    graph = OnnxGraph(path)
+    metadata = read_metadata(graph.path)
     if metadata is None or metadata.takes_bytes:
         wrong = "jaxdistill did not export it" if metadata is None else "its input is of bytes"
         raise NetworkError(
-            f"{path}: {wrong}; expected a file of `jaxdistill export RUN FILE.onnx --input unit`",
+            f"{path}: {wrong}; expected a file of `jaxdistill export RUN FILE.onnx`, with another "
+            f"input than uint8",
             code="not-a-member",
         )
-    model = onnx.load(path)
-    height, width = model.graph.input[0].type.tensor_type.shape.dim[2:]
-    fixed = height.HasField("dim_value") and width.HasField("dim_value")
-    size = (height.dim_value, width.dim_value) if fixed else None
-    return Member(path, mirrored, model, metadata, size)
+    content, image = graph.cut(graph.outputs[:1])
+    size = (image.height, image.width) if image.height and image.width else None
+    return Member(graph.path, mirrored, onnx.load_from_string(content), metadata, size)
 
 
 def mean_size(members: Sequence[Member], size: Size | None = None) -> Size:
@@ -109,13 +111,14 @@ def mean_graph(members: Sequence[Member], size: Size, form: Input = "unit") -> o
       The model, with the output `mask` (N, 1, H, W), checked by ONNX's own checker.
 
     Raises:
-      ConfigError: The members were exported for different versions of ONNX (`member-versions`).
+      ConfigError: The members were exported for different versions of ONNX (`member-versions`), or
+        a member of free size cannot have this one (`mean-size`).
     """
     versions = {tuple((o.domain, o.version) for o in m.model.opset_import) for m in members}
     if len(versions) > 1:
         raise ConfigError(
-            "the members use different versions of ONNX's operators; export them again, in one "
-            "precision",
+            "the members use different versions of ONNX's operators; export them again, with one "
+            "version of jaxdistill",
             code="member-versions",
         )
     graph, image = _Graph(), "image"
@@ -166,9 +169,9 @@ def _add_member(graph: _Graph, member: Member, name: str, image: str, size: Size
         x = graph.node("Sub", f"{name}/centred", [x, graph.constant(f"{name}/mean", mean)])
     if (std != 1).any():
         x = graph.node("Div", f"{name}/normalized", [x, graph.constant(f"{name}/std", std)])
-    model = compose.add_prefix(member.model, prefix := f"{name}/")
+    model = compose.add_prefix(member.model, f"{name}/")
     renamed = {
-        tensor.name: graph.tensor(tensor, tensor.name.removeprefix(prefix))
+        tensor.name: graph.tensor(tensor, _MEMBERS.sub("", tensor.name))
         for tensor in model.graph.initializer
     }
     renamed[model.graph.input[0].name] = x
@@ -219,6 +222,13 @@ def _model(graph: _Graph, members: Sequence[Member], size: Size, form: Input) ->
         opset_imports=list(members[0].model.opset_import),
         ir_version=max(member.model.ir_version for member in members),
     )
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        raise ConfigError(
+            "a member whose height and width are free cannot have those of the mean, "
+            f"{size[0]} x {size[1]}; its model card says of what number they are multiples",
+            code="mean-size",
+        ) from None
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -24,6 +24,8 @@ from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.version import __version__
 
+MEAN_OF = "mean of"
+"""Key of a card's `student` that lists the networks of a mean."""
 _RANGES: dict[Input, str] = {
     "normalized": "(pixels in [0, 1] - mean) / std, per channel",
     "imagenet": "(pixels in [0, 1] - mean) / std, per channel",
@@ -58,7 +60,7 @@ def describe(model: onnx.ModelProto, form: Form) -> Interface:
         sum(
             int(np.prod(tensor.dims))
             for tensor in model.graph.initializer
-            if tensor.name.endswith((".weight", ".bias"))
+            if tensor.name.removesuffix("_quantized").endswith((".weight", ".bias"))
         ),
     )
 
@@ -134,7 +136,7 @@ def mean_card(
         "output": {**interface.output, "range": "probabilities in [0, 1]"},
         "normalization": {"mean": [0.0] * 3, "std": [1.0] * 3, "done by": "the graph"},
         "student": {
-            "mean of": [
+            MEAN_OF: [
                 {
                     "file": member.path.name,
                     "sha256": hashlib.sha256(member.path.read_bytes()).hexdigest(),
@@ -147,7 +149,16 @@ def mean_card(
         },
         "training": None,
         "versions": _versions(),
+        "precision": "+".join(sorted({_precision(member.model) for member in members})),
     }
+
+
+def _precision(model: onnx.ModelProto) -> str:
+    """Returns the number format of a graph's weights."""
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    if onnx.TensorProto.INT8 in kinds:
+        return "int8"
+    return "float16" if onnx.TensorProto.FLOAT16 in kinds else "float32"
 
 
 def _versions() -> dict[str, str]:
@@ -172,12 +183,14 @@ def stamp(model: onnx.ModelProto, card: dict[str, Any]) -> None:
 
 
 def _training(best: Best) -> dict[str, Any]:
+    share = best.metadata.get("interpolated")
     return {
         "run": str(best.settings.run),
         "epoch": best.metadata["progress"]["epoch"],
         "step": best.step,
-        "interpolated": best.metadata.get("interpolated"),
-        "validation": best.metadata.get("validation"),
+        "interpolated": share,
+        # It measured the trained weights.
+        "validation": None if share not in (None, 1) else best.metadata.get("validation"),
         "fingerprints": _fingerprints(best),
     }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,28 @@ def check_names(output: Path, options: Options) -> None:
     """
     for path in _paths(output, options).values():
         check_free(path)
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that a folder is there and can be written to.
+
+    Args:
+      folder: The folder of an output.
+
+    Raises:
+      OutputError: It is not, or cannot (`output-unwritable`).
+    """
+    if not folder.is_dir():
+        raise OutputError(
+            f"{folder.absolute()} is not a folder; create it, or choose another output",
+            code="output-unwritable",
+        )
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {folder.absolute()}: {error.strerror}", code="output-unwritable"
+        ) from None
 
 
 def check_free(path: Path) -> None:

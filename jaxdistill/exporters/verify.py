@@ -27,8 +27,8 @@ MAX_DIFFERENCE = {"float32": 1e-4, "float16": 5e-2}
 """Largest difference between the outputs of graph and student, as a share of the largest output.
 There is no bound for int8, whose masks are compared instead."""
 MAX_PROBABILITY_DIFFERENCE = 1e-3
-"""That of probabilities in float32. Of logits up to 1000, as MediaPipe's network has them, the
-rounding alone changes a probability by some 1e-4."""
+"""Largest difference of probabilities in float32. Of logits up to 1000, as MediaPipe's network has
+them, the rounding alone changes a probability by some 1e-4."""
 MAX_IOU_LOSS = 0.02
 """Largest loss of mean IoU from float32 to int8."""
 MAX_CHANGED = 0.02

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.checkpoint.interpolation import interpolated
 from jaxdistill.data.image_ops import Normalization
 from jaxdistill.models import weights
 from jaxdistill.models.encoders import mobilenet
@@ -164,7 +165,7 @@ def convert_to_smp(source: Path, output: Path, encoder: str | None = None) -> Co
 
 def _read_student(source: Path, encoder: str | None) -> Pretrained:
     if source.is_dir():
-        best = best_of(source)
+        best = interpolated(best_of(source), None)
         settings = best.settings.student
         arrays = {path: np.asarray(array) for path, array in flat_variables(best.student).items()}
         if settings.decoder != "unet":

@@ -43,6 +43,7 @@ _FREE = (
     *_PATHS,
     "training.epochs",
     "training.early_stopping",
+    "training.interpolate",  # which the run's files are read with
     "training.skip_nonfinite",
     "checkpoints",
     "trackers",

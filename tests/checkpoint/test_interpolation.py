@@ -2,18 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import coco_folders
 import numpy as np
 import pytest
 import toy_student
 from refused import refused
+from rich.console import Console
 from small_student import randomised
 
 import jaxdistill as jd
 from jaxdistill import config
 from jaxdistill.checkpoint.best import Best, best
 from jaxdistill.checkpoint.interpolation import START, interpolated, save_start
+from jaxdistill.commands.train import _print_interpolated
+from jaxdistill.data import Data
 from jaxdistill.models import weights
 from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime.errors import ConfigError, RunError
@@ -94,6 +99,33 @@ def test_the_run_s_own_share_is_the_default(tuned: Tuned) -> None:
 def test_a_share_needs_the_weights_of_a_whole_student() -> None:
     with refused(ConfigError, "interpolate-needs-weights"):
         config.load("masks", ["data.root=nowhere", "training.interpolate=0.5"])
+
+
+def test_training_ends_with_the_score_of_the_student_that_is_exported(
+    tuned: Tuned, tmp_path: Path, monkeypatch
+) -> None:
+    settings = tuned.best.settings
+    data = config.Data(
+        root=coco_folders.discs(tmp_path / "discs", 2, 3),
+        prepared=tmp_path / "prepared",
+        image_size=(32, 32),
+    )
+    training = settings.training.model_copy(update={"interpolate": 0.25})
+    settings = settings.model_copy(update={"training": training, "data": data})
+    console = Console(record=True, width=200)
+    trainer = SimpleNamespace(run=tuned.run, settings=settings, teacher=None, console=console)
+    opened = jd.load(tuned.run, interpolate=0.25)
+    monkeypatch.setattr("jaxdistill.evaluation.load", lambda run: opened)
+    _print_interpolated(trainer)
+    expected = jd.evaluate(opened, Data(data)).network["miou"]
+    assert f"mIoU {expected:.4f}" in console.export_text()
+
+    def missing(run: Path) -> None:
+        raise RunError("there is no such file", code="no-start-weights")
+
+    monkeypatch.setattr("jaxdistill.evaluation.load", missing)
+    _print_interpolated(trainer)  # the run is complete, and says what is wrong
+    assert "training.interpolate:" in console.export_text()
 
 
 def test_what_cannot_be_interpolated_is_refused(tuned: Tuned, tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def test_free_members_have_the_size_that_is_asked_for(files, tmp_path: Path) -> 
     path = tmp_path / "mean.onnx"
     with refused(ConfigError, "mean-size"):
         mean_lib.average(members(files, "free", "free|"), path)
+    with refused(ConfigError, "mean-size"):  # no multiple of the stride
+        mean_lib.average(members(files, "free", "free|"), path, size=(40, 64))
     mean_lib.average(members(files, "free", "free|"), path, size=(32, 64))
     [image] = onnx.load(path).graph.input
     assert [dim.dim_value for dim in image.type.tensor_type.shape.dim[2:]] == [32, 64]
@@ -137,11 +139,53 @@ def test_what_cannot_be_a_mean_is_refused_and_nothing_is_written(files, tmp_path
     ):
         with refused(error, code):
             mean_lib.average(some, tmp_path / output)
+    for output in (files["small"], files["other"]):  # a member, and an export of the user's
+        content = output.read_bytes()
+        with refused(OutputError, "output-exists"):
+            mean_lib.average(two, output)
+        assert output.read_bytes() == content
+    with refused(OutputError, "output-unwritable"):
+        mean_lib.average(two, tmp_path / "missing" / "mean.onnx")
     newer = onnx.load(files["large"])
     newer.opset_import[0].version += 1
     with refused(ConfigError, "member-versions"):
         mean_lib.average([two[0], two[1]._replace(model=newer)], tmp_path / "mean.onnx")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_damaged_file_that_keeps_our_name_is_refused(files, tmp_path: Path) -> None:
+    def without_input(model: onnx.ModelProto) -> None:
+        del model.graph.input[:]
+
+    def flat(model: onnx.ModelProto) -> None:
+        del model.graph.input[0].type.tensor_type.shape.dim[3:]
+
+    def unknown(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "Unknown"
+
+    for damage in (without_input, flat, unknown):
+        model = onnx.load(files["small"])
+        damage(model)
+        onnx.save(model, tmp_path / "damaged.onnx")
+        with pytest.raises(NetworkError):
+            read_member(tmp_path / "damaged.onnx")
+
+
+def test_a_mean_is_a_member_too_and_shares_its_weights(files, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    mean_lib.average(members(files, "small", "large"), first)
+    mean_lib.average([read_member(first), *members(files, "large|")], second)
+    assert second.stat().st_size < 1.5 * files["large"].stat().st_size
+
+
+def test_members_of_another_precision(files, tmp_path: Path) -> None:
+    student = models.create("mediapipe-selfie", encoder="mediapipe-selfie", frozen=(), seed=1)
+    half = tmp_path / "half.onnx"
+    exporters.export(student, half, input="unit", sigmoid=True, size=LARGE, precision="float16")
+    path = tmp_path / "mean.onnx"
+    mean_lib.average([read_member(half), *members(files, "large")], path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["file"]["precision"] == "float16+float32"
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
@@ -164,5 +208,7 @@ def test_the_command(files, tmp_path: Path, capsys) -> None:
     assert __main__.main([*given, "--size", "32", "32", "--input", "uint8"]) == 0
     assert "mean.json" in capsys.readouterr().out
     assert json.loads(output.with_suffix(".json").read_text())["input"]["dtype"] == "uint8"
+    assert __main__.main([*given, "--size", "0", "0"]) == 2
+    assert "[input-size]" in capsys.readouterr().err
     assert __main__.main(["average", str(output), str(files["small"])]) == 2
     assert "[too-few-members]" in capsys.readouterr().err

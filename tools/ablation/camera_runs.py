@@ -98,7 +98,8 @@ def write(folder: Path, share: float | None = None) -> None:
     runs.save(folder / "table.json", found)
     columns = [START_COLUMN, *LABELS]
     titles = [LABELS.get(column, column) for column in columns]
-    lines = [f"| mIoU / boundary IoU | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]
+    scored = "mIoU / boundary IoU" + ("" if share is None else f", interpolated by {share:g}")
+    lines = [f"| {scored} | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]
     for camera in (name for name in cameras.CAMERAS if name in found):
         scores = {column: list(found[camera].get(column, {}).values()) for column in columns}
         scores[START_COLUMN] = scores[START_COLUMN][:1]  # it is the same for every seed

@@ -76,7 +76,13 @@ def effective(settings: config.Config) -> dict[str, Any]:
     """
     weights = settings.student.weights or settings.student.encoder_weights
     student = {"weights", "encoder_weights"}
-    own = {"run": True, "seed": True, "data": {"prepared"}, "student": student}
+    own = {
+        "run": True,
+        "seed": True,
+        "data": {"prepared"},
+        "student": student,
+        "training": {"interpolate"},
+    }
     return {
         **dict(flat(settings.model_dump(mode="json", exclude=own))),
         "student.weights": weights and fingerprint(weights_lib.load(weights)[0]),

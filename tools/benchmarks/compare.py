@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import json_file
 import numpy as np
 from onnx_network import open_network
-from runtime_engines import open_litert
+from runtime_engines import RUNTIMES, open_litert
 
 from jaxdistill import config, exporters
 from jaxdistill.data import Data
@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     settings = config.Data(root=args.data, image_size=tuple(args.size))
     with tempfile.TemporaryDirectory() as folder:
+        if args.litert and (install := RUNTIMES["LiteRT"].missing):
+            raise ConfigError(f"--litert needs LiteRT: {install}", code="extra-missing")
         networks = {}
         for text in args.networks:
             found = _networks(text, args.precision, args.litert, Path(folder))
@@ -201,6 +203,8 @@ def _networks(
         return found
     files = [Path(file) for file in listed.split(",")]
     beside = files[0].with_suffix(LITERT)
+    if litert and not beside.exists():
+        print(f"{name}: there is no {beside} to measure in LiteRT", file=sys.stderr)
     names = ("output", "normalization")
     own = dict(zip(names, options, strict=False))
     return {name: Network(files, own, beside if litert and beside.exists() else None)}

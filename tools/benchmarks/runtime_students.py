@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from jaxdistill import config, exporters
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
+from jaxdistill.checkpoint.interpolation import interpolated
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.registry import Precision
 from jaxdistill.exporters.verify import flax_outputs
@@ -29,6 +30,7 @@ from jaxdistill.runtime.errors import ConfigError, UserError
 FORM = Form("unit", sigmoid=True)
 """Input and output of all files: images in [0, 1], and probabilities."""
 FILES = (".onnx", ".tflite")
+_RANDOM = ("student.weights=null", "training.interpolate=null")
 
 
 class Contestant(NamedTuple):
@@ -108,9 +110,9 @@ def _source(argument: str) -> tuple[Student | Best, tuple[str, ...] | None]:
     if path.suffix == ".safetensors" and "=" not in argument:
         return from_weights(path), None
     if path.is_dir():
-        return best_of(path), None
+        return interpolated(best_of(path), None), None
     name, *overrides = shlex.split(argument)
-    settings = config.load(name, [*overrides, "student.weights=null"]).student
+    settings = config.load(name, [*overrides, *_RANDOM]).student
     file = settings.encoder_weights
     if file is not None and not file.is_file():
         settings = settings.model_copy(update={"encoder_weights": None})
