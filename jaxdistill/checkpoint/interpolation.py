@@ -20,7 +20,8 @@ from jaxdistill.runtime.files import retry_io
 
 START = "start.safetensors"
 """Name of the file in the run's folder."""
-_INTERPOLATED = "interpolated"
+INTERPOLATED = "interpolated"
+"""Key of a checkpoint's metadata: the share, of a student that `interpolated` made."""
 
 
 def save_start(run: Path, student: Student) -> None:
@@ -51,7 +52,7 @@ def interpolated(best: Best, share: float | None) -> Best:
       RunError: The run did not start from a whole student's weights (`no-start-weights`).
       WeightsError: The file of the start is damaged, or belongs to another student.
     """
-    if share is None and _INTERPOLATED not in best.metadata:
+    if share is None and INTERPOLATED not in best.metadata:
         share = best.settings.training.interpolate
     if share is None:
         return best
@@ -61,6 +62,9 @@ def interpolated(best: Best, share: float | None) -> Best:
             f"{share:g}",
             code="invalid-argument",
         )
+    metadata = {**best.metadata, INTERPOLATED: share}
+    if share == 1:  # which needs no start
+        return best._replace(metadata=metadata)
     path = best.settings.run / START
     if not retry_io(path.is_file):
         raise RunError(
@@ -77,4 +81,4 @@ def interpolated(best: Best, share: float | None) -> Best:
         for name, value in own.items()
     }
     student = merge(nnx.graphdef(best.student), jax.device_put(between))
-    return best._replace(student=student, metadata={**best.metadata, _INTERPOLATED: share})
+    return best._replace(student=student, metadata=metadata)

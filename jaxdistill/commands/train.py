@@ -119,6 +119,7 @@ def _print_interpolated(trainer: "Trainer") -> None:
     from jaxdistill.data import Data
     from jaxdistill.evaluation import evaluate, load
 
+    trainer.console.print("measuring the student that evaluate, predict and export take ...")
     try:
         # It lies between the run's start and its best checkpoint; validation measured the latter.
         predictor, data = load(trainer.run), Data(trainer.settings.data)
@@ -131,8 +132,7 @@ def _print_interpolated(trainer: "Trainer") -> None:
     scores = ", ".join(f"{titles[name]} {found[name]:.4f}" for name in titles if name in found)
     trainer.console.print(f"{predictor.description}: {scores}", markup=False, soft_wrap=True)
     trainer.console.print(
-        "evaluate, predict and export take this student; with --interpolate 1 they take the "
-        "trained weights, which the validation above measured",
+        "with --interpolate 1 they take the trained weights, which the validation above measured",
         soft_wrap=True,
     )
 

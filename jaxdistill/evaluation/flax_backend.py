@@ -8,7 +8,7 @@ from flax import nnx
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.checkpoint.best import best as best_of
 from jaxdistill.checkpoint.integrity import fingerprint
-from jaxdistill.checkpoint.interpolation import interpolated
+from jaxdistill.checkpoint.interpolation import INTERPOLATED, interpolated
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
 from jaxdistill.evaluation.backend import Images, Logits, ModelOptions
@@ -73,6 +73,6 @@ def of_best(best: Best, options: ModelOptions) -> FlaxBackend:
     best = interpolated(best, options.interpolate)
     size = options.size or best.settings.data.image_size
     name = f"{best.settings.run}: student after step {best.step}"
-    if (share := best.metadata.get("interpolated")) is not None:
+    if (share := best.metadata.get(INTERPOLATED)) is not None:
         name += f", {share:g} of the way from the run's start"
     return FlaxBackend(best.student, size, name)

@@ -134,6 +134,8 @@ def test_what_cannot_be_interpolated_is_refused(tuned: Tuned, tmp_path: Path) ->
     elsewhere = tuned.best.settings.model_copy(update={"run": tmp_path})
     with refused(RunError, "no-start-weights", START):
         interpolated(tuned.best._replace(settings=elsewhere), 0.5)
+    moved = interpolated(tuned.best._replace(settings=elsewhere), 1)  # which needs no start
+    assert moved.student is tuned.best.student
     with refused(ConfigError, "options-for-runs"):
         jd.export(tuned.best.student, tmp_path / "student.onnx", interpolate=0.5)
 
