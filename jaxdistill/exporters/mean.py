@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 from jax.nn import sigmoid
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from rich.console import Console
 
 from jaxdistill.config import Size
@@ -15,8 +15,9 @@ from jaxdistill.data import image_ops
 from jaxdistill.exporters import verified_files
 from jaxdistill.exporters.latency import latencies
 from jaxdistill.exporters.mean_graph import Input, Member, mean_graph, mean_size
-from jaxdistill.exporters.model_card import MEAN_OF, mean_card, stamp
-from jaxdistill.exporters.onnx_student import open_for_measuring
+from jaxdistill.exporters.model_card import MEAN_OF, mean_card, precision_of, stamp
+from jaxdistill.exporters.onnx_graph import Form
+from jaxdistill.exporters.onnx_student import OnnxStudent, Output, open_for_measuring
 from jaxdistill.exporters.verify import MAX_PROBABILITY_DIFFERENCE
 from jaxdistill.runtime.errors import ConfigError, ExportError, OutputError
 
@@ -71,25 +72,22 @@ def average(
     stamp(model, card)
     content = model.SerializeToString()
     images = _images(size)
-    session = open_for_measuring(content)
-    given = images if input == "uint8" else _planes(images.astype(np.float32) / 255)
-    found = session.run(None, {"image": given})[0]
+    written = OnnxStudent(content, Form(input, True, size), image_ops.resolve("unit"))
     expected = np.mean([_alone(member, images, size) for member in members], axis=0)
-    difference = float(np.abs(found - expected).max())
+    difference = float(np.abs(written(images) - expected).max())
     if not difference <= MAX_PROBABILITY_DIFFERENCE:
         raise ExportError(
             f"{output}: the file's probabilities differ by {difference:.1e} from the mean of its "
             f"members', more than {MAX_PROBABILITY_DIFFERENCE:g}; nothing was written",
             code="graph-differs",
         )
-    seconds = latencies({"mean": lambda: session.run(None, {"image": given[:1]})})["mean"]
+    seconds = latencies({"mean": written.probe(size)})["mean"]
+    precision = "+".join(sorted({precision_of(member.model) for member in members}))
     measured = {"difference": difference, "seconds": seconds, "size": size}
-    written = verified_files.write_file(
-        output, card.pop("precision"), content, {**card, "measured": measured}
-    )
+    own = verified_files.write_file(output, precision, content, {**card, "measured": measured})
     if console:
         megabytes = f"{len(content) / 1e6:.2f} MB, {1e3 * seconds:.1f} ms per image"
-        console.print(f"{output}: the mean of {len(members)} networks, {megabytes}; {written.name}")
+        console.print(f"{output}: the mean of {len(members)} networks, {megabytes}; {own.name}")
 
 
 def _is_mean(path: Path) -> bool:
@@ -100,23 +98,17 @@ def _is_mean(path: Path) -> bool:
     return any(each.key == "student" and MEAN_OF in each.value for each in properties)
 
 
-def _alone(
-    member: Member, images: UInt8[np.ndarray, "n h w 3"], size: Size
-) -> Float[np.ndarray, "n 1 h w"]:
+def _alone(member: Member, images: UInt8[np.ndarray, "n h w 3"], size: Size) -> Output:
     """Computes a member's probabilities by itself, with the image operations of JAX."""
     x = image_ops.resize(jnp.asarray(images, jnp.float32) / 255, member.size or size)
     x = x[:, :, ::-1] if member.mirrored else x
-    x = image_ops.normalize(x, member.normalization)
+    x = image_ops.normalize(x, member.normalization).transpose(0, 3, 1, 2)
     session = open_for_measuring(member.model.SerializeToString())
-    given = {member.model.graph.input[0].name: _planes(np.asarray(x))}
-    y = jnp.asarray(session.run(None, given)[0]).transpose(0, 2, 3, 1)
+    found = session.run(None, {member.model.graph.input[0].name: np.asarray(x)})[0]
+    y = jnp.asarray(found).transpose(0, 2, 3, 1)
     y = sigmoid(y) if member.logits else y
     y = y[:, :, ::-1] if member.mirrored else y
-    return np.asarray(image_ops.resize(y, size)).transpose(0, 3, 1, 2)
-
-
-def _planes(images: np.ndarray) -> Float[np.ndarray, "n 3 h w"]:
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return np.asarray(image_ops.resize(y, size))
 
 
 def _images(size: Size) -> UInt8[np.ndarray, "n h w 3"]:

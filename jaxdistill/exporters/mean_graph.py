@@ -17,6 +17,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
+from jaxdistill.exporters.onnx_graph import OPSET, Form, complete_model
 from jaxdistill.runtime.errors import ConfigError, NetworkError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
 from jaxdistill.teachers.onnx_metadata import OnnxMetadata, read_metadata
@@ -111,16 +112,17 @@ def mean_graph(members: Sequence[Member], size: Size, form: Input = "unit") -> o
       The model, with the output `mask` (N, 1, H, W), checked by ONNX's own checker.
 
     Raises:
-      ConfigError: The members were exported for different versions of ONNX (`member-versions`), or
-        a member of free size cannot have this one (`mean-size`).
+      ConfigError: A member was exported for another version of ONNX (`member-versions`), or a
+        member of free size cannot have this one (`mean-size`).
     """
-    versions = {tuple((o.domain, o.version) for o in m.model.opset_import) for m in members}
-    if len(versions) > 1:
-        raise ConfigError(
-            "the members use different versions of ONNX's operators; export them again, with one "
-            "version of jaxdistill",
-            code="member-versions",
-        )
+    for member in members:
+        versions = {each.domain: each.version for each in member.model.opset_import}
+        if versions != {"": OPSET}:
+            raise ConfigError(
+                f"{member.path}: it does not use version {OPSET} of ONNX's operators; export it "
+                f"again, with this version of jaxdistill",
+                code="member-versions",
+            )
     graph, image = _Graph(), "image"
     if form == "uint8":
         image = graph.node("Transpose", "image/nchw", [image], perm=[0, 3, 1, 2])
@@ -134,7 +136,14 @@ def mean_graph(members: Sequence[Member], size: Size, form: Input = "unit") -> o
         )
     share = graph.constant("share", np.float32(1 / len(members)))
     graph.nodes.append(helper.make_node("Mul", [total, share], ["mask"], "mask"))
-    return _model(graph, members, size, form)
+    try:
+        return complete_model(graph.nodes, list(graph.constants.values()), Form(form, True, size))
+    except onnx.shape_inference.InferenceError:
+        raise ConfigError(
+            "a member whose height and width are free cannot have those of the mean, "
+            f"{size[0]} x {size[1]}; its model card says of what number they are multiples",
+            code="mean-size",
+        ) from None
 
 
 class _Graph:
@@ -209,26 +218,3 @@ def _mirror(graph: _Graph, x: str, name: str) -> str:
     ends = {"starts": -1, "ends": np.iinfo(np.int64).min, "axes": 3, "steps": -1}
     inputs = [graph.constant(f"mirror/{key}", np.array([value])) for key, value in ends.items()]
     return graph.node("Slice", name, [x, *inputs])
-
-
-def _model(graph: _Graph, members: Sequence[Member], size: Size, form: Input) -> onnx.ModelProto:
-    shape: list[str | int] = ["batch", *size, 3] if form == "uint8" else ["batch", 3, *size]
-    kind = TensorProto.UINT8 if form == "uint8" else TensorProto.FLOAT
-    image = helper.make_tensor_value_info("image", kind, shape)
-    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch", 1, *size])
-    constants = list(graph.constants.values())
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "mean", [image], [mask], constants),
-        opset_imports=list(members[0].model.opset_import),
-        ir_version=max(member.model.ir_version for member in members),
-    )
-    try:
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError:
-        raise ConfigError(
-            "a member whose height and width are free cannot have those of the mean, "
-            f"{size[0]} x {size[1]}; its model card says of what number they are multiples",
-            code="mean-size",
-        ) from None
-    onnx.checker.check_model(model, full_check=True)
-    return model

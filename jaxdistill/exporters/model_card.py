@@ -14,6 +14,7 @@ import onnxruntime
 from onnx import ValueInfoProto
 
 from jaxdistill.checkpoint.best import Best
+from jaxdistill.checkpoint.interpolation import INTERPOLATED
 from jaxdistill.config import Size
 from jaxdistill.data.splits import open_split
 from jaxdistill.exporters.mean_graph import Member
@@ -149,12 +150,15 @@ def mean_card(
         },
         "training": None,
         "versions": _versions(),
-        "precision": "+".join(sorted({_precision(member.model) for member in members})),
     }
 
 
-def _precision(model: onnx.ModelProto) -> str:
-    """Returns the number format of a graph's weights."""
+def precision_of(model: onnx.ModelProto) -> str:
+    """Returns the number format of a graph's weights: `int8`, `float16` or `float32`.
+
+    Args:
+      model: The graph.
+    """
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     if onnx.TensorProto.INT8 in kinds:
         return "int8"
@@ -183,12 +187,12 @@ def stamp(model: onnx.ModelProto, card: dict[str, Any]) -> None:
 
 
 def _training(best: Best) -> dict[str, Any]:
-    share = best.metadata.get("interpolated")
+    share = best.metadata.get(INTERPOLATED)
     return {
         "run": str(best.settings.run),
         "epoch": best.metadata["progress"]["epoch"],
         "step": best.step,
-        "interpolated": share,
+        INTERPOLATED: share,
         # It measured the trained weights.
         "validation": None if share not in (None, 1) else best.metadata.get("validation"),
         "fingerprints": _fingerprints(best),

@@ -72,7 +72,7 @@ def student_graph(student: Student, form: Form, compute: Float = "float32") -> o
     if form.sigmoid:
         graph.node("Sigmoid", "head/sigmoid", [logits])
     graph.rename_last(form.output)
-    return _model(graph, form)
+    return complete_model(graph.nodes, list(graph.constants.values()), form)
 
 
 class OnnxGraphBuilder:
@@ -196,7 +196,22 @@ def caller_normalization(form: Input, normalization: Normalization) -> Normaliza
     return normalization if form == "normalized" else None
 
 
-def _model(graph: OnnxGraphBuilder, form: Form) -> onnx.ModelProto:
+def complete_model(
+    nodes: Sequence[onnx.NodeProto], constants: Sequence[TensorProto], form: Form
+) -> onnx.ModelProto:
+    """Builds a model from the nodes between the input `image` and the output.
+
+    Args:
+      nodes: The nodes, in an order in which they can be computed.
+      constants: Their weights and other constants.
+      form: Input and output of the graph.
+
+    Returns:
+      The model, with inferred shapes, checked by ONNX's own checker.
+
+    Raises:
+      onnx.shape_inference.InferenceError: The shapes of tensors do not fit together.
+    """
     height, width = form.size or ("height", "width")
     if form.input == "uint8":
         shape: list[str | int] = ["batch", height, width, 3]
@@ -207,9 +222,8 @@ def _model(graph: OnnxGraphBuilder, form: Form) -> onnx.ModelProto:
     output = helper.make_tensor_value_info(
         form.output, TensorProto.FLOAT, ["batch", 1, height, width]
     )
-    constants = list(graph.constants.values())
     model = helper.make_model(
-        helper.make_graph(graph.nodes, "student", [image], [output], constants),
+        helper.make_graph(nodes, "student", [image], [output], constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
