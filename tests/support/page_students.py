@@ -1,4 +1,4 @@
-"""What the exported page's tests in a browser share: students, a photograph, and what they need."""
+"""What the exported page's tests in a browser share: students, a photo, and what they need."""
 
 import importlib.util
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A page in Chromium, without a screen, with a real photograph and a camera's clip.
+"""A page in Chromium, without a screen, with a real photo and a camera's clip.
 
-It needs Chromium, `playwright`, scikit-image's photograph, and onnxruntime-web: from the cache,
+It needs Chromium, `playwright`, scikit-image's photo, and onnxruntime-web: from the cache,
 from npm, or from the tarball that the variable WEB_RUNTIME names.
 """
 
