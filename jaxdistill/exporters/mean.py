@@ -12,15 +12,17 @@ from rich.console import Console
 
 from jaxdistill.config import Size
 from jaxdistill.data import image_ops
-from jaxdistill.exporters import verified_files
+from jaxdistill.exporters import verified_files, verify
 from jaxdistill.exporters.latency import latencies
 from jaxdistill.exporters.mean_graph import Input, Member, mean_graph, mean_size
 from jaxdistill.exporters.model_card import MEAN_OF, mean_card, precision_of, stamp
 from jaxdistill.exporters.onnx_graph import Form
 from jaxdistill.exporters.onnx_student import OnnxStudent, Output, open_for_measuring
-from jaxdistill.exporters.verify import MAX_PROBABILITY_DIFFERENCE
-from jaxdistill.runtime.errors import ConfigError, ExportError, OutputError
+from jaxdistill.exporters.registry import Precision
+from jaxdistill.exporters.verify import Row
+from jaxdistill.runtime.errors import ConfigError, OutputError
 
+_BY_BITS: tuple[Precision, ...] = ("int8", "float16", "float32")
 _IMAGES = 4
 _CELLS = 8
 
@@ -45,7 +47,7 @@ def average(
     Raises:
       ConfigError: There are fewer than two members (`too-few-members`), the output has another
         ending (`mean-ending`), or the members do not fit together; see `mean_graph`.
-      ExportError: onnxruntime computes another mean with the file (`graph-differs`).
+      ExportError: onnxruntime computes another mean with the file; see `verify.check`.
       OutputError: The file or its card cannot be written (`output-unwritable`), or would replace
         something else than an earlier mean (`output-exists`).
     """
@@ -72,18 +74,24 @@ def average(
     stamp(model, card)
     content = model.SerializeToString()
     images = _images(size)
-    written = OnnxStudent(content, Form(input, True, size), image_ops.resolve("unit"))
+    form = Form(input, True, size)
+    written = OnnxStudent(content, form, image_ops.resolve("unit"))
+    found = written(images)
     expected = np.mean([_alone(member, images, size) for member in members], axis=0)
-    difference = float(np.abs(written(images) - expected).max())
-    if not difference <= MAX_PROBABILITY_DIFFERENCE:
-        raise ExportError(
-            f"{output}: the file's probabilities differ by {difference:.1e} from the mean of its "
-            f"members', more than {MAX_PROBABILITY_DIFFERENCE:g}; nothing was written",
-            code="graph-differs",
-        )
     seconds = latencies({"mean": written.probe(size)})["mean"]
-    precision = "+".join(sorted({precision_of(member.model) for member in members}))
-    measured = {"difference": difference, "seconds": seconds, "size": size}
+    row = Row(
+        len(content),
+        seconds,
+        verify.difference(expected, found),
+        verify.changed(expected, found, form),
+        None,
+    )
+    precisions = {precision_of(member.model) for member in members}
+    # Members in fewer bits amplify the roundings before them, so that the coarsest decides.
+    coarsest: Precision = next(name for name in _BY_BITS if name in precisions)
+    verify.check(coarsest, row, row, form)
+    measured = {"size": size, **row._asdict()}
+    precision = "+".join(sorted(precisions))
     own = verified_files.write_file(output, precision, content, {**card, "measured": measured})
     if console:
         megabytes = f"{len(content) / 1e6:.2f} MB, {1e3 * seconds:.1f} ms per image"

@@ -19,7 +19,7 @@ from jaxdistill.config import Size
 from jaxdistill.data.splits import open_split
 from jaxdistill.exporters.mean_graph import Member
 from jaxdistill.exporters.onnx_graph import Form, caller_normalization
-from jaxdistill.exporters.registry import Input, Source
+from jaxdistill.exporters.registry import Input, Precision, Source
 from jaxdistill.models.feature_info import size_multiple
 from jaxdistill.runtime.errors import UserError
 from jaxdistill.teachers.onnx_graph import OnnxGraph
@@ -153,7 +153,7 @@ def mean_card(
     }
 
 
-def precision_of(model: onnx.ModelProto) -> str:
+def precision_of(model: onnx.ModelProto) -> Precision:
     """Returns the number format of a graph's weights: `int8`, `float16` or `float32`.
 
     Args:

@@ -151,7 +151,7 @@ def check(precision: Precision, row: Row, reference: Row, form: Form) -> None:
     if not value <= limit:  # also where it is NaN
         advice = f"; leave {precision} out, or train the student further"
         raise ExportError(
-            f"the {precision} graph differs from the student, so that no file was written: "
+            f"the {precision} graph computes something else, so that no file was written: "
             f"{what} {value:.2g}, allowed {limit:.2g}{'' if precision == 'float32' else advice}",
             code="graph-differs",
         )

@@ -188,6 +188,15 @@ def test_members_of_another_precision(files, tmp_path: Path) -> None:
     assert card["file"]["precision"] == "float16+float32"
 
 
+def test_members_in_eight_bits(trained: Path, tmp_path: Path) -> None:
+    member, path = tmp_path / "member.onnx", tmp_path / "mean.onnx"
+    exporters.export(trained, member, size=(64, 96), precision="int8")
+    mean_lib.average([read_member(member), read_member(member, mirrored=True)], path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["file"]["precision"] == "int8"
+    assert card["student"]["weights"] > 0
+
+
 def test_a_graph_that_computes_something_else_is_not_written(
     files, tmp_path: Path, monkeypatch
 ) -> None:
