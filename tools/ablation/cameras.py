@@ -7,8 +7,10 @@
 For every camera, `build/cameras/CAMERA` gets the training and validation images and their masks,
 as folders of PNG files, and two more sets of training masks: `labels`, the teachers' masks of the
 images before they were changed, as a second camera or a known rotation would give them, and `few`,
-of which some are the true ones. `CAMERAS` says what the cameras do. `made.json` says what they were
-made from; the folder appears when all is written, and one with other contents is refused.
+of which some are the true ones. With `--photographs FOLDER` there is a fourth, `more`: all true
+ones, and the teachers' masks of photographs, which the camera changes like the other images.
+`CAMERAS` says what the cameras do. `made.json` says what they were made from; the folder appears
+when all is written, and one with other contents is refused.
 """
 
 import argparse
@@ -20,13 +22,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import photographs
 import runs
 from jaxtyping import Float, UInt8
+from photographs import Image, Mask
 from PIL import Image as Pillow
 from rich.progress import track
 
 from jaxdistill import config
-from jaxdistill.data import layouts
+from jaxdistill.data import image_files, layouts
 from jaxdistill.data.data_check import read_example
 from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.evaluation import load
@@ -34,8 +38,6 @@ from jaxdistill.evaluation.predictor import DEFAULT_SIZE, Predictor
 from jaxdistill.runtime.errors import ConfigError, DataError, command
 from jaxdistill.runtime.files import PARTIAL
 
-Image = UInt8[np.ndarray, "h w 3"]
-Mask = UInt8[np.ndarray, "h w"]
 _GAMMA, _BRIGHTNESS, _NOISE = 2.2, 0.35, 14  # the noise's deviation, in grey levels
 _INFRARED_SIZE = (160, 120)  # width and height
 _FOG, _CONTRAST, _INFRARED_NOISE = 60, 0.4, 10
@@ -71,6 +73,7 @@ class Camera(NamedTuple):
 
 
 CAMERAS = {
+    "unchanged": Camera(),
     "dark": Camera(dark),
     "turned": Camera(turned=True),
     "dark-turned": Camera(dark, turned=True),
@@ -104,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="gives probabilities; several are averaged",
     )
     parser.add_argument("--few", type=int, default=16, help="true masks in the set `few`")
+    parser.add_argument("--photographs", type=Path, help="a folder of photographs without masks")
     args = parser.parse_args(arguments)
     args.folder = args.folder.absolute()
     teachers = [_teacher(each) for each in args.teacher]
@@ -115,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"there are {len(train.names)} training images",
             code="few-masks",
         )
+    files = image_files.find_images([str(args.photographs)], []) if args.photographs else []
     made = {
         "data": _fingerprint(train, validation),
         "teachers": [
@@ -122,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for text, teacher in zip(args.teacher, teachers, strict=True)
         ],
         "few": args.few,
+        "photographs": photographs.fingerprint(files),
     }
     if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
         if not (args.folder / MADE).exists() or runs.read(args.folder / MADE) != made:
@@ -136,6 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = range(0, len(train.names), len(train.names) // args.few)[: args.few]
     few = [train.masks[i] if i in known else label for i, label in enumerate(labels)]
     masks = {"masks": train.masks, "labels": labels, "few": few}
+    if files:
+        more = photographs.labelled(files, teachers, train.names)
+        train = Set(*([*own, *added] for own, added in zip(train, more, strict=True)))
+        masks["more"] = train.masks
     partial = args.folder.with_name(f".{args.folder.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         for name, camera in CAMERAS.items():
@@ -201,12 +211,12 @@ def _labels(images: Sequence[Image], teachers: Sequence[Predictor]) -> list[Mask
 def _write(root: Path, camera: Camera, images: Set, masks: dict[str, Sequence[Mask]]) -> None:
     changed = []
     for name, image in zip(images.names, images.images, strict=True):
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         change = camera.change or (lambda image, noise: image)
-        changed.append(change(image, np.random.default_rng(seed)))
+        changed.append(change(image, np.random.default_rng(photographs.seed_of(name))))
     for kind, arrays in {"images": changed, **masks}.items():
         (root / kind).mkdir(parents=True, exist_ok=True)
-        for name, array in zip(images.names, arrays, strict=True):
+        # Those of photographs come last, and some sets of masks have none of them.
+        for name, array in zip(images.names, arrays, strict=False):
             seen = np.rot90(array) if camera.turned else array
             Pillow.fromarray(np.ascontiguousarray(seen)).save(root / kind / f"{name}.png")
 

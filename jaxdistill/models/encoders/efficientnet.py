@@ -108,7 +108,7 @@ class EfficientNet(Encoder):
       ConfigError: A stage has fewer blocks, or there are fewer stages (`encoder-blocks`).
     """
 
-    unused = ("conv_head", "bn2")
+    unused: tuple[str, ...] = ("conv_head", "bn2")
     # The first layer is the one where rounding to eight bits changes the masks most.
     float32_layers = ("conv_stem",)
 
