@@ -132,8 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
         if not (args.folder / MADE).exists() or runs.read(args.folder / MADE) != made:
             raise ConfigError(
-                f"{args.folder} is there already, and was not made from these data, teachers and "
-                f"--few; choose another folder",
+                f"{args.folder} is there already, and was not made from these data, teachers, "
+                f"photographs and --few; choose another folder",
                 code="folder-not-empty",
             )
         print(f"{args.folder} was made from the same data")
@@ -146,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         more = photographs.labelled(files, teachers, train.names)
         train = Set(*([*own, *added] for own, added in zip(train, more, strict=True)))
         masks["more"] = train.masks
+        print(f"the teachers agree on {len(more.names)} of {len(files)} photographs")
     partial = args.folder.with_name(f".{args.folder.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         for name, camera in CAMERAS.items():
