@@ -8,7 +8,7 @@ from jaxdistill.training.callbacks.base import Callback
 from jaxdistill.training.callbacks.early_stopping import EarlyStopping
 from jaxdistill.training.callbacks.nonfinite import SkipNonFinite
 from jaxdistill.training.callbacks.periodic_checkpoint import PeriodicCheckpoint
-from jaxdistill.training.callbacks.report import EpochLine, ProgressBar, Report
+from jaxdistill.training.callbacks.report import EpochLine, ProgressBar, Report, StepLine
 from jaxdistill.training.callbacks.signals import StopOnSignal
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ProgressBar",
     "Report",
     "SkipNonFinite",
+    "StepLine",
     "StopOnSignal",
     "default_callbacks",
 ]
@@ -32,6 +33,7 @@ def default_callbacks() -> list[Callback]:
         SkipNonFinite(),
         EarlyStopping(),
         ProgressBar(),
+        StepLine(),
         Report(),
         EpochLine(),
     ]

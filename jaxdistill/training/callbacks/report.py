@@ -1,6 +1,7 @@
 """The report of a run: files, and lines on the terminal."""
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,29 @@ class ProgressBar(Callback):
         if self._display is not None:
             self._display.stop()
             self._display = None
+
+
+class StepLine(Callback):
+    """Prints a line for a step now and then, where there is no terminal for a bar."""
+
+    _SECONDS = 60.0
+
+    def on_fit_start(self, trainer: "Trainer") -> None:
+        """Lets the first step have a line."""
+        self._printed: float | None = None
+
+    def on_step_metrics(self, trainer: "Trainer", step: int, metrics: Mapping[str, float]) -> None:
+        """Prints the step and its loss: the first one of a run, and later one in each minute."""
+        now = time.monotonic()
+        recent = self._printed is not None and now - self._printed < self._SECONDS
+        if trainer.console.is_terminal or recent:
+            return
+        self._printed = now
+        epoch, number = divmod(step, trainer.steps_per_epoch)
+        trainer.console.print(
+            f"epoch {epoch + 1}/{trainer.epochs}: step {number + 1} of {trainer.steps_per_epoch}, "
+            f"loss {metrics['total']:.3f}"
+        )
 
 
 class EpochLine(Callback):
