@@ -219,7 +219,9 @@ def _write(root: Path, camera: Camera, images: Set, masks: dict[str, Sequence[Ma
         # Those of photographs come last, and some sets of masks have none of them.
         for name, array in zip(images.names, arrays, strict=False):
             seen = np.rot90(array) if camera.turned else array
-            Pillow.fromarray(np.ascontiguousarray(seen)).save(root / kind / f"{name}.png")
+            # Noise hardly compresses, however long it takes.
+            file = root / kind / f"{name}.png"
+            Pillow.fromarray(np.ascontiguousarray(seen)).save(file, compress_level=1)
 
 
 if __name__ == "__main__":
