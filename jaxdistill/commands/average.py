@@ -1,7 +1,7 @@
 """Writes the mean of several networks as one file: `jaxdistill average MEAN.onnx FILE ...`.
 
     jaxdistill export runs/a a.onnx --input unit --size 224 224
-    jaxdistill export runs/a b.onnx --input unit --size 288 288
+    jaxdistill export runs/a b.onnx --input unit --size 352 352
     jaxdistill average mean.onnx a.onnx b.onnx:mirrored
 
 FILE is an ONNX file of `jaxdistill export`, with another input than bytes. The mean of networks
