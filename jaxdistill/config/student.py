@@ -44,13 +44,6 @@ class Student(Section):
     """Number of the encoder's feature maps that are used, finest first; the layers that only the
     others need are left out. Four maps of an EfficientNet or a MobileNet end at stride 16. null:
     all."""
-    encoder_blocks: (
-        Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=32)]
-        | None
-    ) = None
-    """Numbers of blocks that are kept of an EfficientNet, the first ones of each stage; stages
-    without a number are left out, such as the last one by `[1, 2, 2, 3, 1, 1]`. Their weights need
-    not be in the weights file, and are not read. null: all."""
     encoder_weights: Path | None = None
     """Safetensors file of the encoder, written by `jaxdistill convert-weights`. null: random
     initial weights."""

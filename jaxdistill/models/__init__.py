@@ -55,7 +55,6 @@ def create(
     weights: str | Path | None = None,
     encoder_weights: str | Path | None = None,
     encoder_depth: int | None = None,
-    encoder_blocks: Sequence[int] | None = None,
     decoder_channels: Sequence[int] | None = None,
     upsampling: config.Upsampling | None = None,
     normalization: config.Normalization | None = None,
@@ -72,8 +71,6 @@ def create(
       weights: Weights file of a whole student, or of an encoder alone. None: random values.
       encoder_weights: Weights file of which only the encoder is used.
       encoder_depth: Number of the encoder's feature maps that are used, finest first. None: all.
-      encoder_blocks: Numbers of blocks that are kept of an EfficientNet, the first ones of each
-        stage. None: all.
       decoder_channels: Channels of the decoder's feature maps, coarsest first. None: the decoder's
         default.
       upsampling: How logits reach the image's size where the decoder ends at a larger stride than
@@ -103,7 +100,6 @@ def create(
             weights=None if weights is None else Path(weights),
             encoder_weights=None if encoder_weights is None else Path(encoder_weights),
             encoder_depth=encoder_depth,
-            encoder_blocks=None if encoder_blocks is None else tuple(encoder_blocks),
             upsampling=upsampling,
             decoder_channels=None if decoder_channels is None else tuple(decoder_channels),
             normalization=normalization,

@@ -1,6 +1,5 @@
 """Registries of encoders and decoders, and the interfaces that their entries implement."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -30,7 +29,7 @@ class Encoder(nnx.Module):
     float32_layers: tuple[str, ...] = ()
     """Paths of the layers that int8 export leaves in float32."""
     removed: tuple[str, ...] = ()
-    """Parameter paths that the encoder of a weights file has, and that are left out here."""
+    """Parameter paths that `cut` has removed."""
 
     def cut(self, depth: int) -> None:
         """Removes the stages that only coarser maps need, and what is unused.
@@ -50,10 +49,9 @@ class Encoder(nnx.Module):
                 code="encoder-depth",
             )
         left_out, kept = self.stages[:-needed], self.stages[-needed:]
-        removed = (*(path for stage in left_out for path in stage), *self.unused)
-        for path in removed:
+        self.removed = (*(path for stage in left_out for path in stage), *self.unused)
+        for path in self.removed:
             _remove(self, path)
-        self.removed = (*self.removed, *removed)
         self.feature_info = self.feature_info[:depth]
         self.stages, self.unused = kept, ()
 
@@ -104,19 +102,12 @@ DECODERS: Registry[DecoderFactory] = Registry("decoder", "student.decoder")
 """Decoder factories: each is called as `DecoderFactory` and returns a `Decoder`."""
 
 
-def build_encoder(
-    name: str,
-    depth: int | None = None,
-    blocks: Sequence[int] | None = None,
-    *,
-    rngs: nnx.Rngs,
-) -> Any:
+def build_encoder(name: str, depth: int | None = None, *, rngs: nnx.Rngs) -> Any:
     """Builds a registered encoder and checks its description.
 
     Args:
       name: Name in `ENCODERS`.
       depth: Number of feature maps that are used, finest first; None: all.
-      blocks: Numbers of blocks that are kept, the first ones of each stage; None: all.
       rngs: Source of the initial values.
 
     Returns:
@@ -124,19 +115,9 @@ def build_encoder(
 
     Raises:
       ConfigError: No encoder has this name (`unknown-encoder`), or it does not describe its feature
-        maps as `Encoder` requires (`invalid-encoder`), or has not `depth` maps (`encoder-depth`),
-        or not so many blocks (`encoder-blocks`).
+        maps as `Encoder` requires (`invalid-encoder`), or has not `depth` maps (`encoder-depth`).
     """
-    factory = ENCODERS[name]
-    if blocks is None:
-        encoder = factory(rngs=rngs)
-    elif "blocks" in inspect.signature(factory).parameters:
-        encoder = factory(blocks=blocks, rngs=rngs)
-    else:
-        raise ConfigError(
-            f"student.encoder_blocks: {name!r} has no blocks that can be left out; set it to null",
-            code="encoder-blocks",
-        )
+    encoder = ENCODERS[name](rngs=rngs)
     features = tuple(getattr(encoder, "feature_info", ()))
     names = [f"encoder.{number}" for number in range(1, len(features) + 1)]
     if not features or [feature.name for feature in features] != names:

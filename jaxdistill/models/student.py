@@ -54,9 +54,7 @@ class Student(nnx.Module):
         self.settings, self.seed = settings, seed
         self.normalization, self.dtype = normalization, dtype
         rngs = make_rngs(seed)
-        self.encoder = build_encoder(
-            settings.encoder, settings.encoder_depth, settings.encoder_blocks, rngs=rngs
-        )
+        self.encoder = build_encoder(settings.encoder, settings.encoder_depth, rngs=rngs)
         self.decoder = build_decoder(
             settings.decoder, self.encoder.feature_info, settings.decoder_channels, rngs=rngs
         )
@@ -222,7 +220,7 @@ def build(
     return merge(nnx.graphdef(student), {**own, **jax.device_put(filled)})
 
 
-_ARCHITECTURE = ("decoder_channels", "encoder_blocks", "encoder_depth", "upsampling")
+_ARCHITECTURE = ("decoder_channels", "encoder_depth", "upsampling")
 """Keys of a student's settings, besides the names, that its variables depend on."""
 
 

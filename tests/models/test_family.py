@@ -110,51 +110,6 @@ def test_an_encoder_that_ends_early_takes_the_weights_of_the_whole(tmp_path: Pat
         np.testing.assert_array_equal(own[path], arrays[path])
 
 
-def test_an_encoder_of_fewer_blocks_is_the_beginning_of_the_whole_one(tmp_path: Path) -> None:
-    name, blocks = "tf_efficientnet_lite0", (1, 2, 2, 3, 1, 1)
-    whole = build_encoder(name, rngs=nnx.Rngs(7))
-    arrays = {
-        f"encoder.{path}": np.asarray(value) for path, value in flat_variables(whole).items()
-    }
-    file = tmp_path / "encoder.safetensors"
-    weights.save(file, arrays, {"encoder": name})
-    made = models.create("light-unet", encoder=name, encoder_weights=file, encoder_blocks=blocks)
-    own = [path for path in flat_variables(made) if path.startswith("encoder.")]
-    assert 0 < len(own) < len(arrays)
-    assert [f.channels for f in made.feature_info[:5]] == [32, 24, 40, 112, 192]
-    images = jnp.asarray(np.random.default_rng(0).random((1, 64, 64, 3)), jnp.float32)
-    # What comes before the first block that is left out is computed as in the whole encoder.
-    short, long = (encoder(images, train=False) for encoder in (made.encoder, whole))
-    for ours, theirs in zip(short[:3], long[:3], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert [m.shape[-1] for m in short] == [32, 24, 40, 112, 192]
-    models.save_weights(made, tmp_path / "student.safetensors")
-    again = models.from_weights(tmp_path / "student.safetensors")
-    np.testing.assert_array_equal(again(images, train=False)[0], made(images, train=False)[0])
-    for stage in made.encoder.stages:  # every stage can join the training
-        frozen = [path for other in made.encoder.stages if other != stage for path in other]
-        assert partition(made.encoder, frozen).params
-
-
-def test_fewer_blocks_and_fewer_maps_go_together() -> None:
-    encoder = build_encoder("timm-efficientnet-b0", 4, (1, 1, 1, 1, 1, 1), rngs=nnx.Rngs(0))
-    assert [f.channels for f in encoder.feature_info] == [32, 24, 40, 112]
-    assert len(encoder.blocks) == 5
-
-
-@pytest.mark.parametrize(
-    ("name", "blocks"),
-    [
-        ("tf_efficientnet_lite0", (2, 2, 2, 3)),
-        ("tf_efficientnet_lite0", (1, 2, 2, 3, 3, 4, 1, 1)),
-        ("mediapipe-selfie", (1, 1)),
-    ],
-)
-def test_blocks_that_an_encoder_has_not_are_refused(name: str, blocks: tuple[int, ...]) -> None:
-    with refused(ConfigError, "encoder-blocks"):
-        build_encoder(name, blocks=blocks, rngs=nnx.Rngs(0))
-
-
 def test_create_takes_what_a_configuration_takes() -> None:
     model = models.create(
         "lr-aspp", encoder="mediapipe-selfie", encoder_depth=3, upsampling="learned", frozen=()

@@ -7,8 +7,8 @@ There are three families of variants:
 * `tf_efficientnet_lite0` is such a port too, without squeeze-and-excitation, and with ReLU6.
 """
 
+import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from flax import nnx
@@ -25,7 +25,6 @@ from jaxdistill.models.functional import Activation, relu6, silu
 from jaxdistill.models.layers import BatchNorm, Conv, conv_norm
 from jaxdistill.models.registry import ENCODERS, Encoder
 from jaxdistill.ops.padding import PaddingKind
-from jaxdistill.runtime.errors import ConfigError
 
 
 class Stage(NamedTuple):
@@ -100,29 +99,21 @@ class EfficientNet(Encoder):
 
     Args:
       variant: Size, padding and activation.
-      blocks: Numbers of blocks that are kept, the first ones of each stage; stages without a number
-        are left out, and with them the classifier's layers. None: all.
       rngs: Source of the initial values.
-
-    Raises:
-      ConfigError: A stage has fewer blocks, or there are fewer stages (`encoder-blocks`).
     """
 
-    unused: tuple[str, ...] = ("conv_head", "bn2")
+    unused = ("conv_head", "bn2")
     # The first layer is the one where rounding to eight bits changes the masks most.
     float32_layers = ("conv_stem",)
 
-    def __init__(
-        self, variant: Variant, *, blocks: Sequence[int] | None = None, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, variant: Variant, *, rngs: nnx.Rngs) -> None:
         v = self.variant = variant
-        kept = v.stages if blocks is None else _shortened(v.stages, blocks)
         channels = stem = v.round(32)
         self.conv_stem = Conv(3, stem, 3, stride=2, padding=v.padding, rngs=rngs)
         self.bn1 = BatchNorm(stem, eps=v.eps)
         stages, outputs = [], [(stem, 2)]  # the last channels at every stride
-        for stage in kept:
-            members = []
+        for stage in v.stages:
+            blocks = []
             for position in range(stage.blocks):
                 settings = BlockSettings(
                     inputs=channels,
@@ -136,9 +127,9 @@ class EfficientNet(Encoder):
                     reduced=channels // 4 if v.squeeze else 0,
                 )
                 block = DepthwiseSeparable if stage.expansion == 1 else InvertedResidual
-                members.append(block(settings, rngs=rngs))
+                blocks.append(block(settings, rngs=rngs))
                 channels = stage.channels
-            stages.append(nnx.List(members))
+            stages.append(nnx.List(blocks))
             outputs.append((channels, outputs[-1][1] * stage.stride))
         self.blocks = nnx.List(stages)
         # A feature map is the output of the stem, and of the last stage at each further stride.
@@ -150,10 +141,6 @@ class EfficientNet(Encoder):
         )
         deepest_first = reversed(range(len(stages)))
         self.stages = (*((f"blocks.{index}",) for index in deepest_first), ("conv_stem", "bn1"))
-        if blocks is not None:
-            self.removed = (*_left_out(v.stages, kept), *self.unused)
-            self.unused = ()
-            return
         features = v.round(1280)
         self.conv_head = Conv(channels, features, 1, rngs=rngs)
         self.bn2 = BatchNorm(features, eps=v.eps)
@@ -194,31 +181,5 @@ class EfficientNet(Encoder):
         return act(conv_norm(self.conv_head, self.bn2, deepest, train=False)).mean((1, 2))
 
 
-def _shortened(stages: Sequence[Stage], blocks: Sequence[int]) -> list[Stage]:
-    most = [stage.blocks for stage in stages]
-    if len(blocks) > len(most) or any(n > m for n, m in zip(blocks, most, strict=False)):
-        raise ConfigError(
-            f"student.encoder_blocks: expected at most {most}, got {list(blocks)}",
-            code="encoder-blocks",
-        )
-    return [s._replace(blocks=n) for s, n in zip(stages, blocks, strict=False)]
-
-
-def _left_out(stages: Sequence[Stage], kept: Sequence[Stage]) -> list[str]:
-    """Returns the paths of the blocks that are in `stages` only."""
-    numbers = [stage.blocks for stage in kept] + [0] * (len(stages) - len(kept))
-    return [
-        f"blocks.{index}.{block}"
-        for index, (stage, number) in enumerate(zip(stages, numbers, strict=True))
-        for block in range(number, stage.blocks)
-    ]
-
-
-def _register(name: str, variant: Variant) -> None:
-    @ENCODERS.register(name)
-    def build(*, blocks: Sequence[int] | None = None, rngs: nnx.Rngs) -> EfficientNet:
-        return EfficientNet(variant, blocks=blocks, rngs=rngs)
-
-
 for _name, _variant in VARIANTS.items():
-    _register(_name, _variant)
+    ENCODERS.add(_name, functools.partial(EfficientNet, _variant))
