@@ -8,6 +8,7 @@ import camera_runs
 import cameras
 import coco_folders
 import numpy as np
+import photographs
 import pytest
 import runs
 from onnx_models import parse, save
@@ -44,6 +45,7 @@ def photographs_in(folder: Path) -> Path:
         inside = np.hypot(rows - middle[0], columns - middle[1]) < min(size) / 3
         Image.fromarray(np.where(inside, 240, 20).astype(np.uint8)).save(folder / f"{name}.png")
     Image.new("RGB", (200, 200), (20, 20, 20)).save(folder / "nobody.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
     half = np.full((200, 200), 20, np.uint8)
     half[:, 30:60], half[:, 60:170] = 240, 150
     Image.fromarray(half).save(folder / "doubtful.png")
@@ -131,6 +133,28 @@ def test_photographs_are_cropped_and_labelled_by_teachers_that_agree(tmp_path: P
     (folder / "tall.png").unlink()
     with refused(ConfigError, "folder-not-empty"):
         cameras.main([str(tmp_path / "made"), *arguments])
+
+
+def test_photographs_of_nobody_are_refused(tmp_path: Path) -> None:
+    data = coco_folders.discs(tmp_path / "coco", TRAIN, VALIDATION)
+    folder = photographs_in(tmp_path / "photographs")
+    for name in BRIGHT | {"doubtful"}:
+        (folder / f"{name}.png").unlink()
+    teacher = ["--teacher", f"{bright(tmp_path)}:unit", "--few", "2"]
+    with refused(DataError, "camera-image"):
+        cameras.main(
+            [
+                *(str(tmp_path / "made"), "--data", str(data)),
+                *(*teacher, "--photographs", str(folder)),
+            ]
+        )
+    assert not (tmp_path / "made").exists()
+
+
+def test_large_photographs_are_reduced() -> None:
+    small, large = np.zeros((100, 50, 3), np.uint8), np.zeros((3000, 1000, 3), np.uint8)
+    assert photographs._reduced(small).shape == small.shape
+    assert max(photographs._reduced(large).shape) == photographs._LONGEST
 
 
 def test_photographs_of_the_same_name_are_refused(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", required=True, help="configuration of the student")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     names = list(cameras.CAMERAS)
-    parser.add_argument("--cameras", nargs="+", default=names, choices=names)
+    changing = [name for name in names if name != "unchanged"]
+    parser.add_argument("--cameras", nargs="+", default=changing, choices=names)
     parser.add_argument(
         "--labels", nargs="+", choices=list(LABELS), help="sets of masks (default: those there are)"
     )
@@ -105,7 +106,8 @@ def write(folder: Path, share: float | None = None) -> None:
             if scores:
                 found.setdefault(camera, {}).setdefault(column, {})[seed] = scores
     runs.save(folder / "table.json", found)
-    columns = [START_COLUMN, *LABELS]
+    measured = {column for columns in found.values() for column in columns}
+    columns = [START_COLUMN, *(labels for labels in LABELS if labels in measured)]
     titles = [LABELS.get(column, column) for column in columns]
     scored = "mIoU / boundary IoU" + ("" if share is None else f", interpolated by {share:g}")
     lines = [f"| {scored} | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]

@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code="few-masks",
         )
     files = image_files.find_images([str(args.photographs)], []) if args.photographs else []
+    photographs.check_names(files, train.names)
     made = {
         "data": _fingerprint(train, validation),
         "teachers": [
@@ -127,8 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for text, teacher in zip(args.teacher, teachers, strict=True)
         ],
         "few": args.few,
-        "photographs": photographs.fingerprint(files),
     }
+    if files:
+        made["photographs"] = photographs.fingerprint(files)
     if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
         if not (args.folder / MADE).exists() or runs.read(args.folder / MADE) != made:
             raise ConfigError(
@@ -143,10 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     few = [train.masks[i] if i in known else label for i, label in enumerate(labels)]
     masks = {"masks": train.masks, "labels": labels, "few": few}
     if files:
-        more = photographs.labelled(files, teachers, train.names)
+        more = photographs.labelled(files, teachers)
         train = Set(*([*own, *added] for own, added in zip(train, more, strict=True)))
         masks["more"] = train.masks
-        print(f"the teachers agree on {len(more.names)} of {len(files)} photographs")
     partial = args.folder.with_name(f".{args.folder.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         for name, camera in CAMERAS.items():
@@ -210,18 +211,22 @@ def _labels(images: Sequence[Image], teachers: Sequence[Predictor]) -> list[Mask
 
 
 def _write(root: Path, camera: Camera, images: Set, masks: dict[str, Sequence[Mask]]) -> None:
-    changed = []
-    for name, image in zip(images.names, images.images, strict=True):
-        change = camera.change or (lambda image, noise: image)
-        changed.append(change(image, np.random.default_rng(photographs.seed_of(name))))
-    for kind, arrays in {"images": changed, **masks}.items():
+    change = camera.change or (lambda image, noise: image)
+    for kind in ("images", *masks):
         (root / kind).mkdir(parents=True, exist_ok=True)
+    for name, image in zip(images.names, images.images, strict=True):
+        changed = change(image, np.random.default_rng(photographs.seed_of(name)))
+        _save(root / "images" / f"{name}.png", changed, camera)
+    for kind, arrays in masks.items():
         # Those of photographs come last, and some sets of masks have none of them.
-        for name, array in zip(images.names, arrays, strict=False):
-            seen = np.rot90(array) if camera.turned else array
-            # Noise hardly compresses, however long it takes.
-            file = root / kind / f"{name}.png"
-            Pillow.fromarray(np.ascontiguousarray(seen)).save(file, compress_level=1)
+        for name, mask in zip(images.names, arrays, strict=False):
+            _save(root / kind / f"{name}.png", mask, camera)
+
+
+def _save(file: Path, array: Image | Mask, camera: Camera) -> None:
+    seen = np.ascontiguousarray(np.rot90(array) if camera.turned else array)
+    # Noise hardly compresses, however long it takes.
+    Pillow.fromarray(seen).save(file, compress_level=1)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class StepLine(Callback):
         self._printed: float | None = None
 
     def on_step_metrics(self, trainer: "Trainer", step: int, metrics: Mapping[str, float]) -> None:
-        """Prints the step and its loss: the first one of a run, and later one in each minute."""
+        """Prints a step and its loss: the first since the start, and then at most one a minute."""
         now = time.monotonic()
         recent = self._printed is not None and now - self._printed < self._SECONDS
         if trainer.console.is_terminal or recent:
