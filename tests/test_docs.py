@@ -43,7 +43,7 @@ NOT_RUN = {
     r"\S*python tools/demo/prepare_demo.py": "minutes: it is what `make demo` runs",
     r"\S*(python -m jaxdistill.|jaxdistill )train --config demo": "`make demo` prepares it",
     r"python tools/demo/make_page|rm -r build/demo": "test_demo.py runs it",
-    r"npm |tar |git clone ": "a package or a repository from the internet",
+    r"npm |tar ": "a package from the internet",
     r"rembg |cp |mkdir -p ~": "programs and folders of a user's; test_recipes.py does what they do",
     r"jaxdistill convert-weights from-mediapipe": "needs what that package holds",
     r".*two_teachers": "names sizes that the tests' networks do not take",

@@ -30,12 +30,7 @@ from jaxdistill.runtime.errors import ConfigError, command
 from jaxdistill.runtime.files import write_atomic
 from jaxdistill.runtime.run_layout import CONFIG
 
-LABELS = {
-    "masks": "all masks",
-    "few": "few masks, the others a teacher's",
-    "labels": "a teacher's",
-    "more": "all masks, and photographs with a teacher's",
-}
+LABELS = {"masks": "all masks", "few": "few masks, the others a teacher's", "labels": "a teacher's"}
 """Titles of the sets of training masks, by the name of their folder."""
 START_COLUMN = "before training"
 DONE = "camera.json"
@@ -53,23 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", required=True, help="configuration of the student")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     names = list(cameras.CAMERAS)
-    changing = [name for name in names if name != "unchanged"]
-    parser.add_argument("--cameras", nargs="+", default=changing, choices=names)
-    parser.add_argument(
-        "--labels", nargs="+", choices=list(LABELS), help="sets of masks (default: those there are)"
-    )
+    parser.add_argument("--cameras", nargs="+", default=names, choices=names)
+    parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=list(LABELS))
     parser.add_argument(
         "--interpolate", type=float, metavar="SHARE", help="between 0, the start, and 1"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any key, for every run")
     args = parser.parse_intermixed_args(arguments)
-    places = [args.data / name / "train" for name in args.cameras]
-    there = [labels for labels in LABELS if (places[0] / labels).is_dir()]
-    args.labels = args.labels or there or list(LABELS)
-    for place in (place / labels for place in places for labels in args.labels):
-        if not place.is_dir():
+    for name in args.cameras:
+        if not (args.data / name).is_dir():
             raise ConfigError(
-                f"there is no folder {place.absolute()}; tools/ablation/cameras.py makes it",
+                f"there is no folder {(args.data / name).absolute()}; tools/ablation/cameras.py "
+                f"makes it",
                 code="no-such-folder",
             )
     settings = config.load(args.config, args.overrides)
@@ -106,8 +96,7 @@ def write(folder: Path, share: float | None = None) -> None:
             if scores:
                 found.setdefault(camera, {}).setdefault(column, {})[seed] = scores
     runs.save(folder / "table.json", found)
-    measured = {column for columns in found.values() for column in columns}
-    columns = [START_COLUMN, *(labels for labels in LABELS if labels in measured)]
+    columns = [START_COLUMN, *LABELS]
     titles = [LABELS.get(column, column) for column in columns]
     scored = "mIoU / boundary IoU" + ("" if share is None else f", interpolated by {share:g}")
     lines = [f"| {scored} | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]

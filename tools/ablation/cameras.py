@@ -7,10 +7,8 @@
 For every camera, `build/cameras/CAMERA` gets the training and validation images and their masks,
 as folders of PNG files, and two more sets of training masks: `labels`, the teachers' masks of the
 images before they were changed, as a second camera or a known rotation would give them, and `few`,
-of which some are the true ones. With `--photographs FOLDER` there is a fourth, `more`: all true
-ones, and the teachers' masks of photographs, which the camera changes like the other images.
-`CAMERAS` says what the cameras do. `made.json` says what they were made from; the folder appears
-when all is written, and one with other contents is refused.
+of which some are the true ones. `CAMERAS` says what the cameras do. `made.json` says what they were
+made from; the folder appears when all is written, and one with other contents is refused.
 """
 
 import argparse
@@ -22,15 +20,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import photographs
 import runs
 from jaxtyping import Float, UInt8
-from photographs import Image, Mask
 from PIL import Image as Pillow
 from rich.progress import track
 
 from jaxdistill import config
-from jaxdistill.data import image_files, layouts
+from jaxdistill.data import layouts
 from jaxdistill.data.data_check import read_example
 from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.evaluation import load
@@ -38,6 +34,8 @@ from jaxdistill.evaluation.predictor import DEFAULT_SIZE, Predictor
 from jaxdistill.runtime.errors import ConfigError, DataError, command
 from jaxdistill.runtime.files import PARTIAL
 
+Image = UInt8[np.ndarray, "h w 3"]
+Mask = UInt8[np.ndarray, "h w"]
 _GAMMA, _BRIGHTNESS, _NOISE = 2.2, 0.35, 14  # the noise's deviation, in grey levels
 _INFRARED_SIZE = (160, 120)  # width and height
 _FOG, _CONTRAST, _INFRARED_NOISE = 60, 0.4, 10
@@ -73,7 +71,6 @@ class Camera(NamedTuple):
 
 
 CAMERAS = {
-    "unchanged": Camera(),
     "dark": Camera(dark),
     "turned": Camera(turned=True),
     "dark-turned": Camera(dark, turned=True),
@@ -107,7 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="gives probabilities; several are averaged",
     )
     parser.add_argument("--few", type=int, default=16, help="true masks in the set `few`")
-    parser.add_argument("--photographs", type=Path, help="a folder of photographs without masks")
     args = parser.parse_args(arguments)
     args.folder = args.folder.absolute()
     teachers = [_teacher(each) for each in args.teacher]
@@ -119,8 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"there are {len(train.names)} training images",
             code="few-masks",
         )
-    files = image_files.find_images([str(args.photographs)], []) if args.photographs else []
-    photographs.check_names(files, train.names)
     made = {
         "data": _fingerprint(train, validation),
         "teachers": [
@@ -129,13 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ],
         "few": args.few,
     }
-    if files:
-        made["photographs"] = photographs.fingerprint(files)
     if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
         if not (args.folder / MADE).exists() or runs.read(args.folder / MADE) != made:
             raise ConfigError(
-                f"{args.folder} is there already, and was not made from these data, teachers, "
-                f"photographs and --few; choose another folder",
+                f"{args.folder} is there already, and was not made from these data, teachers and "
+                f"--few; choose another folder",
                 code="folder-not-empty",
             )
         print(f"{args.folder} was made from the same data")
@@ -144,10 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = range(0, len(train.names), len(train.names) // args.few)[: args.few]
     few = [train.masks[i] if i in known else label for i, label in enumerate(labels)]
     masks = {"masks": train.masks, "labels": labels, "few": few}
-    if files:
-        more = photographs.labelled(files, teachers)
-        train = Set(*([*own, *added] for own, added in zip(train, more, strict=True)))
-        masks["more"] = train.masks
     partial = args.folder.with_name(f".{args.folder.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         for name, camera in CAMERAS.items():
@@ -211,22 +199,16 @@ def _labels(images: Sequence[Image], teachers: Sequence[Predictor]) -> list[Mask
 
 
 def _write(root: Path, camera: Camera, images: Set, masks: dict[str, Sequence[Mask]]) -> None:
-    change = camera.change or (lambda image, noise: image)
-    for kind in ("images", *masks):
-        (root / kind).mkdir(parents=True, exist_ok=True)
+    changed = []
     for name, image in zip(images.names, images.images, strict=True):
-        changed = change(image, np.random.default_rng(photographs.seed_of(name)))
-        _save(root / "images" / f"{name}.png", changed, camera)
-    for kind, arrays in masks.items():
-        # Those of photographs come last, and some sets of masks have none of them.
-        for name, mask in zip(images.names, arrays, strict=False):
-            _save(root / kind / f"{name}.png", mask, camera)
-
-
-def _save(file: Path, array: Image | Mask, camera: Camera) -> None:
-    seen = np.ascontiguousarray(np.rot90(array) if camera.turned else array)
-    # Noise hardly compresses, however long it takes.
-    Pillow.fromarray(seen).save(file, compress_level=1)
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+        change = camera.change or (lambda image, noise: image)
+        changed.append(change(image, np.random.default_rng(seed)))
+    for kind, arrays in {"images": changed, **masks}.items():
+        (root / kind).mkdir(parents=True, exist_ok=True)
+        for name, array in zip(images.names, arrays, strict=True):
+            seen = np.rot90(array) if camera.turned else array
+            Pillow.fromarray(np.ascontiguousarray(seen)).save(root / kind / f"{name}.png")
 
 
 if __name__ == "__main__":
