@@ -1,6 +1,7 @@
 """The report of a run: files, and lines on the terminal."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -132,17 +133,16 @@ class ProgressBar(Callback):
 class StepLine(Callback):
     """Prints a line for a step now and then, where there is no terminal for a bar."""
 
-    _SECONDS = 60.0
+    _SECONDS = 60.0  # at least, between two lines
 
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Lets the first step have a line."""
-        self._printed: float | None = None
+        self._printed = -math.inf
 
     def on_step_metrics(self, trainer: "Trainer", step: int, metrics: Mapping[str, float]) -> None:
         """Prints a step and its loss: the first since the start, and then at most one a minute."""
         now = time.monotonic()
-        recent = self._printed is not None and now - self._printed < self._SECONDS
-        if trainer.console.is_terminal or recent:
+        if trainer.console.is_terminal or now - self._printed < self._SECONDS:
             return
         self._printed = now
         epoch, number = divmod(step, trainer.steps_per_epoch)
