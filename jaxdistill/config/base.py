@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, LiteralString
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 # Bounds far beyond any use: a configuration may come from an untrusted source, and memory grows
@@ -52,23 +52,6 @@ class Section(BaseModel):
         return value
 
 
-class MeanStd(Section):
-    """Channel statistics of a network's input: it gets `(scale * pixels - mean) / std`."""
-
-    mean: Rgb
-    """Mean per channel (red, green, blue) of pixels in [0, scale]."""
-    std: tuple[Positive, Positive, Positive]
-    """Standard deviation per channel (red, green, blue) of pixels in [0, scale]."""
-    scale: Positive = 1.0
-    """The largest value of a pixel, to which mean and std refer: 1, or 255."""
-
-
-Normalization = Literal["imagenet", "unit", "half", "bytes"] | MeanStd
-"""`imagenet`: ImageNet's mean and standard deviation; `unit`: pixels in [0, 1] as they are;
-`half`: mean 0.5 and standard deviation 0.5, hence pixels in [-1, 1]; `bytes`: pixels in
-[0, 255]."""
-
-
 def invalid(code: LiteralString, message: str) -> PydanticCustomError:
     """Returns the error to raise in a validator; `check` turns it into a `ConfigError`.
 
@@ -77,3 +60,30 @@ def invalid(code: LiteralString, message: str) -> PydanticCustomError:
       message: What is wrong, and what to do.
     """
     return PydanticCustomError(code, "{message}", {"message": message})
+
+
+def _not_zero(value: float) -> float:
+    if value == 0:
+        raise invalid("out-of-range", "expected a number other than 0")
+    return value
+
+
+NonZero = Annotated[float, AfterValidator(_not_zero)]
+
+
+class MeanStd(Section):
+    """Channel statistics of a network's input: it gets `(scale * pixels - mean) / std`."""
+
+    mean: Rgb
+    """Mean per channel (red, green, blue) of pixels in [0, scale]."""
+    std: tuple[NonZero, NonZero, NonZero]
+    """Standard deviation per channel (red, green, blue) of pixels in [0, scale]. A negative one
+    inverts the grey levels, as of a thermal camera that shows what is warm in black."""
+    scale: Positive = 1.0
+    """The largest value of a pixel, to which mean and std refer: 1, or 255."""
+
+
+Normalization = Literal["imagenet", "unit", "half", "bytes"] | MeanStd
+"""`imagenet`: ImageNet's mean and standard deviation; `unit`: pixels in [0, 1] as they are;
+`half`: mean 0.5 and standard deviation 0.5, hence pixels in [-1, 1]; `bytes`: pixels in
+[0, 255]."""

@@ -22,7 +22,7 @@ sides = st.integers(1, 40)
         ("unit", (0, 0, 0), (1, 1, 1)),
         ("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         ("bytes", (0, 0, 0), (1 / 255, 1 / 255, 1 / 255)),
-        (config.MeanStd(mean=(0.1, 0.2, 0.3), std=(1, 2, 3)), (0.1, 0.2, 0.3), (1, 2, 3)),
+        (config.MeanStd(mean=(0.1, 0.2, 0.3), std=(1, 2, -3)), (0.1, 0.2, 0.3), (1, 2, -3)),
     ],
 )
 def test_each_channel_is_normalised_by_its_own_mean_and_deviation(name, mean, std):

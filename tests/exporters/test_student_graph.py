@@ -14,6 +14,7 @@ from refused import refused
 from small_student import HALF, randomised, small_student
 
 from jaxdistill import config
+from jaxdistill.data import image_ops
 from jaxdistill.exporters.onnx_graph import Form, student_graph
 from jaxdistill.exporters.onnx_student import graph_inputs
 from jaxdistill.exporters.quantize import to_int8
@@ -108,6 +109,17 @@ def test_one_graph_takes_any_sides_and_any_batch(small: Student) -> None:
 @pytest.fixture(scope="module")
 def logits(small: Student) -> np.ndarray:
     return flax_outputs(small, images(1, 64, 96), Form())
+
+
+@pytest.mark.parametrize("kind", ["normalized", "imagenet", "unit", "uint8"])
+def test_a_negative_deviation_inverts_the_grey_levels_in_every_form(kind: Input) -> None:
+    inverted = image_ops.resolve(config.MeanStd(mean=(0.635,) * 3, std=(-0.4,) * 3))
+    student = randomised(Student(config.Student(encoder="mobilenetv3_small_050"), inverted))
+    form, given = Form(kind, size=(64, 96)), images(1, 64, 96)
+    batch = next(graph_inputs(given, form, student.normalization))
+    expected = flax_outputs(student, given, Form())
+    bound = 2e-5 * np.abs(expected).max()
+    assert np.abs(run(student_graph(student, form), batch) - expected).max() < bound
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
