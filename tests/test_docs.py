@@ -55,6 +55,7 @@ NOT_RUN = {
     r"python tools/benchmarks/runtimes": "test_runtimes.py runs it",
     r"python tools/benchmarks/page_rate": "tests/exporters/browser runs it",
     r"python tools/benchmarks/compare": "test_compare.py runs it",
+    r"git clone |python tools/benchmarks/people": "a repository of images; test_people.py runs it",
 }
 """Commands that the slow test leaves out, and why."""
 
