@@ -13,7 +13,7 @@ COMMANDS = {
     "evaluate": "measure a run or an ONNX file on a dataset",
     "predict": "write masks, overlays and cutouts of images",
     "export": "export the best student of a run to ONNX, .tflite or Orbax",
-    "average": "write the mean of exported networks as one ONNX file",
+    "average": "write the mean of networks, or of the weights of runs, as one file",
     "check-data": "look at images and masks: counts, duplicates, a contact sheet",
     "cache-targets": "compute teacher outputs before training",
     "storage": "list and remove prepared data sets and target caches",

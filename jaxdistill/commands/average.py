@@ -1,15 +1,19 @@
-"""Writes the mean of several networks as one file: `jaxdistill average MEAN.onnx FILE ...`.
+"""Writes the mean of several networks' outputs as one ONNX file, or that of their weights.
 
     jaxdistill export runs/a a.onnx --input unit --size 224 224
     jaxdistill export runs/a b.onnx --input unit --size 352 352
     jaxdistill average mean.onnx a.onnx b.onnx:mirrored
+    jaxdistill average mean.safetensors runs/a runs/b runs/c
 
-FILE is an ONNX file of `jaxdistill export`, with another input than bytes. The mean of networks
-that err differently is often better than each of them: networks of several runs, or one network at
-two sizes. It takes as long as all of them together. `FILE:mirrored` shows the network the image
-flipped left to right, and flips its mask back. The mean is written only after onnxruntime has
-computed the same probabilities with it as with the files; a model card is written beside it as
-MEAN.json.
+MEAN.onnx is the mean of the probabilities of ONNX files of `jaxdistill export`, with another input
+than bytes: networks of several runs, or one network at two sizes. It takes as long as all of them
+together. `FILE:mirrored` shows the network the image flipped left to right, and flips its mask
+back. The mean is written only after onnxruntime has computed the same probabilities with it as with
+the files; a model card is written beside it as MEAN.json.
+
+MEAN.safetensors is the mean of the weights of runs that started from the same `student.weights`,
+such as with other seeds. It takes as long as one of them. `export` takes it, and
+`student.weights` of another training.
 """
 
 import argparse
@@ -17,10 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from jaxdistill.checkpoint.weight_mean import weight_mean
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import checked_size
 from jaxdistill.exporters.mean import average
 from jaxdistill.exporters.mean_graph import Input, Member, read_member
+from jaxdistill.models import save_weights
+from jaxdistill.runtime.errors import ConfigError, unwritable
 
 _MIRRORED = ":mirrored"
 
@@ -32,6 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: The arguments; None takes those of the process.
     """
     args = _parser().parse_args(arguments)
+    if args.output.suffix == ".safetensors":
+        if args.size or args.input != "unit":
+            raise ConfigError(
+                f"--size and --input are for a MEAN.onnx; give them to `jaxdistill export "
+                f"{args.output}`",
+                code="mean-ending",
+            )
+        _average_weights(args.output, [Path(run) for run in args.files])
+        return
     members = [_member(text) for text in args.files]
     average(
         members,
@@ -42,6 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
+def _average_weights(output: Path, runs: Sequence[Path]) -> None:
+    student = weight_mean(runs)
+    try:
+        save_weights(student, output)
+    except OSError as error:
+        raise unwritable(output, error) from None
+    print(f"wrote {output}, the mean of the weights of {len(runs)} runs")
+
+
 def _member(text: str) -> Member:
     mirrored = text.endswith(_MIRRORED) and not Path(text).exists()
     return read_member(Path(text.removesuffix(_MIRRORED) if mirrored else text), mirrored=mirrored)
@@ -49,15 +74,20 @@ def _member(text: str) -> Member:
 
 def _parser() -> argparse.ArgumentParser:
     parser = common.CommandParser("average", __doc__)
-    parser.add_argument("output", type=Path, metavar="MEAN.onnx", help="the file to write")
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="an exported FILE.onnx, or FILE.onnx:mirrored"
+        "output", type=Path, metavar="MEAN", help="the file to write, .onnx or .safetensors"
+    )
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="an exported FILE.onnx, or FILE.onnx:mirrored; for weights, the folder of a run",
     )
     parser.add_argument(
         "--input",
         choices=get_args(Input),
         default="unit",
-        help="input of the mean, always RGB. unit: float32 (N, 3, H, W) in [0, 1]; uint8: "
+        help="input of MEAN.onnx, always RGB. unit: float32 (N, 3, H, W) in [0, 1]; uint8: "
         "(N, H, W, 3), as images are decoded (default: unit)",
     )
     parser.add_argument(
@@ -65,6 +95,6 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="height and width of the input (default: those of the largest file)",
+        help="height and width of MEAN.onnx's input (default: those of the largest file)",
     )
     return parser

@@ -1,0 +1,78 @@
+"""The mean of the weights of runs that started from the same ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_student
+from refused import refused
+from small_student import randomised
+
+import jaxdistill as jd
+from jaxdistill.checkpoint.best import best
+from jaxdistill.checkpoint.interpolation import START
+from jaxdistill.checkpoint.weight_mean import weight_mean
+from jaxdistill.commands import average
+from jaxdistill.models.parameters import flat_variables
+from jaxdistill.runtime.errors import ConfigError, RunError
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs from the same weights, one from others, and one from random ones."""
+    toy_student.register()
+    folder = tmp_path_factory.mktemp("runs")
+    images = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), np.uint8)
+    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    toy = {"encoder": "toy-encoder", "frozen": ()}
+    for seed in (0, 1):
+        start = randomised(jd.models.create("toy-decoder", **toy), seed=seed)
+        jd.models.save_weights(start, folder / f"{seed}.safetensors")
+    found = []
+    for number, (weights, rate) in enumerate([("0", 1e-2), ("0", 3e-2), ("1", 1e-2), (None, 1e-2)]):
+        file = weights and folder / f"{weights}.safetensors"
+        student = jd.models.create("toy-decoder", weights=file, **toy)
+        run = folder / f"run{number}"
+        jd.Trainer(student, batches, validation=batches, run=run, learning_rate=rate).fit(epochs=1)
+        found.append(run)
+    return found
+
+
+def test_every_variable_is_the_mean_of_the_runs(runs: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "mean.safetensors"
+    average.main([str(file), str(runs[0]), str(runs[1]), str(runs[1])])
+    one, two = (flat_variables(best(run).student) for run in runs[:2])
+    found = flat_variables(jd.models.from_weights(file))
+    assert found.keys() == one.keys()
+    for name, value in found.items():
+        expected = (np.float64(one[name]) + 2 * np.float64(two[name])) / 3
+        np.testing.assert_array_equal(value, expected.astype(np.float32))
+    assert any(np.any(one[name] != two[name]) for name in one)
+
+
+def test_runs_of_other_starts_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    same, _, other, random = runs
+    with refused(RunError, "different-starts"):
+        weight_mean([same, other])
+    with refused(RunError, "no-start-weights", START):
+        weight_mean([same, random])
+    with refused(ConfigError, "too-few-members"):
+        weight_mean([same])
+    with refused(ConfigError, "mean-ending"):
+        average.main([str(tmp_path / "a.safetensors"), str(same), str(same), "--size", "32", "32"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_another_normalisation_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1, 2, 32, 32, 3), np.uint8)
+    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    student = jd.models.create(
+        "toy-decoder",
+        encoder="toy-encoder",
+        weights=runs[0].parent / "0.safetensors",
+        normalization="half",
+        frozen=(),
+    )
+    jd.Trainer(student, batches, validation=batches, run=tmp_path / "run").fit(epochs=1)
+    with refused(RunError, "different-starts"):
+        weight_mean([runs[0], tmp_path / "run"])
