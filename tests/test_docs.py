@@ -51,6 +51,7 @@ NOT_RUN = {
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",
     r"jaxdistill evaluate runs/cameras": "a run that tools/ablation makes",
+    r"jaxdistill (average|export|evaluate) infrared": "the mean of such runs",
     r"(\w+=\S+ )?\S*python3? tools/benchmarks/(benchmark_|clip|gpu)": "tests/tools runs them",
     r"python tools/benchmarks/runtimes": "test_runtimes.py runs it",
     r"python tools/benchmarks/page_rate": "tests/exporters/browser runs it",
