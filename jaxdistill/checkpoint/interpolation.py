@@ -39,6 +39,27 @@ def save_start(run: Path, student: Student) -> None:
     save_weights(student, run / START)
 
 
+def start_of(best: Best) -> weights.Arrays:
+    """Returns the variables with which a run started.
+
+    Args:
+      best: The best checkpoint of the run.
+
+    Raises:
+      RunError: The run did not start from a whole student's weights (`no-start-weights`).
+      WeightsError: The file of the start is damaged, or belongs to another student.
+    """
+    path = best.settings.run / START
+    if not retry_io(path.is_file):
+        raise RunError(
+            f"{path}: there is no such file; a run keeps its start if student.weights names a "
+            f"whole student",
+            code="no-start-weights",
+        )
+    arrays, _ = weights.load_for(best.student.settings.encoder, path)
+    return weights.fill(flat_variables(best.student), arrays, path)
+
+
 def interpolated(best: Best, share: float | None) -> Best:
     """Returns a student between the start of its run and its best checkpoint.
 
@@ -65,16 +86,7 @@ def interpolated(best: Best, share: float | None) -> Best:
     metadata = {**best.metadata, INTERPOLATED: share}
     if share == 1:  # which needs no start
         return best._replace(metadata=metadata)
-    path = best.settings.run / START
-    if not retry_io(path.is_file):
-        raise RunError(
-            f"{path}: there is no such file to interpolate with; a run keeps its start if "
-            f"student.weights names a whole student",
-            code="no-start-weights",
-        )
-    start, _ = weights.load_for(best.student.settings.encoder, path)
-    own = flat_variables(best.student)
-    start = weights.fill(own, start, path)
+    own, start = flat_variables(best.student), start_of(best)
     # In float64, so that 0 and 1 are the two ends to the bit.
     between = {
         name: ((1 - share) * np.float64(start[name]) + share * np.float64(value)).astype(np.float32)

@@ -12,7 +12,8 @@ back. The mean is written only after onnxruntime has computed the same probabili
 the files; a model card is written beside it as MEAN.json.
 
 MEAN.safetensors is the mean of the weights of runs that started from the same `student.weights`,
-such as with other seeds. It takes as long as one of them. `export` takes it, and
+such as with other seeds: of their best checkpoints, with `training.interpolate` between the start
+and that. It takes as long as one of them. `jaxdistill export` takes it, and so does
 `student.weights` of another training.
 """
 
@@ -26,10 +27,18 @@ from jaxdistill.commands import common
 from jaxdistill.commands.model_options import checked_size
 from jaxdistill.exporters.mean import average
 from jaxdistill.exporters.mean_graph import Input, Member, read_member
-from jaxdistill.models import save_weights
-from jaxdistill.runtime.errors import ConfigError, unwritable
+from jaxdistill.models import save_weights, weights
+from jaxdistill.runtime.errors import (
+    ConfigError,
+    NetworkError,
+    OutputError,
+    RunError,
+    WeightsError,
+    unwritable,
+)
 
 _MIRRORED = ":mirrored"
+_ORIGIN = "mean of the weights of "
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{args.output}`",
                 code="mean-ending",
             )
-        _average_weights(args.output, [Path(run) for run in args.files])
+        _average_weights(args.output, args.files)
         return
     members = [_member(text) for text in args.files]
     average(
@@ -58,18 +67,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _average_weights(output: Path, runs: Sequence[Path]) -> None:
-    student = weight_mean(runs)
+def _average_weights(output: Path, runs: Sequence[str]) -> None:
+    if files := [run for run in runs if Path(run).is_file()]:
+        raise RunError(
+            f"{files[0]} is a file, expected the folder of a run: {output.name} is the mean of the "
+            f"weights of runs. The mean of ONNX files is a MEAN.onnx",
+            code="not-a-run",
+        )
+    if output.exists() and not _is_mean(output):
+        raise OutputError(
+            f"{output} exists and is no mean of weights; the first name is that of the file to "
+            f"write",
+            code="output-exists",
+        )
+    found = weight_mean([Path(run) for run in runs])
     try:
-        save_weights(student, output)
+        save_weights(found.student, output, origin=_ORIGIN + ", ".join(runs))
     except OSError as error:
         raise unwritable(output, error) from None
+    height, width = found.settings.data.image_size
     print(f"wrote {output}, the mean of the weights of {len(runs)} runs")
+    print(f"export it with --size {height} {width}, the image size of the runs")
+
+
+def _is_mean(path: Path) -> bool:
+    try:
+        return weights.load(path)[1].get("origin", "").startswith(_ORIGIN)
+    except WeightsError:
+        return False
 
 
 def _member(text: str) -> Member:
     mirrored = text.endswith(_MIRRORED) and not Path(text).exists()
-    return read_member(Path(text.removesuffix(_MIRRORED) if mirrored else text), mirrored=mirrored)
+    path = Path(text.removesuffix(_MIRRORED) if mirrored else text)
+    if path.is_dir():
+        raise NetworkError(
+            f"{path} is a folder, expected a file of `jaxdistill export RUN FILE.onnx`. The mean "
+            f"of the weights of runs is a MEAN.safetensors",
+            code="not-a-member",
+        )
+    return read_member(path, mirrored=mirrored)
 
 
 def _parser() -> argparse.ArgumentParser:

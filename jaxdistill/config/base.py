@@ -64,7 +64,7 @@ def invalid(code: LiteralString, message: str) -> PydanticCustomError:
 
 def _not_zero(value: float) -> float:
     if value == 0:
-        raise invalid("out-of-range", "expected a number other than 0")
+        raise invalid("out-of-range", f"expected a number other than 0, got {value:g}")
     return value
 
 

@@ -51,9 +51,9 @@ class Student(Section):
     """Safetensors file of a whole student, encoder included, used instead of `encoder_weights`."""
     normalization: Normalization | None = None
     """Normalisation of the student's input. null: the one recorded in the weights file, else
-    `imagenet`. Where your images differ from those of the weights in their grey levels alone, undo
-    the difference here, such as by `{mean: [0, 0, 0], std: [0.4, 0.4, 0.4]}` for an encoder that
-    expects `unit` and images of 40 % of the brightness."""
+    `imagenet`. Where the grey levels of your images are `a + b x` of those that the weights know,
+    take `a + b m` as the mean and `b s` as the std, for the weights' own mean `m` and std `s`: a
+    negative `b`, of a camera whose images are negatives, inverts."""
     decoder: str = "unet"
     """Name of a registered decoder: `unet`; `light-unet`, a UNet of depthwise-separable
     convolutions; `lr-aspp`; `mediapipe-selfie`, with gated skip connections;

@@ -95,9 +95,9 @@ class Training(Section):
     values there, in the place of `weight_decay`. A weight stays within about 1 / anchor of its
     start; such as `30`. 0: none."""
     interpolate: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the trained weights in the student that `evaluate`, `predict` and `export` take from
-    the run; the rest is that of `student.weights`, from which the training began. Such as `0.5`,
-    which is often better than both ends. `--interpolate` takes another share. null: 1."""
+    """Share of the trained weights in the student that `evaluate`, `predict`, `export` and
+    `average` take from the run; the rest is that of `student.weights`, from which the training began. Such as
+    `0.5`, which is often better than both ends. `--interpolate` takes another share. null: 1."""
     clip: Clip = Clip()
     """Gradient clipping."""
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0

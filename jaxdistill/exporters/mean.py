@@ -59,7 +59,11 @@ def average(
             code="too-few-members",
         )
     if output.suffix != ".onnx":
-        raise ConfigError(f"{output}: expected a name that ends in .onnx", code="mean-ending")
+        raise ConfigError(
+            f"{output}: expected a name that ends in .onnx (or in .safetensors, for the mean of "
+            f"the weights of runs)",
+            code="mean-ending",
+        )
     verified_files.check_folder(output.parent)
     verified_files.check_free(output)
     if output.exists() and not _is_mean(output):

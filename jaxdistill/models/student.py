@@ -224,13 +224,14 @@ _ARCHITECTURE = ("decoder_channels", "encoder_depth", "upsampling")
 """Keys of a student's settings, besides the names, that its variables depend on."""
 
 
-def save_weights(student: Student, path: str | Path) -> None:
+def save_weights(student: Student, path: str | Path, *, origin: str | None = None) -> None:
     """Writes a student's variables, without projectors, as a file for `student.weights`.
 
     Args:
       student: The student.
       path: The safetensors file. Its metadata hold the architecture and the normalisation, so that
         `from_weights` builds the student from the file alone.
+      origin: Where the variables come from, for the metadata.
 
     Raises:
       OSError: The file cannot be written.
@@ -246,6 +247,8 @@ def save_weights(student: Student, path: str | Path) -> None:
         "normalization": weights.format_normalization(student.normalization),
         "architecture": json.dumps(student.settings.model_dump(include=set(_ARCHITECTURE))),
     }
+    if origin is not None:
+        metadata["origin"] = origin
     weights.save(expanded(path), arrays, metadata)
 
 

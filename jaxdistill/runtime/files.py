@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 import time
 import uuid
@@ -137,6 +138,25 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> N
         raise
     if durable:
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder that appears when all of it is written, and not at all after an error.
+
+    Args:
+      path: The folder, which must not exist or be empty.
+
+    Yields:
+      The folder to write to, beside it.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        yield partial
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The mean of the weights of runs that started from the same ones."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from jaxdistill.checkpoint.interpolation import START
 from jaxdistill.checkpoint.weight_mean import weight_mean
 from jaxdistill.commands import average
 from jaxdistill.models.parameters import flat_variables
-from jaxdistill.runtime.errors import ConfigError, RunError
+from jaxdistill.runtime.errors import ConfigError, NetworkError, OutputError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +64,37 @@ def test_runs_of_other_starts_are_refused(runs: list[Path], tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_of_another_normalisation_are_refused(runs: list[Path], tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (1, 2, 32, 32, 3), np.uint8)
+@pytest.mark.parametrize(("side", "normalization"), [(32, "half"), (64, None)])
+def test_runs_of_another_normalisation_or_image_size_are_refused(
+    runs: list[Path], tmp_path: Path, side: int, normalization: Literal["half"] | None
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1, 2, side, side, 3), np.uint8)
     batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
     student = jd.models.create(
         "toy-decoder",
         encoder="toy-encoder",
         weights=runs[0].parent / "0.safetensors",
-        normalization="half",
+        normalization=normalization,
         frozen=(),
     )
     jd.Trainer(student, batches, validation=batches, run=tmp_path / "run").fit(epochs=1)
     with refused(RunError, "different-starts"):
         weight_mean([runs[0], tmp_path / "run"])
+
+
+def test_only_an_earlier_mean_is_replaced(runs: list[Path], tmp_path: Path) -> None:
+    start = runs[0].parent / "0.safetensors"
+    before = start.read_bytes()
+    with refused(OutputError, "output-exists"):
+        average.main([str(start), str(runs[0]), str(runs[1])])
+    assert start.read_bytes() == before
+    for _ in range(2):
+        average.main([str(tmp_path / "mean.safetensors"), str(runs[0]), str(runs[1])])
+
+
+def test_files_and_folders_are_not_confused(runs: list[Path], tmp_path: Path) -> None:
+    start = runs[0].parent / "0.safetensors"
+    with refused(RunError, "not-a-run"):
+        average.main([str(tmp_path / "mean.safetensors"), str(start), str(runs[0])])
+    with refused(NetworkError, "not-a-member"):
+        average.main([str(tmp_path / "mean.onnx"), str(runs[0]), str(runs[1])])

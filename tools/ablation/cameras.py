@@ -13,8 +13,6 @@ made from; the folder appears when all is written, and one with other contents i
 
 import argparse
 import hashlib
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -32,7 +30,7 @@ from jaxdistill.data.sources.selection import sources_of
 from jaxdistill.evaluation import load
 from jaxdistill.evaluation.predictor import DEFAULT_SIZE, Predictor
 from jaxdistill.runtime.errors import ConfigError, DataError, command
-from jaxdistill.runtime.files import PARTIAL
+from jaxdistill.runtime.files import whole_folder
 
 Image = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w"]
@@ -136,16 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = range(0, len(train.names), len(train.names) // args.few)[: args.few]
     few = [train.masks[i] if i in known else label for i, label in enumerate(labels)]
     masks = {"masks": train.masks, "labels": labels, "few": few}
-    partial = args.folder.with_name(f".{args.folder.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
+    with whole_folder(args.folder) as partial:
         for name, camera in CAMERAS.items():
             _write(partial / name / "train", camera, train, masks)
             _write(partial / name / "val", camera, validation, {"masks": validation.masks})
         runs.save(partial / MADE, made)
-        partial.rename(args.folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     for name in CAMERAS:
         sizes = f"{len(train.names)} training and {len(validation.names)} validation images"
         print(f"{args.folder / name}: {sizes}")
