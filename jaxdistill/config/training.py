@@ -96,8 +96,9 @@ class Training(Section):
     start; such as `30`. 0: none."""
     interpolate: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the trained weights in the student that `evaluate`, `predict`, `export` and
-    `average` take from the run; the rest is that of `student.weights`, from which the training began. Such as
-    `0.5`, which is often better than both ends. `--interpolate` takes another share. null: 1."""
+    `average` take from the run; the rest is that of `student.weights`, from which the training
+    began. Such as `0.5`, which is often better than both ends. `--interpolate` takes another share.
+    null: 1."""
     clip: Clip = Clip()
     """Gradient clipping."""
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
