@@ -62,7 +62,12 @@ TABLES = {
     "input": Table("performance.md", "Data", "data"),
     "videos": Table("performance.md", "Videos", "data; a quarter of an hour"),
     "comparison": Table("comparison.md", "On ordinary images", "data"),
+    "students": Table(
+        "comparison.md", "Which to take", "data; hours; one of the page's three seeds"
+    ),
     "cameras": Table("comparison.md", "A camera of your own", "data; hours"),
+    "turned": Table("comparison.md", "A camera on its side", "data; hours; after cameras"),
+    "infrared": Table("comparison.md", "An infrared camera", "data; hours; after cameras"),
     "communication": Table("scale.md", "What devices tell each other"),
     "gpu-program": Table("gpu.md", "The GPU's program, checked without a GPU"),
     "injection": Table("reliability.md", "An unreliable file system", "an hour"),

@@ -14,8 +14,17 @@ from flax import nnx
 
 from jaxdistill.checkpoint.best import Best, best
 from jaxdistill.checkpoint.interpolation import interpolated, start_of
+from jaxdistill.models import save_weights, weights
 from jaxdistill.models.parameters import flat_variables, merge
-from jaxdistill.runtime.errors import ConfigError, RunError
+from jaxdistill.runtime.errors import (
+    ConfigError,
+    OutputError,
+    RunError,
+    WeightsError,
+    unwritable,
+)
+
+_SOURCE = "mean of the weights of "
 
 
 def weight_mean(runs: Sequence[Path]) -> Best:
@@ -51,6 +60,40 @@ def weight_mean(runs: Sequence[Path]) -> Best:
         for name in variables[0]
     }
     return first._replace(student=merge(nnx.graphdef(first.student), jax.device_put(mean)))
+
+
+def write_weight_mean(runs: Sequence[Path], output: Path) -> None:
+    """Writes the mean of the weights of several runs as a weights file.
+
+    Args:
+      runs: See `weight_mean`.
+      output: The safetensors file, for `jaxdistill export` and `student.weights`.
+
+    Raises:
+      ConfigError: See `weight_mean`.
+      RunError: See `weight_mean`.
+      OutputError: The file cannot be written (`output-unwritable`), or would replace something else
+        than an earlier mean (`output-exists`).
+    """
+    if output.exists() and not _is_mean(output):
+        raise OutputError(
+            f"{output} exists and is no mean of weights; the first name is that of the file to "
+            f"write",
+            code="output-exists",
+        )
+    mean = weight_mean(runs)
+    source = _SOURCE + ", ".join(map(str, runs))
+    try:
+        save_weights(mean.student, output, image_size=mean.settings.data.image_size, source=source)
+    except OSError as error:
+        raise unwritable(output, error) from None
+
+
+def _is_mean(path: Path) -> bool:
+    try:
+        return weights.load(path)[1].get("source", "").startswith(_SOURCE)
+    except WeightsError:
+        return False
 
 
 def _difference(one: Best, other: Best) -> str | None:

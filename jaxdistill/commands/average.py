@@ -22,23 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from jaxdistill.checkpoint.weight_mean import weight_mean
+from jaxdistill.checkpoint.weight_mean import write_weight_mean
 from jaxdistill.commands import common
 from jaxdistill.commands.model_options import checked_size
 from jaxdistill.exporters.mean import average
 from jaxdistill.exporters.mean_graph import Input, Member, read_member
-from jaxdistill.models import save_weights, weights
-from jaxdistill.runtime.errors import (
-    ConfigError,
-    NetworkError,
-    OutputError,
-    RunError,
-    WeightsError,
-    unwritable,
-)
+from jaxdistill.runtime.errors import ConfigError, NetworkError, RunError
 
 _MIRRORED = ":mirrored"
-_ORIGIN = "mean of the weights of "
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{args.output}`",
                 code="mean-ending",
             )
-        _average_weights(args.output, args.files)
+        _average_weights(args.output, [Path(run) for run in args.files])
         return
     members = [_member(text) for text in args.files]
     average(
@@ -67,34 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _average_weights(output: Path, runs: Sequence[str]) -> None:
-    if files := [run for run in runs if Path(run).is_file()]:
+def _average_weights(output: Path, runs: Sequence[Path]) -> None:
+    if files := [run for run in runs if run.is_file()]:
         raise RunError(
             f"{files[0]} is a file, expected the folder of a run: {output.name} is the mean of the "
             f"weights of runs. The mean of ONNX files is a MEAN.onnx",
             code="not-a-run",
         )
-    if output.exists() and not _is_mean(output):
-        raise OutputError(
-            f"{output} exists and is no mean of weights; the first name is that of the file to "
-            f"write",
-            code="output-exists",
-        )
-    found = weight_mean([Path(run) for run in runs])
-    try:
-        save_weights(found.student, output, origin=_ORIGIN + ", ".join(runs))
-    except OSError as error:
-        raise unwritable(output, error) from None
-    height, width = found.settings.data.image_size
+    write_weight_mean(runs, output)
     print(f"wrote {output}, the mean of the weights of {len(runs)} runs")
-    print(f"export it with --size {height} {width}, the image size of the runs")
-
-
-def _is_mean(path: Path) -> bool:
-    try:
-        return weights.load(path)[1].get("origin", "").startswith(_ORIGIN)
-    except WeightsError:
-        return False
 
 
 def _member(text: str) -> Member:

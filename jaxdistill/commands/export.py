@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("H", "W"),
         help="fix height and width of the input (default: both are free in ONNX, and those of the "
-        "run's images in .tflite and in a web page)",
+        "images that the student was trained on in .tflite and in a web page)",
     )
     parser.add_argument(
         "--precision",

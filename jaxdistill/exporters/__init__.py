@@ -28,7 +28,7 @@ from jaxdistill.exporters.registry import (
     Source,
 )
 from jaxdistill.exporters.verified_files import check_folder
-from jaxdistill.models import Student, check_image_size, from_weights, without_projectors
+from jaxdistill.models import Student, check_image_size, from_weights, weights, without_projectors
 from jaxdistill.runtime.errors import ConfigError
 
 __all__ = ["EXPORTERS", "Options", "Report", "Source", "export"]
@@ -100,9 +100,14 @@ def export(
                 f"{name}: {output.name} is no web page, whose name has no ending",
                 code="invalid-argument",
             )
+    of_file = None
     if isinstance(source, str | Path):
         path = Path(source)
-        source = from_weights(path) if path.suffix == ".safetensors" else best_of(path)
+        if path.suffix == ".safetensors":
+            source = from_weights(path)
+            of_file = weights.parse_image_size(weights.load(path)[1].get("image_size"), path)
+        else:
+            source = best_of(path)
     if not isinstance(source, Best):
         if interpolate is not None:
             raise ConfigError(
@@ -126,7 +131,7 @@ def export(
         examples=tuple(map(str, images_shown)),
         compare_with=None if compare_with is None else Path(compare_with),
     )
-    return exporter(Source(without_projectors(student), best), output, options)
+    return exporter(Source(without_projectors(student), best, of_file), output, options)
 
 
 def _check(output: Path, input: str | None, precisions: Sequence[str], images: int) -> None:

@@ -78,7 +78,7 @@ def make_card(interface: Interface, form: Form, source: Source, size: Size) -> d
     Returns:
       Plain values, ready for JSON.
     """
-    student, best = source
+    student, best = source.student, source.best
     multiple = size_multiple(student)
     by_caller = caller_normalization(form.input, student.normalization)
     return {

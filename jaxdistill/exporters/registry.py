@@ -21,6 +21,8 @@ class Source(NamedTuple):
     """The student, without projectors."""
     best: Best | None = None
     """The checkpoint that the student comes from; None for a student without a run."""
+    image_size: Size | None = None
+    """Height and width of the images that a weights file was trained on, where it says so."""
 
 
 class Options(NamedTuple):

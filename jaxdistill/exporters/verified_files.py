@@ -113,6 +113,8 @@ def usual_size(source: Source) -> Size:
     """
     if source.best:
         return source.best.settings.data.image_size
+    if source.image_size:
+        return source.image_size
     side = max(1, _USUAL_SIZE // size_multiple(source.student)) * size_multiple(source.student)
     return side, side
 

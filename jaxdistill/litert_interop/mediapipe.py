@@ -7,6 +7,7 @@ order in which both compute them. Then both networks run on the same images, and
 only if their logits agree.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ def convert(source: Path, output: Path) -> Conversion:
         "encoder": NAME,
         "decoder": NAME,
         "normalization": weights.format_normalization(_UNIT),
+        "image_size": json.dumps(size),
         "source": source.name,
     }
     try:

@@ -224,14 +224,22 @@ _ARCHITECTURE = ("decoder_channels", "encoder_depth", "upsampling")
 """Keys of a student's settings, besides the names, that its variables depend on."""
 
 
-def save_weights(student: Student, path: str | Path, *, origin: str | None = None) -> None:
+def save_weights(
+    student: Student,
+    path: str | Path,
+    *,
+    image_size: config.Size | None = None,
+    source: str | None = None,
+) -> None:
     """Writes a student's variables, without projectors, as a file for `student.weights`.
 
     Args:
       student: The student.
       path: The safetensors file. Its metadata hold the architecture and the normalisation, so that
         `from_weights` builds the student from the file alone.
-      origin: Where the variables come from, for the metadata.
+      image_size: Height and width of the images that it was trained on, which an export of the file
+        takes for those to expect. None: unknown.
+      source: Where the variables come from, for people. None: unknown.
 
     Raises:
       OSError: The file cannot be written.
@@ -247,8 +255,10 @@ def save_weights(student: Student, path: str | Path, *, origin: str | None = Non
         "normalization": weights.format_normalization(student.normalization),
         "architecture": json.dumps(student.settings.model_dump(include=set(_ARCHITECTURE))),
     }
-    if origin is not None:
-        metadata["origin"] = origin
+    if image_size is not None:
+        metadata["image_size"] = json.dumps(image_size)
+    if source is not None:
+        metadata["source"] = source
     weights.save(expanded(path), arrays, metadata)
 
 

@@ -9,6 +9,7 @@ This holds for no other turn: a convolution of stride 2 starts at the first row 
 map, and with a flipped kernel it would have to start at the last.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def transpose(source: Student | Path, output: Path) -> float:
 
     Args:
       source: A student without projectors, or the weights file of a student or an encoder.
-      output: The safetensors file; where `source` is a file, its metadata are kept.
+      output: The safetensors file; where `source` is a file, its metadata are kept, but for height
+        and width of the images, which are exchanged.
 
     Returns:
       The largest difference of the logits, see `check_transposed`.
@@ -69,6 +71,8 @@ def transpose(source: Student | Path, output: Path) -> float:
     else:
         student = from_weights(source)
     difference = check_transposed(student, transposed(student))
+    if size := weights.parse_image_size(metadata.get("image_size"), source):
+        metadata["image_size"] = json.dumps(size[::-1])
     weights.save(output, _transpose(arrays), metadata)
     return difference
 

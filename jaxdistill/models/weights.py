@@ -1,7 +1,8 @@
 """Weights files: safetensors whose keys are the student's dotted variable paths.
 
 The file's metadata may hold `encoder` (name of the encoder), `normalization` (mean and std as JSON,
-for pixels in [0, 1]), and `source` (where the weights come from).
+for pixels in [0, 1]), `image_size` (height and width of the images that a student was trained on,
+as JSON), and `source` (where the weights come from).
 """
 
 import json
@@ -130,6 +131,30 @@ def parse_normalization(text: str | None, path: Path) -> Normalization | None:
 def format_normalization(normalization: Normalization) -> str:
     """Returns the entry `normalization` of a file's metadata."""
     return json.dumps([list(normalization.mean), list(normalization.std)])
+
+
+def parse_image_size(text: str | None, path: Path) -> config.Size | None:
+    """Parses the entry `image_size` of a file's metadata.
+
+    Args:
+      text: The entry; None if there is none.
+      path: The file, for the message.
+
+    Returns:
+      Height and width; None if there is none.
+
+    Raises:
+      WeightsError: The entry has another form (`weights-metadata`).
+    """
+    if text is None:
+        return None
+    try:
+        return config.Data(image_size=tuple(json.loads(text))).image_size
+    except (TypeError, ValueError, RecursionError):
+        raise WeightsError(
+            f"{path}: metadata 'image_size' should be [height, width], got {text!r}",
+            code="weights-metadata",
+        ) from None
 
 
 def fill(variables: Mapping[str, Any], loaded: Arrays, path: Path | str) -> Arrays:

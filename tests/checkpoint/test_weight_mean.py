@@ -1,5 +1,6 @@
 """The mean of the weights of runs that started from the same ones."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +15,9 @@ from jaxdistill.checkpoint.best import best
 from jaxdistill.checkpoint.interpolation import START
 from jaxdistill.checkpoint.weight_mean import weight_mean
 from jaxdistill.commands import average
+from jaxdistill.models import weights
 from jaxdistill.models.parameters import flat_variables
-from jaxdistill.runtime.errors import ConfigError, NetworkError, OutputError, RunError
+from jaxdistill.runtime.errors import ConfigError, NetworkError, OutputError, RunError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +29,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
     toy = {"encoder": "toy-encoder", "frozen": ()}
     for seed in (0, 1):
-        start = randomised(jd.models.create("toy-decoder", **toy), seed=seed)
-        jd.models.save_weights(start, folder / f"{seed}.safetensors")
+        student = randomised(jd.models.create("toy-decoder", **toy), seed=seed)
+        jd.models.save_weights(student, folder / f"{seed}.safetensors")
     found = []
-    for number, (weights, rate) in enumerate([("0", 1e-2), ("0", 3e-2), ("1", 1e-2), (None, 1e-2)]):
-        file = weights and folder / f"{weights}.safetensors"
+    for number, (start, rate) in enumerate([("0", 1e-2), ("0", 3e-2), ("1", 1e-2), (None, 1e-2)]):
+        file = start and folder / f"{start}.safetensors"
         student = jd.models.create("toy-decoder", weights=file, **toy)
         run = folder / f"run{number}"
         jd.Trainer(student, batches, validation=batches, run=run, learning_rate=rate).fit(epochs=1)
@@ -49,6 +51,18 @@ def test_every_variable_is_the_mean_of_the_runs(runs: list[Path], tmp_path: Path
         expected = (np.float64(one[name]) + 2 * np.float64(two[name])) / 3
         np.testing.assert_array_equal(value, expected.astype(np.float32))
     assert any(np.any(one[name] != two[name]) for name in one)
+
+
+def test_the_mean_is_exported_for_the_images_of_the_runs(runs: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "mean.safetensors"
+    average.main([str(file), str(runs[0]), str(runs[1])])
+    jd.export(file, tmp_path / "mean.onnx")
+    card = json.loads((tmp_path / "mean.json").read_text())
+    assert card["input"]["image_size"] == [32, 32]
+    arrays, metadata = weights.load(file)
+    weights.save(file, arrays, {**metadata, "image_size": "[32]"})
+    with refused(WeightsError, "weights-metadata"):
+        jd.export(file, tmp_path / "mean.onnx")
 
 
 def test_runs_of_other_starts_are_refused(runs: list[Path], tmp_path: Path) -> None:
