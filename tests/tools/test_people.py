@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import people
 import pytest
-import scipy.io
 from PIL import Image
 from refused import refused
 
@@ -61,27 +60,6 @@ def test_the_layout_is_recognised_and_masks_have_the_size_of_their_image(
     mask = np.asarray(Image.open(tmp_path / "people" / "masks" / "val" / "003.png"))
     assert mask.shape == (8, 12)
     np.testing.assert_array_equal(mask, np.repeat([[255, 0]], 6, 1).repeat(8, 0))
-
-
-def test_portraits_are_further_training_images(source: Path, tmp_path: Path) -> None:
-    portraits = tmp_path / "portraits"
-    for folder in ("images_data_crop", "images_mask"):
-        (portraits / "data" / folder).mkdir(parents=True)
-    mask = np.zeros((8, 6), np.uint8)
-    mask[5:] = 1
-    for name in ("00001", "00002"):
-        scipy.io.savemat(portraits / f"data/images_mask/{name}_mask.mat", {"mask": mask})
-    Image.new("RGB", (6, 8)).save(portraits / "data/images_data_crop/00002.jpg")
-    folder = tmp_path / "people"
-    people.main([str(source), str(folder), "--portraits", str(portraits)])
-    assert names(folder, "train") - {f"{n:03}" for n in range(301)} == {"portrait_00002"}
-    assert len(names(folder, "train")) == 161
-    assert len(names(folder, "val")) == 40
-    written = np.asarray(Image.open(folder / "masks/train/portrait_00002.png"))
-    np.testing.assert_array_equal(written, 255 * mask)
-    (portraits / "data/images_mask/00002_mask.mat").unlink()
-    with refused(ConfigError, "no-such-file"):
-        people.main([str(source), str(tmp_path / "other"), "--portraits", str(portraits)])
 
 
 def test_a_wrong_source_and_a_folder_that_exists_are_refused(source: Path, tmp_path: Path) -> None:

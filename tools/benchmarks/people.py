@@ -4,17 +4,11 @@
     git clone https://github.com/VikramShenoy97/Human-Segmentation-Dataset
     python tools/benchmarks/people.py Human-Segmentation-Dataset data/people
     python tools/benchmarks/people.py Human-Segmentation-Dataset data/people_test --test
-    git clone https://github.com/bio-punk/AutoPortraitMatting
-    python tools/benchmarks/people.py Human-Segmentation-Dataset data/people_portraits \
-        --portraits AutoPortraitMatting
 
 The source has 290 images of people, most of them from the web, and their masks, which remove.bg
 made. It states no licence. 160 images are for training. The best epochs and the settings that the
 documents name were chosen on the 40 validation images, and none on the 90 test images. With
 `--test`, these are the folder's validation images, so that all commands score them.
-
-`--portraits` adds 1,605 portraits from Flickr to the training images, with the masks of Shen et al.
-2016, "Automatic Portrait Segmentation for Image Stylization", from a repository that holds them.
 """
 
 import argparse
@@ -23,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-from jaxtyping import Bool
 from PIL import Image as Pillow
 
 from jaxdistill.runtime.errors import ConfigError, command
@@ -53,12 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, help="the folder that `git clone` made")
     parser.add_argument("folder", type=Path, help="the folder to write")
     parser.add_argument("--test", action="store_true", help="validate on the test images")
-    parser.add_argument(
-        "--portraits",
-        type=Path,
-        metavar="SOURCE",
-        help="the clone of the portraits, which become further training images",
-    )
     args = parser.parse_args(arguments)
     if args.folder.exists():
         raise ConfigError(
@@ -69,25 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "val": _TEST if args.test else _VALIDATION,
     }
     needed = [file for names in splits.values() for name in names for file in _files(name)]
-    _check(args.source, needed)
-    portraits = [] if args.portraits is None else _portraits(args.portraits)
-    with whole_folder(args.folder) as partial:
-        for split, names in splits.items():
-            _write(args.source, partial, split, names)
-        for image, mask in portraits:
-            _write_portrait(partial, image, mask)
-    counts = {"train": len(splits["train"]) + len(portraits), "val": len(splits["val"])}
-    print(f"{args.folder}: " + ", ".join(f"{k}: {v} images" for k, v in counts.items()))
-
-
-def _check(source: Path, needed: Sequence[str]) -> None:
-    """Refuses a source that lacks files."""
-    if missing := [file for file in needed if not (source / file).is_file()]:
+    if missing := [file for file in needed if not (args.source / file).is_file()]:
         raise ConfigError(
-            f"{source} has no {missing[0]} ({len(missing)} of {len(needed)} files are "
+            f"{args.source} has no {missing[0]} ({len(missing)} of {len(needed)} files are "
             f"missing); give the folder that `git clone` made",
             code="no-such-file",
         )
+    with whole_folder(args.folder) as partial:
+        for split, names in splits.items():
+            _write(args.source, partial, split, names)
+    print(f"{args.folder}: " + ", ".join(f"{k}: {len(v)} images" for k, v in splits.items()))
 
 
 def _files(name: int) -> tuple[str, str]:
@@ -107,27 +84,8 @@ def _write(source: Path, root: Path, split: str, names: Sequence[int]) -> None:
             size = opened.size
         with Pillow.open(mask) as opened:
             grey = np.asarray(opened.convert("L").resize(size, Pillow.Resampling.BILINEAR))
-        _save_mask(grey > 127, masks / f"{name:03}.png")
-
-
-def _portraits(source: Path) -> list[tuple[Path, Path]]:
-    """Returns the portraits and their masks; some masks have no portrait."""
-    images = sorted((source / "data/images_data_crop").glob("*.jpg"))
-    masks = [f"data/images_mask/{image.stem}_mask.mat" for image in images]
-    _check(source, masks or ["data/images_data_crop"])
-    return [(image, source / mask) for image, mask in zip(images, masks, strict=True)]
-
-
-def _write_portrait(root: Path, image: Path, mask: Path) -> None:
-    """Writes a portrait to the training images."""
-    name = f"portrait_{image.stem}"
-    shutil.copyfile(image, root / "images/train" / f"{name}.jpg")
-    _save_mask(scipy.io.loadmat(mask)["mask"] > 0, root / "masks/train" / f"{name}.png")
-
-
-def _save_mask(person: Bool[np.ndarray, "h w"], path: Path) -> None:
-    """Writes a mask in which a person is white."""
-    Pillow.fromarray(np.where(person, 255, 0).astype(np.uint8)).save(path)
+        white = np.where(grey > 127, 255, 0).astype(np.uint8)
+        Pillow.fromarray(white).save(masks / f"{name:03}.png")
 
 
 if __name__ == "__main__":
