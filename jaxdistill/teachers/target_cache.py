@@ -1,4 +1,4 @@
-"""The target cache: teacher outputs on disk, computed once per image and read in every epoch."""
+"""The target cache: teacher outputs on disk, computed once per image, and once for it flipped."""
 
 import hashlib
 import logging
@@ -44,11 +44,12 @@ class CachedEncoder(NamedTuple):
 class CachedTeacher:
     """A teacher whose outputs are kept in a cache directory, each image's computed once.
 
+    A flipped image has an entry of its own, because a network's mask of it is not the flipped mask.
     The directory has a folder for each kind of outputs (`logits`, `features`, `encoder`), named by
     a digest of the teacher's provenance and of the image size; of several teachers (`Ensemble`) one
-    for each. An entry is found by the content of
-    its image, so adding or changing images leaves those of the others valid. Values are rounded to
-    float16. Any number of processes may share the directory.
+    for each. An entry is found by the content of its image, so adding or changing images leaves
+    those of the others valid. Values are rounded to float16. Any number of processes may share the
+    directory.
 
     Args:
       teacher: Computes what is missing; it must declare its `provenance`. None caches the encoder

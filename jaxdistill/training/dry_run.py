@@ -86,7 +86,10 @@ def dry_run(trainer: Trainer) -> None:
         f"where JAX's compilation cache has the programs"
     )
     if trainer.settings.targets.cache is not None:
-        console.print("once the target cache is filled, a step may take less than that")
+        filled = "after the first epoch"
+        if trainer.settings.data.augment != "none":
+            filled = "after a few epochs, since flipped images have entries of their own"
+        console.print(f"a step may take less once the target cache is filled: {filled}")
     if last_phase:
         console.print(f"measured with {last_phase} of the encoder's stages trained, as at the end")
     console.print(f"memory: {_memory()}")
