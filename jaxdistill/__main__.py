@@ -16,6 +16,7 @@ COMMANDS = {
     "average": "write the mean of networks, or of the weights of runs, as one file",
     "check-data": "look at images and masks: counts, duplicates, a contact sheet",
     "cache-targets": "compute teacher outputs before training",
+    "pseudo-label": "write masks of images on which several networks agree, to train on",
     "storage": "list and remove prepared data sets and target caches",
     "inspect": "show what an ONNX file takes and gives, and how to configure it",
     "rank-features": "rank the inner tensors of a network for feature distillation",

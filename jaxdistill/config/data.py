@@ -61,6 +61,12 @@ class Data(Section):
     teacher's masks."""
     unlabelled: Path | None = None
     """Folder of additional training images without masks, relative to `data.root`. null: none."""
+    additional: Split | None = None
+    """Additional training images with masks, such as those of `jaxdistill pseudo-label` or of
+    another dataset. `annotations` is a folder of masks or a COCO file. null: none."""
+    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many times an epoch has each image of `data.train`, beside those of `data.unlabelled` and
+    `data.additional` once: such as 5 for a few images of your own among many others."""
     category: str | Annotated[int, Field(ge=-(2**63), lt=2**63)] = "person"
     """Category of the annotations that is a person: its name, in upper or lower case, or its number
     (COCO's id, YOLO's index)."""
@@ -134,10 +140,10 @@ class Data(Section):
             return value
         return {**cls.model_fields[info.field_name].default.model_dump(mode="json"), **value}
 
-    @field_validator("train")
+    @field_validator("train", "additional")
     @classmethod
-    def _refuse_share(cls, value: Split) -> Split:
-        if value.share is not None:
+    def _refuse_share(cls, value: Split | None) -> Split | None:
+        if value is not None and value.share is not None:
             raise invalid(
                 "conflicting-keys",
                 "a share is drawn for validation, and training takes the rest: set it as "
@@ -145,9 +151,25 @@ class Data(Section):
             )
         return value
 
+    @field_validator("additional")
+    @classmethod
+    def _check_additional(cls, value: Split | None) -> Split | None:
+        if value is not None and not value.labelled:
+            raise invalid(
+                "masks-needed",
+                "additional images need masks: set annotations to a folder of masks or a COCO "
+                "file, or give the images without masks as data.unlabelled",
+            )
+        return value
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any training image has a mask."""
+        return self.train.labelled or self.additional is not None
+
     @model_validator(mode="after")
     def _check_copy_paste(self) -> "Data":
-        if self.copy_paste and not self.train.labelled:
+        if self.copy_paste and not self.has_masks:
             raise invalid(
                 "masks-needed",
                 "data.copy_paste needs training images with masks, whose people are pasted: set "

@@ -129,7 +129,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_losses(self) -> "Config":
-        supervised = self.data.train.labelled and self.losses.of_masks
+        supervised = self.data.has_masks and self.losses.of_masks
         registered = any(weight > 0 for weight in self.losses.registered.values())
         if not (self.imitates or supervised or self.weighted_features or registered):
             raise invalid(

@@ -26,7 +26,8 @@ def describe(data: Data | IterableData) -> list[str]:
         return data.describe()
     train, validation = data.train, data.validation
     counts = (
-        f"data: {len(train)} training images{_without_masks(train.labelled)}, "
+        f"data: {len(train)} training images{_without_masks(train.labelled)}"
+        f"{_with_repeats(data)}, "
         f"{len(validation)} validation images{_without_masks(validation.labelled)}"
     )
     share = data.settings.validation.share
@@ -66,7 +67,7 @@ def _warn_of_few(count: int) -> Iterator[str]:
 
 
 def warn_of_overlap(settings: config.Data) -> Iterator[str]:
-    """Yields a warning for each training folder without masks that contains validation images.
+    """Yields a warning for each folder of more training images that contains validation images.
 
     Args:
       settings: The section `data` of a configuration.
@@ -74,13 +75,19 @@ def warn_of_overlap(settings: config.Data) -> Iterator[str]:
     root = root_of(settings)
     validation = (root / settings.validation.images).resolve()
     has_own = not settings.train.labelled and settings.validation.share is None
-    plain = [settings.unlabelled, settings.train.images if has_own else None]
-    for folder in filter(None, plain):
+    own = settings.train.images if has_own else None
+    added = settings.additional.images if settings.additional else None
+    for folder in filter(None, (own, settings.unlabelled, added)):
         if validation.is_relative_to((root / folder).resolve()):
             yield (
                 f"warning: the training folder {root / folder} contains the validation images in "
                 f"{validation}; the validation scores will be too high"
             )
+
+
+def _with_repeats(data: Data) -> str:
+    own, repeat = data.train.accounts[0].size, data.settings.repeat
+    return f" (an epoch has the {own} of data.train {repeat} times)" if repeat > 1 else ""
 
 
 def _without_masks(labelled: np.ndarray) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from jaxdistill import config
 from jaxdistill.data import image_ops
@@ -21,23 +22,36 @@ if TYPE_CHECKING:  # slow to import, and needed only where batches are read
 _PASTE, _SIZE = 1, 2  # what a seed is drawn for, so that the draws are independent
 
 
-def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
-    """Returns the number of whole batches in one pass over a dataset.
+def epoch_indices(dataset: Dataset, repeat: int) -> Int[np.ndarray, " n"]:
+    """Returns the examples of an epoch, before they are shuffled, by their index.
+
+    Args:
+      dataset: The training split.
+      repeat: How many times an epoch has each example of `data.train`, the dataset's first part.
+    """
+    every = np.arange(len(dataset))
+    return np.concatenate([*[every[: dataset.accounts[0].size]] * (repeat - 1), every])
+
+
+def steps_per_epoch(dataset: Dataset, batch_size: int, repeat: int = 1) -> int:
+    """Returns the number of whole batches in an epoch.
 
     Args:
       dataset: The training split.
       batch_size: Examples per step, over all processes.
+      repeat: See `epoch_indices`.
 
     Raises:
-      DataError: The dataset is smaller than a batch (`split-too-small`).
+      DataError: The epoch is smaller than a batch (`split-too-small`).
     """
-    if len(dataset) < batch_size:
+    examples = len(epoch_indices(dataset, repeat))
+    if examples < batch_size:
         raise DataError(
-            f"training.batch_size is {batch_size}, but data.train has only {len(dataset)} images; "
+            f"training.batch_size is {batch_size}, but data.train has only {examples} images; "
             f"choose a smaller batch",
             code="split-too-small",
         )
-    return len(dataset) // batch_size
+    return examples // batch_size
 
 
 def train_batches(
@@ -52,12 +66,13 @@ def train_batches(
     """Returns an endless iterator of batches, shuffled anew for each epoch.
 
     The batch of a step depends on (seed, step) alone, so a resumed run starts at its step at no
-    cost. An epoch has `steps_per_epoch` batches and shows no example twice. Which examples are left
-    over changes with the shuffle.
+    cost. An epoch has `steps_per_epoch` batches and shows no example more often than `data.repeat`
+    says. Which examples are left over changes with the shuffle.
 
     Args:
       dataset: The training split.
-      data: Settings; `image_size`, `sizes`, `mask_resize`, `copy_paste` and `workers` are used.
+      data: Settings; `image_size`, `sizes`, `mask_resize`, `copy_paste`, `repeat` and `workers` are
+        used.
       batch_size: Examples per step, over all processes.
       seed: Seed of the order, of sizes, and of what is pasted.
       start_step: First step whose batch is returned.
@@ -73,9 +88,10 @@ def train_batches(
     """
     import grain
 
-    steps = steps_per_epoch(dataset, batch_size)
-    indices = grain.MapDataset.range(len(dataset)).seed(seed).shuffle()
-    indices = indices[: steps * batch_size]
+    steps = steps_per_epoch(dataset, batch_size, data.repeat)
+    repeated = epoch_indices(dataset, data.repeat)
+    places = grain.MapDataset.range(len(repeated)).seed(seed).shuffle()
+    indices = places[: steps * batch_size].map(lambda place: int(repeated[place]))
     # The index keeps growing across epochs.
     examples = indices.map_with_index(_TrainExamples(dataset, data, batch_size, seed))
     epoch = _local(examples, batch_size, process_index, process_count)

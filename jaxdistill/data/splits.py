@@ -38,6 +38,10 @@ class Options(TypedDict, total=False):
     stride."""
     unlabelled: str | Path | None
     """Folder of more training images, without masks, relative to the root."""
+    additional: SplitLike
+    """More training images with masks: images and annotations, relative to the root."""
+    repeat: int
+    """See `jaxdistill.config.Data.repeat`."""
     category: str | int
     """See `jaxdistill.config.Data.category`."""
     include_crowds: bool
@@ -82,7 +86,7 @@ class Data:
 
     @cached_property
     def train(self) -> Dataset:
-        """The training split, with the images of `data.unlabelled` after the others."""
+        """The training split, with the images of `unlabelled` and `additional` after the others."""
         return open_split(self.settings, "train")
 
     @cached_property
@@ -131,7 +135,7 @@ class Data:
         Args:
           batch_size: Examples per step, over all processes.
         """
-        return loader.steps_per_epoch(self.train, batch_size)
+        return loader.steps_per_epoch(self.train, batch_size, self.settings.repeat)
 
     def train_batches(
         self,
@@ -279,10 +283,12 @@ def _checked(
     source: str | None,
     *,
     image_size: int | tuple[int, int] = 320,
+    additional: SplitLike = None,
     **options: Any,
 ) -> Data:
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    values = {"train": train, "validation": validation, "source": source, **options}
+    splits = {"train": train, "validation": validation, "additional": _split(additional)}
+    values = {**splits, "source": source, **options}
     values = {name: value for name, value in values.items() if value is not None}
     try:
         data = Data(config.Data(root=root, image_size=size, **values))

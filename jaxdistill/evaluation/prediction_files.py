@@ -86,13 +86,29 @@ def predict_files(
     return count
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """A decoded image file."""
+
     file: ImageFile
     image: RgbImage
+    """Turned as its EXIF orientation says."""
     resized: RgbImage
     """At the size of the model."""
     problem: str
     """Why the file cannot be read; empty otherwise."""
+
+
+def open_images(images: Sequence[ImageFile], size: Size, batch_size: int) -> Iterator[list[Opened]]:
+    """Yields image files in batches, in order, decoded by threads a few images ahead.
+
+    Args:
+      images: The image files.
+      size: Height and width of the model's input.
+      batch_size: Number of images in a batch; the last one may have fewer.
+    """
+    opening = grain.MapDataset.source(images).map(partial(_open, size=size))
+    options = grain.ReadOptions(THREADS, prefetch_buffer_size=max(THREADS, batch_size))
+    yield from opening.to_iter_dataset(options).batch(batch_size, batch_fn=list)
 
 
 class _Predicted(NamedTuple):
@@ -101,15 +117,15 @@ class _Predicted(NamedTuple):
     mask: GreyMask
 
 
-def _open(file: ImageFile, size: Size) -> _Opened:
+def _open(file: ImageFile, size: Size) -> Opened:
     nothing = np.zeros((0, 0, 3), np.uint8)
     try:
         image = decode.decode(file.read(), upright=True)
     except OSError as error:
-        return _Opened(file, nothing, nothing, error.strerror or str(error))
+        return Opened(file, nothing, nothing, error.strerror or str(error))
     except decode.ImageError as error:
-        return _Opened(file, nothing, nothing, str(error))
-    return _Opened(file, image, image_ops.resize_image(image, size), "")
+        return Opened(file, nothing, nothing, str(error))
+    return Opened(file, image, image_ops.resize_image(image, size), "")
 
 
 def _grey_mask(
@@ -125,9 +141,7 @@ def _predicted(
     batch_size: int,
 ) -> Iterator[tuple[list[_Predicted], list[Skipped]]]:
     """Yields batches in order: images with their masks, and files that cannot be read."""
-    opening = grain.MapDataset.source(images).map(partial(_open, size=predictor.size))
-    options = grain.ReadOptions(THREADS, prefetch_buffer_size=max(THREADS, batch_size))
-    for batch in iter(opening.to_iter_dataset(options).batch(batch_size, batch_fn=list)):
+    for batch in open_images(images, predictor.size, batch_size):
         readable = [opened for opened in batch if not opened.problem]
         logits = predictor.padded_logits([opened.resized for opened in readable], batch_size)
         predicted = [

@@ -31,6 +31,7 @@ _PATHS = (
     "data.train",
     "data.validation",
     "data.unlabelled",
+    "data.additional",
     "data.prepared",
     "data.source",
     "data.workers",

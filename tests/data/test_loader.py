@@ -3,12 +3,14 @@
 import itertools
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 from coco_folders import Folder, box, encode
 from refused import refused
 
+from jaxdistill import config
 from jaxdistill.data import image_ops, loader, splits
 from jaxdistill.data.dataset import Dataset
 from jaxdistill.runtime.errors import DataError
@@ -167,6 +169,31 @@ def test_a_split_smaller_than_a_batch_is_refused(data, dataset):
     with refused(DataError, "split-too-small", "batch_size is 15"):
         loader.train_batches(dataset, data, COUNT + 1, seed=0)
     assert len(list(loader.validation_batches(dataset, data, COUNT + 1))) == 1
+
+
+def test_images_of_one_s_own_are_repeated_among_additional_ones(data, tmp_path):
+    folder = Folder(tmp_path)
+    for number in range(100, 105):
+        image = np.full((20, 30, 3), number, np.uint8)
+        name = folder.image(f"{number}.png", encode(image), (20, 30), id=number)
+        folder.person(name, box(0, 0, 20, 15))
+    folder.write()
+    more = {"images": tmp_path / "images", "annotations": tmp_path / "people.json"}
+    changed = data.model_copy(update={"additional": config.Split(**more), "repeat": 3})
+    dataset = splits.open_split(changed, "train")
+    assert len(dataset) == COUNT + 5
+    assert dataset.labelled.all()
+    assert loader.steps_per_epoch(dataset, 4, repeat=3) == (3 * COUNT + 5) // 4
+    for epoch in range(2):  # 47 images, of which the last three of the shuffled ones are left over
+        start = 11 * epoch
+        batches = take(11, loader.train_batches(dataset, changed, 4, seed=0, start_step=start))
+        shown = Counter(flat(ids(batches)))
+        own = [shown[number] for number in dataset.ids[:COUNT]]
+        others = [shown[number] for number in dataset.ids[COUNT:]]
+        assert max(own) == 3
+        assert max(others) == 1
+        assert sum(own) + sum(others) == 44
+    assert loader.steps_per_epoch(splits.open_split(changed, "validation"), 4) == COUNT // 4
 
 
 def test_a_closed_iterator_leaves_no_thread_behind(data, dataset):

@@ -8,6 +8,7 @@ from pathlib import Path
 import coco_folders
 import numpy as np
 import pytest
+from PIL import Image
 from refused import refused
 
 from jaxdistill import config, data
@@ -73,6 +74,40 @@ def test_splits_may_be_given_as_folder_and_file(root: Path) -> None:
     )
     assert chosen.train.labelled.tolist() == [True] * 5 + [False] * 8
     assert chosen.settings.image_size == (320, 320)
+
+
+def test_additional_images_have_a_folder_of_masks_of_their_own(root: Path) -> None:
+    """What the values of the masks mean is found out for these alone."""
+    size = (24, 32)
+    for folder, mask in (("own", 7), ("more", 255)):
+        (root / folder / "images").mkdir(parents=True)
+        (root / folder / "masks").mkdir()
+        pixels = np.zeros(size, np.uint8)
+        pixels[:, 16:] = mask
+        Image.new("RGB", size[::-1]).save(root / folder / "images/a.png")
+        Image.fromarray(pixels).save(root / folder / "masks/a.png")
+    Image.new("RGB", size[::-1]).save(root / "more/images/b.png")  # the networks disagreed
+    chosen = data.open(
+        root / "own",
+        train=("images", "masks"),
+        validation=("images", "masks"),
+        source="mask_folder",
+        mask_values=7,
+        additional=(root / "more/images", root / "more/masks"),
+        prepared=root / "prepared",
+    )
+    assert len(chosen.train) == 2
+    for example in chosen.train[0], chosen.train[1]:
+        assert example.mask[:, 16:].all()
+        assert not example.mask[:, :16].any()
+    assert any("data.additional" in line for line in data.describe(chosen))
+
+
+def test_missing_additional_masks_are_found_before_anything_is_read(root: Path) -> None:
+    with refused(DataError, "missing-annotations", "data.additional"):
+        data.coco(root, additional=("images/val2017", "none"))
+    with refused(ConfigError, "masks-needed", "additional"):
+        data.coco(root, additional=("images/val2017", None))
 
 
 def test_folders_of_images_have_no_masks(root: Path) -> None:

@@ -56,7 +56,8 @@ class Source(ABC, Generic[Entry]):
     """
 
     split: str
-    """Key of the split below `data`, for messages: `train`, `validation` or `unlabelled`."""
+    """Key of the split below `data`, for messages: `train`, `validation`, `unlabelled`,
+    `additional`."""
     images: Path
     """Folder of the images."""
     annotations: Path | None = None

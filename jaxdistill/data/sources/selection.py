@@ -14,7 +14,7 @@ SplitName = Literal["train", "validation"]
 
 
 def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
-    """Returns the sources of a split; the training split also has that of `data.unlabelled`.
+    """Returns the sources of a split; that of training has `unlabelled` and `additional`, too.
 
     A split without annotations is read as a folder of images, and one with annotations as COCO.
     `data.source` names another source for the splits with annotations, or, if that source has no
@@ -33,6 +33,12 @@ def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
     if split == "train" and settings.unlabelled is not None:
         unlabelled = config.Split(images=settings.unlabelled, annotations=None)
         sources.append(_source(settings, unlabelled, "unlabelled"))
+    if split == "train" and settings.additional is not None:
+        masks = root_of(settings) / (settings.additional.annotations or "")
+        kind = "mask_folder" if masks.is_dir() else "coco"
+        # What its masks' values mean is found out from them: `mask_values` is about the user's own.
+        others = settings.model_copy(update={"source": kind, "mask_values": None})
+        sources.append(_source(others, settings.additional, "additional"))
     return sources
 
 

@@ -1,0 +1,101 @@
+r"""Writes masks of images on which several networks agree: `jaxdistill pseudo-label`.
+
+    jaxdistill pseudo-label --config two_teachers.yaml --images PATH/TO/IMAGES --output labels
+    jaxdistill train --config phone data.root=PATH/TO/COCO \
+        data.additional='{images: PATH/TO/IMAGES, annotations: labels/masks}' data.repeat=5
+
+The networks are the teachers of a configuration. A mask is that of the mean of their probabilities.
+It is written where each network's own mask has an IoU of at least `--agreement` with it, and where
+it shows a person; of a single network, the masks of the image and of its mirror image are compared.
+FOLDER/agreement.csv has the lowest IoU of each image, and why it was left out. A command that was
+interrupted is given again, and goes on.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from jaxdistill import config
+from jaxdistill.commands import common
+from jaxdistill.config import Size
+from jaxdistill.data.image_files import find_images
+from jaxdistill.runtime import xla
+from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime.text import printable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses arguments and writes masks.
+
+    Args:
+      arguments: The arguments; None takes those of the process.
+
+    Returns:
+      The exit code: 0, or 1 if an image could not be read.
+    """
+    args = _parse(arguments)
+    settings = config.load(Path(args.config), args.overrides)
+    if not settings.teachers:
+        raise ConfigError(
+            f"{args.config} has no teacher, whose masks could be written: set teacher.onnx",
+            code="teacher-needed",
+        )
+    from jaxdistill.evaluation import pseudo_labels
+    from jaxdistill.teachers import combined
+
+    images = find_images([args.images], [args.output])
+    xla.allocate_as_needed()
+    teacher = combined.from_config(settings.model_copy(update={"detector": None, "features": ()}))
+    assert teacher is not None
+    console = common.console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("labelling", total=len(images))
+        verdicts = pseudo_labels.pseudo_label(
+            teacher,
+            images,
+            args.output,
+            size=_size(settings),
+            agreement=args.agreement,
+            batch_size=args.batch_size,
+            progress=lambda found: bar.advance(task, len(found)),
+        )
+    counts = Counter(each.verdict for each in verdicts)
+    used = counts.pop(pseudo_labels.USED, 0)
+    masks = args.output / pseudo_labels.MASKS
+    console.print(f"{used} of {len(images)} images: masks in {masks}")
+    for why, count in counts.most_common():
+        console.print(printable(f"{count} left out: {why}"))
+    return 1 if any(each.agreement is None for each in verdicts) else 0
+
+
+def _size(settings: config.Config) -> Size:
+    """Returns the largest of the sizes at which the teachers compute."""
+    known = [each.size for each in settings.teachers if each.size]
+    sizes = known or [settings.data.image_size]
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = common.CommandParser("pseudo-label", __doc__)
+    parser.add_argument(
+        "--config", required=True, help="a YAML file with teachers, or a shipped configuration"
+    )
+    parser.add_argument(
+        "--images", required=True, metavar="PATH", help="a folder, a file, or a glob such as 'a/*'"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--agreement",
+        type=float,
+        default=0.85,
+        metavar="IOU",
+        help="the lowest IoU of any network's mask with the mean's (default: 0.85)",
+    )
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as teacher.onnx=PATH"
+    )
+    return parser.parse_intermixed_args(arguments)

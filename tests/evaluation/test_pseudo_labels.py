@@ -1,0 +1,154 @@
+"""Pseudo-labels: masks of images on which networks agree."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdistill.data.image_files import find_images
+from jaxdistill.evaluation import pseudo_labels
+from jaxdistill.runtime.errors import ConfigError, OutputError, UserError
+from jaxdistill.teachers.ensemble import Ensemble
+from jaxdistill.types import TeacherOutputs
+
+SIDE = 32
+
+
+def bright(images):
+    """A person is where an image is bright: logits from -10 to 10."""
+    return TeacherOutputs(20 * images.mean(-1, keepdims=True) - 10)
+
+
+def red(images):
+    """A person is where an image is red."""
+    return TeacherOutputs(20 * images[..., :1] - 10)
+
+
+def left(images):
+    """A person is in the left half of an image, whatever it shows."""
+    columns = np.arange(images.shape[2])[None, None, :, None] < images.shape[2] // 2
+    return TeacherOutputs(np.broadcast_to(np.where(columns, 10.0, -10.0), (*images.shape[:3], 1)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images: a white square, which both networks see; a green one; and a black image."""
+    (tmp_path / "images/sub").mkdir(parents=True)
+    square = np.zeros((48, 64, 3), np.uint8)
+    for name, colour in ("white", (255, 255, 255)), ("sub/green", (0, 255, 255)), ("black", 0):
+        image = square.copy()
+        image[8:40, 8:40] = colour
+        Image.fromarray(image).save(tmp_path / f"images/{name}.png")
+    return tmp_path
+
+
+def labelled(folder: Path, *networks, **options):
+    teacher = Ensemble(networks) if len(networks) > 1 else networks[0]
+    output = folder / "labels"
+    images = find_images([str(folder / "images")], [output])
+    options = {"size": (SIDE, SIDE), "agreement": 0.85, **options}
+    found = pseudo_labels.pseudo_label(teacher, images, output, **options)
+    return {each.image: each for each in found}
+
+
+def written(folder: Path) -> set[str]:
+    masks = folder / "labels" / pseudo_labels.MASKS
+    return {path.relative_to(masks).as_posix() for path in masks.rglob("*.png")}
+
+
+def test_masks_are_written_where_the_networks_agree(folder: Path):
+    found = labelled(folder, bright, red, batch_size=2)
+    assert {name: each.verdict for name, each in found.items()} == {
+        "white.png": pseudo_labels.USED,
+        "sub/green.png": pseudo_labels.DISAGREED,
+        "black.png": pseudo_labels.NOBODY,
+    }
+    assert written(folder) == {"white.png"}
+    mask = np.asarray(Image.open(folder / "labels/masks/white.png"))
+    assert mask.shape == (48, 64)
+    truth = np.zeros((48, 64), bool)
+    truth[8:40, 8:40] = True
+    assert ((mask > 127) & truth).sum() / ((mask > 127) | truth).sum() > 0.9
+    rows = list(csv.DictReader((folder / "labels" / pseudo_labels.REPORT).open()))
+    assert {row["image"]: float(row["agreement"]) for row in rows} == {
+        name: each.agreement for name, each in found.items()
+    }
+
+
+def test_agreement_is_the_lowest_iou_with_the_mean():
+    mean = np.zeros((2, 4, 4, 1), bool)
+    mean[0, :2] = True
+    half, same = mean.copy(), mean.copy()
+    half[0, 1] = False
+    assert pseudo_labels.agreements([same, half], mean).tolist() == [0.5, 1.0]
+
+
+def test_one_network_has_to_agree_with_itself_on_the_mirror_image(folder: Path):
+    assert labelled(folder, bright)["white.png"].agreement == 1.0
+
+
+def test_a_network_that_ignores_the_image_disagrees_with_itself(folder: Path):
+    assert {each.verdict for each in labelled(folder, left).values()} == {pseudo_labels.DISAGREED}
+
+
+def test_an_interrupted_call_goes_on(folder: Path):
+    def stop(found):
+        if found:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        labelled(folder, bright, red, batch_size=1, progress=stop)
+    calls = []
+
+    def counted(images):
+        calls.append(len(images))
+        return red(images)
+
+    with pytest.raises(KeyboardInterrupt):  # the images of the first call are reported first
+        labelled(folder, bright, counted, progress=stop)
+    assert not calls
+    labelled(folder, bright, counted, batch_size=1)
+    assert len(calls) == 2
+    assert written(folder) == {"white.png"}
+    rows = list(csv.DictReader((folder / "labels" / pseudo_labels.REPORT).open()))
+    assert len(rows) == 3
+
+
+def test_masks_of_other_networks_are_not_mixed(folder: Path):
+    labelled(folder, bright, red)
+    with pytest.raises(ConfigError) as error:
+        labelled(folder, bright, red, agreement=0.5)
+    assert error.value.code == "other-pseudo-labels"
+
+
+def test_an_image_that_cannot_be_read_is_reported(folder: Path):
+    (folder / "images/broken.jpg").write_bytes(b"nothing")
+    found = labelled(folder, bright, red)["broken.png"]
+    assert found.agreement is None
+    assert found.verdict not in (pseudo_labels.USED, pseudo_labels.DISAGREED)
+    assert labelled(folder, bright, red)["broken.png"] == found  # as the report says
+
+
+def test_a_file_of_the_user_is_not_replaced(folder: Path):
+    masks = folder / "labels/masks"
+    masks.mkdir(parents=True)
+    Image.new("L", (64, 48)).save(masks / "white.png")
+    with pytest.raises(UserError) as error:
+        labelled(folder, bright, red)
+    assert error.value.code == "image-overwritten"
+
+
+@pytest.mark.parametrize("agreement", [-0.1, 1.5, float("nan")])
+def test_an_agreement_outside_its_range_is_refused(folder: Path, agreement: float):
+    with pytest.raises(ConfigError) as error:
+        labelled(folder, bright, red, agreement=agreement)
+    assert error.value.code == "agreement"
+
+
+def test_a_folder_that_cannot_be_written_is_reported(folder: Path):
+    (folder / "labels").write_text("a file")
+    with pytest.raises(OutputError) as error:
+        labelled(folder, bright, red)
+    assert error.value.code == "output-unwritable"
