@@ -2,7 +2,7 @@ r"""Writes masks of images on which several networks agree: `jaxdistill pseudo-l
 
     jaxdistill pseudo-label --config two_teachers.yaml --images PATH/TO/IMAGES --output labels
     jaxdistill train --config phone data.root=PATH/TO/COCO \
-        data.additional='{images: PATH/TO/IMAGES, annotations: labels/masks}' data.repeat=5
+        data.additional="{images: $PWD/PATH/TO/IMAGES, annotations: $PWD/labels/masks}"
 
 The networks are the teachers of a configuration. A mask is that of the mean of their probabilities.
 It is written where each network's own mask has an IoU of at least `--agreement` with it, and where
@@ -12,9 +12,11 @@ interrupted is given again, and goes on.
 """
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             teacher,
             images,
             args.output,
-            size=_size(settings),
+            size=_largest_input(teacher, settings.data.image_size),
             agreement=args.agreement,
             batch_size=args.batch_size,
             progress=lambda found: bar.advance(task, len(found)),
@@ -68,13 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"{used} of {len(images)} images: masks in {masks}")
     for why, count in counts.most_common():
         console.print(printable(f"{count} left out: {why}"))
+    if used and Path(args.images).is_dir():
+        pair = {"images": str(Path(args.images).absolute()), "annotations": str(masks.absolute())}
+        console.print(printable(f"train on them with data.additional='{json.dumps(pair)}'"))
     return 1 if any(each.agreement is None for each in verdicts) else 0
 
 
-def _size(settings: config.Config) -> Size:
-    """Returns the largest of the sizes at which the teachers compute."""
-    known = [each.size for each in settings.teachers if each.size]
-    sizes = known or [settings.data.image_size]
+def _largest_input(teacher: Any, image_size: Size) -> Size:
+    """Returns the largest height and width at which a network or one of several computes."""
+    members = getattr(teacher, "members", (teacher,))
+    sizes = [member.input_size(image_size) for member in members]
     return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 

@@ -18,7 +18,7 @@ from jaxdistill.config.base import (
     Size,
     Upsampling,
 )
-from jaxdistill.config.data import Data, MaskResize, MaskValues, Split
+from jaxdistill.config.data import Additional, Data, MaskResize, MaskValues, Split
 from jaxdistill.config.loader import (
     check,
     dump,
@@ -45,6 +45,7 @@ from jaxdistill.config.yaml_files import shipped
 
 __all__ = [
     "LARGEST_SIDE",
+    "Additional",
     "ChannelOrder",
     "Checkpoints",
     "Clip",

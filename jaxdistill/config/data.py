@@ -36,6 +36,15 @@ class Split(Section):
         return self.annotations is not None
 
 
+class Additional(Section):
+    """Additional training images and their masks."""
+
+    images: Path
+    """Folder of the images, relative to `data.root`."""
+    annotations: Path
+    """Folder of their masks, or COCO instances file, relative to `data.root`."""
+
+
 class Data(Section):
     """Where the images and masks are, and how they are resized and augmented."""
 
@@ -61,9 +70,9 @@ class Data(Section):
     teacher's masks."""
     unlabelled: Path | None = None
     """Folder of additional training images without masks, relative to `data.root`. null: none."""
-    additional: Split | None = None
+    additional: Additional | None = None
     """Additional training images with masks, such as those of `jaxdistill pseudo-label` or of
-    another dataset. `annotations` is a folder of masks or a COCO file. null: none."""
+    another dataset. null: none."""
     repeat: Annotated[int, Field(ge=1, le=1000)] = 1
     """How many times an epoch has each image of `data.train`, beside those of `data.unlabelled` and
     `data.additional` once: such as 5 for a few images of your own among many others."""
@@ -140,25 +149,14 @@ class Data(Section):
             return value
         return {**cls.model_fields[info.field_name].default.model_dump(mode="json"), **value}
 
-    @field_validator("train", "additional")
+    @field_validator("train")
     @classmethod
-    def _refuse_share(cls, value: Split | None) -> Split | None:
-        if value is not None and value.share is not None:
+    def _refuse_share(cls, value: Split) -> Split:
+        if value.share is not None:
             raise invalid(
                 "conflicting-keys",
                 "a share is drawn for validation, and training takes the rest: set it as "
                 "data.validation, such as 10%",
-            )
-        return value
-
-    @field_validator("additional")
-    @classmethod
-    def _check_additional(cls, value: Split | None) -> Split | None:
-        if value is not None and not value.labelled:
-            raise invalid(
-                "masks-needed",
-                "additional images need masks: set annotations to a folder of masks or a COCO "
-                "file, or give the images without masks as data.unlabelled",
             )
         return value
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from jaxdistill.config import overrides as overrides_lib
 from jaxdistill.config import yaml_files
 from jaxdistill.config.base import Section
-from jaxdistill.config.data import Data, Split
+from jaxdistill.config.data import Additional, Data, Split
 from jaxdistill.config.messages import explain
 from jaxdistill.config.schema import Config
 from jaxdistill.runtime.errors import ConfigError, first_line
@@ -139,7 +139,7 @@ def with_absolute_paths(section: AnySection) -> AnySection:
         value = getattr(section, name)
         if isinstance(value, Path) and name != "unlabelled":
             changed[name] = value.absolute()
-        elif isinstance(value, Section) and not isinstance(value, Split):
+        elif isinstance(value, Section) and not isinstance(value, Split | Additional):
             changed[name] = with_absolute_paths(value)
         elif isinstance(value, tuple) and all(isinstance(each, Section) for each in value):
             changed[name] = tuple(map(with_absolute_paths, value))

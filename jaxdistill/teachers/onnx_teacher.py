@@ -134,6 +134,14 @@ class Onnx:
         """
         self._open().set_batch_size(batch_size)
 
+    def input_size(self, image_size: Size) -> Size:
+        """Returns the height and width at which the network computes.
+
+        Args:
+          image_size: Those of the images.
+        """
+        return self._open().input_size(image_size)
+
     def output_shapes(self, image_size: Size) -> OutputShapes:
         """Returns the shapes of the outputs for images of a size.
 

@@ -179,7 +179,7 @@ def test_images_of_one_s_own_are_repeated_among_additional_ones(data, tmp_path):
         folder.person(name, box(0, 0, 20, 15))
     folder.write()
     more = {"images": tmp_path / "images", "annotations": tmp_path / "people.json"}
-    changed = data.model_copy(update={"additional": config.Split(**more), "repeat": 3})
+    changed = data.model_copy(update={"additional": config.Additional(**more), "repeat": 3})
     dataset = splits.open_split(changed, "train")
     assert len(dataset) == COUNT + 5
     assert dataset.labelled.all()

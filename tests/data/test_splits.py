@@ -106,7 +106,7 @@ def test_additional_images_have_a_folder_of_masks_of_their_own(root: Path) -> No
 def test_missing_additional_masks_are_found_before_anything_is_read(root: Path) -> None:
     with refused(DataError, "missing-annotations", "data.additional"):
         data.coco(root, additional=("images/val2017", "none"))
-    with refused(ConfigError, "masks-needed", "additional"):
+    with refused(ConfigError, "wrong-type", "additional.annotations"):
         data.coco(root, additional=("images/val2017", None))
 
 

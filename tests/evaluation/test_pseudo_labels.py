@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_run
 from PIL import Image
+from refused import refused
 
+from jaxdistill.commands import pseudo_label
 from jaxdistill.data.image_files import find_images
 from jaxdistill.evaluation import pseudo_labels
 from jaxdistill.runtime.errors import ConfigError, OutputError, UserError
@@ -145,6 +148,28 @@ def test_an_agreement_outside_its_range_is_refused(folder: Path, agreement: floa
     with pytest.raises(ConfigError) as error:
         labelled(folder, bright, red, agreement=agreement)
     assert error.value.code == "agreement"
+
+
+def test_the_command_labels_with_the_teachers_of_a_configuration(tmp_path: Path, capsys):
+    tiny_run.make(tmp_path)
+    images, labels = tmp_path / "coco/images/train2017", tmp_path / "labels"
+    Image.new("RGB", (80, 60)).save(images / "dark.png")
+    shared = ["--config", str(tiny_run.SPECIFIED), *tiny_run.overrides(tmp_path)]
+    arguments = [*shared, "--images", str(images), "--output", str(labels)]
+    assert pseudo_label.main(arguments) == 0
+    assert "8 of 9 images" in capsys.readouterr().err
+    names = {path.stem for path in images.iterdir()}
+    assert {path.stem for path in (labels / "masks").iterdir()} == names - {"dark"}
+    before = {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()}
+    assert pseudo_label.main(arguments) == 0  # nothing is left to do
+    assert "8 of 9 images" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()}
+    (images / "broken.png").write_bytes(b"nothing")
+    assert pseudo_label.main(arguments) == 1
+    with refused(ConfigError, "other-pseudo-labels", str(labels)):
+        pseudo_label.main([*arguments, "teacher.size=[32, 32]"])
+    with refused(ConfigError, "teacher-needed"):
+        pseudo_label.main(["--config", "masks", *arguments[-4:]])
 
 
 def test_a_folder_that_cannot_be_written_is_reported(folder: Path):

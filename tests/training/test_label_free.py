@@ -10,11 +10,11 @@ from refused import refused
 
 from jaxdistill import config
 from jaxdistill.checkpoint.best import best
-from jaxdistill.commands import cache_targets, evaluate, export
+from jaxdistill.commands import cache_targets, evaluate, export, pseudo_label
 from jaxdistill.commands.train import main
 from jaxdistill.exporters.verify import MAX_CHANGED
 from jaxdistill.reporting.html.report_data import read
-from jaxdistill.runtime.errors import DataError
+from jaxdistill.runtime.errors import DataError, RunError
 from jaxdistill.training.aggregation import OF_MASKS
 
 SHIPPED = tiny_run.ROOT / "configs/label_free.yaml"
@@ -154,3 +154,28 @@ def test_labelled_and_unlabelled_images_are_trained_on_together(
     ] + [False for _ in range(5)]
     labelled = [one["network"]["miou"] for one in found["per_image"] if "miou" in one["network"]]
     assert found["network"]["miou"] == pytest.approx(sum(labelled) / 8, abs=1e-6)
+
+
+def test_pseudo_labels_are_trained_on_like_masks_of_one_s_own(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = place / "coco/images/train2017", tmp_path / "labels"
+    given = ["--images", str(images), "--output", str(labels)]
+    pseudo_label.main([*arguments(place), *given])
+    alone = [
+        "data.train.images=images/val2017",
+        f"data.train.annotations={config.Data.model_fields['validation'].default.annotations}",
+        f"data.additional={{images: {images}, annotations: {labels}/masks}}",
+        "data.repeat=2",
+        *("teacher=null", "losses.kl=0", "losses.mse=0"),
+        f"run={tmp_path}/run",
+    ]
+    main(arguments(place, *alone))
+    printed = capsys.readouterr().out
+    assert "data: 13 training images (an epoch has the 5 of data.train 2 times)" in printed
+    first, *_, last = lines(tmp_path / "run")
+    assert first["step"] == (2 * 5 + 8) // 4
+    assert last["validation"]["student_miou"] > 0.85
+    main(arguments(place, *alone, "--resume", f"training.epochs={tiny_run.EPOCHS + 1}"))
+    with refused(RunError, "changed-settings", "data.repeat"):
+        main(arguments(place, *alone, "--resume", "data.repeat=3"))

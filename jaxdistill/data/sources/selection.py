@@ -34,11 +34,11 @@ def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
         unlabelled = config.Split(images=settings.unlabelled, annotations=None)
         sources.append(_source(settings, unlabelled, "unlabelled"))
     if split == "train" and settings.additional is not None:
-        masks = root_of(settings) / (settings.additional.annotations or "")
-        kind = "mask_folder" if masks.is_dir() else "coco"
+        additional = config.Split(**dict(settings.additional))
+        is_folder = (root_of(settings) / settings.additional.annotations).is_dir()
         # What its masks' values mean is found out from them: `mask_values` is about the user's own.
-        others = settings.model_copy(update={"source": kind, "mask_values": None})
-        sources.append(_source(others, settings.additional, "additional"))
+        changes = {"source": "mask_folder" if is_folder else "coco", "mask_values": None}
+        sources.append(_source(settings.model_copy(update=changes), additional, "additional"))
     return sources
 
 
