@@ -1,0 +1,129 @@
+"""Biases of a quantised graph take back what rounding moves the means of channels by."""
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper, parser
+
+from jaxdistill.exporters import quantize
+from jaxdistill.exporters.bias_correction import correct_biases
+
+NETWORK = """
+<ir_version: 8, opset_import: ["" : 17]>
+network (float[1, 3, 16, 16] picture) => (float[1, 1, 16, 16] mask)
+{
+    first = Conv <pads = [1, 1, 1, 1]> (picture, w0, b0)
+    bent = Relu (first)
+    second = Conv <pads = [1, 1, 1, 1]> (bent, w1, b1)
+    again = Relu (second)
+    mask = Conv (again, w2, b2)
+}
+"""
+SHAPES = {"w0": (8, 3, 3, 3), "w1": (8, 8, 3, 3), "w2": (1, 8, 1, 1)}
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    """Three convolutions, whose weights are of very different size within each output channel."""
+    made = parser.parse_model(NETWORK)
+    random = np.random.default_rng(0)
+    for name, shape in SHAPES.items():
+        weights = random.normal(size=shape) * random.lognormal(0, 2, (1, shape[1], 1, 1))
+        biases = random.normal(size=shape[0])
+        for key, values in ((name, weights), (name.replace("w", "b"), biases)):
+            made.graph.initializer.append(numpy_helper.from_array(np.float32(values), key))
+    for number, node in enumerate(made.graph.node):
+        node.name = f"node{number}"
+    return made
+
+
+def images(count: int, seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.random((1, 3, 16, 16), np.float32) for _ in range(count)]
+
+
+def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    return quantize._quantised(model, images(8), (), quantize.CalibrationMethod.Percentile)
+
+
+def outputs(model: onnx.ModelProto, tensor: str, inputs: list[np.ndarray]) -> np.ndarray:
+    shown = copy.deepcopy(model)
+    shown.graph.output.append(helper.make_empty_tensor_value_info(tensor))
+    session = onnxruntime.InferenceSession(shown.SerializeToString())
+    return np.concatenate([session.run([tensor], {"picture": each})[0] for each in inputs])
+
+
+def of_convolutions(model: onnx.ModelProto) -> dict[str, str]:
+    return {node.name: node.output[0] for node in model.graph.node if node.op_type == "Conv"}
+
+
+def biases(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {
+        each.name: numpy_helper.to_array(each)
+        for each in model.graph.initializer
+        if each.name.endswith("_quantized") and each.data_type == onnx.TensorProto.INT32
+    }
+
+
+def shifts(model: onnx.ModelProto, other: onnx.ModelProto, inputs: list[np.ndarray]) -> float:
+    """The mean absolute shift of a channel's mean, relative to the deviation of the channel."""
+    found = []
+    for name, tensor in of_convolutions(model).items():
+        exact = outputs(model, tensor, inputs)
+        rounded = outputs(other, of_convolutions(other)[name], inputs)
+        moved = (rounded.mean((0, 2, 3)) - exact.mean((0, 2, 3))) / exact.std((0, 2, 3))
+        found.append(np.abs(moved).mean())
+    return float(np.mean(found))
+
+
+def test_the_means_of_channels_are_those_of_the_float32_graph(model: onnx.ModelProto):
+    rounded = quantised(model)
+    corrected = copy.deepcopy(rounded)
+    correct_biases(model, corrected, images(8))
+    unseen = images(8, seed=1)
+    assert shifts(model, corrected, unseen) < 0.2 * shifts(model, rounded, unseen)
+    before, after = biases(rounded), biases(corrected)
+    assert before.keys() == after.keys() == {"b0_quantized", "b1_quantized", "b2_quantized"}
+    assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_a_channel_without_weights_keeps_its_bias(model: onnx.ModelProto):
+    for each in model.graph.initializer:
+        if each.name == "w1":
+            weights = numpy_helper.to_array(each).copy()
+            weights[3] = 0
+            each.CopyFrom(numpy_helper.from_array(weights, each.name))
+    rounded = quantised(model)
+    corrected = copy.deepcopy(rounded)
+    with np.errstate(all="raise"):
+        correct_biases(model, corrected, images(8))
+    inputs = images(8)
+    exact, plain, found = (
+        outputs(made, of_convolutions(made)["node2"], inputs)[:, 3]
+        for made in (model, rounded, corrected)
+    )
+    assert np.abs(found - exact).max() <= np.abs(plain - exact).max()
+
+
+def test_biases_are_corrected_only_where_that_helps(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the graph with and without the correction, the one that is closer to float32 is taken."""
+    wanted = quantize._outputs(model, images(8))
+
+    def difference(made: onnx.ModelProto) -> float:
+        return quantize._difference(quantize._outputs(made, images(8)), wanted)
+
+    plain, chosen = quantised(model), quantize.to_int8(model, images(8))
+    assert difference(chosen) < difference(plain)
+
+    def spoil(model, made, inputs):
+        for each in made.graph.initializer:
+            if each.data_type == onnx.TensorProto.INT32 and each.dims:
+                each.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(each) * 3, each.name))
+
+    monkeypatch.setattr(quantize, "correct_biases", spoil)
+    assert difference(quantize.to_int8(model, images(8))) == pytest.approx(difference(plain))
