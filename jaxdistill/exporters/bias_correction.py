@@ -1,8 +1,9 @@
 """Correction of a quantised graph's biases for what rounding the weights moves its outputs by.
 
-Rounded weights do not only add noise: the mean of each channel moves, and the layers after it see
-another distribution. The biases take that back (Nagel et al. 2019, arXiv:1906.04721, section 4.2),
-layer by layer, with means over images instead of those that BatchNorm implies.
+Rounded weights do not only add noise. Where the inputs of a convolution have the means `E[x]`, an
+error `dW` of its weights moves the means of its outputs by `dW E[x]`, and the layers after it see
+another distribution. The bias takes that back (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+The means are those of images here, and not what BatchNorm implies.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,16 +22,16 @@ _INT32 = 2**31 - 1
 
 
 class _Layer(NamedTuple):
-    """A convolution in both graphs."""
+    """A quantised convolution."""
 
-    exact: str
-    """Its output in the float32 graph."""
-    rounded: str
-    """Its output in the quantised graph."""
+    input: str
+    """Its input in the float32 graph."""
+    errors: Float[np.ndarray, "outputs inputs"]
+    """What rounding adds to its weights, summed over the kernel's positions."""
     bias: onnx.TensorProto
     """Its bias in the quantised graph, in int32."""
-    scale: np.ndarray
-    """What a step of the bias stands for, for each channel or for all."""
+    scale: Float[np.ndarray, " outputs"]
+    """What a step of the bias stands for."""
 
 
 def correct_biases(
@@ -38,7 +39,7 @@ def correct_biases(
     quantised: onnx.ModelProto,
     images: Sequence[Shaped[np.ndarray, "1 ..."]],
 ) -> None:
-    """Changes the biases of a quantised graph, so that its channels have the means of the original.
+    """Changes the biases of a quantised graph; positions beyond the border count as others.
 
     Args:
       model: The graph in float32.
@@ -46,37 +47,43 @@ def correct_biases(
       images: Inputs of the graphs; the first `IMAGES` are used.
     """
     layers = list(_layers(model, quantised))
-    wanted = _channel_means(model, [layer.exact for layer in layers], images[:IMAGES])
-    for layer, mean in zip(layers, wanted, strict=True):
-        # The layers before this one are corrected already, so that errors do not add up.
-        (found,) = _channel_means(quantised, [layer.rounded], images[:IMAGES])
-        moved = np.float64(mean - found)
-        steps = np.divide(moved, layer.scale, out=np.zeros_like(moved), where=layer.scale > 0)
-        bias = np.rint(numpy_helper.to_array(layer.bias) + steps)
+    means = _channel_means(model, {layer.input for layer in layers}, images[:IMAGES])
+    for layer in layers:
+        outputs, inputs = layer.errors.shape
+        groups = means[layer.input].reshape(-1, inputs)
+        seen = groups.repeat(outputs // len(groups), axis=0)
+        shift = (layer.errors * seen).sum(axis=1)
+        steps = np.divide(shift, layer.scale, out=np.zeros_like(shift), where=layer.scale > 0)
+        before = numpy_helper.to_array(layer.bias)
+        after = np.rint(before - steps)
         # A channel without weights has a scale of next to nothing, in steps of which no shift fits.
-        kept = np.abs(bias) <= _INT32
-        bias = np.where(kept, bias, numpy_helper.to_array(layer.bias)).astype(np.int32)
-        layer.bias.CopyFrom(numpy_helper.from_array(bias, layer.bias.name))
+        kept = np.where(np.abs(after) <= _INT32, after, before).astype(np.int32)
+        layer.bias.CopyFrom(numpy_helper.from_array(kept, layer.bias.name))
 
 
 def _layers(model: onnx.ModelProto, quantised: onnx.ModelProto) -> Iterator[_Layer]:
-    """Yields the quantised convolutions that have a bias, in the order in which they compute."""
+    """Yields the quantised convolutions that have a bias."""
     exact = {node.name: node for node in model.graph.node}
+    weights = {each.name: each for each in model.graph.initializer}
     values = {each.name: each for each in quantised.graph.initializer}
     sources = {output: node for node in quantised.graph.node for output in node.output}
     for node in quantised.graph.node:
         if node.op_type != "Conv" or len(node.input) < 3:
             continue
-        source = sources.get(node.input[2])
-        if source is not None and source.op_type == "DequantizeLinear":
-            bias, scale = (values[name] for name in source.input[:2])
-            scales = numpy_helper.to_array(scale)
-            yield _Layer(exact[node.name].output[0], node.output[0], bias, scales)
+        rounded, biases = (sources.get(name) for name in node.input[1:3])
+        if rounded is None or biases is None:  # it stays in float32
+            continue
+        levels, scale = (numpy_helper.to_array(values[name]) for name in rounded.input[:2])
+        given, weight = exact[node.name].input[:2]
+        errors = np.float64(levels) * scale[:, None, None, None]
+        errors -= numpy_helper.to_array(weights[weight])
+        bias, steps = (values[name] for name in biases.input[:2])
+        yield _Layer(given, errors.sum((2, 3)), bias, numpy_helper.to_array(steps))
 
 
 def _channel_means(
-    model: onnx.ModelProto, tensors: Sequence[str], images: Sequence[np.ndarray]
-) -> list[Float[np.ndarray, " c"]]:
+    model: onnx.ModelProto, tensors: set[str], images: Sequence[np.ndarray]
+) -> dict[str, Float[np.ndarray, " channels"]]:
     """Returns the mean of each channel of NCHW tensors over all images and positions."""
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
@@ -87,5 +94,8 @@ def _channel_means(
         observed.graph.output.append(helper.make_empty_tensor_value_info(mean))
     session = open_for_measuring(observed.SerializeToString())
     name = model.graph.input[0].name
-    means = [session.run(None, {name: image}) for image in images]
-    return [np.mean(each, axis=0).reshape(-1) for each in zip(*means, strict=True)]
+    means = zip(*(session.run(None, {name: image}) for image in images), strict=True)
+    return {
+        tensor: np.mean(each, axis=0).reshape(-1)
+        for tensor, each in zip(tensors, means, strict=True)
+    }
