@@ -7,12 +7,13 @@ r"""Writes masks of images on which several networks agree: `jaxdistill pseudo-l
 The networks are the teachers of a configuration. A mask is that of the mean of their probabilities.
 It is written where each network's own mask has an IoU of at least `--agreement` with it, and where
 it shows a person; of a single network, the masks of the image and of its mirror image are compared.
-FOLDER/agreement.csv has the lowest IoU of each image, and why it was left out. A command that was
-interrupted is given again, and goes on.
+FOLDER/agreement.csv has the lowest IoU of each image, and whether its mask was written, or why not.
+Give an interrupted command again to continue it.
 """
 
 import argparse
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from jaxdistill.config import Size
 from jaxdistill.data.image_files import find_images
 from jaxdistill.runtime import xla
 from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.runtime.paths import expanded
 from jaxdistill.runtime.text import printable
 
 
@@ -70,9 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"{used} of {len(images)} images: masks in {masks}")
     for why, count in counts.most_common():
         console.print(printable(f"{count} left out: {why}"))
-    if used and Path(args.images).is_dir():
-        pair = {"images": str(Path(args.images).absolute()), "annotations": str(masks.absolute())}
-        console.print(printable(f"train on them with data.additional='{json.dumps(pair)}'"))
+    folder = expanded(args.images)
+    if used and folder.is_dir():
+        pair = {"images": str(folder.absolute()), "annotations": str(masks.absolute())}
+        key = shlex.quote(f"data.additional={json.dumps(pair, ensure_ascii=False)}")
+        console.print(printable(f"train on them with {key}"))
     return 1 if any(each.agreement is None for each in verdicts) else 0
 
 

@@ -16,6 +16,13 @@ MaskValues = Literal["white", "alpha"] | tuple[Annotated[int, Field(ge=0, lt=2**
 """What a person is in an image file of a mask."""
 
 
+def _listed(value: Any) -> Any:
+    """Takes a single value of masks for a list of one."""
+    single = isinstance(value, int) or (isinstance(value, str) and value.startswith("#"))
+    # Tuples, as strict validation demands of values that are not read from JSON by itself.
+    return (value,) if single else tuple(value) if isinstance(value, list) else value
+
+
 class Split(Section):
     """Images of one split, and their annotations."""
 
@@ -43,6 +50,10 @@ class Additional(Section):
     """Folder of the images, relative to `data.root`."""
     annotations: Path
     """Folder of their masks, or COCO instances file, relative to `data.root`."""
+    mask_values: MaskValues | None = None
+    """What a person is in their masks, as `data.mask_values` says it of the others."""
+
+    _list_mask_values = field_validator("mask_values", mode="before")(_listed)
 
 
 class Data(Section):
@@ -74,8 +85,8 @@ class Data(Section):
     """Additional training images with masks, such as those of `jaxdistill pseudo-label` or of
     another dataset. null: none."""
     repeat: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many times an epoch has each image of `data.train`, beside those of `data.unlabelled` and
-    `data.additional` once: such as 5 for a few images of your own among many others."""
+    """How many times an epoch shows each image of `data.train`. Those of `data.unlabelled` and
+    `data.additional` are shown once. For example 5 for a few images of your own among many."""
     category: str | Annotated[int, Field(ge=-(2**63), lt=2**63)] = "person"
     """Category of the annotations that is a person: its name, in upper or lower case, or its number
     (COCO's id, YOLO's index)."""
@@ -122,13 +133,7 @@ class Data(Section):
     """Number of threads that decode images. null: 2 on a CPU, where training needs the cores;
     beside a GPU two fewer than there are cores, from 2 to 32."""
 
-    @field_validator("mask_values", mode="before")
-    @classmethod
-    def _list_mask_values(cls, value: Any) -> Any:
-        """Takes a single value for a list of one."""
-        single = isinstance(value, int) or (isinstance(value, str) and value.startswith("#"))
-        # Tuples, as strict validation demands of values that are not read from JSON by itself.
-        return (value,) if single else tuple(value) if isinstance(value, list) else value
+    _list_mask_values = field_validator("mask_values", mode="before")(_listed)
 
     @field_validator("sizes", mode="before")
     @classmethod

@@ -47,7 +47,7 @@ def steps_per_epoch(dataset: Dataset, batch_size: int, repeat: int = 1) -> int:
     examples = len(epoch_indices(dataset, repeat))
     if examples < batch_size:
         raise DataError(
-            f"training.batch_size is {batch_size}, but data.train has only {examples} images; "
+            f"training.batch_size is {batch_size}, but an epoch has only {examples} images; "
             f"choose a smaller batch",
             code="split-too-small",
         )

@@ -75,15 +75,17 @@ def find_out(masks: Iterable[Stored]) -> MaskEncoding:
     raise UnknownValuesError("; ".join(_listed(kind, counts) for kind, counts in found.items()))
 
 
-def unknown(place: str, error: UnknownValuesError) -> DataError:
+def unknown(section: str, place: object, error: UnknownValuesError) -> DataError:
     """Returns the error for masks whose values are not understood.
 
     Args:
-      place: Key and folder or file, for the message.
+      section: The key of the images: `data.train`, `data.additional` and so on.
+      place: Folder or file of the masks.
       error: Which values were found.
     """
+    key = "data.additional.mask_values" if section == "data.additional" else "data.mask_values"
     return DataError(
-        f"{place}: it cannot be told what a person is in masks: {error}; set data.mask_values to "
+        f"{section}: {place}: it cannot be told what a person is in masks: {error}; set {key} to "
         f"white, alpha, or the values of a person, such as [15] or ['#c08080']",
         code="unknown-mask-values",
     )

@@ -38,7 +38,7 @@ class Options(TypedDict, total=False):
     stride."""
     unlabelled: str | Path | None
     """Folder of more training images, without masks, relative to the root."""
-    additional: SplitLike
+    additional: config.Additional | Mapping[str, Any] | tuple[str | Path, str | Path] | None
     """More training images with masks: images and annotations, relative to the root."""
     repeat: int
     """See `jaxdistill.config.Data.repeat`."""
@@ -130,7 +130,7 @@ class Data:
         _ = self.train, self.validation
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Returns the number of whole batches in the training split; see `loader`.
+        """Returns the number of whole batches in an epoch; see `loader`.
 
         Args:
           batch_size: Examples per step, over all processes.
@@ -283,7 +283,7 @@ def _checked(
     source: str | None,
     *,
     image_size: int | tuple[int, int] = 320,
-    additional: SplitLike = None,
+    additional: Any = None,
     **options: Any,
 ) -> Data:
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)

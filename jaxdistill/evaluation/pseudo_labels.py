@@ -4,7 +4,8 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +13,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from PIL import Image
 
 from jaxdistill.config import Size
 from jaxdistill.data.image_files import ImageFile
-from jaxdistill.evaluation.masks import binary_mask, draw_mask, grey_mask
-from jaxdistill.evaluation.own_files import PNG_NOTE, check_replaceable
+from jaxdistill.evaluation.masks import binary_mask, grey_mask
 from jaxdistill.evaluation.prediction_files import THREADS, Opened, open_images
 from jaxdistill.metrics.segmentation import iou
 from jaxdistill.runtime import files
@@ -28,7 +29,7 @@ MASKS, REPORT, ABOUT = "masks", "agreement.csv", "about.json"
 """What the folder of the results holds."""
 USED, DISAGREED, NOBODY = "used", "the networks disagree", "nobody was found"
 """What the report says of an image; anything else is why it could not be read."""
-_COLUMNS = ("image", "agreement", "verdict")
+_TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
 
 
 class Verdict(NamedTuple):
@@ -36,6 +37,8 @@ class Verdict(NamedTuple):
 
     image: str
     """Path of its mask below the folder of the masks, whether or not one was written."""
+    file: str
+    """Size and modification time of the image file, by which a changed image is recognised."""
     agreement: float | None
     """See `agreements`; None where the image could not be read."""
     verdict: str
@@ -68,13 +71,13 @@ def pseudo_label(
     """Writes the masks of those images on which networks agree.
 
     A mask is that of the mean of the networks' probabilities, at the size of its image. Of a single
-    network, the masks of the image and of its mirror image are compared. Images that an interrupted
-    call has reported already are not computed again.
+    network, the masks of the image and of its mirror image are compared. Images that an earlier
+    call has labelled in this folder are not computed again; those that it could not read are.
 
     Args:
       teacher: The network, or several ones as an `Ensemble`.
       images: The image files.
-      output: The folder of the results.
+      output: The folder of the results: `MASKS/NAME`, `REPORT` and `ABOUT`.
       size: Height and width at which the networks' masks are compared.
       agreement: The lowest IoU at which a mask is written; see `agreements`.
       batch_size: Number of images that the networks process at a time.
@@ -84,38 +87,44 @@ def pseudo_label(
       The verdict on each image, in their order.
 
     Raises:
-      ConfigError: The agreement is not in [0, 1] (`agreement`), or the folder holds masks of other
-        networks (`other-pseudo-labels`).
-      DataError: A mask would replace a file that is not ours (`image-overwritten`).
-      OutputError: A file cannot be written (`prediction-not-written`).
+      ConfigError: The agreement is not in [0, 1] (`agreement`), the batch size is not positive
+        (`batch-size`), or the folder holds other masks (`other-pseudo-labels`).
+      OutputError: A file cannot be written (`output-unwritable`).
     """
     if not 0 <= agreement <= 1:
         raise ConfigError(f"agreement {agreement}: expected an IoU from 0 to 1", code="agreement")
-    for image in images:
-        check_replaceable(output / MASKS / image.name)
-    about = {"teacher": provenance_of(teacher), "size": list(size), "agreement": agreement}
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: expected at least 1", code="batch-size")
+    root = images[0].source.parents[len(images[0].name.parents) - 1]
+    about = {
+        "images": os.fsencode(root).decode(errors="backslashreplace"),
+        "teacher": provenance_of(teacher),
+        "size": list(size),
+        "agreement": agreement,
+    }
     with _writing(output):
-        verdicts = {each.image: each for each in _continued(output, about)}
+        verdicts = _continued(output, about, images)
+        _write_report(output / REPORT, list(verdicts.values()))
     progress(list(verdicts.values()))
     left = [image for image in images if str(image.name) not in verdicts]
     batch_size = min(batch_size, max(1, len(left)))
     set_batch_size(teacher, batch_size)
-    with ThreadPoolExecutor(THREADS) as pool, _writing(output):
+    with ThreadPoolExecutor(THREADS) as pool:
         for batch in open_images(left, size, batch_size):
-            found = list(_judged(teacher, batch, size, agreement, batch_size))
-            masks = [(one.file.name, mask) for one, mask, _ in found if mask is not None]
-            list(pool.map(lambda each: _write_mask(output / MASKS / each[0], each[1]), masks))
-            added = [verdict for _, _, verdict in found]
-            _append(output / REPORT, added)
-            verdicts |= {each.image: each for each in added}
-            progress(added)
+            judged = list(_judged(teacher, batch, size, agreement, batch_size))
+            found = [verdict for _, verdict in judged]
+            with _writing(output):
+                list(pool.map(lambda each: _write_mask(output / MASKS, *each), judged))
+                _append(output / REPORT, found)
+            verdicts |= {each.image: each for each in found}
+            progress(found)
     return [verdicts[str(image.name)] for image in images]
 
 
 def _judged(
     teacher: Teacher, batch: Sequence[Opened], size: Size, agreement: float, batch_size: int
-) -> Iterator[tuple[Opened, Bool[np.ndarray, "h w"] | None, Verdict]]:
-    """Yields each image with its mask, if that is to be written, and with the verdict on it."""
+) -> Iterator[tuple[Bool[np.ndarray, "h w"], Verdict]]:
+    """Yields the mask of each image, and the verdict on it."""
     pixels = np.zeros((batch_size, *size, 3), np.float32)
     for row, opened in zip(pixels, batch, strict=False):
         if not opened.problem:
@@ -123,15 +132,14 @@ def _judged(
     logits, members = _masks(teacher, jnp.asarray(pixels))
     agreed = agreements(members, logits > 0)
     for place, opened in enumerate(batch):
-        name = str(opened.file.name)
+        name, file = str(opened.file.name), _stamp(opened.file)
         if opened.problem:
-            yield opened, None, Verdict(name, None, opened.problem)
+            yield np.zeros((0, 0), bool), Verdict(name, file, None, opened.problem)
             continue
         mask = binary_mask(logits[place, ..., 0], opened.image.shape[:2], 0.5)
-        iou_of_networks = round(float(agreed[place]), 4)
-        used = mask.any() and iou_of_networks >= agreement
-        why = USED if used else DISAGREED if iou_of_networks < agreement else NOBODY
-        yield opened, mask if used else None, Verdict(name, iou_of_networks, why)
+        lowest = round(float(agreed[place]), 4)
+        why = DISAGREED if lowest < agreement else USED if mask.any() else NOBODY
+        yield mask, Verdict(name, file, lowest, why)
 
 
 def _masks(
@@ -149,23 +157,86 @@ def _masks(
     return mean, [np.asarray(one) > 0 for one in each]
 
 
-def _continued(output: Path, about: dict[str, object]) -> list[Verdict]:
-    """Makes the folder, or checks that it was made with the same networks; see `pseudo_label`."""
-    file = output / ABOUT
+def _stamp(image: ImageFile) -> str:
+    """Returns size and modification time of an image file; nothing where they cannot be told."""
+    try:
+        found = image.source.stat()
+    except OSError:
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _continued(
+    output: Path, about: Mapping[str, object], images: Sequence[ImageFile]
+) -> dict[str, Verdict]:
+    """Makes the folder, or returns what an earlier call found out about the same images in it."""
+    file, masks = output / ABOUT, output / MASKS
     if not file.exists():
+        if masks.is_dir() and any(masks.iterdir()):
+            raise _other(masks, "masks that pseudo-label did not write")
         output.mkdir(parents=True, exist_ok=True)
         files.write_atomic(file, json.dumps(about, indent=1) + "\n")
-        return []
-    if json.loads(file.read_text()) != json.loads(json.dumps(about)):
-        raise ConfigError(
-            f"{output} holds masks of other networks, or of another size or agreement (see "
-            f"{file.name}); choose another folder as --output, or delete this one",
-            code="other-pseudo-labels",
+        return {}
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        before = None
+    if before != json.loads(json.dumps(about)):
+        raise _other(
+            output, f"masks of other images or networks, or another size or agreement ({ABOUT})"
         )
+    stamps = {str(image.name): _stamp(image) for image in images}
     report = output / REPORT
-    rows = list(csv.reader(io.StringIO(report.read_text()))) if report.exists() else []
-    whole = [row for row in rows[1:] if len(row) == len(_COLUMNS)]
-    return [Verdict(name, float(iou) if iou else None, why) for name, iou, why in whole]
+    rows = csv.reader(io.StringIO(report.read_text(**_TEXT))) if report.exists() else ()
+    found = [verdict for row in rows if (verdict := _parsed(row))]
+    return {
+        each.image: each
+        for each in found
+        if stamps.get(each.image) == each.file
+        and (each.verdict != USED or (masks / each.image).is_file())
+    }
+
+
+def _other(folder: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{folder} holds {what}; choose another folder as --output, or delete this one",
+        code="other-pseudo-labels",
+    )
+
+
+def _parsed(row: Sequence[str]) -> Verdict | None:
+    """Returns the verdict in a line of the report; None for the title, and a line cut short."""
+    try:
+        name, file, agreed, verdict = row
+        found = Verdict(name, file, float(agreed), verdict)
+    except ValueError:  # too, of an image that could not be read: it is tried again
+        return None
+    return found if verdict in (USED, DISAGREED, NOBODY) else None
+
+
+def _lines(verdicts: Sequence[Sequence[object]]) -> bytes:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(verdicts)
+    return lines.getvalue().encode(**_TEXT)
+
+
+def _write_report(report: Path, verdicts: Sequence[Verdict]) -> None:
+    files.write_atomic(report, _lines([Verdict._fields, *verdicts]))
+
+
+def _append(report: Path, verdicts: Sequence[Verdict]) -> None:
+    with report.open("ab") as file:
+        file.write(_lines(verdicts))
+
+
+def _write_mask(folder: Path, mask: Bool[np.ndarray, "h w"], verdict: Verdict) -> None:
+    """Writes the mask of an image that is used; removes that of an earlier version of the image."""
+    path = folder / verdict.image
+    if verdict.verdict != USED:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grey_mask(mask)).save(path)
 
 
 @contextlib.contextmanager
@@ -174,20 +245,3 @@ def _writing(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise unwritable(output, error) from None
-
-
-def _append(report: Path, verdicts: Sequence[Verdict]) -> None:
-    lines = io.StringIO()
-    writer = csv.writer(lines)
-    if not report.exists():
-        writer.writerow(_COLUMNS)
-    writer.writerows([each.image, each.agreement, each.verdict] for each in verdicts)
-    with report.open("a") as file:
-        file.write(lines.getvalue())
-
-
-def _write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grey = grey_mask(mask)
-    # Hard masks are compressed well and fast at the default level.
-    draw_mask(np.zeros((*grey.shape, 3), np.uint8), grey).save(path, pnginfo=PNG_NOTE)

@@ -3,7 +3,7 @@
 Rounded weights do not only add noise. Where the inputs of a convolution have the means `E[x]`, an
 error `dW` of its weights moves the means of its outputs by `dW E[x]`, and the layers after it see
 another distribution. The bias takes that back (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
-The means are those of images here, and not what BatchNorm implies.
+Unlike the paper, which derives the means from BatchNorm, this module measures them on images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,9 @@ def correct_biases(
     quantised: onnx.ModelProto,
     images: Sequence[Shaped[np.ndarray, "1 ..."]],
 ) -> None:
-    """Changes the biases of a quantised graph; positions beyond the border count as others.
+    """Changes the biases of a quantised graph.
+
+    The zeros with which a convolution pads its input are taken for values of the channel's mean.
 
     Args:
       model: The graph in float32.
@@ -47,6 +49,8 @@ def correct_biases(
       images: Inputs of the graphs; the first `IMAGES` are used.
     """
     layers = list(_layers(model, quantised))
+    if not layers:
+        return
     means = _channel_means(model, {layer.input for layer in layers}, images[:IMAGES])
     for layer in layers:
         outputs, inputs = layer.errors.shape

@@ -73,7 +73,7 @@ def parts_from_config(
         console.print(line)
     if settings.training.batch_size == "auto":
         settings, line = batch_size.choose(
-            settings, model, pairs, terms, teacher, mesh, len(data.train)
+            settings, model, pairs, terms, teacher, mesh, data.steps_per_epoch(1)
         )
         console.print(line)
     if teacher is not None:
@@ -266,4 +266,6 @@ def is_labelled(data: Data | IterableData, split: str) -> bool:
     """
     if data.settings is None:
         return True
-    return getattr(data.settings, split).labelled
+    if split == "train":
+        return data.settings.has_masks
+    return data.settings.validation.labelled

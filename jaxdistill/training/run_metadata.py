@@ -69,6 +69,8 @@ def environment(precision: str) -> dict[str, Any]:
 
 def _describe_data(trainer: "Trainer") -> dict[str, Any]:
     described: dict[str, Any] = {}
+    if (settings := trainer.data.settings) is not None and settings.repeat > 1:
+        described["repeats of data.train"] = settings.repeat
     for title, split in (
         ("training", trainer.data.train),
         ("validation", trainer.data.validation),

@@ -76,10 +76,13 @@ def test_splits_may_be_given_as_folder_and_file(root: Path) -> None:
     assert chosen.settings.image_size == (320, 320)
 
 
-def test_additional_images_have_a_folder_of_masks_of_their_own(root: Path) -> None:
-    """What the values of the masks mean is found out for these alone."""
-    size = (24, 32)
-    for folder, mask in (("own", 7), ("more", 255)):
+@pytest.mark.parametrize(("value", "given"), [(255, {}), (9, {"mask_values": 9})])
+def test_additional_images_have_a_folder_of_masks_of_their_own(
+    tmp_path: Path, value: int, given: dict[str, int]
+) -> None:
+    """What the values of the masks mean is said, or found out, for these alone."""
+    size, root = (24, 32), tmp_path
+    for folder, mask in (("own", 7), ("more", value)):
         (root / folder / "images").mkdir(parents=True)
         (root / folder / "masks").mkdir()
         pixels = np.zeros(size, np.uint8)
@@ -93,7 +96,7 @@ def test_additional_images_have_a_folder_of_masks_of_their_own(root: Path) -> No
         validation=("images", "masks"),
         source="mask_folder",
         mask_values=7,
-        additional=(root / "more/images", root / "more/masks"),
+        additional={"images": root / "more/images", "annotations": root / "more/masks", **given},
         prepared=root / "prepared",
     )
     assert len(chosen.train) == 2

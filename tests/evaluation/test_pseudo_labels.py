@@ -1,6 +1,8 @@
 """Pseudo-labels: masks of images on which networks agree."""
 
 import csv
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from refused import refused
 from jaxdistill.commands import pseudo_label
 from jaxdistill.data.image_files import find_images
 from jaxdistill.evaluation import pseudo_labels
-from jaxdistill.runtime.errors import ConfigError, OutputError, UserError
+from jaxdistill.runtime.errors import ConfigError, OutputError
 from jaxdistill.teachers.ensemble import Ensemble
 from jaxdistill.types import TeacherOutputs
 
@@ -61,6 +63,10 @@ def written(folder: Path) -> set[str]:
     return {path.relative_to(masks).as_posix() for path in masks.rglob("*.png")}
 
 
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "labels" / pseudo_labels.REPORT).open()))
+
+
 def test_masks_are_written_where_the_networks_agree(folder: Path):
     found = labelled(folder, bright, red, batch_size=2)
     assert {name: each.verdict for name, each in found.items()} == {
@@ -74,8 +80,7 @@ def test_masks_are_written_where_the_networks_agree(folder: Path):
     truth = np.zeros((48, 64), bool)
     truth[8:40, 8:40] = True
     assert ((mask > 127) & truth).sum() / ((mask > 127) | truth).sum() > 0.9
-    rows = list(csv.DictReader((folder / "labels" / pseudo_labels.REPORT).open()))
-    assert {row["image"]: float(row["agreement"]) for row in rows} == {
+    assert {row["image"]: float(row["agreement"]) for row in rows(folder)} == {
         name: each.agreement for name, each in found.items()
     }
 
@@ -115,8 +120,7 @@ def test_an_interrupted_call_goes_on(folder: Path):
     labelled(folder, bright, counted, batch_size=1)
     assert len(calls) == 2
     assert written(folder) == {"white.png"}
-    rows = list(csv.DictReader((folder / "labels" / pseudo_labels.REPORT).open()))
-    assert len(rows) == 3
+    assert len(rows(folder)) == 3
 
 
 def test_masks_of_other_networks_are_not_mixed(folder: Path):
@@ -126,21 +130,82 @@ def test_masks_of_other_networks_are_not_mixed(folder: Path):
     assert error.value.code == "other-pseudo-labels"
 
 
-def test_an_image_that_cannot_be_read_is_reported(folder: Path):
-    (folder / "images/broken.jpg").write_bytes(b"nothing")
+def test_an_image_that_cannot_be_read_is_reported_and_tried_again(folder: Path):
+    broken = folder / "images/broken.png"
+    broken.write_bytes(b"nothing")
     found = labelled(folder, bright, red)["broken.png"]
     assert found.agreement is None
     assert found.verdict not in (pseudo_labels.USED, pseudo_labels.DISAGREED)
-    assert labelled(folder, bright, red)["broken.png"] == found  # as the report says
+    shutil.copy(folder / "images/white.png", broken)
+    assert labelled(folder, bright, red)["broken.png"].verdict == pseudo_labels.USED
+    assert written(folder) == {"broken.png", "white.png"}
+    assert len(rows(folder)) == 4
 
 
-def test_a_file_of_the_user_is_not_replaced(folder: Path):
-    masks = folder / "labels/masks"
-    masks.mkdir(parents=True)
-    Image.new("L", (64, 48)).save(masks / "white.png")
-    with pytest.raises(UserError) as error:
+def test_a_changed_image_is_labelled_again(folder: Path):
+    labelled(folder, bright, red)
+    shutil.copy(folder / "images/sub/green.png", folder / "images/white.png")
+    assert labelled(folder, bright, red)["white.png"].verdict == pseudo_labels.DISAGREED
+    assert written(folder) == set()
+
+
+def test_a_mask_that_was_removed_is_written_again(folder: Path):
+    labelled(folder, bright, red)
+    shutil.rmtree(folder / "labels/masks")
+    labelled(folder, bright, red)
+    assert written(folder) == {"white.png"}
+
+
+@pytest.mark.parametrize(
+    "end", ["white.png,5", "white.png,1-2,1.0,us", "white.png,1-2,y,used", '"']
+)
+def test_a_report_that_was_cut_short_is_continued(folder: Path, end: str):
+    labelled(folder, bright, red)
+    report = folder / "labels" / pseudo_labels.REPORT
+    lines = [line for line in report.read_text().splitlines() if "white" not in line]
+    report.write_text("\n".join([*lines, end]))
+    labelled(folder, bright, red)
+    assert {row["image"] for row in rows(folder)} == {"white.png", "sub/green.png", "black.png"}
+    assert written(folder) == {"white.png"}
+
+
+def test_a_name_that_is_not_utf_8_is_labelled(folder: Path):
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(folder / "images/white.png", folder / "images" / name)
+    assert labelled(folder, bright, red)[name].verdict == pseudo_labels.USED
+    assert written(folder) == {name, "white.png"}
+    assert len(labelled(folder, bright, red)) == 4
+
+
+def test_masks_of_another_program_are_left_alone(folder: Path):
+    mask = folder / "labels/masks/white.png"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"a mask")
+    with refused(ConfigError, "other-pseudo-labels", str(mask.parent)):
         labelled(folder, bright, red)
-    assert error.value.code == "image-overwritten"
+    assert mask.read_bytes() == b"a mask"
+
+
+def test_masks_of_other_images_are_not_mixed(folder: Path):
+    labelled(folder, bright, red)
+    (folder / "images").rename(folder / "others")
+    with refused(ConfigError, "other-pseudo-labels"):
+        images = find_images([str(folder / "others")], [])
+        teacher = Ensemble([bright, red])
+        size = (SIDE, SIDE)
+        pseudo_labels.pseudo_label(teacher, images, folder / "labels", size=size, agreement=0.85)
+
+
+def test_a_damaged_folder_is_not_continued(folder: Path):
+    labelled(folder, bright, red)
+    (folder / "labels" / pseudo_labels.ABOUT).write_text("{")
+    with refused(ConfigError, "other-pseudo-labels"):
+        labelled(folder, bright, red)
+
+
+def test_a_batch_has_at_least_one_image(folder: Path):
+    with refused(ConfigError, "batch-size"):
+        labelled(folder, bright, red, batch_size=0)
 
 
 @pytest.mark.parametrize("agreement", [-0.1, 1.5, float("nan")])

@@ -179,3 +179,16 @@ def test_pseudo_labels_are_trained_on_like_masks_of_one_s_own(
     main(arguments(place, *alone, "--resume", f"training.epochs={tiny_run.EPOCHS + 1}"))
     with refused(RunError, "changed-settings", "data.repeat"):
         main(arguments(place, *alone, "--resume", "data.repeat=3"))
+
+
+def test_additional_masks_are_learned_where_the_own_images_have_none(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = config.Data.model_fields["validation"].default.annotations
+    images = f"{place}/coco/images/val2017"
+    more = f"data.additional={{images: {images}, annotations: {place}/coco/{masks}}}"
+    own = ["data.train.annotations=null", "losses.dice=1", f"run={tmp_path}/run"]
+    main(arguments(place, more, *own, "--dry-run"))
+    printed = capsys.readouterr().out
+    assert "13 training images (8 without masks)" in printed
+    assert "loss dice trains decoder, head" in printed

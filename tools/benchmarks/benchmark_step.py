@@ -214,6 +214,11 @@ def write_configs(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
         raise ConfigError(
             f"{args.config}: data: the original needs masks for all images", code="no-masks"
         )
+    if data.additional or data.repeat > 1:
+        raise ConfigError(
+            f"{args.config}: data: the original reads data.train alone, once in each epoch",
+            code="conflicting-keys",
+        )
     drawn_images.draw(folder / "data", settings.data, 2 * args.batch)
     cached = [f"targets.cache={folder / 'targets'}"]
     if settings.data.augment != "none" and not settings.targets.clean_images:

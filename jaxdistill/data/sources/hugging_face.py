@@ -269,7 +269,7 @@ class HuggingFace(Source[Entry]):
                 continue
 
     def _unknown(self, place: str, error: mask_values.UnknownValuesError) -> DataError:
-        return mask_values.unknown(f"data.{self.split}: {place}", error)
+        return mask_values.unknown(f"data.{self.split}", place, error)
 
 
 def _use_of(folder: str, file: Path) -> tuple[SplitKind, str]:

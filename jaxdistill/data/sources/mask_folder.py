@@ -155,7 +155,7 @@ class MaskFolder(Source[Entry]):
             raise self._unknown(self.annotations, error) from None
 
     def _unknown(self, place: Path | None, error: mask_values.UnknownValuesError) -> DataError:
-        return mask_values.unknown(f"data.{self.split}: {place}", error)
+        return mask_values.unknown(f"data.{self.split}", place, error)
 
     @cached_property
     def _listing(self) -> _Listing:

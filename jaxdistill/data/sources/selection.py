@@ -14,7 +14,7 @@ SplitName = Literal["train", "validation"]
 
 
 def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
-    """Returns the sources of a split; that of training has `unlabelled` and `additional`, too.
+    """Returns the sources of a split; training has those of `unlabelled` and `additional`, too.
 
     A split without annotations is read as a folder of images, and one with annotations as COCO.
     `data.source` names another source for the splits with annotations, or, if that source has no
@@ -34,10 +34,10 @@ def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
         unlabelled = config.Split(images=settings.unlabelled, annotations=None)
         sources.append(_source(settings, unlabelled, "unlabelled"))
     if split == "train" and settings.additional is not None:
-        additional = config.Split(**dict(settings.additional))
-        is_folder = (root_of(settings) / settings.additional.annotations).is_dir()
-        # What its masks' values mean is found out from them: `mask_values` is about the user's own.
-        changes = {"source": "mask_folder" if is_folder else "coco", "mask_values": None}
+        given = settings.additional
+        additional = config.Split(images=given.images, annotations=given.annotations)
+        kind = "coco" if given.annotations.suffix == ".json" else "mask_folder"
+        changes = {"source": kind, "mask_values": given.mask_values}
         sources.append(_source(settings.model_copy(update=changes), additional, "additional"))
     return sources
 
