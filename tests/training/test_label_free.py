@@ -173,8 +173,9 @@ def test_pseudo_labels_are_trained_on_like_masks_of_one_s_own(
     main(arguments(place, *alone))
     printed = capsys.readouterr().out
     assert "data: 13 training images (an epoch has the 5 of data.train 2 times)" in printed
-    first, *_, last = lines(tmp_path / "run")
-    assert first["step"] == (2 * 5 + 8) // 4
+    *_, last = lines(tmp_path / "run")
+    data = json.loads((tmp_path / "run/provenance.json").read_text())["Data"]
+    assert (data["repeats of data.train"], data["steps per epoch"]) == (2, (2 * 5 + 8) // 4)
     assert last["validation"]["student_miou"] > 0.85
     main(arguments(place, *alone, "--resume", f"training.epochs={tiny_run.EPOCHS + 1}"))
     with refused(RunError, "changed-settings", "data.repeat"):
