@@ -57,6 +57,17 @@ class NormedConv(nnx.Module):
         return y
 
 
+def _take_statistics(module: nnx.Module, *, batch: bool) -> None:
+    """Says whether BatchNorms take the statistics of the batch.
+
+    Nothing is written where they do already: a student that is traced as a constant, as for LiteRT,
+    must not be changed.
+    """
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, NormedConv) and node.batch != batch:
+            node.batch = batch
+
+
 @ENCODERS.register(NAME)
 class NormedSelfieEncoder(MediaPipeSelfie):
     """The encoder; see `MediaPipeSelfie`."""
@@ -67,7 +78,7 @@ class NormedSelfieEncoder(MediaPipeSelfie):
 
     def __call__(self, x: Any, *, train: bool) -> Any:
         """Computes the feature maps; `train` takes the statistics of the batch."""
-        self.set_attributes(NormedConv, batch=train)
+        _take_statistics(self, batch=train)
         return super().__call__(x, train=train)
 
 
@@ -81,7 +92,7 @@ class NormedGatedDecoder(GatedDecoder):
 
     def __call__(self, features: Any, *, train: bool) -> Any:
         """Computes the maps; `train` takes the statistics of the batch."""
-        self.set_attributes(NormedConv, batch=train)
+        _take_statistics(self, batch=train)
         return super().__call__(features, train=train)
 
 

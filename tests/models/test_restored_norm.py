@@ -86,3 +86,8 @@ def test_it_is_saved_and_built_from_its_file(restored: Student, tmp_path: Path) 
     built = build(config.Student(**names, weights=path, frozen=()))
     assert built.normalization == restored.normalization
     np.testing.assert_array_equal(logits(built), logits(restored))
+
+
+def test_it_is_traced_as_a_constant_as_the_export_for_litert_does(restored: Student) -> None:
+    computed = jax.jit(lambda x: restored(x, train=False).logits)(IMAGES)
+    np.testing.assert_allclose(computed, logits(restored), atol=1e-4 * np.abs(computed).max())
