@@ -47,7 +47,7 @@ NOT_RUN = {
     r"rembg |cp |mkdir -p ~": "programs and folders of a user's; test_recipes.py does what they do",
     r"jaxdistill convert-weights from-mediapipe": "needs what that package holds",
     r".*two_teachers": "names sizes that the tests' networks do not take",
-    r".*two_networks|.*labels/masks": "networks that agree; test_label_free.py has them",
+    r".*(two|three)_networks|.*labels/masks": "networks that agree; test_label_free.py has them",
     r".*selfie_bn": "needs weights that a program in the text makes",
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",

@@ -53,7 +53,10 @@ class Additional(Section):
     mask_values: MaskValues | None = None
     """What a person is in their masks, as `data.mask_values` says it of the others."""
 
-    _list_mask_values = field_validator("mask_values", mode="before")(_listed)
+    @field_validator("mask_values", mode="before")
+    @classmethod
+    def _list_mask_values(cls, value: Any) -> Any:
+        return _listed(value)
 
 
 class Data(Section):
@@ -133,7 +136,10 @@ class Data(Section):
     """Number of threads that decode images. null: 2 on a CPU, where training needs the cores;
     beside a GPU two fewer than there are cores, from 2 to 32."""
 
-    _list_mask_values = field_validator("mask_values", mode="before")(_listed)
+    @field_validator("mask_values", mode="before")
+    @classmethod
+    def _list_mask_values(cls, value: Any) -> Any:
+        return _listed(value)
 
     @field_validator("sizes", mode="before")
     @classmethod
