@@ -168,6 +168,12 @@ def _open(
     path: Path, options: ModelOptions, file: Path | None, overrides: Sequence[str]
 ) -> tuple[Predictor, config.Config]:
     """Returns the model, and the configuration with the data and the teacher."""
+    if not path.exists() and path.suffix != ".onnx":
+        raise ConfigError(
+            f"{path.absolute()}: there is no such run; expected the folder of a run, or a file "
+            f"NAME.onnx",
+            code="no-such-file",
+        )
     if not path.is_dir():
         settings = _settings(path, file, overrides)
         size = settings.data.image_size

@@ -1,14 +1,15 @@
 r"""Writes masks of images on which several networks agree: `jaxdistill pseudo-label`.
 
-    jaxdistill pseudo-label --config two_teachers.yaml --images PATH/TO/IMAGES --output labels
-    jaxdistill train --config phone data.root=PATH/TO/COCO \
+    jaxdistill pseudo-label --config two_networks.yaml --images PATH/TO/IMAGES --output labels
+    jaxdistill train --config small data.root=PATH/TO/COCO \
         data.additional="{images: $PWD/PATH/TO/IMAGES, annotations: $PWD/labels/masks}"
 
 The networks are the teachers of a configuration. A mask is that of the mean of their probabilities.
 It is written where each network's own mask has an IoU of at least `--agreement` with it, and where
 it shows a person; of a single network, the masks of the image and of its mirror image are compared.
 FOLDER/agreement.csv has the lowest IoU of each image, and whether its mask was written, or why not.
-Give an interrupted command again to continue it.
+Give an interrupted command again to continue it. The exit code is 1 where an image could not be
+read.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jaxdistill.evaluation import pseudo_labels
     from jaxdistill.teachers import combined
 
-    images = find_images([args.images], [args.output])
+    images = find_images([args.images], [args.output / pseudo_labels.MASKS])
     xla.allocate_as_needed()
     teacher = combined.from_config(settings.model_copy(update={"detector": None, "features": ()}))
     assert teacher is not None
@@ -95,7 +96,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--images", required=True, metavar="PATH", help="a folder, a file, or a glob such as 'a/*'"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="masks and report"
+    )
     parser.add_argument(
         "--agreement",
         type=float,
@@ -103,7 +106,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="IOU",
         help="the lowest IoU of any network's mask with the mean's (default: 0.85)",
     )
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="any key, such as teacher.onnx=PATH"
     )

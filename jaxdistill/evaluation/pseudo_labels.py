@@ -36,7 +36,8 @@ class Verdict(NamedTuple):
     """What was found out about an image."""
 
     image: str
-    """Path of its mask below the folder of the masks, whether or not one was written."""
+    """Path of its mask below the folder of the masks, whether or not one was written: that of the
+    image, with `.png` appended."""
     file: str
     """Size and modification time of the image file, by which a changed image is recognised."""
     agreement: float | None
@@ -106,7 +107,7 @@ def pseudo_label(
         verdicts = _continued(output, about, images)
         _write_report(output / REPORT, list(verdicts.values()))
     progress(list(verdicts.values()))
-    left = [image for image in images if str(image.name) not in verdicts]
+    left = [image for image in images if _mask_name(image) not in verdicts]
     batch_size = min(batch_size, max(1, len(left)))
     set_batch_size(teacher, batch_size)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -118,7 +119,7 @@ def pseudo_label(
                 _append(output / REPORT, found)
             verdicts |= {each.image: each for each in found}
             progress(found)
-    return [verdicts[str(image.name)] for image in images]
+    return [verdicts[_mask_name(image)] for image in images]
 
 
 def _judged(
@@ -132,7 +133,7 @@ def _judged(
     logits, members = _masks(teacher, jnp.asarray(pixels))
     agreed = agreements(members, logits > 0)
     for place, opened in enumerate(batch):
-        name, file = str(opened.file.name), _stamp(opened.file)
+        name, file = _mask_name(opened.file), _stamp(opened.file)
         if opened.problem:
             yield np.zeros((0, 0), bool), Verdict(name, file, None, opened.problem)
             continue
@@ -157,6 +158,11 @@ def _masks(
     return mean, [np.asarray(one) > 0 for one in each]
 
 
+def _mask_name(image: ImageFile) -> str:
+    """Returns the name of an image's mask, which does not depend on what other images there are."""
+    return str(image.name.with_name(f"{image.source.name}.png"))
+
+
 def _stamp(image: ImageFile) -> str:
     """Returns size and modification time of an image file; nothing where they cannot be told."""
     try:
@@ -178,14 +184,13 @@ def _continued(
         files.write_atomic(file, json.dumps(about, indent=1) + "\n")
         return {}
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        before = None
-    if before != json.loads(json.dumps(about)):
-        raise _other(
-            output, f"masks of other images or networks, or another size or agreement ({ABOUT})"
-        )
-    stamps = {str(image.name): _stamp(image) for image in images}
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise _other(output, f"a {ABOUT} that cannot be read") from None
+    now = json.loads(json.dumps(about))
+    if changed := [key for key in now if before.get(key) != now[key]]:
+        raise _other(output, f"masks made with another {' and another '.join(changed)} ({ABOUT})")
+    stamps = {_mask_name(image): _stamp(image) for image in images}
     report = output / REPORT
     rows = csv.reader(io.StringIO(report.read_text(**_TEXT))) if report.exists() else ()
     found = [verdict for row in rows if (verdict := _parsed(row))]

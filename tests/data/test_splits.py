@@ -109,6 +109,10 @@ def test_additional_images_have_a_folder_of_masks_of_their_own(
 def test_missing_additional_masks_are_found_before_anything_is_read(root: Path) -> None:
     with refused(DataError, "missing-annotations", "data.additional"):
         data.coco(root, additional=("images/val2017", "none"))
+    report = root / "agreement.csv"
+    report.write_text("image\n")
+    with refused(DataError, "missing-annotations", str(report)):
+        data.coco(root, additional=("images/val2017", report))
     with refused(ConfigError, "wrong-type", "additional.annotations"):
         data.coco(root, additional=("images/val2017", None))
 

@@ -70,12 +70,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_masks_are_written_where_the_networks_agree(folder: Path):
     found = labelled(folder, bright, red, batch_size=2)
     assert {name: each.verdict for name, each in found.items()} == {
-        "white.png": pseudo_labels.USED,
-        "sub/green.png": pseudo_labels.DISAGREED,
-        "black.png": pseudo_labels.NOBODY,
+        "white.png.png": pseudo_labels.USED,
+        "sub/green.png.png": pseudo_labels.DISAGREED,
+        "black.png.png": pseudo_labels.NOBODY,
     }
-    assert written(folder) == {"white.png"}
-    mask = np.asarray(Image.open(folder / "labels/masks/white.png"))
+    assert written(folder) == {"white.png.png"}
+    mask = np.asarray(Image.open(folder / "labels/masks/white.png.png"))
     assert mask.shape == (48, 64)
     truth = np.zeros((48, 64), bool)
     truth[8:40, 8:40] = True
@@ -94,7 +94,7 @@ def test_agreement_is_the_lowest_iou_with_the_mean():
 
 
 def test_one_network_has_to_agree_with_itself_on_the_mirror_image(folder: Path):
-    assert labelled(folder, bright)["white.png"].agreement == 1.0
+    assert labelled(folder, bright)["white.png.png"].agreement == 1.0
 
 
 def test_a_network_that_ignores_the_image_disagrees_with_itself(folder: Path):
@@ -119,7 +119,7 @@ def test_an_interrupted_call_goes_on(folder: Path):
     assert not calls
     labelled(folder, bright, counted, batch_size=1)
     assert len(calls) == 2
-    assert written(folder) == {"white.png"}
+    assert written(folder) == {"white.png.png"}
     assert len(rows(folder)) == 3
 
 
@@ -133,19 +133,19 @@ def test_masks_of_other_networks_are_not_mixed(folder: Path):
 def test_an_image_that_cannot_be_read_is_reported_and_tried_again(folder: Path):
     broken = folder / "images/broken.png"
     broken.write_bytes(b"nothing")
-    found = labelled(folder, bright, red)["broken.png"]
+    found = labelled(folder, bright, red)["broken.png.png"]
     assert found.agreement is None
     assert found.verdict not in (pseudo_labels.USED, pseudo_labels.DISAGREED)
     shutil.copy(folder / "images/white.png", broken)
-    assert labelled(folder, bright, red)["broken.png"].verdict == pseudo_labels.USED
-    assert written(folder) == {"broken.png", "white.png"}
+    assert labelled(folder, bright, red)["broken.png.png"].verdict == pseudo_labels.USED
+    assert written(folder) == {"broken.png.png", "white.png.png"}
     assert len(rows(folder)) == 4
 
 
 def test_a_changed_image_is_labelled_again(folder: Path):
     labelled(folder, bright, red)
     shutil.copy(folder / "images/sub/green.png", folder / "images/white.png")
-    assert labelled(folder, bright, red)["white.png"].verdict == pseudo_labels.DISAGREED
+    assert labelled(folder, bright, red)["white.png.png"].verdict == pseudo_labels.DISAGREED
     assert written(folder) == set()
 
 
@@ -153,11 +153,11 @@ def test_a_mask_that_was_removed_is_written_again(folder: Path):
     labelled(folder, bright, red)
     shutil.rmtree(folder / "labels/masks")
     labelled(folder, bright, red)
-    assert written(folder) == {"white.png"}
+    assert written(folder) == {"white.png.png"}
 
 
 @pytest.mark.parametrize(
-    "end", ["white.png,5", "white.png,1-2,1.0,us", "white.png,1-2,y,used", '"']
+    "end", ["white.png.png,5", "white.png.png,1-2,1.0,us", "white.png.png,1-2,y,used", '"']
 )
 def test_a_report_that_was_cut_short_is_continued(folder: Path, end: str):
     labelled(folder, bright, red)
@@ -165,15 +165,19 @@ def test_a_report_that_was_cut_short_is_continued(folder: Path, end: str):
     lines = [line for line in report.read_text().splitlines() if "white" not in line]
     report.write_text("\n".join([*lines, end]))
     labelled(folder, bright, red)
-    assert {row["image"] for row in rows(folder)} == {"white.png", "sub/green.png", "black.png"}
-    assert written(folder) == {"white.png"}
+    assert {row["image"] for row in rows(folder)} == {
+        "white.png.png",
+        "sub/green.png.png",
+        "black.png.png",
+    }
+    assert written(folder) == {"white.png.png"}
 
 
 def test_a_name_that_is_not_utf_8_is_labelled(folder: Path):
     name = os.fsdecode(b"caf\xe9.png")
     shutil.copy(folder / "images/white.png", folder / "images" / name)
-    assert labelled(folder, bright, red)[name].verdict == pseudo_labels.USED
-    assert written(folder) == {name, "white.png"}
+    assert labelled(folder, bright, red)[f"{name}.png"].verdict == pseudo_labels.USED
+    assert written(folder) == {f"{name}.png", "white.png.png"}
     assert len(labelled(folder, bright, red)) == 4
 
 
@@ -184,6 +188,18 @@ def test_masks_of_another_program_are_left_alone(folder: Path):
     with refused(ConfigError, "other-pseudo-labels", str(mask.parent)):
         labelled(folder, bright, red)
     assert mask.read_bytes() == b"a mask"
+
+
+def test_a_mask_keeps_its_name_when_other_images_come_and_go(folder: Path):
+    shutil.copy(folder / "images/white.png", folder / "images/white.jpg")
+    labelled(folder, bright, red)
+    assert written(folder) == {"white.png.png", "white.jpg.png"}
+    (folder / "images/white.jpg").unlink()
+    assert sorted(labelled(folder, bright, red)) == [
+        "black.png.png",
+        "sub/green.png.png",
+        "white.png.png",
+    ]
 
 
 def test_masks_of_other_images_are_not_mixed(folder: Path):
@@ -223,8 +239,8 @@ def test_the_command_labels_with_the_teachers_of_a_configuration(tmp_path: Path,
     arguments = [*shared, "--images", str(images), "--output", str(labels)]
     assert pseudo_label.main(arguments) == 0
     assert "8 of 9 images" in capsys.readouterr().err
-    names = {path.stem for path in images.iterdir()}
-    assert {path.stem for path in (labels / "masks").iterdir()} == names - {"dark"}
+    names = {path.name for path in images.iterdir()}
+    assert {path.stem for path in (labels / "masks").iterdir()} == names - {"dark.png"}
     before = {path: path.stat().st_mtime_ns for path in (labels / "masks").iterdir()}
     assert pseudo_label.main(arguments) == 0  # nothing is left to do
     assert "8 of 9 images" in capsys.readouterr().err

@@ -95,6 +95,16 @@ class MaskFolder(Source[Entry]):
         }
         return Found(splits, because) if splits else None
 
+    def check(self) -> None:
+        """Checks that both folders exist; see the base class."""
+        super().check()
+        if self.annotations is not None and self.annotations.is_file():
+            raise DataError(
+                f"data.{self.split}.annotations: {self.annotations} is a file; expected a folder "
+                f"of masks, or an instances file of COCO that ends in .json",
+                code="missing-annotations",
+            )
+
     def list_images(self) -> Sequence[Entry]:
         """Returns the images that have a mask, sorted by name; see the base class."""
         return self._listing.entries
