@@ -172,7 +172,7 @@ def _open(
         raise ConfigError(
             f"{path.absolute()}: there is no such run; expected the folder of a run, or a file "
             f"NAME.onnx",
-            code="no-such-file",
+            code="unknown-model-format",
         )
     if not path.is_dir():
         settings = _settings(path, file, overrides)
