@@ -5,11 +5,28 @@ from pathlib import Path
 import clips
 import numpy as np
 import pytest
+from PIL import Image
 from refused import refused
 
 from jaxdistill.runtime.errors import ConfigError
 
 pytest.importorskip("av", reason="needs the video extra")
+
+
+def frames(drawn: Path) -> tuple[list[np.ndarray], list[int] | list[str]]:
+    """The frames of a video or of a folder of images, and their times or names."""
+    if not drawn.is_dir():
+        return clips.read(drawn)
+    files = sorted(drawn.iterdir())
+    return [np.asarray(Image.open(file)) for file in files], [file.name for file in files]
+
+
+def check_same_frames(found: Path, expected: Path) -> None:
+    """A network's sums depend on the order of threads: a grey level may be rounded differently."""
+    (images, times), (others, wanted) = frames(found), frames(expected)
+    assert times == wanted
+    for image, other in zip(images, others, strict=True):
+        assert np.abs(image.astype(int) - other).mean() < 0.5
 
 
 @pytest.mark.parametrize("count", [1, 8, 16])
@@ -47,10 +64,7 @@ def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_
     whole = drawn(clip, tmp_path / "whole", **options)
     assert whole.resumed == 0
     for found, expected in zip(report.outputs, whole.outputs, strict=True):
-        files = sorted(found.iterdir()) if found.is_dir() else [found]
-        for file in files:
-            other = expected / file.name if found.is_dir() else expected
-            assert file.read_bytes() == other.read_bytes()
+        check_same_frames(found, expected)
 
 
 @pytest.mark.parametrize("name", ["state.npz", "masks.mp4"])
@@ -76,7 +90,7 @@ def test_a_part_that_was_cut_off_is_drawn_again(
         f"{parts / '00001'}: this part is damaged; it is drawn again, and what follows"
     ]
     whole = drawn(clip, tmp_path / "whole", smoothing=0.8)
-    assert report.outputs[0].read_bytes() == whole.outputs[0].read_bytes()
+    check_same_frames(report.outputs[0], whole.outputs[0])
 
 
 def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
