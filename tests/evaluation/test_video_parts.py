@@ -5,7 +5,6 @@ from pathlib import Path
 import clips
 import numpy as np
 import pytest
-from PIL import Image
 from refused import refused
 
 from jaxdistill.runtime.errors import ConfigError
@@ -13,20 +12,28 @@ from jaxdistill.runtime.errors import ConfigError
 pytest.importorskip("av", reason="needs the video extra")
 
 
-def frames(drawn: Path) -> tuple[list[np.ndarray], list[int] | list[str]]:
-    """The frames of a video or of a folder of images, and their times or names."""
-    if not drawn.is_dir():
-        return clips.read(drawn)
-    files = sorted(drawn.iterdir())
-    return [np.asarray(Image.open(file)) for file in files], [file.name for file in files]
+def check_same(found: Path, expected: Path) -> None:
+    """Compares two videos by their frames, or two folders of images by their bytes.
 
-
-def check_same_frames(found: Path, expected: Path) -> None:
-    """A network's sums depend on the order of threads: a grey level may be rounded differently."""
-    (images, times), (others, wanted) = frames(found), frames(expected)
+    libx264 does not encode the same frames to the same bytes when its threads have to wait.
+    """
+    if found.is_dir():
+        files = sorted(found.iterdir())
+        assert [file.name for file in files] == sorted(file.name for file in expected.iterdir())
+        for file in files:
+            assert file.read_bytes() == (expected / file.name).read_bytes()
+        return
+    (images, times), (others, wanted) = clips.read(found), clips.read(expected)
     assert times == wanted
     for image, other in zip(images, others, strict=True):
-        assert np.abs(image.astype(int) - other).mean() < 0.5
+        assert np.abs(image.astype(int) - other).mean() < 5
+
+
+def nearly_still(path: Path, count: int) -> Path:
+    """A video of little noise around the threshold, whose smoothed masks depend on earlier frames."""
+    random = np.random.default_rng(0)
+    images = 128 + random.normal(0, 3, (count, 48, 64, 1)).repeat(3, axis=-1)
+    return clips.write(path, [each.round().astype("uint8") for each in images])
 
 
 @pytest.mark.parametrize("count", [1, 8, 16])
@@ -39,14 +46,7 @@ def test_parts_may_end_with_the_video(drawn, tmp_path: Path, count: int) -> None
 @pytest.mark.parametrize("stops_after", [3, 10, 20])
 @pytest.mark.parametrize("video_format", ["mp4", "png"])
 def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_format) -> None:
-    noise = np.random.default_rng(0)
-    images = [
-        np.clip(clips.bright_disc(i // 4) + noise.normal(0, 40, (48, 64, 3)), 0, 255).astype(
-            "uint8"
-        )
-        for i in range(21)
-    ]
-    clip = clips.write(tmp_path / "clip.mp4", images)
+    clip = nearly_still(tmp_path / "clip.mp4", 21)
     options = {"smoothing": 0.8, "video_format": video_format, "batch_size": 3}
     count = 0
 
@@ -64,7 +64,7 @@ def test_an_interrupted_video_goes_on(drawn, tmp_path: Path, stops_after, video_
     whole = drawn(clip, tmp_path / "whole", **options)
     assert whole.resumed == 0
     for found, expected in zip(report.outputs, whole.outputs, strict=True):
-        check_same_frames(found, expected)
+        check_same(found, expected)
 
 
 @pytest.mark.parametrize("name", ["state.npz", "masks.mp4"])
@@ -90,7 +90,7 @@ def test_a_part_that_was_cut_off_is_drawn_again(
         f"{parts / '00001'}: this part is damaged; it is drawn again, and what follows"
     ]
     whole = drawn(clip, tmp_path / "whole", smoothing=0.8)
-    check_same_frames(report.outputs[0], whole.outputs[0])
+    check_same(report.outputs[0], whole.outputs[0])
 
 
 def test_other_settings_begin_again(drawn, tmp_path: Path) -> None:
