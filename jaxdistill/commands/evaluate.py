@@ -30,7 +30,7 @@ from jaxdistill.data.splits import Data
 from jaxdistill.evaluation.backend import ModelOptions
 from jaxdistill.evaluation.evaluator import Evaluation, evaluate
 from jaxdistill.evaluation.flax_backend import of_best
-from jaxdistill.evaluation.predictor import Predictor, load
+from jaxdistill.evaluation.predictor import Predictor, load, unknown_model
 from jaxdistill.runtime import files
 from jaxdistill.runtime.errors import ConfigError, DataError, OutputError
 from jaxdistill.runtime.run_layout import CONFIG
@@ -168,12 +168,8 @@ def _open(
     path: Path, options: ModelOptions, file: Path | None, overrides: Sequence[str]
 ) -> tuple[Predictor, config.Config]:
     """Returns the model, and the configuration with the data and the teacher."""
-    if not path.exists() and path.suffix != ".onnx":
-        raise ConfigError(
-            f"{path.absolute()}: there is no such run; expected the folder of a run, or a file "
-            f"NAME.onnx",
-            code="unknown-model-format",
-        )
+    if not path.is_dir() and path.suffix != ".onnx":
+        raise unknown_model(path)
     if not path.is_dir():
         settings = _settings(path, file, overrides)
         size = settings.data.image_size
@@ -248,7 +244,7 @@ def _teacher(settings: config.Config, console: Console) -> Teacher | None:
         if not teacher.onnx.is_file():
             console.print(f"no teacher: {teacher.onnx} does not exist")
             return None
-    return combined.from_config(settings.model_copy(update={"detector": None, "features": ()}))
+    return combined.of_masks(settings)
 
 
 def _default_output(model: Path) -> Path:

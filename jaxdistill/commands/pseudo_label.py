@@ -50,12 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     from jaxdistill.evaluation import pseudo_labels
     from jaxdistill.teachers import combined
+    from jaxdistill.teachers.base import describe_teacher
 
     images = find_images([args.images], [args.output / pseudo_labels.MASKS])
     xla.allocate_as_needed()
-    teacher = combined.from_config(settings.model_copy(update={"detector": None, "features": ()}))
+    teacher = combined.of_masks(settings)
     assert teacher is not None
     console = common.console(stderr=True)
+    for line in (*describe_teacher(teacher), f"{len(images)} images"):
+        console.print(printable(line))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("labelling", total=len(images))
         verdicts = pseudo_labels.pseudo_label(

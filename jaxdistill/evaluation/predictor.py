@@ -270,6 +270,20 @@ def check_options(threshold: float, batch_size: int, refine: str | None = None) 
         REFINEMENTS[refine]  # refuses an unknown one
 
 
+def unknown_model(path: Path) -> ConfigError:
+    """Returns the error of a path that is neither the folder of a run nor an ONNX file.
+
+    Args:
+      path: The path.
+    """
+    found = "is no such file" if path.exists() else "does not exist"
+    return ConfigError(
+        f"{path.absolute()} {found}; expected the folder of a run, or a file NAME.onnx (a .tflite "
+        f"file runs in LiteRT and MediaPipe)",
+        code="unknown-model-format",
+    )
+
+
 def to_mask(
     logits: Float[np.ndarray, "h w"],
     image: RgbImage,
@@ -307,11 +321,7 @@ def _open(path: Path, options: ModelOptions, default_size: Size | None) -> Backe
                 code="options-for-runs",
             )
         return OnnxBackend(path, options, default_size)
-    raise ConfigError(
-        f"{path.absolute()}: expected the folder of a run, or a file NAME.onnx (a .tflite "
-        f"file runs in LiteRT and MediaPipe)",
-        code="unknown-model-format",
-    )
+    raise unknown_model(path)
 
 
 def _check_image(image: Any, number: int) -> None:

@@ -18,7 +18,7 @@ from jaxdistill.exporters.onnx_student import open_for_measuring
 
 IMAGES = 16
 """Number of images over which means are taken."""
-_INT32 = 2**31 - 1
+_LARGEST = np.iinfo(np.int32).max
 
 
 class _Layer(NamedTuple):
@@ -61,7 +61,7 @@ def correct_biases(
         before = numpy_helper.to_array(layer.bias)
         after = np.rint(before - steps)
         # A channel without weights has a scale of next to nothing, in steps of which no shift fits.
-        kept = np.where(np.abs(after) <= _INT32, after, before).astype(np.int32)
+        kept = np.where(np.abs(after) <= _LARGEST, after, before).astype(np.int32)
         layer.bias.CopyFrom(numpy_helper.from_array(kept, layer.bias.name))
 
 

@@ -102,6 +102,15 @@ class Combined:
         return base.describe_teacher(self._teacher) + base.describe_teacher(self._detector)
 
 
+def of_masks(config: Config) -> Teacher | None:
+    """Builds the teacher of a configuration without the detector; see `from_config`.
+
+    Args:
+      config: The configuration.
+    """
+    return from_config(config.model_copy(update={"detector": None, "features": ()}))
+
+
 def from_config(
     config: Config, threads: int | None = None, batch_size: int | None = None
 ) -> Teacher | None:

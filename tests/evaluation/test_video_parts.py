@@ -30,7 +30,7 @@ def check_same(found: Path, expected: Path) -> None:
 
 
 def nearly_still(path: Path, count: int) -> Path:
-    """A video of little noise around the threshold, whose smoothed masks depend on earlier frames."""
+    """A video of weak noise around the threshold: smoothed masks depend on earlier frames."""
     random = np.random.default_rng(0)
     images = 128 + random.normal(0, 3, (count, 48, 64, 1)).repeat(3, axis=-1)
     return clips.write(path, [each.round().astype("uint8") for each in images])

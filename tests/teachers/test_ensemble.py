@@ -48,6 +48,7 @@ def test_probabilities_are_averaged_by_weight(path: Path) -> None:
     each = [expit(np.asarray(member(IMAGES).logits, np.float64)) for member in members]
     wanted = np.average(each, axis=0, weights=[1, 2, 1])
     np.testing.assert_allclose(expit(ensemble(IMAGES).logits), wanted, atol=1e-6)
+    assert [member.input_size(SIZE) for member in members] == [SIZE, (16, 48), SIZE]
     assert ensemble.output_shapes(SIZE) == base.OutputShapes((*SIZE, 1))
 
 
