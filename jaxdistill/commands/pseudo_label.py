@@ -8,8 +8,8 @@ The networks are the teachers of a configuration. A mask is that of the mean of 
 It is written where each network's own mask has an IoU of at least `--agreement` with it, and where
 it shows a person; of a single network, the masks of the image and of its mirror image are compared.
 FOLDER/agreement.csv has the lowest IoU of each image, and whether its mask was written, or why not.
-Give an interrupted command again to continue it. The exit code is 1 where an image could not be
-read.
+Give an interrupted command again to continue it; another `--agreement` writes the masks that it
+adds and removes the others. The exit code is 1 where an image could not be read.
 """
 
 import argparse

@@ -73,7 +73,8 @@ def pseudo_label(
 
     A mask is that of the mean of the networks' probabilities, at the size of its image. Of a single
     network, the masks of the image and of its mirror image are compared. Images that an earlier
-    call has labelled in this folder are not computed again; those that it could not read are.
+    call has labelled in this folder are computed again only where it could not read them, or where
+    a lower `agreement` now asks for their mask; a higher one removes masks.
 
     Args:
       teacher: The network, or several ones as an `Ensemble`.
@@ -101,10 +102,9 @@ def pseudo_label(
         "images": os.fsencode(root).decode(errors="backslashreplace"),
         "teacher": provenance_of(teacher),
         "size": list(size),
-        "agreement": agreement,
     }
     with _writing(output):
-        verdicts = _continued(output, about, images)
+        verdicts = _continued(output, about, images, agreement)
         _write_report(output / REPORT, list(verdicts.values()))
     progress(list(verdicts.values()))
     left = [image for image in images if _mask_name(image) not in verdicts]
@@ -119,6 +119,8 @@ def pseudo_label(
                 _append(output / REPORT, found)
             verdicts |= {each.image: each for each in found}
             progress(found)
+    with _writing(output):
+        _write_report(output / REPORT, sorted(verdicts.values(), key=_by_agreement))
     return [verdicts[_mask_name(image)] for image in images]
 
 
@@ -172,10 +174,19 @@ def _stamp(image: ImageFile) -> str:
     return f"{found.st_size}-{found.st_mtime_ns}"
 
 
+def _by_agreement(verdict: Verdict) -> tuple[float, str]:
+    """Sorts verdicts: first images that could not be read, then those with the lowest agreement."""
+    return (-1 if verdict.agreement is None else verdict.agreement), verdict.image
+
+
 def _continued(
-    output: Path, about: Mapping[str, object], images: Sequence[ImageFile]
+    output: Path, about: Mapping[str, object], images: Sequence[ImageFile], agreement: float
 ) -> dict[str, Verdict]:
-    """Makes the folder, or returns what an earlier call found out about the same images in it."""
+    """Makes the folder, or returns what an earlier call found out about the same images in it.
+
+    Images whose mask `agreement` asks for and the earlier call did not write are left out; masks
+    that it no longer asks for are removed.
+    """
     file, masks = output / ABOUT, output / MASKS
     if not file.exists():
         if masks.is_dir() and any(masks.iterdir()):
@@ -193,13 +204,18 @@ def _continued(
     stamps = {_mask_name(image): _stamp(image) for image in images}
     report = output / REPORT
     rows = csv.reader(io.StringIO(report.read_text(**_TEXT))) if report.exists() else ()
-    found = [verdict for row in rows if (verdict := _parsed(row))]
-    return {
-        each.image: each
-        for each in found
-        if stamps.get(each.image) == each.file
-        and (each.verdict != USED or (masks / each.image).is_file())
-    }
+    found = {}
+    for row in rows:
+        each = _parsed(row)
+        if each is None or each.agreement is None or stamps.get(each.image) != each.file:
+            continue
+        written = each.verdict == USED and (masks / each.image).is_file()
+        if each.agreement < agreement:
+            (masks / each.image).unlink(missing_ok=True)
+            found[each.image] = each._replace(verdict=DISAGREED)
+        elif written or each.verdict == NOBODY:
+            found[each.image] = each
+    return found
 
 
 def _other(folder: Path, what: str) -> ConfigError:

@@ -123,11 +123,38 @@ def test_an_interrupted_call_goes_on(folder: Path):
     assert len(rows(folder)) == 3
 
 
-def test_masks_of_other_networks_are_not_mixed(folder: Path):
+def test_masks_made_otherwise_are_not_mixed(folder: Path):
     labelled(folder, bright, red)
     with pytest.raises(ConfigError) as error:
-        labelled(folder, bright, red, agreement=0.5)
+        labelled(folder, bright, red, size=(SIDE, 2 * SIDE))
     assert error.value.code == "other-pseudo-labels"
+
+
+def test_another_agreement_computes_only_the_masks_that_it_adds(folder: Path):
+    calls = []
+
+    def counted(images):
+        calls.append(len(images))
+        return red(images)
+
+    labelled(folder, bright, bright, counted, batch_size=1)
+    assert calls == [1, 1, 1]
+    assert written(folder) == {"white.png.png"}
+    labelled(folder, bright, bright, counted, batch_size=1, agreement=0.0)
+    assert calls == [1, 1, 1, 1]
+    assert written(folder) == {"sub/green.png.png", "white.png.png"}
+    found = labelled(folder, bright, bright, counted, batch_size=1)
+    assert calls == [1, 1, 1, 1]
+    assert written(folder) == {"white.png.png"}
+    assert found["sub/green.png.png"].verdict == pseudo_labels.DISAGREED
+    assert {row["image"]: row["verdict"] for row in rows(folder)}["white.png.png"] == "used"
+
+
+def test_the_report_begins_with_the_images_to_look_at(folder: Path):
+    (folder / "images/broken.png").write_bytes(b"nothing")
+    labelled(folder, bright, red)
+    names = [row["image"] for row in rows(folder)]
+    assert names[:2] == ["broken.png.png", "sub/green.png.png"]
 
 
 def test_an_image_that_cannot_be_read_is_reported_and_tried_again(folder: Path):
