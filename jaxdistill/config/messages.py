@@ -43,6 +43,9 @@ def explain(error: ValidationError, root: type[BaseModel]) -> Problem:
     first, *rest = errors = error.errors(include_url=False)
     if isinstance(first["input"], dict):  # of a union, the branch that is a section is meant
         first = next((one for one in errors if any(map(_is_section, one["loc"]))), first)
+    if first["type"] == "missing":  # the key may be there, with another name
+        beside = (one for one in errors if one["loc"][:-1] == first["loc"][:-1])
+        first = next((one for one in beside if one["type"] == "extra_forbidden"), first)
     location = _location(first)
     code, message = _explain_one(first, location, errors, root)
     others = {part["loc"][:1] for part in rest} - {first["loc"][:1]}
@@ -67,6 +70,10 @@ def _explain_one(
         return kind, f"{key}: {error['msg']}" if key else error["msg"]
     expected = [one["msg"] for one in errors if _location(one) == location]
     text = " or ".join(part.removeprefix("Input should be ") for part in expected)
+    if kind == "model_type":
+        fields = _section_of([*location, ""], root).model_fields.items()
+        needed = ", ".join(f"{name}: ..." for name, field in fields if field.is_required())
+        text += f" such as '{{{needed}}}'" * bool(needed)
     return _CODES.get(kind, "wrong-type"), f"{key}: expected {text}, got {error['input']!r:.200}"
 
 

@@ -98,6 +98,7 @@ def test_an_override_changes_one_of_the_places_that_share_an_anchor(tmp_path: Pa
         ("run=runs/exp #2", "invalid-override"),
         ("data.mask_values=#c08080", "invalid-override"),
         ("run.x=1", "invalid-override"),
+        ("data.additional={images:", "invalid-override"),
         ("seed=[1", "yaml-syntax"),
         ("training={epochs: 1, epochs: 2}", "repeated-key"),
     ],
