@@ -2,11 +2,12 @@
 
 RUN may also be a student's weights file, such as `convert-weights from-mediapipe` writes.
 
-OUTPUT is a file NAME.onnx or NAME.tflite, or a folder NAME.orbax or NAME/. An ONNX file is written
-only after onnxruntime has computed the same masks with it as the student; a model card is written
-beside it as NAME.json. A .tflite file, for LiteRT and MediaPipe, is compared in LiteRT. An Orbax
-folder holds the student's variables. A name without an ending is the folder of a web page, which
-finds people in photos and before the camera, in any browser, from any static server.
+OUTPUT is a file NAME.onnx, NAME.tflite or NAME.safetensors, or a folder NAME.orbax or NAME/. An
+ONNX file is written only after onnxruntime has computed the same masks with it as the student; a
+model card is written beside it as NAME.json. A .tflite file, for LiteRT and MediaPipe, is compared
+in LiteRT. A .safetensors file holds the student's variables for `student.weights` of another
+training, and an Orbax folder for other programs. A name without an ending is the folder of a web
+page, which finds people in photos and before the camera, in any browser, from any static server.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         "output",
         type=Path,
         metavar="OUTPUT",
-        help="the file NAME.onnx or NAME.tflite, or the folder NAME.orbax or NAME/, a web page",
+        help="the file NAME.onnx, NAME.tflite or NAME.safetensors, or the folder NAME.orbax or "
+        "NAME/, a web page",
     )
     parser.add_argument(
         "--input",

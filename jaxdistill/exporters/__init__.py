@@ -18,6 +18,7 @@ from jaxdistill.exporters import litert as litert
 from jaxdistill.exporters import onnx as onnx
 from jaxdistill.exporters import orbax as orbax
 from jaxdistill.exporters import web_page as web_page
+from jaxdistill.exporters import weights_file as weights_file
 from jaxdistill.exporters.registry import (
     EXPORTERS,
     FOLDER,
@@ -54,7 +55,8 @@ def export(
     A file `NAME.onnx` is written only after onnxruntime has computed the same masks with it as the
     student; a model card is written beside it as `NAME.json`. A file `NAME.tflite`, for LiteRT and
     MediaPipe, likewise, with the card `NAME.tflite.json`. A folder `NAME.orbax` is an Orbax
-    checkpoint of the student's variables. A name without an ending is the folder of a web page.
+    checkpoint of the student's variables, and a file `NAME.safetensors` holds them for
+    `student.weights` of another training. A name without an ending is the folder of a web page.
 
     Args:
       source: Folder of a run, a run's best checkpoint (`trainer.best()`), a student, or a weights

@@ -14,10 +14,10 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from jaxdistill import config, models
-from jaxdistill.exporters.registry import EXPORTERS, Options, Report, Source
+from jaxdistill.exporters.registry import EXPORTERS, Options, Report, Source, check_variables_only
 from jaxdistill.models.parameters import flat_variables, merge
 from jaxdistill.models.student import Student
-from jaxdistill.runtime.errors import ConfigError, OutputError, RunError, first_line
+from jaxdistill.runtime.errors import OutputError, RunError, first_line
 
 
 @EXPORTERS.register(".orbax")
@@ -33,18 +33,10 @@ def export(source: Source, output: Path, options: Options) -> Report:
       The folder; nothing is measured.
 
     Raises:
-      ConfigError: An option is for files (`invalid-argument`).
+      ConfigError: An option is for graphs (`invalid-argument`).
       OutputError: The folder exists (`output-exists`), or cannot be written (`output-unwritable`).
     """
-    options_of_files = options._replace(console=None, images=Options().images)
-    if options_of_files != Options():
-        raise ConfigError(
-            f"{output.name} holds the student's variables in float32: leave out input, sigmoid, "
-            f"size and precision",
-            code="invalid-argument",
-        )
-    if output.exists():
-        raise OutputError(f"{output} exists; choose another name", code="output-exists")
+    check_variables_only(output, options)
     student = source.student
     normalization = config.MeanStd(**student.normalization._asdict())
     # The folder holds all weights, so the files that they came from are not needed any more.

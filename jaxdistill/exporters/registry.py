@@ -8,6 +8,7 @@ from rich.console import Console
 from jaxdistill.checkpoint.best import Best
 from jaxdistill.config import Size
 from jaxdistill.models.student import Student
+from jaxdistill.runtime.errors import ConfigError, OutputError
 from jaxdistill.runtime.registry import Registry
 
 Input = Literal["normalized", "imagenet", "unit", "uint8"]
@@ -50,6 +51,27 @@ class Options(NamedTuple):
     """Images that a web page offers: files, folders or globs."""
     compare_with: Path | None = None
     """An exported `.onnx` file that a web page shows beside the student."""
+
+
+def check_variables_only(output: Path, options: Options) -> None:
+    """Checks what is asked of an output that holds a student's variables, and no graph.
+
+    Args:
+      output: The file or folder to write.
+      options: The options.
+
+    Raises:
+      ConfigError: An option is for graphs (`invalid-argument`).
+      OutputError: The output exists (`output-exists`).
+    """
+    if options._replace(console=None, images=Options().images) != Options():
+        raise ConfigError(
+            f"{output.name} holds the student's variables in float32: leave out input, sigmoid, "
+            f"size and precision",
+            code="invalid-argument",
+        )
+    if output.exists():
+        raise OutputError(f"{output} exists; choose another name", code="output-exists")
 
 
 class Report(NamedTuple):

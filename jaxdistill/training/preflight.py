@@ -9,6 +9,7 @@ from jaxdistill.config import Size
 from jaxdistill.models import DECODERS, ENCODERS, Student
 from jaxdistill.reporting import trackers
 from jaxdistill.runtime.errors import ConfigError
+from jaxdistill.training.run_folder import is_run
 
 
 def check(settings: config.Config) -> None:
@@ -27,7 +28,13 @@ def check(settings: config.Config) -> None:
     trackers.check(settings.trackers)
     for key, path in _files(settings):
         if not path.is_file():
-            raise ConfigError(f"{key}: there is no file {path.absolute()}", code="no-such-file")
+            what = f"{key}: there is no file {path.absolute()}"
+            if is_run(path):
+                what = (
+                    f"{key}: {path} is a run; `jaxdistill export {path} NAME.safetensors` writes "
+                    f"the file of its student"
+                )
+            raise ConfigError(what, code="no-such-file")
 
 
 def check_sizes(model: Student, image_size: Size, sizes: Sequence[Size]) -> None:

@@ -16,7 +16,7 @@ from onnx_models import save, segmenter
 from refused import refused
 from small_student import SMALL
 
-from jaxdistill import config, exporters
+from jaxdistill import config, exporters, models
 from jaxdistill.checkpoint.best import best
 from jaxdistill.commands import export as command_line
 from jaxdistill.evaluation.predictor import from_model, load
@@ -146,12 +146,13 @@ def test_an_export_without_a_run_describes_its_size(small: Student, tmp_path: Pa
 @pytest.mark.parametrize(
     "option", [{"sigmoid": True}, {"precision": "int8"}, {"size": (64, 64)}, {"input": "uint8"}]
 )
-def test_options_of_files_are_refused_for_an_orbax_folder(
-    small: Student, tmp_path: Path, option: dict
+@pytest.mark.parametrize("name", ["a.orbax", "a.safetensors"])
+def test_options_of_graphs_are_refused_for_variables(
+    small: Student, tmp_path: Path, option: dict, name: str
 ) -> None:
     with refused(ConfigError, "invalid-argument"):
-        exporters.export(small, tmp_path / "a.orbax", **option)
-    assert not (tmp_path / "a.orbax").exists()
+        exporters.export(small, tmp_path / name, **option)
+    assert not (tmp_path / name).exists()
 
 
 def test_a_run_whose_images_are_gone_is_compared_on_noise_except_for_int8(
@@ -189,6 +190,21 @@ def test_an_orbax_folder_needs_neither_run_nor_weights_file(trained: Path, tmp_p
         orbax.load(tmp_path)
 
 
+def test_another_training_starts_from_an_exported_weights_file(
+    trained: Path, tmp_path: Path
+) -> None:
+    exporters.export(trained, tmp_path / "person.safetensors")
+    source = best(trained).student
+    settings = SMALL.model_copy(update={"weights": tmp_path / "person.safetensors"})
+    start = models.build(settings)
+    assert start.normalization == source.normalization
+    expected, variables = flat_variables(source), flat_variables(start)
+    assert variables.keys() == {name for name in expected if not name.startswith("projectors")}
+    assert all(np.array_equal(variables[path], expected[path]) for path in variables)
+    exporters.export(tmp_path / "person.safetensors", tmp_path / "person.onnx")
+    assert (tmp_path / "person.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("batch", "size", "found"), [("N", (96, 64), (96, 64)), (2, None, (32, 64))]
 )
@@ -212,6 +228,7 @@ def test_a_teacher_is_timed_at_its_own_size(tmp_path: Path, batch, size, found) 
         (["{run}", "{folder}/a.onnx", "--images", "0"], ConfigError, "invalid-argument"),
         (["{run}", "{folder}/there.orbax"], OutputError, "output-exists"),
         (["{run}", "{folder}/there.onnx"], OutputError, "output-exists"),
+        (["{run}", "{folder}/there.safetensors"], OutputError, "output-exists"),
         (["{run}", "/proc/a.onnx"], OutputError, "output-unwritable"),
     ],
 )
@@ -223,7 +240,7 @@ def test_bad_input_is_refused_in_one_line(
     code: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("there.orbax", "there.onnx", "empty"):
+    for name in ("there.orbax", "there.onnx", "there.safetensors", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "empty/config.yaml").write_text((trained / "config.yaml").read_text())
     filled = [argument.format(folder=tmp_path, run=trained) for argument in arguments]
