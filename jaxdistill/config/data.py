@@ -67,8 +67,8 @@ class Data(Section):
     source: str | None = None
     """Name of the data source that reads the folder: `coco`, `mask_folder`, `yolo`, `labelme`,
     `supervisely`, `hugging_face`, `image_folder`, `video`, or one of a plug-in. null: found out
-    from the folder, unless `train` or `validation` is set: then `coco` for a split with
-    annotations, a folder of images for one without."""
+    from the folder, unless `train` or `validation` is set: then `mask_folder` for a split whose
+    annotations are a folder, `coco` for one with a file, a folder of images for one without."""
     train: Split = Split(
         images=Path("images/train2017"),
         annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),

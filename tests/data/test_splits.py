@@ -106,6 +106,21 @@ def test_additional_images_have_a_folder_of_masks_of_their_own(
     assert any("data.additional" in line for line in data.describe(chosen))
 
 
+def test_a_folder_as_annotations_is_a_folder_of_masks(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels/masks").mkdir(parents=True)
+    for name in "abc":
+        Image.new("RGB", (32, 24)).save(tmp_path / f"images/{name}.jpg")
+        Image.new("L", (32, 24), 255).save(tmp_path / f"labels/masks/{name}.jpg.png")
+    chosen = data.open(
+        tmp_path,
+        train=("images", "labels/masks"),
+        validation=("images", "labels/masks"),
+        prepared=tmp_path / "prepared",
+    )
+    assert all(example.mask.all() for example in (chosen.train[0], chosen.train[2]))
+
+
 def test_missing_additional_masks_are_found_before_anything_is_read(root: Path) -> None:
     with refused(DataError, "missing-annotations", "data.additional"):
         data.coco(root, additional=("images/val2017", "none"))

@@ -16,9 +16,9 @@ SplitName = Literal["train", "validation"]
 def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
     """Returns the sources of a split; training has those of `unlabelled` and `additional`, too.
 
-    A split without annotations is read as a folder of images, and one with annotations as COCO.
-    `data.source` names another source for the splits with annotations, or, if that source has no
-    masks, for the splits without.
+    A split without annotations is read as a folder of images, one whose annotations are a folder as
+    a folder of masks, and one with another file as COCO. `data.source` names another source for the
+    splits with annotations, or, if that source has no masks, for the splits without.
 
     Args:
       settings: The section `data` of a configuration.
@@ -62,7 +62,8 @@ def root_of(settings: config.Data) -> Path:
 def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]:
     root = root_of(settings).absolute()
     annotations = None if split.annotations is None else root / split.annotations
-    kind = _source_class(settings.source, split, key)
+    default = "mask_folder" if annotations is not None and annotations.is_dir() else "coco"
+    kind = _source_class(settings.source, split, key, default)
     prepared, share = settings.prepared.absolute(), settings.validation.share
     is_divided = key in ("train", "validation")
     return kind(
@@ -76,7 +77,9 @@ def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]
     )
 
 
-def _source_class(name: str | None, split: config.Split, key: str) -> type[Source[Any]]:
+def _source_class(
+    name: str | None, split: config.Split, key: str, default: str
+) -> type[Source[Any]]:
     """Returns the class of source for a split; see `sources_of`."""
     named = None if name is None else SOURCES[name]
     if split.annotations is None:
@@ -86,4 +89,4 @@ def _source_class(name: str | None, split: config.Split, key: str) -> type[Sourc
             f"data.{key}.annotations: the source {name!r} has no masks; set this key to null",
             code="annotations-not-used",
         )
-    return named or SOURCES["coco"]
+    return named or SOURCES[default]
