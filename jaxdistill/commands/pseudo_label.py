@@ -8,8 +8,9 @@ The networks are the teachers of a configuration. A mask is that of the mean of 
 It is written where each network's own mask has an IoU of at least `--agreement` with it, and where
 it shows a person; of a single network, the masks of the image and of its mirror image are compared.
 FOLDER/agreement.csv has the lowest IoU of each image, and whether its mask was written, or why not.
-Give an interrupted command again to continue it; another `--agreement` writes the masks that it
-adds and removes the others. The exit code is 1 where an image could not be read.
+Give an interrupted command again to continue it. A lower `--agreement` computes only the masks that
+it adds; a higher one moves masks to FOLDER/masks_below_agreement. The exit code is 1 where an image
+could not be read.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jaxdistill.teachers import combined
     from jaxdistill.teachers.base import describe_teacher
 
-    images = find_images([args.images], [args.output / pseudo_labels.MASKS])
+    masks, aside = args.output / pseudo_labels.MASKS, args.output / pseudo_labels.ASIDE
+    images = find_images([args.images], [masks, aside])
     xla.allocate_as_needed()
     teacher = combined.of_masks(settings)
     assert teacher is not None
@@ -72,10 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     counts = Counter(each.verdict for each in verdicts)
     used = counts.pop(pseudo_labels.USED, 0)
-    masks = args.output / pseudo_labels.MASKS
-    console.print(f"{used} of {len(images)} images: masks in {masks}")
+    console.print(printable(f"{used} of {len(images)} images: masks in {masks}"))
     for why, count in counts.most_common():
         console.print(printable(f"{count} left out: {why}"))
+    if below := sum(1 for _ in aside.rglob("*.png")):
+        console.print(printable(f"{below} masks of a lower --agreement are set aside in {aside}"))
     folder = expanded(args.images)
     if used and folder.is_dir():
         pair = {"images": str(folder.absolute()), "annotations": str(masks.absolute())}

@@ -29,9 +29,10 @@ class Split(Section):
     images: Path
     """Folder of the images, relative to `data.root`."""
     annotations: Path | None
-    """COCO instances file, relative to `data.root`, or the file, folder or pattern of annotations
-    that `data.source` reads. null: the images have no masks, and every image in the folder and
-    below it is used. The default is null where `data.source` reads images without masks."""
+    """COCO instances file or folder of masks, relative to `data.root`, or the file, folder or
+    pattern of annotations that `data.source` reads. null: the images have no masks, and every image
+    in the folder and below it is used. The default is null where `data.source` reads images without
+    masks."""
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For `data.validation`: share of the training images that is used for validation instead of
     training. They are drawn by a hash of their names, so that added images move none of the others.
@@ -67,8 +68,8 @@ class Data(Section):
     source: str | None = None
     """Name of the data source that reads the folder: `coco`, `mask_folder`, `yolo`, `labelme`,
     `supervisely`, `hugging_face`, `image_folder`, `video`, or one of a plug-in. null: found out
-    from the folder, unless `train` or `validation` is set: then `mask_folder` for a split whose
-    annotations are a folder, `coco` for one with a file, a folder of images for one without."""
+    from the folder, unless `train` or `validation` is set: then `coco` for a split whose
+    annotations end in `.json`, `mask_folder` for any other, a folder of images for one without."""
     train: Split = Split(
         images=Path("images/train2017"),
         annotations=Path("annotations/instances_train2017_person_only_no_crowd.json"),

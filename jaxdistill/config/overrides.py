@@ -40,10 +40,12 @@ def _set(tree: dict[str, Any], override: str) -> None:
             f"value, which the shell must not remove: '{key}=\"{text}\"'",
             code="invalid-override",
         )
-    if text.startswith("{") and "}" not in text:
+    closing = {"{": "}", "[": "]"}.get(text[:1])
+    if closing and closing not in text:
         raise ConfigError(
-            f"override {key}: {text!r:.200} has no closing brace; put quotes around the whole "
-            f"override, so that the shell does not divide it at its spaces: '{key}={{...}}'",
+            f"override {key}: {text!r:.200} has no closing {closing}; put quotes around the whole "
+            f"override, so that the shell does not divide it at its spaces: "
+            f"'{key}={text[0]}...{closing}'",
             code="invalid-override",
         )
     value = parse_yaml(text, f"override {key}")

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,8 @@ from jaxdistill.teachers.ensemble import Ensemble
 
 MASKS, REPORT, ABOUT = "masks", "agreement.csv", "about.json"
 """What the folder of the results holds."""
+ASIDE = "masks_below_agreement"
+"""Where masks go that an earlier call wrote, at a lower agreement than the present one."""
 USED, DISAGREED, NOBODY = "used", "the networks disagree", "nobody was found"
 """What the report says of an image; anything else is why it could not be read."""
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may be any bytes
@@ -74,7 +76,7 @@ def pseudo_label(
     A mask is that of the mean of the networks' probabilities, at the size of its image. Of a single
     network, the masks of the image and of its mirror image are compared. Images that an earlier
     call has labelled in this folder are computed again only where it could not read them, or where
-    a lower `agreement` now asks for their mask; a higher one removes masks.
+    a lower `agreement` now asks for their mask; a higher one moves masks to `ASIDE`.
 
     Args:
       teacher: The network, or several ones as an `Ensemble`.
@@ -104,8 +106,8 @@ def pseudo_label(
         "size": list(size),
     }
     with _writing(output):
-        verdicts = _continued(output, about, images, agreement)
-        _write_report(output / REPORT, list(verdicts.values()))
+        report, verdicts = _continued(output, about, images, agreement)
+        _write_report(output / REPORT, report.values())
     progress(list(verdicts.values()))
     left = [image for image in images if _mask_name(image) not in verdicts]
     batch_size = min(batch_size, max(1, len(left)))
@@ -120,7 +122,7 @@ def pseudo_label(
             verdicts |= {each.image: each for each in found}
             progress(found)
     with _writing(output):
-        _write_report(output / REPORT, sorted(verdicts.values(), key=_by_agreement))
+        _write_report(output / REPORT, {**report, **verdicts}.values())
     return [verdicts[_mask_name(image)] for image in images]
 
 
@@ -174,48 +176,63 @@ def _stamp(image: ImageFile) -> str:
     return f"{found.st_size}-{found.st_mtime_ns}"
 
 
-def _by_agreement(verdict: Verdict) -> tuple[float, str]:
-    """Sorts verdicts: first images that could not be read, then those with the lowest agreement."""
-    return (-1 if verdict.agreement is None else verdict.agreement), verdict.image
-
-
 def _continued(
     output: Path, about: Mapping[str, object], images: Sequence[ImageFile], agreement: float
-) -> dict[str, Verdict]:
-    """Makes the folder, or returns what an earlier call found out about the same images in it.
+) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
+    """Makes the folder, or goes on with what an earlier call found out.
 
-    Images whose mask `agreement` asks for and the earlier call did not write are left out; masks
-    that it no longer asks for are removed.
+    Masks of an image whose agreement is below the present one are set aside; those that were set
+    aside, and are not below it now, are put back.
+
+    Returns:
+      The verdicts of the whole report, and those of them that still hold for the images of this
+      call.
     """
-    file, masks = output / ABOUT, output / MASKS
+    file, masks, aside = output / ABOUT, output / MASKS, output / ASIDE
+    if not file.exists() and masks.is_dir() and any(masks.iterdir()):
+        raise _other(masks, "masks that pseudo-label did not write")
+    _check_alike(file, about)
+    output.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(file, json.dumps({**about, "agreement": agreement}, indent=1) + "\n")
+    stamps = {_mask_name(image): _stamp(image) for image in images}
+    report, hold = _read_report(output / REPORT), {}
+    for name, each in report.items():
+        assert each.agreement is not None
+        if each.verdict == USED and each.agreement < agreement:
+            _move(masks / name, aside / name)
+            report[name] = each._replace(verdict=DISAGREED)
+        elif each.verdict == DISAGREED and each.agreement >= agreement:
+            if not _move(aside / name, masks / name):
+                continue  # it was never computed at this agreement
+            report[name] = each._replace(verdict=USED)
+        elif each.verdict == USED and not (masks / name).is_file():
+            continue
+        if stamps.get(name) == each.file:
+            hold[name] = report[name]
+    return report, hold
+
+
+def _move(source: Path, target: Path) -> bool:
+    """Moves a mask; returns whether there was one."""
+    if not source.is_file():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    return True
+
+
+def _check_alike(file: Path, about: Mapping[str, object]) -> None:
+    """Refuses a folder whose masks were made from other images, or by other networks."""
     if not file.exists():
-        if masks.is_dir() and any(masks.iterdir()):
-            raise _other(masks, "masks that pseudo-label did not write")
-        output.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(file, json.dumps(about, indent=1) + "\n")
-        return {}
+        return
     try:
         before = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        raise _other(output, f"a {ABOUT} that cannot be read") from None
+        raise _other(file.parent, f"a {ABOUT} that cannot be read") from None
     now = json.loads(json.dumps(about))
     if changed := [key for key in now if before.get(key) != now[key]]:
-        raise _other(output, f"masks made with another {' and another '.join(changed)} ({ABOUT})")
-    stamps = {_mask_name(image): _stamp(image) for image in images}
-    report = output / REPORT
-    rows = csv.reader(io.StringIO(report.read_text(**_TEXT))) if report.exists() else ()
-    found = {}
-    for row in rows:
-        each = _parsed(row)
-        if each is None or each.agreement is None or stamps.get(each.image) != each.file:
-            continue
-        written = each.verdict == USED and (masks / each.image).is_file()
-        if each.agreement < agreement:
-            (masks / each.image).unlink(missing_ok=True)
-            found[each.image] = each._replace(verdict=DISAGREED)
-        elif written or each.verdict == NOBODY:
-            found[each.image] = each
-    return found
+        what = f"masks made with another {' and another '.join(changed)} ({ABOUT})"
+        raise _other(file.parent, what)
 
 
 def _other(folder: Path, what: str) -> ConfigError:
@@ -235,14 +252,25 @@ def _parsed(row: Sequence[str]) -> Verdict | None:
     return found if verdict in (USED, DISAGREED, NOBODY) else None
 
 
+def _read_report(report: Path) -> dict[str, Verdict]:
+    """Returns the verdicts of a report by image; the last one, where an image has several."""
+    rows = csv.reader(io.StringIO(report.read_text(**_TEXT))) if report.exists() else ()
+    return {each.image: each for row in rows if (each := _parsed(row))}
+
+
 def _lines(verdicts: Sequence[Sequence[object]]) -> bytes:
     lines = io.StringIO()
     csv.writer(lines, lineterminator="\n").writerows(verdicts)
     return lines.getvalue().encode(**_TEXT)
 
 
-def _write_report(report: Path, verdicts: Sequence[Verdict]) -> None:
-    files.write_atomic(report, _lines([Verdict._fields, *verdicts]))
+def _write_report(report: Path, verdicts: Iterable[Verdict]) -> None:
+    """Writes a report: first images that could not be read, then those with the lowest IoU."""
+
+    def place(each: Verdict) -> tuple[float, str]:
+        return (-1 if each.agreement is None else each.agreement), each.image
+
+    files.write_atomic(report, _lines([Verdict._fields, *sorted(verdicts, key=place)]))
 
 
 def _append(report: Path, verdicts: Sequence[Verdict]) -> None:

@@ -9,6 +9,7 @@ A student that was trained on many images is the start of one for a camera of on
 The file holds the architecture, the normalisation and the size of the images, too.
 """
 
+import shlex
 from pathlib import Path
 
 from jaxdistill.exporters.registry import EXPORTERS, Options, Report, Source, check_variables_only
@@ -41,7 +42,7 @@ def export(source: Source, output: Path, options: Options) -> Report:
     except OSError as error:
         raise unwritable(output, error) from None
     if options.console:
-        options.console.print(f"{output}: the student's variables; train from them with")
-        keys = f"student.weights={output} student.encoder_weights=null"
+        keys = f"{shlex.quote(f'student.weights={output}')} student.encoder_weights=null"
+        options.console.print(printable(f"{output}: the student's variables; train from them with"))
         options.console.print(printable(keys), soft_wrap=True)
     return Report((output,), {})

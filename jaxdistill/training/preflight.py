@@ -29,11 +29,8 @@ def check(settings: config.Config) -> None:
     for key, path in _files(settings):
         if not path.is_file():
             what = f"{key}: there is no file {path.absolute()}"
-            if is_run(path):
-                what = (
-                    f"{key}: {path} is a run; `jaxdistill export {path} NAME.safetensors` writes "
-                    f"the file of its student"
-                )
+            if key == "student.weights" and is_run(path):
+                what += "; it is a run: `jaxdistill export RUN NAME.safetensors` writes its file"
             raise ConfigError(what, code="no-such-file")
 
 

@@ -99,7 +99,8 @@ def test_an_override_changes_one_of_the_places_that_share_an_anchor(tmp_path: Pa
         ("data.mask_values=#c08080", "invalid-override"),
         ("run.x=1", "invalid-override"),
         ("data.additional={images:", "invalid-override"),
-        ("seed=[1", "yaml-syntax"),
+        ("seed=[1,", "invalid-override"),
+        ("seed=[1, {]", "yaml-syntax"),
         ("training={epochs: 1, epochs: 2}", "repeated-key"),
     ],
 )

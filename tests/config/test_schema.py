@@ -51,7 +51,7 @@ def test_the_specified_configuration_has_the_specified_values() -> None:
         ("features.0.tapp=a", "unknown-key", "features.0.tapp"),
         ("data.additional={image: a, annotations: b}", "unknown-key", "data.additional.image"),
         ("data.additional={annotations: b}", "missing-key", "data.additional.images"),
-        ("data.additional=a", "wrong-type", "data.additional"),
+        ("data.additional=a", "wrong-type", "{images: ..., annotations: ...}"),
         ("teacher.zzz=1", "unknown-key", "teacher.zzz"),
         ("losses.kl_scael=t", "unknown-key", "losses.kl_scael"),
         ("training.epochs=many", "wrong-type", "training.epochs"),

@@ -107,18 +107,36 @@ def test_additional_images_have_a_folder_of_masks_of_their_own(
 
 
 def test_a_folder_as_annotations_is_a_folder_of_masks(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "labels/masks").mkdir(parents=True)
-    for name in "abc":
-        Image.new("RGB", (32, 24)).save(tmp_path / f"images/{name}.jpg")
-        Image.new("L", (32, 24), 255).save(tmp_path / f"labels/masks/{name}.jpg.png")
+    """As pseudo-labels are, which lie elsewhere."""
+    (tmp_path / "own").mkdir()
+    masks = tmp_path / "labels/masks"
+    masks.mkdir(parents=True)
+    for number in range(20):
+        Image.new("RGB", (32, 24)).save(tmp_path / f"own/{number}.jpg")
+        mask = np.zeros((24, 32), np.uint8)
+        mask[:, number:] = 255
+        Image.fromarray(mask).save(masks / f"{number}.jpg.png")
     chosen = data.open(
-        tmp_path,
-        train=("images", "labels/masks"),
-        validation=("images", "labels/masks"),
+        tmp_path / "own",
+        train=(".", masks),
+        validation="25%",
         prepared=tmp_path / "prepared",
     )
-    assert all(example.mask.all() for example in (chosen.train[0], chosen.train[2]))
+    assert 0 < len(chosen.validation) < len(chosen.train) == 20 - len(chosen.validation)
+    for place in 0, 5:
+        example, number = chosen.train[place], int(Path(chosen.train.names[place]).stem)
+        assert example.mask[:, number:].all()
+        assert not example.mask[:, :number].any()
+
+
+def test_a_folder_as_annotations_that_holds_no_mask_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    Image.new("RGB", (32, 24)).save(tmp_path / "images/a.jpg")
+    (tmp_path / "annotations/instances.json").write_text("{}")
+    with refused(DataError, "no-images", "data.train.annotations"):
+        pair = ("images", "annotations")
+        len(data.open(tmp_path, train=pair, validation=pair, prepared=tmp_path / "p").train)
 
 
 def test_missing_additional_masks_are_found_before_anything_is_read(root: Path) -> None:

@@ -144,10 +144,39 @@ def test_another_agreement_computes_only_the_masks_that_it_adds(folder: Path):
     assert calls == [1, 1, 1, 1]
     assert written(folder) == {"sub/green.png.png", "white.png.png"}
     found = labelled(folder, bright, bright, counted, batch_size=1)
-    assert calls == [1, 1, 1, 1]
-    assert written(folder) == {"white.png.png"}
     assert found["sub/green.png.png"].verdict == pseudo_labels.DISAGREED
-    assert {row["image"]: row["verdict"] for row in rows(folder)}["white.png.png"] == "used"
+    assert written(folder) == {"white.png.png"}
+    labelled(folder, bright, bright, counted, batch_size=1, agreement=0.0)  # it is put back
+    assert written(folder) == {"sub/green.png.png", "white.png.png"}
+    assert calls == [1, 1, 1, 1]
+
+
+def test_another_agreement_holds_for_images_of_other_calls_too(folder: Path):
+    labelled(folder, bright, bright, red, agreement=0.0)
+    output = folder / "labels"
+    white = [
+        each
+        for each in find_images([str(folder / "images")], [output])
+        if each.name.stem == "white"
+    ]
+    options = {"size": (SIDE, SIDE), "agreement": 0.85}
+    pseudo_labels.pseudo_label(Ensemble([bright, bright, red]), white, output, **options)
+    assert written(folder) == {"white.png.png"}
+    assert {row["image"]: row["verdict"] for row in rows(folder)} == {
+        "white.png.png": pseudo_labels.USED,
+        "sub/green.png.png": pseudo_labels.DISAGREED,
+        "black.png.png": pseudo_labels.NOBODY,
+    }
+
+
+def test_a_mask_of_the_user_s_own_stays(folder: Path):
+    labelled(folder, bright, red)
+    own = folder / "labels/masks/sub/green.png.png"
+    own.parent.mkdir()
+    own.write_bytes(b"drawn by hand")
+    for agreement in 0.85, 0.95:
+        labelled(folder, bright, red, agreement=agreement)
+        assert own.read_bytes() == b"drawn by hand"
 
 
 def test_the_report_begins_with_the_images_to_look_at(folder: Path):

@@ -186,6 +186,7 @@ def test_a_finished_run_is_not_trained_further_or_overwritten(
         (["student.encoder=resnet50"], "unknown-encoder"),
         (["student.decoder=unett"], "unknown-decoder"),
         (["student.encoder_weights=none.safetensors"], "no-such-file"),
+        (["student.weights=.", "student.encoder_weights=null"], "no-such-file"),
         (["student.frozen=[encodr]"], "unknown-frozen-path"),
         (["data.root=nowhere"], "missing-images"),
         (["--batch_size", "9"], "split-too-small"),

@@ -173,7 +173,7 @@ class MaskFolder(Source[Entry]):
         shared = self.annotations.resolve() == self.images.resolve()
         skipped = (*self.excluded, *(() if shared else (self.annotations,)))
         found = images.by_key(self.images, skipped)
-        masks = images.by_key(self.annotations, self.excluded)
+        masks = self._masks(self.annotations)
         if shared:  # of two files of such names in one folder, one is the other's mask
             masks = {key: paths for key, paths in masks.items() if _base(key, found) != key}
             found = {key: paths for key, paths in found.items() if key not in masks}
@@ -198,6 +198,20 @@ class MaskFolder(Source[Entry]):
             **images.unsupported(self.images, skipped),
         }
         return _Listing(entries, {reason: names for reason, names in omissions.items() if names})
+
+    def _masks(self, folder: Path) -> dict[str, list[Path]]:
+        """Returns the masks by their path without the suffix."""
+        try:
+            return images.by_key(folder, self.excluded)
+        except DataError as error:
+            if error.code != "no-images":
+                raise
+            raise DataError(
+                f"data.{self.split}.annotations: there is no image in {folder}; expected "
+                f"{self.LAYOUT}, or an instances file of COCO that ends in .json; for any other "
+                f"format set data.source",
+                code="no-images",
+            ) from None
 
     def _pair(
         self, found: Mapping[str, Sequence[Path]], masks: Mapping[str, Sequence[Path]]

@@ -16,9 +16,9 @@ SplitName = Literal["train", "validation"]
 def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
     """Returns the sources of a split; training has those of `unlabelled` and `additional`, too.
 
-    A split without annotations is read as a folder of images, one whose annotations are a folder as
-    a folder of masks, and one with another file as COCO. `data.source` names another source for the
-    splits with annotations, or, if that source has no masks, for the splits without.
+    A split without annotations is read as a folder of images, one with a file that ends in `.json`
+    as COCO, and any other as a folder of masks. `data.source` names another source for the splits
+    with annotations, or, if that source has no masks, for the splits without.
 
     Args:
       settings: The section `data` of a configuration.
@@ -36,8 +36,7 @@ def sources_of(settings: config.Data, split: SplitName) -> list[Source[Any]]:
     if split == "train" and settings.additional is not None:
         given = settings.additional
         additional = config.Split(images=given.images, annotations=given.annotations)
-        kind = "coco" if given.annotations.suffix == ".json" else "mask_folder"
-        changes = {"source": kind, "mask_values": given.mask_values}
+        changes = {"source": None, "mask_values": given.mask_values}
         sources.append(_source(settings.model_copy(update=changes), additional, "additional"))
     return sources
 
@@ -62,8 +61,7 @@ def root_of(settings: config.Data) -> Path:
 def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]:
     root = root_of(settings).absolute()
     annotations = None if split.annotations is None else root / split.annotations
-    default = "mask_folder" if annotations is not None and annotations.is_dir() else "coco"
-    kind = _source_class(settings.source, split, key, default)
+    kind = _source_class(settings.source, split, key)
     prepared, share = settings.prepared.absolute(), settings.validation.share
     is_divided = key in ("train", "validation")
     return kind(
@@ -77,9 +75,7 @@ def _source(settings: config.Data, split: config.Split, key: str) -> Source[Any]
     )
 
 
-def _source_class(
-    name: str | None, split: config.Split, key: str, default: str
-) -> type[Source[Any]]:
+def _source_class(name: str | None, split: config.Split, key: str) -> type[Source[Any]]:
     """Returns the class of source for a split; see `sources_of`."""
     named = None if name is None else SOURCES[name]
     if split.annotations is None:
@@ -89,4 +85,4 @@ def _source_class(
             f"data.{key}.annotations: the source {name!r} has no masks; set this key to null",
             code="annotations-not-used",
         )
-    return named or SOURCES[default]
+    return named or SOURCES["coco" if split.annotations.suffix == ".json" else "mask_folder"]
