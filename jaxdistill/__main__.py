@@ -12,7 +12,7 @@ COMMANDS = {
     "train": "train a student",
     "evaluate": "measure a run or an ONNX file on a dataset",
     "predict": "write masks, overlays and cutouts of images",
-    "export": "export the best student of a run to ONNX, .tflite or Orbax",
+    "export": "export the best student of a run to ONNX, .tflite, a web page or weights",
     "average": "write the mean of networks, or of the weights of runs, as one file",
     "check-data": "look at images and masks: counts, duplicates, a contact sheet",
     "cache-targets": "compute teacher outputs before training",

@@ -49,6 +49,7 @@ NOT_RUN = {
     r".*two_teachers": "names sizes that the tests' networks do not take",
     r".*(two|three)_networks|.*labels/masks": "networks that agree; test_label_free.py has them",
     r"jaxdistill (export runs/(small/0|browser_m)|average \S+ (more|small))": "students of these",
+    r"jaxdistill evaluate runs/small_pseudo": "one of these, too",
     r".*selfie_bn": "needs weights that a program in the text makes",
     r"jaxdistill convert-weights encoder timm-": "fetches weights from a model hub",
     r"\S*python tools/ablation/": "hours; test_ablate.py runs it",

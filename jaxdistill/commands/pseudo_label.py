@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(printable(f"{below} masks of a lower --agreement are set aside in {aside}"))
     folder = expanded(args.images)
     if used and folder.is_dir():
-        pair = {"images": str(folder.absolute()), "annotations": str(masks.absolute())}
+        pair = {"images": str(folder.resolve()), "annotations": str(masks.resolve())}
         key = shlex.quote(f"data.additional={json.dumps(pair, ensure_ascii=False)}")
         console.print(printable(f"train on them with {key}"))
     return 1 if any(each.agreement is None for each in verdicts) else 0

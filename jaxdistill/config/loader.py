@@ -42,7 +42,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         or a value is wrong; the message names the file and the full path of the key.
     """
     values = yaml_files.read(Path(path))
-    return check(overrides_lib.apply(values, overrides), source=str(path))
+    return check(_applied(values, overrides), source=str(path))
 
 
 def load_data(path: Path | str | None, overrides: Sequence[str] = ()) -> Data:
@@ -56,7 +56,7 @@ def load_data(path: Path | str | None, overrides: Sequence[str] = ()) -> Data:
       ConfigError: See `load`; or there is no folder (`missing-data-root`).
     """
     values = {} if path is None else yaml_files.read(Path(path))
-    values = overrides_lib.apply({"data": values.get("data", {})}, overrides)
+    values = _applied({"data": values.get("data", {})}, overrides)
     section = values.pop("data")
     if values:
         raise ConfigError(
@@ -149,6 +149,16 @@ def with_absolute_paths(section: AnySection) -> AnySection:
 def dump(config: Config) -> str:
     """Returns the whole configuration as YAML, which `load` reads."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _applied(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns values with overrides, of which images for validation replace a share of others."""
+    values = overrides_lib.apply(values, overrides)
+    keys = {override.partition("=")[0] for override in overrides}
+    own = {"data.validation.images", "data.validation.annotations"}
+    if keys & own and not keys & {"data.validation", "data.validation.share"}:
+        values["data"]["validation"].pop("share", None)
+    return values
 
 
 def _renamed_keys(values: dict[str, Any]) -> Iterator[str]:

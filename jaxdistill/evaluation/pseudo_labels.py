@@ -231,7 +231,7 @@ def _check_alike(file: Path, about: Mapping[str, object]) -> None:
         raise _other(file.parent, f"a {ABOUT} that cannot be read") from None
     now = json.loads(json.dumps(about))
     if changed := [key for key in now if before.get(key) != now[key]]:
-        what = f"masks made with another {' and another '.join(changed)} ({ABOUT})"
+        what = f"masks made from another {' and another '.join(changed)} ({ABOUT})"
         raise _other(file.parent, what)
 
 

@@ -28,10 +28,10 @@ def check(settings: config.Config) -> None:
     trackers.check(settings.trackers)
     for key, path in _files(settings):
         if not path.is_file():
-            what = f"{key}: there is no file {path.absolute()}"
+            what = f"there is no file {path.absolute()}"
             if key == "student.weights" and is_run(path):
-                what += "; it is a run: `jaxdistill export RUN NAME.safetensors` writes its file"
-            raise ConfigError(what, code="no-such-file")
+                what = f"{path} is a run; `jaxdistill export {path} NAME.safetensors` writes a file"
+            raise ConfigError(f"{key}: {what}", code="no-such-file")
 
 
 def check_sizes(model: Student, image_size: Size, sizes: Sequence[Size]) -> None:

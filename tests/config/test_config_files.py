@@ -197,3 +197,27 @@ def test_any_text_is_parsed_or_refused_in_one_line(text: str) -> None:
 def test_a_date_is_text(tmp_path: Path) -> None:
     settings = config.load(tiny_run.SPECIFIED, ["run=2024-01-31", "data.root=/data/2024-01-31"])
     assert (settings.run, settings.data.root) == (Path("2024-01-31"), Path("/data/2024-01-31"))
+
+
+@pytest.mark.parametrize(
+    ("override", "share"),
+    [
+        ("data.validation.images=b", None),
+        ("data.validation.annotations=b.json", None),
+        ("data.train.images=b", 0.1),
+        ("data.validation={images: b, share: 0.2}", 0.2),
+    ],
+)
+def test_images_for_validation_replace_a_share(
+    tmp_path: Path, override: str, share: float | None
+) -> None:
+    """A run of which a share was validated on is evaluated on other images."""
+    file = tmp_path / "run.yaml"
+    file.write_text("extends: browser\ndata: {train: {images: a}, validation: 10%}\n")
+    stored = tmp_path / "config.yaml"
+    stored.write_text(config.dump(config.load(file)))
+    assert config.load(stored).data.validation.share == 0.1
+    found = config.load(stored, [override]).data.validation
+    assert found.share == share
+    if override == "data.validation.images=b":
+        assert found.images == Path("b")
