@@ -73,7 +73,8 @@ def _explain_one(
     if kind == "model_type":
         fields = _section_of([*location, ""], root).model_fields.items()
         needed = ", ".join(f"{name}: ..." for name, field in fields if field.is_required())
-        text += f" such as '{{{needed}}}'" * bool(needed)
+        if needed:
+            text += f" such as '{{{needed}}}'"
     return _CODES.get(kind, "wrong-type"), f"{key}: expected {text}, got {error['input']!r:.200}"
 
 
