@@ -41,7 +41,7 @@ def weight_mean(runs: Sequence[Path]) -> Best:
     Raises:
       ConfigError: There are fewer than two runs (`too-few-members`).
       RunError: A folder is not a run, or did not start from a whole student's weights
-        (`no-start-weights`), or the runs differ in start, normalisation or image size
+        (`no-start-weights`), or the runs differ in network, start, normalisation or image size
         (`different-starts`).
     """
     if len(runs) < 2:
@@ -98,6 +98,9 @@ def _is_mean(path: Path) -> bool:
 
 def _difference(one: Best, other: Best) -> str | None:
     """Returns in what two runs differ that should be alike."""
+    for key in ("encoder", "decoder"):
+        if getattr(one.settings.student, key) != getattr(other.settings.student, key):
+            return f"student.{key}"
     if one.student.normalization != other.student.normalization:
         return "student.normalization"
     if one.settings.data.image_size != other.settings.data.image_size:

@@ -37,7 +37,7 @@ _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files may
 class Verdict(NamedTuple):
     """What was found out about an image."""
 
-    image: str
+    mask: str
     """Path of its mask below the folder of the masks, whether or not one was written: that of the
     image, with `.png` appended."""
     file: str
@@ -119,7 +119,7 @@ def pseudo_label(
             with _writing(output):
                 list(pool.map(lambda each: _write_mask(output / MASKS, *each), judged))
                 _append(output / REPORT, found)
-            verdicts |= {each.image: each for each in found}
+            verdicts |= {each.mask: each for each in found}
             progress(found)
     with _writing(output):
         _write_report(output / REPORT, {**report, **verdicts}.values())
@@ -255,7 +255,7 @@ def _parsed(row: Sequence[str]) -> Verdict | None:
 def _read_report(report: Path) -> dict[str, Verdict]:
     """Returns the verdicts of a report by image; the last one, where an image has several."""
     rows = csv.reader(io.StringIO(report.read_text(**_TEXT))) if report.exists() else ()
-    return {each.image: each for row in rows if (each := _parsed(row))}
+    return {each.mask: each for row in rows if (each := _parsed(row))}
 
 
 def _lines(verdicts: Sequence[Sequence[object]]) -> bytes:
@@ -268,7 +268,7 @@ def _write_report(report: Path, verdicts: Iterable[Verdict]) -> None:
     """Writes a report: first images that could not be read, then those with the lowest IoU."""
 
     def place(each: Verdict) -> tuple[float, str]:
-        return (-1 if each.agreement is None else each.agreement), each.image
+        return (-1 if each.agreement is None else each.agreement), each.mask
 
     files.write_atomic(report, _lines([Verdict._fields, *sorted(verdicts, key=place)]))
 
@@ -280,7 +280,7 @@ def _append(report: Path, verdicts: Sequence[Verdict]) -> None:
 
 def _write_mask(folder: Path, mask: Bool[np.ndarray, "h w"], verdict: Verdict) -> None:
     """Writes the mask of an image that is used; removes that of an earlier version of the image."""
-    path = folder / verdict.image
+    path = folder / verdict.mask
     if verdict.verdict != USED:
         path.unlink(missing_ok=True)
         return

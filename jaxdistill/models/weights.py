@@ -62,7 +62,8 @@ def load(path: Path) -> tuple[Arrays, dict[str, str]]:
                 code="weights-io",
             ) from None
         raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}); convert the weights again",
+            f"{path}: not a whole safetensors file ({error}); `jaxdistill convert-weights` writes "
+            f"such files, and of a run `jaxdistill export RUN NAME.safetensors`",
             code="weights-damaged",
         ) from None
 

@@ -96,6 +96,15 @@ def test_runs_of_another_normalisation_or_image_size_are_refused(
         weight_mean([runs[0], tmp_path / "run"])
 
 
+def test_a_run_of_another_network_is_named_so(runs: list[Path], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1, 2, 32, 32, 3), np.uint8)
+    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    student = jd.models.create("unet", encoder="toy-encoder", normalization="half", frozen=())
+    jd.Trainer(student, batches, validation=batches, run=tmp_path / "run").fit(epochs=1)
+    with refused(RunError, "different-starts", "student.decoder"):
+        weight_mean([runs[0], tmp_path / "run"])
+
+
 def test_only_an_earlier_mean_is_replaced(runs: list[Path], tmp_path: Path) -> None:
     start = runs[0].parent / "0.safetensors"
     before = start.read_bytes()

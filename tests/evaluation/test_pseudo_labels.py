@@ -55,7 +55,7 @@ def labelled(folder: Path, *networks, **options):
     images = find_images([str(folder / "images")], [output])
     options = {"size": (SIDE, SIDE), "agreement": 0.85, **options}
     found = pseudo_labels.pseudo_label(teacher, images, output, **options)
-    return {each.image: each for each in found}
+    return {each.mask: each for each in found}
 
 
 def written(folder: Path) -> set[str]:
@@ -80,7 +80,7 @@ def test_masks_are_written_where_the_networks_agree(folder: Path):
     truth = np.zeros((48, 64), bool)
     truth[8:40, 8:40] = True
     assert ((mask > 127) & truth).sum() / ((mask > 127) | truth).sum() > 0.9
-    assert {row["image"]: float(row["agreement"]) for row in rows(folder)} == {
+    assert {row["mask"]: float(row["agreement"]) for row in rows(folder)} == {
         name: each.agreement for name, each in found.items()
     }
 
@@ -162,7 +162,7 @@ def test_another_agreement_holds_for_images_of_other_calls_too(folder: Path):
     options = {"size": (SIDE, SIDE), "agreement": 0.85}
     pseudo_labels.pseudo_label(Ensemble([bright, bright, red]), white, output, **options)
     assert written(folder) == {"white.png.png"}
-    assert {row["image"]: row["verdict"] for row in rows(folder)} == {
+    assert {row["mask"]: row["verdict"] for row in rows(folder)} == {
         "white.png.png": pseudo_labels.USED,
         "sub/green.png.png": pseudo_labels.DISAGREED,
         "black.png.png": pseudo_labels.NOBODY,
@@ -182,7 +182,7 @@ def test_a_mask_of_the_user_s_own_stays(folder: Path):
 def test_the_report_begins_with_the_images_to_look_at(folder: Path):
     (folder / "images/broken.png").write_bytes(b"nothing")
     labelled(folder, bright, red)
-    names = [row["image"] for row in rows(folder)]
+    names = [row["mask"] for row in rows(folder)]
     assert names[:2] == ["broken.png.png", "sub/green.png.png"]
 
 
@@ -221,7 +221,7 @@ def test_a_report_that_was_cut_short_is_continued(folder: Path, end: str):
     lines = [line for line in report.read_text().splitlines() if "white" not in line]
     report.write_text("\n".join([*lines, end]))
     labelled(folder, bright, red)
-    assert {row["image"] for row in rows(folder)} == {
+    assert {row["mask"] for row in rows(folder)} == {
         "white.png.png",
         "sub/green.png.png",
         "black.png.png",

@@ -14,6 +14,7 @@ import pytest
 import tiny_run
 import yaml
 from PIL import Image
+from refused import refused
 from rich.console import Console
 
 from jaxdistill import config
@@ -21,7 +22,7 @@ from jaxdistill.checkpoint.best import best
 from jaxdistill.commands.train import main
 from jaxdistill.data import builder
 from jaxdistill.models.student import build, flat_variables, param_group
-from jaxdistill.runtime.errors import RunError, TrainingError, UserError
+from jaxdistill.runtime.errors import ConfigError, RunError, TrainingError, UserError
 from jaxdistill.training import Trainer
 
 EPOCHS = list(range(1, tiny_run.EPOCHS + 1))
@@ -212,6 +213,13 @@ def test_bad_input_is_named_before_anything_is_written(
     assert caught.value.code == code, str(caught.value)
     assert "\n" not in str(caught.value)
     assert not run.exists()
+
+
+def test_a_run_as_weights_is_told_its_file(finished, place: Path, tmp_path: Path) -> None:
+    run, _ = finished
+    overrides = [f"run={tmp_path}/run", f"student.weights={run}", "student.encoder_weights=null"]
+    with refused(ConfigError, "no-such-file", ".safetensors"):
+        main(arguments(place, *overrides))
 
 
 def test_a_run_that_cannot_be_a_folder_is_named(place: Path) -> None:
