@@ -20,13 +20,18 @@ from jaxdistill.models.parameters import flat_variables
 from jaxdistill.runtime.errors import ConfigError, NetworkError, OutputError, RunError, WeightsError
 
 
+def bright_batches(count: int, side: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns batches of two images of noise, whose masks are the bright pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 2, side, side, 3), np.uint8)
+    return [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs from the same weights, one from others, and one from random ones."""
     toy_student.register()
     folder = tmp_path_factory.mktemp("runs")
-    images = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), np.uint8)
-    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    batches = bright_batches(2, 32)
     toy = {"encoder": "toy-encoder", "frozen": ()}
     for seed in (0, 1):
         student = randomised(jd.models.create("toy-decoder", **toy), seed=seed)
@@ -82,8 +87,7 @@ def test_runs_of_other_starts_are_refused(runs: list[Path], tmp_path: Path) -> N
 def test_runs_of_another_normalisation_or_image_size_are_refused(
     runs: list[Path], tmp_path: Path, side: int, normalization: Literal["half"] | None
 ) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (1, 2, side, side, 3), np.uint8)
-    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    batches = bright_batches(1, side)
     student = jd.models.create(
         "toy-decoder",
         encoder="toy-encoder",
@@ -97,8 +101,7 @@ def test_runs_of_another_normalisation_or_image_size_are_refused(
 
 
 def test_a_run_of_another_network_is_named_so(runs: list[Path], tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (1, 2, 32, 32, 3), np.uint8)
-    batches = [(image, (image.mean(-1) > 128).astype(np.uint8)) for image in images]
+    batches = bright_batches(1, 32)
     student = jd.models.create("unet", encoder="toy-encoder", normalization="half", frozen=())
     jd.Trainer(student, batches, validation=batches, run=tmp_path / "run").fit(epochs=1)
     with refused(RunError, "different-starts", "student.decoder"):
